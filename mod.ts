@@ -1,0 +1,71 @@
+/**
+ * Sluice quantizes language models a piece at a time: open a checkpoint, plan from its headers, run the plan.
+ *
+ * @example Quantize the embedded sample model to int4 in groups of 64
+ * ```ts
+ * import { open, openBackend, openFolderSink, plan, recipeFromOptions, run } from "@sluice/sluice";
+ *
+ * await using source = await open("sample");
+ * await using device = await openBackend("wasm");
+ * const recipe = recipeFromOptions({ scheme: "W4A16", "group-size": 64 });
+ * const work = plan(recipe, source, { device });
+ * const out = `${await Deno.makeTempDir()}/sample-w4a16`;
+ * await using sink = await openFolderSink(out);
+ * await run(work, { source, backend: device, sink });
+ * ```
+ *
+ * @module
+ */
+export { open, openBackend } from "./src/open.ts";
+export { plan } from "./src/plan.ts";
+export type {
+  DeviceLimits,
+  EvaluationRequest,
+  Plan,
+  PlannedBlock,
+  PlannedFile,
+  Sidecar,
+  Step,
+} from "./src/plan.ts";
+export type { Fate } from "./src/assign.ts";
+export type { MemoryPlan } from "./src/budget.ts";
+export { run, type RunOptions, type RunReport } from "./src/run.ts";
+export { evaluate, type EvaluateOptions, prepareWindows } from "./src/evaluate.ts";
+export type { EvaluationInput } from "./src/streams.ts";
+export { inspect, type Inspection } from "./src/inspect.ts";
+export { verify, type VerifyReport } from "./src/verify.ts";
+export {
+  parseRecipe,
+  type Recipe,
+  RECIPE_OPTIONS,
+  recipeFromOptions,
+  type Rule,
+  RULE_OPTIONS,
+} from "./src/recipe.ts";
+export { type Option, type OptionValue, type OptionValues, parseOption } from "./src/option.ts";
+export { openFolderSink } from "./src/sinks/folder.ts";
+export { openCheckpoint } from "./src/sources/checkpoint.ts";
+export { METHODS } from "./src/methods/mod.ts";
+export { FORMATS } from "./src/formats/mod.ts";
+export { FAMILIES } from "./src/families/mod.ts";
+export { METRICS } from "./src/metrics/mod.ts";
+export { EVALUATORS } from "./src/evaluators/mod.ts";
+export { schemeNames } from "./src/schemes/options.ts";
+export {
+  CheckpointError,
+  DeviceError,
+  RequestError,
+  SpaceError,
+  UnsupportedError,
+} from "./src/errors.ts";
+export type { Backend, Scope, Tensor } from "./src/backend.ts";
+export type { DType, Shape, TensorInfo } from "./src/tensor.ts";
+export type { FileInfo, Rows, TensorSource } from "./src/source.ts";
+export type { Sink, SinkFile } from "./src/sink.ts";
+export type { Quantized, Scheme, SchemeKind } from "./src/scheme.ts";
+export type { Job, Method } from "./src/method.ts";
+export type { Format, Loader, Packer, StoredWeight } from "./src/format.ts";
+export type { Block, Family, Forward, Linear, Model } from "./src/family.ts";
+export type { Metric } from "./src/metric.ts";
+export type { Evaluator, Score, TokenScores } from "./src/evaluator.ts";
+export type { Event, Reporter, TensorReport } from "./src/report.ts";

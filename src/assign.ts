@@ -1,0 +1,280 @@
+/**
+ * What becomes of each tensor: quantized by which rule, copied, or dropped, and why. Reads names, shapes and dtypes only; every
+ * refusal is a sentence. What an unknown architecture's tensors are is judged by their names.
+ */
+import { UnsupportedError } from "./errors.ts";
+import type { Model } from "./family.ts";
+import type { Format, PlannedWeight } from "./format.ts";
+import { formatNamed, FORMATS } from "./formats/mod.ts";
+import { methodNamed } from "./methods/mod.ts";
+import { matches, modulePath, type Recipe, type Rule } from "./recipe.ts";
+import type { Scheme } from "./scheme.ts";
+import { schemeKind } from "./schemes/mod.ts";
+import { schemeFrom } from "./schemes/options.ts";
+import type { TensorSource } from "./source.ts";
+import { type DType, matrixShape, type TensorInfo } from "./tensor.ts";
+
+/** What becomes of one tensor. */
+export type Fate =
+  | { readonly kind: "quantize"; readonly rule: Rule; readonly scheme: Scheme }
+  | { readonly kind: "copy"; readonly reason: string }
+  | { readonly kind: "drop"; readonly reason: string };
+
+/** Every tensor's fate, and what the format needs to know of the weights. */
+export interface Assignment {
+  readonly fates: ReadonlyMap<string, Fate>;
+  readonly format: Format;
+  readonly weights: readonly PlannedWeight[];
+  /** The dtype most of the weights have: `bfloat16`, `float16` or `float32`, as config.json spells it. */
+  readonly modelDType: string;
+}
+
+const FLOATS: readonly DType[] = ["f32", "bf16", "f16"];
+const TORCH_NAMES = { f32: "float32", bf16: "bfloat16", f16: "float16" } as const;
+
+/** Left alone in every architecture unless a rule names them. */
+const SPARED: readonly (readonly [pattern: RegExp, what: string])[] = [
+  [/(^|\.)(lm_head|output|embed_out|score|classifier)\.weight$/, "the output head"],
+  [
+    /(^|[._])(embed\w*|wte|wpe|tok_embeddings|word_embeddings|position_embeddings)([._]|$)/,
+    "an embedding",
+  ],
+  [/(^|[._])(router|gate)\.weight$/, "a router"],
+  [/(norm|(^|\.)ln_?\w*|layernorm)\.weight$/i, "a norm"],
+];
+
+function sparedBecause(name: string): string | undefined {
+  return SPARED.find(([pattern]) => pattern.test(name))?.[1];
+}
+
+/**
+ * Decide every tensor's fate.
+ *
+ * @throws {UnsupportedError} a rule asks for what a scheme, a method, a format or this checkpoint cannot do.
+ */
+export function assign(recipe: Recipe, source: TensorSource, model: Model | undefined): Assignment {
+  refuseQuantized(source);
+  const linears = model &&
+    new Set(model.blocks.flatMap((block) => block.linears.map((l) => l.weight)));
+  const tied = model !== undefined && model.head.weight === model.embedding;
+  const fates = new Map<string, Fate>();
+  const used = new Set<Rule>();
+  for (const tensor of source.tensors.values()) {
+    const fate = decide(tensor);
+    if (fate.kind === "quantize") used.add(fate.rule);
+    fates.set(tensor.name, fate);
+  }
+  for (const rule of recipe.rules) {
+    if (rule.match !== undefined && !used.has(rule) && rule.scheme !== "none") {
+      throw new UnsupportedError(
+        `Cannot apply the rule for "${rule.match}": no float weight of ${source.label} that an earlier rule left matches it.`,
+        { what: rule.match, reason: "the pattern matches nothing" },
+      );
+    }
+  }
+  if (used.size === 0) {
+    throw new UnsupportedError(
+      `Cannot quantize ${source.label}: the recipe leaves every one of its ${source.tensors.size} tensors as it is. ` +
+        `Give a rule whose pattern names the weights that are meant.`,
+      { what: source.label, reason: "nothing to quantize" },
+    );
+  }
+  if (model) checkFused(model, fates);
+  const format = chooseFormat(recipe, source, fates);
+  return {
+    fates,
+    format,
+    weights: plannedWeights(source, model, fates, linears),
+    modelDType: commonDType(source, fates),
+  };
+
+  function decide(tensor: TensorInfo): Fate {
+    const { name, shape, dtype } = tensor;
+    const useless = droppedBecause(name);
+    if (useless !== undefined) return { kind: "drop", reason: useless };
+    if (!FLOATS.includes(dtype)) {
+      return { kind: "copy", reason: `${dtype} is no float dtype to quantize` };
+    }
+    const ignored = recipe.ignore.find((pattern) => matches(pattern, name));
+    if (ignored !== undefined) return { kind: "copy", reason: `ignored by "${ignored}"` };
+    const rule = recipe.rules.find((candidate) =>
+      candidate.match === undefined || matches(candidate.match, name)
+    );
+    if (!rule) return { kind: "copy", reason: "no rule matches it" };
+    if (rule.scheme === "none") {
+      return { kind: "copy", reason: `left alone by the rule for "${rule.match}"` };
+    }
+    const scheme = schemeFrom(rule.scheme, rule.options, dtype);
+    if (scheme.kind === "cast") {
+      return scheme.dtype === dtype
+        ? { kind: "copy", reason: `it is ${dtype} already` }
+        : { kind: "quantize", rule, scheme };
+    }
+    const weightLike = (shape.length === 2 || shape.length === 4) &&
+      /(^|\.)weight$|[^.]+$/.test(name);
+    if (!weightLike) {
+      return { kind: "copy", reason: `${shape.length}-D: only 2-D and 4-D weights are quantized` };
+    }
+    if (rule.match === undefined) {
+      if (linears && !linears.has(name)) {
+        const what = sparedBecause(name) ?? "not the weight of a block's linear layer";
+        return { kind: "copy", reason: what };
+      }
+      const spared = linears
+        ? undefined
+        : name.endsWith("weight")
+        ? sparedBecause(name)
+        : "not a weight";
+      if (spared) return { kind: "copy", reason: spared };
+    }
+    checkWeight(tensor, scheme, rule);
+    return { kind: "quantize", rule, scheme };
+  }
+
+  function checkWeight(tensor: TensorInfo, scheme: Scheme, rule: Rule): void {
+    if (tied && tensor.name === model?.embedding) {
+      refuse(
+        tensor.name,
+        "it is both the embedding and the output head (tied), and no format stores a quantized embedding",
+      );
+    }
+    if (model && tensor.name === model.embedding) {
+      refuse(tensor.name, "no format stores a quantized embedding");
+    }
+    const verdict = schemeKind(scheme).check(scheme, matrixShape(tensor.shape));
+    if (verdict !== true) refuse(tensor.name, verdict);
+    const able = methodNamed(rule.method).supports(scheme, rule.options);
+    if (able !== true) refuse(tensor.name, able);
+  }
+}
+
+function refuse(tensor: string, reason: string): never {
+  throw new UnsupportedError(`Cannot quantize "${tensor}": ${reason}.`, { what: tensor, reason });
+}
+
+/** What a checkpoint was quantized by: its config's word, or what its tensors' names betray; undefined when by nothing. */
+export function quantizedBy(source: Pick<TensorSource, "config" | "tensors">): string | undefined {
+  const text = source.config.text_config as Readonly<Record<string, unknown>> | undefined;
+  const section = (source.config.quantization_config ?? text?.quantization_config) as
+    | Readonly<Record<string, unknown>>
+    | undefined;
+  if (section) {
+    const bits = section.load_in_4bit || section.load_in_8bit;
+    return String(section.quant_method ?? (bits ? "bitsandbytes" : "an unnamed method"));
+  }
+  const traces = [
+    [/\.(qweight|qzeros|g_idx)$/, "GPTQ or AWQ"],
+    [/\.(weight_packed|weight_scale|weight_zero_point)$/, "compressed-tensors"],
+    [/\.(quant_state\.bitsandbytes__\w+|SCB)$/, "bitsandbytes"],
+    [/\.weight_scale_inv$/, "fp8"],
+  ] as const;
+  const names = [...source.tensors.keys()];
+  return traces.find(([pattern]) => names.some((name) => pattern.test(name)))?.[1];
+}
+
+/** Why a tensor is left out of every output; undefined for one that is not. */
+export function droppedBecause(name: string): string | undefined {
+  return /\.rotary_emb\.inv_freq$/.test(name)
+    ? "rotary frequencies that every loader computes from config.json"
+    : undefined;
+}
+
+function refuseQuantized(source: TensorSource): void {
+  const by = quantizedBy(source);
+  if (by === undefined) return;
+  throw new UnsupportedError(
+    `Cannot quantize ${source.label}: it is quantized already (${by}). Quantize the original checkpoint instead.`,
+    { what: source.label, reason: `quantized already (${by})` },
+  );
+}
+
+function sameScheme(a: Fate | undefined, b: Fate | undefined): boolean {
+  const scheme = (fate: Fate | undefined) =>
+    fate?.kind === "quantize" ? JSON.stringify(fate.scheme) : "none";
+  return scheme(a) === scheme(b);
+}
+
+/** Inference engines fuse q, k, v and gate, up; they refuse a set whose members differ (vLLM). */
+function checkFused(model: Model, fates: ReadonlyMap<string, Fate>): void {
+  for (const block of model.blocks) {
+    const byLabel = Map.groupBy(block.linears, (linear) => linear.fused);
+    for (const [label, [first, ...others]] of byLabel) {
+      if (label === undefined || !first) continue;
+      for (const other of others) {
+        if (!sameScheme(fates.get(first.weight), fates.get(other.weight))) {
+          const names = [first, ...others].map(({ weight }) => modulePath(weight)).join(", ");
+          refuse(
+            other.weight,
+            `inference engines fuse ${names}, so they must share one scheme or all be left alone, and the rules give ` +
+              `"${first.weight}" another`,
+          );
+        }
+      }
+    }
+  }
+}
+
+function chooseFormat(
+  recipe: Recipe,
+  source: TensorSource,
+  fates: ReadonlyMap<string, Fate>,
+): Format {
+  const quantized = [...fates].flatMap(([name, fate]) =>
+    fate.kind === "quantize" ? [{ tensor: source.tensors.get(name)!, scheme: fate.scheme }] : []
+  );
+  const candidates = recipe.format === undefined ? FORMATS : [formatNamed(recipe.format)];
+  const reasons: string[] = [];
+  for (const format of candidates) {
+    const verdict = quantized.map(({ tensor, scheme }) => {
+      const able = format.supports(scheme, tensor);
+      return able === true ? true : `${format.name} cannot hold "${tensor.name}": ${able}`;
+    }).find((one) => one !== true);
+    if (verdict === undefined) return format;
+    reasons.push(String(verdict));
+  }
+  throw new UnsupportedError(
+    `Cannot store the result in ${recipe.format ?? "any one format"}: ${reasons.join("; ")}.`,
+    { what: recipe.format ?? "format", reason: reasons.join("; ") },
+  );
+}
+
+function plannedWeights(
+  source: TensorSource,
+  model: Model | undefined,
+  fates: ReadonlyMap<string, Fate>,
+  linears: ReadonlySet<string> | undefined,
+): PlannedWeight[] {
+  const weights: PlannedWeight[] = [];
+  for (const { name, shape } of source.tensors.values()) {
+    const fate = fates.get(name)!;
+    if (fate.kind === "drop") continue;
+    const linear = linears
+      ? linears.has(name) || name === model!.head.weight && name !== model!.embedding
+      : shape.length === 2 && name.endsWith(".weight") && !/embed|norm|wte|wpe/.test(name);
+    const scheme = fate.kind === "quantize" ? fate.scheme : undefined;
+    if (linear || scheme) weights.push({ name, shape, scheme, linear });
+  }
+  if (model && model.head.weight === model.embedding) {
+    weights.push({
+      name: "lm_head.weight",
+      shape: [model.vocabSize, model.hiddenSize],
+      scheme: undefined,
+      linear: true,
+    });
+  }
+  return weights;
+}
+
+function commonDType(source: TensorSource, fates: ReadonlyMap<string, Fate>): string {
+  const counts = new Map<keyof typeof TORCH_NAMES, number>();
+  for (const { name, dtype, shape } of source.tensors.values()) {
+    const fate = fates.get(name)!;
+    const becomes = fate.kind === "quantize" && fate.scheme.kind === "cast"
+      ? fate.scheme.dtype
+      : dtype;
+    if (becomes !== "f32" && becomes !== "bf16" && becomes !== "f16") continue;
+    counts.set(becomes, (counts.get(becomes) ?? 0) + shape.reduce((a, b) => a * b, 1));
+  }
+  const [most] = [...counts].sort((a, b) => b[1] - a[1]);
+  return TORCH_NAMES[most?.[0] ?? "f32"];
+}

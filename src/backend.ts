@@ -1,0 +1,80 @@
+/**
+ * The seam between Sluice and a device. A backend knows memory and dispatch, and nothing of models or quantization.
+ * Implementations are in backends/: webgpu, wasm, and reference (the definitions run plainly, for tests).
+ */
+import type { DeviceDType, Op, Scalars } from "./op.ts";
+import type { Shape } from "./tensor.ts";
+
+/** Memory on a device. Dispose it, or let the {@linkcode Scope} it came from do so. */
+export interface Tensor extends Disposable {
+  readonly dtype: DeviceDType;
+  readonly shape: Shape;
+}
+
+/** Something that allocates. Both a backend and a scope do. */
+export interface Allocator {
+  /**
+   * Memory for `shape` elements of `dtype`; its contents are undefined until written.
+   *
+   * @throws {DeviceError} of kind `memory` when the device has not enough left (a GPU may say so only at the next `read`).
+   */
+  alloc(dtype: DeviceDType, shape: Shape): Tensor;
+}
+
+/** Frees everything it allocated, and every tensor it was told to `keep`, when it ends. */
+export interface Scope extends Allocator, Disposable {
+  readonly backend: Backend;
+  /** Take over a tensor from elsewhere: it is freed with this scope. */
+  adopt<T extends Tensor>(tensor: T): T;
+  /** Let a tensor outlive this scope; whoever called must dispose of it. */
+  release<T extends Tensor>(tensor: T): T;
+}
+
+/** A device: memory, and ops run in the order they were queued. */
+export interface Backend extends Allocator, AsyncDisposable {
+  readonly name: "webgpu" | "wasm" | "reference";
+  /** What the device calls itself, for the report: an adapter's description, or the CPU's threads. */
+  readonly description: string;
+  /** Whether it is a GPU played by the CPU, which `--device auto` does not choose. Other backends say `false`. */
+  readonly software: boolean;
+  /** Largest tensor one kernel may bind, in bytes. The planner cuts weights to fit. */
+  readonly maxTensorBytes: number;
+  /** Bytes a slice of a weight should have for this device to run at speed. */
+  readonly sliceBytes: number;
+  /** `true`, or the reason this device cannot run `op`. Asked while planning, never while running. */
+  supports(op: Op): true | string;
+  scope(): Scope;
+  /** Copy `bytes` into a tensor from its beginning; fewer bytes than the tensor holds leave the rest as it was. */
+  write(tensor: Tensor, bytes: Uint8Array): void;
+  /** Wait for all that was queued and copy tensors out, each with exactly its own bytes. One wait for many tensors. */
+  read(...tensors: Tensor[]): Promise<Uint8Array<ArrayBuffer>[]>;
+  /** Queue `op`. The shapes are checked against its signature (`bindDims`). */
+  run(op: Op, tensors: Readonly<Record<string, Tensor>>, scalars?: Scalars): void;
+  /** Wait until everything queued is done, so that a progress bar tells the truth and the queue stays short. */
+  finish(): Promise<void>;
+}
+
+/** A scope over any backend: what every implementation returns from `scope()`. */
+export function makeScope(backend: Backend): Scope {
+  const held = new Set<Tensor>();
+  return {
+    backend,
+    alloc(dtype, shape) {
+      const tensor = backend.alloc(dtype, shape);
+      held.add(tensor);
+      return tensor;
+    },
+    adopt(tensor) {
+      held.add(tensor);
+      return tensor;
+    },
+    release(tensor) {
+      held.delete(tensor);
+      return tensor;
+    },
+    [Symbol.dispose]() {
+      for (const tensor of held) tensor[Symbol.dispose]();
+      held.clear();
+    },
+  };
+}

@@ -1,0 +1,130 @@
+// Causal grouped-query attention by blocks of 64 queries and 64 keys with a running softmax (FlashAttention,
+// arXiv 2205.14135), both products through the micro-kernel of gemm.ts. Keys are visited in one order, so a query's
+// result does not depend on which thread took its block.
+import { ceilDiv, claim, dim, F32, scalarF, scalarU, scratch, tensor } from "./call";
+import { micro, microEdge, packRows } from "./gemm";
+import { exp4, max4 } from "./math";
+
+const BLOCK: i32 = 64;
+/** Floats of a head taken at a time. */
+const PART: i32 = 256;
+const PANEL: usize = (64 * 256) << 2;
+const LINE: usize = 64 << 2;
+
+/** Scores [from, to) of one row of BLOCK become scaled weights e^(score − most), the others 0; returns their sum. */
+function softmaxRow(row: usize, from: i32, to: i32, scale: f32, before: f32): f32 {
+  for (let j: i32 = 0; j < from; j++) store<f32>(row + (<usize>j << 2), -Infinity);
+  for (let j = to; j < BLOCK; j++) store<f32>(row + (<usize>j << 2), -Infinity);
+  let top = f32x4.splat(before);
+  for (let p = row; p < row + LINE; p += 16) {
+    const v = f32x4.mul(v128.load(p), f32x4.splat(scale));
+    v128.store(p, v);
+    top = f32x4.max(top, v);
+  }
+  most = max4(top);
+  const shift = f32x4.splat(most);
+  let sum = f32x4.splat(0);
+  for (let p = row; p < row + LINE; p += 16) {
+    const e = exp4(f32x4.sub(v128.load(p), shift));
+    v128.store(p, e);
+    sum = f32x4.add(sum, e);
+  }
+  return f32x4.extract_lane(sum, 0) + f32x4.extract_lane(sum, 1) +
+    f32x4.extract_lane(sum, 2) + f32x4.extract_lane(sum, 3);
+}
+
+// Thread-private: the greatest score so far of the row `softmaxRow` was last given.
+let most: f32 = 0;
+
+/** o[0 … n) *= factor; up to three more floats are read, none written. */
+function scaleRow(p: usize, n: i32, factor: f32): void {
+  const f = f32x4.splat(factor);
+  let i: i32 = 0;
+  for (; i + 4 <= n; i += 4) {
+    v128.store(p, f32x4.mul(v128.load(p), f));
+    p += 16;
+  }
+  for (; i < n; i++) {
+    store<f32>(p, load<f32>(p) * factor);
+    p += 4;
+  }
+}
+
+/** Pack `columns` columns of `keys` rows as [key][8] panels. */
+function packValues(v: usize, stride: usize, keys: i32, columns: i32, out: usize): void {
+  for (let n: i32 = 0; n < columns; n += 8) {
+    let p = v + (<usize>n << 2);
+    for (let j: i32 = 0; j < keys; j++) {
+      v128.store(out, v128.load(p));
+      v128.store(out, v128.load(p, 16), 16);
+      p += stride;
+      out += 32;
+    }
+  }
+}
+
+export function attention(thread: i32): void {
+  const q = tensor(0), k = tensor(1), v = tensor(2), o = tensor(3), T = dim(0), Q = dim(1), K = dim(2);
+  const d = scalarU(0), window = scalarU(1), scale = scalarF(2);
+  const heads = Q / d, shared = Q / K, qStride = <usize>Q << 2, kStride = <usize>K << 2;
+  const corner = scratch(thread), buffer = corner + 128, tops = buffer + 8192, sums = tops + LINE;
+  const scores = sums + LINE, weights = scores + 64 * LINE, queries = weights + 64 * LINE;
+  const keys = queries + PANEL, values = keys + PANEL;
+  const blocks = ceilDiv(T, BLOCK);
+  for (let item = claim(); item < heads * blocks; item = claim()) {
+    // The last queries see the most keys: they go first, so that threads finish together.
+    const i0 = (blocks - 1 - item / heads) * BLOCK, rows = min(BLOCK, T - i0), head = item % heads;
+    const from = head / shared * d, first = window > 0 ? max(0, i0 - window + 1) : 0;
+    const out = o + <usize>i0 * qStride + (<usize>(head * d) << 2);
+    for (let i: usize = 0; i < LINE; i += 4) store<f32>(tops + i, -3.4028235e38), store<f32>(sums + i, 0);
+    for (let j0 = first; j0 < i0 + rows; j0 += BLOCK) {
+      const count = min(BLOCK, i0 + rows - j0);
+      for (let part: i32 = 0; part < d; part += PART) {
+        const n = min(PART, d - part), padded = (n + 3) & -4;
+        if (j0 == first || d > PART) {
+          for (let i: i32 = 0; i < rows; i += 4) {
+            packRows(F32, q, Q, i0 + i, T, head * d + part, n, 0, queries + (<usize>(i * padded) << 2), 4, buffer);
+          }
+        }
+        for (let j: i32 = 0; j < count; j += 8) {
+          const panel = keys + (<usize>(j * padded) << 2);
+          packRows(F32, k, K, j0 + j, T, from + part, n, 0, panel, 8, buffer);
+          if (j + 4 < count) packRows(F32, k, K, j0 + j + 4, T, from + part, n, 0, panel + 16, 8, buffer);
+          for (let i: i32 = 0; i < rows; i += 4) {
+            const c = scores + <usize>i * LINE + (<usize>j << 2);
+            micro<f32>(queries + (<usize>(i * padded) << 2), panel, c, LINE, n, part == 0);
+          }
+        }
+      }
+      for (let i: i32 = 0; i < rows; i++) {
+        const at = <usize>i << 2, before = load<f32>(tops + at);
+        const start = window > 0 ? max(0, i0 + i - window + 1 - j0) : 0;
+        const sum = softmaxRow(scores + <usize>i * LINE, start, min(count, i0 + i + 1 - j0), scale, before);
+        const fade = f32x4.extract_lane(exp4(f32x4.splat(before - most)), 0);
+        store<f32>(tops + at, most);
+        store<f32>(sums + at, load<f32>(sums + at) * fade + sum);
+        if (j0 > first && fade != 1) scaleRow(out + <usize>i * qStride, d, fade);
+      }
+      const padded = (count + 3) & -4;
+      for (let i: i32 = 0; i < rows; i += 4) {
+        packRows(F32, scores, BLOCK, i, BLOCK, 0, count, 0, weights + (<usize>(i * padded) << 2), 4, buffer);
+      }
+      for (let part: i32 = 0; part < d; part += PART) {
+        const n = min(PART, d - part);
+        packValues(v + <usize>j0 * kStride + (<usize>(from + part) << 2), kStride, count, n, values);
+        for (let c: i32 = 0; c < n; c += 8) {
+          const panel = values + (<usize>(c * count) << 2);
+          for (let i: i32 = 0; i < rows; i += 4) {
+            const a = weights + (<usize>(i * padded) << 2);
+            const to = out + <usize>i * qStride + (<usize>(part + c) << 2), fresh = j0 == first;
+            if (i + 4 <= rows && c + 8 <= n) micro<f32>(a, panel, to, qStride, count, fresh);
+            else microEdge<f32>(a, panel, to, qStride, count, fresh, min(4, rows - i), min(8, n - c), corner);
+          }
+        }
+      }
+    }
+    for (let i: i32 = 0; i < rows; i++) {
+      scaleRow(out + <usize>i * qStride, d, 1 / load<f32>(sums + (<usize>i << 2)));
+    }
+  }
+}

@@ -1,0 +1,27 @@
+// The kernels: each exported function but `probe…` is one op, named as the op, and takes the thread's number.
+import { SCRATCH_BYTES } from "./call";
+export { attention } from "./attention";
+export { pack_bits, unpack_bits } from "./bits";
+export { narrow, widen } from "./cast";
+export { dequantize_4bit, dequantize_dynamic8, quantize_4bit, quantize_dynamic8 } from "./codebook";
+export { add, add_bias, embedding, rms_norm, rope, silu_mul } from "./layer";
+export { matmul_columns, matmul_int8, matmul_nt, matmul_packed, rescale_int8 } from "./matmul";
+export { divergence, error_sums, histogram } from "./measure";
+export { probeFused } from "./probe";
+export {
+  dequantize_fp8,
+  dequantize_int,
+  fake_quantize_rows,
+  quantize_fp8,
+  quantize_int,
+  scale_params,
+  tile_range,
+} from "./quantize";
+export { outlier_columns, quantize_rows_int8 } from "./rows";
+export { search_params } from "./search";
+
+/** Bytes of scratch memory a thread must have. */
+export const scratchBytes: i32 = SCRATCH_BYTES;
+
+/** The first byte after the kernels' constants. */
+export const heapBase: usize = __heap_base;

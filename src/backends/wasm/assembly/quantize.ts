@@ -1,0 +1,242 @@
+// Scales of tiles, and integer and E4M3 codes by them. Divisions are real f32 divisions and rounding is half to even,
+// so codes equal the definition's.
+import { claim, dim, dtype, F32, rowsPerItem, scalarU, scratch, tensor } from "./call";
+import { bytesOf, narrowF8, run, valueF8 } from "./cast";
+import { extendRange, highest, lowest, RUN, startRange } from "./range";
+
+/** low and high of each tile; a tile that holds NaN or an infinity gets −inf and +inf. */
+export function tile_range(thread: i32): void {
+  const w = tensor(0), low = tensor(1), high = tensor(2), type = dtype(0), buffer = scratch(thread);
+  const R = dim(0), C = dim(1), A = dim(2), B = dim(3), rows = scalarU(0), columns = scalarU(1);
+  for (let a = claim(); a < A; a = claim()) {
+    const from = a * rows, to = min(R, from + rows);
+    for (let b: i32 = 0; b < B; b++) {
+      const first = b * columns, end = min(C, first + columns);
+      startRange();
+      for (let r = from; r < to; r++) extendRange(w, r * C + first, end - first, type, buffer);
+      const at = <usize>(a * B + b) << 2;
+      store<f32>(low + at, lowest());
+      store<f32>(high + at, highest());
+    }
+  }
+}
+
+/** s rounded half to even to the dtype scales are stored in (0 f32, 1 bf16, 2 f16). */
+export function roundScale(s: f32, dtype: i32): f32 {
+  if (dtype == 0) return s;
+  const bits = reinterpret<u32>(s);
+  if (dtype == 1) return reinterpret<f32>((bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000);
+  if (s >= 65520) return Infinity;
+  if (bits >= 0x38800000) return reinterpret<f32>((bits + 0xfff + ((bits >> 13) & 1)) & 0xffffe000);
+  return s + 0.5 - 0.5;
+}
+
+/** The smallest normal number of that dtype. */
+@inline
+export function smallestScale(dtype: i32): f32 {
+  return dtype == 2 ? reinterpret<f32>(0x38800000) : reinterpret<f32>(0x00800000);
+}
+
+const AFFINE: i32 = 2;
+
+/** The scale of a tile with this range, as it is stored: grid 0 full, 1 restricted, 2 affine, 3 E4M3. */
+export function scaleOf(low: f32, high: f32, bits: i32, grid: i32, dtype: i32): f32 {
+  const levels = <f32>((1 << bits) - 1);
+  let span: f32, steps: f32;
+  if (grid == AFFINE) span = max<f32>(0, high) - min<f32>(0, low), steps = levels;
+  else {
+    span = max<f32>(abs<f32>(low), abs<f32>(high));
+    steps = grid == 0 ? levels / 2 : grid == 1 ? <f32>((1 << (bits - 1)) - 1) : 448;
+  }
+  return span == 0 ? 1 : max<f32>(roundScale(span / steps, dtype), smallestScale(dtype));
+}
+
+/** The zero point of an affine tile; 0 on a symmetric grid, and where the scale is infinite. */
+export function zeroOf(low: f32, scale: f32, bits: i32, grid: i32): i32 {
+  if (grid != AFFINE || scale == Infinity) return 0;
+  const least = <f32>-(1 << (bits - 1));
+  return <i32>min<f32>(max<f32>(nearest<f32>(least - min<f32>(0, low) / scale), least), -1 - least);
+}
+
+export function scale_params(thread: i32): void {
+  const low = tensor(0), high = tensor(1), scale = tensor(2), zero = tensor(3), n = dim(0) * dim(1);
+  const bits = scalarU(0), grid = scalarU(1), dtype = scalarU(2), step: i32 = 1024;
+  for (let from = claim() * step; from < n; from = claim() * step) {
+    for (let i = from, end = min(n, from + step); i < end; i++) {
+      const at = <usize>i << 2, l = load<f32>(low + at);
+      const s = scaleOf(l, load<f32>(high + at), bits, grid, dtype);
+      store<f32>(scale + at, s);
+      store<i8>(zero + <usize>i, <i8>zeroOf(l, s, bits, grid));
+    }
+  }
+}
+
+/** The codes of four finite weights, as floats: clamp(rn(w/s) + zero). */
+@inline
+export function codes4(w: v128, scale: v128, zero: v128, least: v128, most: v128): v128 {
+  return f32x4.pmin(most, f32x4.pmax(least, f32x4.add(f32x4.nearest(f32x4.div(w, scale)), zero)));
+}
+
+/** The same from memory, as integers; a quotient that is NaN counts as 0. */
+@inline
+function int4(p: usize, scale: v128, zero: v128, least: v128, most: v128): v128 {
+  const quotient = f32x4.nearest(f32x4.div(v128.load(p), scale));
+  const q = f32x4.add(v128.and(quotient, f32x4.eq(quotient, quotient)), zero);
+  return i32x4.trunc_sat_f32x4_s(f32x4.pmin(most, f32x4.pmax(least, q)));
+}
+
+@inline
+function int16(w: usize, scale: v128, zero: v128, least: v128, most: v128): v128 {
+  const a = int4(w, scale, zero, least, most), b = int4(w + 16, scale, zero, least, most);
+  const c = int4(w + 32, scale, zero, least, most), d = int4(w + 48, scale, zero, least, most);
+  return i8x16.narrow_i16x8_s(i16x8.narrow_i32x4_s(a, b), i16x8.narrow_i32x4_s(c, d));
+}
+
+/** Codes of a run of n floats. */
+function quantizeRun(w: usize, out: usize, n: i32, s: f32, z: i32, qmin: i32, qmax: i32): void {
+  const scale = f32x4.splat(s), zero = f32x4.splat(<f32>z);
+  const least = f32x4.splat(<f32>qmin), most = f32x4.splat(<f32>qmax);
+  let i: i32 = 0;
+  for (; i + 16 <= n; i += 16) {
+    v128.store(out, int16(w, scale, zero, least, most));
+    w += 64;
+    out += 16;
+  }
+  for (; i < n; i++) {
+    store<i8>(out++, <i8>i32x4.extract_lane(int4(w, scale, zero, least, most), 0));
+    w += 4;
+  }
+}
+
+export function quantize_int(thread: i32): void {
+  const w = tensor(0), scale = tensor(1), zero = tensor(2), out = tensor(3), type = dtype(0), buffer = scratch(thread);
+  const R = dim(0), C = dim(1), B = dim(3);
+  const bits = scalarU(0), grid = scalarU(1), rows = scalarU(2), columns = scalarU(3);
+  const qmax = (1 << (bits - 1)) - 1, qmin = grid == 1 ? -qmax : -qmax - 1, step = rowsPerItem(C);
+  for (let from = claim() * step; from < R; from = claim() * step) {
+    for (let r = from, last = min(R, from + step); r < last; r++) {
+      const tiles = r / rows * B;
+      for (let b: i32 = 0; b < B; b++) {
+        const s = load<f32>(scale + (<usize>(tiles + b) << 2)), z = load<i8>(zero + <usize>(tiles + b));
+        for (let c = b * columns, end = min(C, c + columns); c < end; c += RUN) {
+          const n = min(RUN, end - c), at = r * C + c;
+          quantizeRun(run(w, at, n, type, buffer), out + <usize>at, n, s, z, qmin, qmax);
+        }
+      }
+    }
+  }
+}
+
+/** (q − zero) · s of a run of n codes. */
+function dequantizeRun(codes: usize, out: usize, n: i32, s: f32, z: i32): void {
+  const scale = f32x4.splat(s), zero = i16x8.splat(<i16>z);
+  let i: i32 = 0;
+  for (; i + 8 <= n; i += 8) {
+    const q = i16x8.sub(i16x8.extend_low_i8x16_s(v128.load64_zero(codes)), zero);
+    v128.store(out, f32x4.mul(f32x4.convert_i32x4_s(i32x4.extend_low_i16x8_s(q)), scale));
+    v128.store(out, f32x4.mul(f32x4.convert_i32x4_s(i32x4.extend_high_i16x8_s(q)), scale), 16);
+    codes += 8;
+    out += 32;
+  }
+  for (; i < n; i++) {
+    store<f32>(out, <f32>(<i32>load<i8>(codes++) - z) * s);
+    out += 4;
+  }
+}
+
+export function dequantize_int(thread: i32): void {
+  const codes = tensor(0), scale = tensor(1), zero = tensor(2), out = tensor(3);
+  const R = dim(0), C = dim(1), B = dim(3), rows = scalarU(0), columns = scalarU(1);
+  const step = rowsPerItem(C);
+  for (let from = claim() * step; from < R; from = claim() * step) {
+    for (let r = from, last = min(R, from + step); r < last; r++) {
+      const tiles = r / rows * B;
+      for (let b: i32 = 0; b < B; b++) {
+        const c = b * columns, at = r * C + c, n = min(columns, C - c);
+        const s = load<f32>(scale + (<usize>(tiles + b) << 2)), z = load<i8>(zero + <usize>(tiles + b));
+        dequantizeRun(codes + <usize>at, out + (<usize>at << 2), n, s, z);
+      }
+    }
+  }
+}
+
+export function quantize_fp8(thread: i32): void {
+  const w = tensor(0), scale = tensor(1), out = tensor(2), type = dtype(0), buffer = scratch(thread);
+  const R = dim(0), C = dim(1), B = dim(3), rows = scalarU(0), columns = scalarU(1);
+  const step = rowsPerItem(C);
+  for (let from = claim() * step; from < R; from = claim() * step) {
+    for (let r = from, last = min(R, from + step); r < last; r++) {
+      const tiles = r / rows * B;
+      for (let b: i32 = 0; b < B; b++) {
+        const s = v128.load32_splat(scale + (<usize>(tiles + b) << 2));
+        for (let c = b * columns, end = min(C, c + columns); c < end; c += RUN) {
+          const n = min(RUN, end - c), at = r * C + c;
+          let p = run(w, at, n, type, buffer), to = out + <usize>at, i: i32 = 0;
+          for (; i + 16 <= n; i += 16) {
+            const v0 = narrowF8(f32x4.div(v128.load(p), s)), v1 = narrowF8(f32x4.div(v128.load(p, 16), s));
+            const v2 = narrowF8(f32x4.div(v128.load(p, 32), s)), v3 = narrowF8(f32x4.div(v128.load(p, 48), s));
+            v128.store(to, bytesOf(v0, v1, v2, v3));
+            p += 64;
+            to += 16;
+          }
+          for (; i < n; i++) {
+            store<u8>(to++, <u8>i32x4.extract_lane(narrowF8(f32x4.div(v128.load(p), s)), 0));
+            p += 4;
+          }
+        }
+      }
+    }
+  }
+}
+
+export function dequantize_fp8(thread: i32): void {
+  const codes = tensor(0), scale = tensor(1), out = tensor(2);
+  const R = dim(0), C = dim(1), B = dim(3), rows = scalarU(0), columns = scalarU(1);
+  const step = rowsPerItem(C);
+  for (let from = claim() * step; from < R; from = claim() * step) {
+    for (let r = from, last = min(R, from + step); r < last; r++) {
+      const tiles = r / rows * B;
+      for (let b: i32 = 0; b < B; b++) {
+        const s = v128.load32_splat(scale + (<usize>(tiles + b) << 2)), end = min(C, (b + 1) * columns);
+        for (let c = b * columns; c < end; c++) {
+          const at = r * C + c;
+          const four = end - c >= 4, bits = v128.load32_zero(codes + <usize>at);
+          const v = f32x4.mul(valueF8(i32x4.extend_low_i16x8_u(i16x8.extend_low_i8x16_u(bits))), s);
+          if (four) {
+            v128.store(out + (<usize>at << 2), v);
+            c += 3;
+          } else store<f32>(out + (<usize>at << 2), f32x4.extract_lane(v, 0));
+        }
+      }
+    }
+  }
+}
+
+/** Rows rounded to what an int8 or E4M3 runtime would see, and back: kind 0 the full integer grid, 1 E4M3. */
+export function fake_quantize_rows(thread: i32): void {
+  const x = tensor(0), y = tensor(1), T = dim(0), C = dim(1), kind = scalarU(0), bits = scalarU(1);
+  const step = rowsPerItem(C);
+  for (let from = claim() * step; from < T; from = claim() * step) {
+    for (let t = from, last = min(T, from + step); t < last; t++) {
+      const p = x + (<usize>(t * C) << 2), out = y + (<usize>(t * C) << 2);
+      startRange();
+      extendRange(p, 0, C, F32, 0);
+      const amax = max<f32>(abs<f32>(lowest()), abs<f32>(highest()));
+      const half: f32 = <f32>((1 << bits) - 1) / 2;
+      const s = amax / (kind == 0 ? half : 448), scale = f32x4.splat(s);
+      const least = f32x4.splat(-(half + 0.5)), most = f32x4.splat(half - 0.5);
+      let i: i32 = 0;
+      for (; i < C; i += 4) {
+        const v = f32x4.div(v128.load(p + (<usize>i << 2)), scale);
+        const q = kind == 0 ? f32x4.pmin(most, f32x4.pmax(least, f32x4.nearest(v))) : valueF8(narrowF8(v));
+        const r = s == 0 ? f32x4.splat(0) : f32x4.mul(q, scale);
+        if (i + 4 <= C) v128.store(out + (<usize>i << 2), r);
+        else {
+          v128.store32_lane(out + (<usize>i << 2), r, 0);
+          if (i + 1 < C) v128.store32_lane(out + (<usize>i << 2), r, 1, 4);
+          if (i + 2 < C) v128.store32_lane(out + (<usize>i << 2), r, 2, 8);
+        }
+      }
+    }
+  }
+}

@@ -1,0 +1,178 @@
+/**
+ * The threads of the WASM backend: this one and workers, which share a memory and wait on a generation counter. An op costs
+ * no message: its arguments are in the control block, and every thread takes work items from one counter (assembly/call.ts).
+ */
+import { DeviceError } from "../../errors.ts";
+import { kernels } from "./kernels.js";
+import workerSource from "./worker.js" with { type: "text" };
+
+/** Places of the control block, in 32-bit words. From `next` on assembly/call.ts knows them too, as byte addresses. */
+export const WORDS = {
+  /** Raised for every op that workers take part in. */
+  generation: 16,
+  /** Which kernel to run, or −1 to end. */
+  kernel: 17,
+  /** Workers not yet done. */
+  busy: 18,
+  /** 1 once a kernel trapped in a worker. */
+  failed: 19,
+  /** The next work item. */
+  next: 20,
+  /** Items done, for kernels that count them. */
+  done: 21,
+  /** Address of the threads' scratch memory. */
+  scratch: 22,
+  /** Address and dtype of each argument. */
+  tensors: 32,
+  dims: 64,
+  scalars: 80,
+} as const;
+
+/** Looks at a counter before this thread sleeps on it. */
+const SPINS = 2000;
+
+/** The ops there are kernels for. */
+export const KERNEL_NAMES: readonly string[] = WebAssembly.Module.exports(kernels)
+  .filter(({ name, kind }) => kind === "function" && !name.startsWith("probe"))
+  .map(({ name }) => name);
+
+/** An instance of the kernels on this thread. */
+export class Kernels {
+  readonly #exports: WebAssembly.Exports;
+  constructor(memory: WebAssembly.Memory) {
+    this.#exports = new WebAssembly.Instance(kernels, { env: { memory } }).exports;
+  }
+  /** A number the kernels were compiled with. */
+  constant(name: "heapBase" | "scratchBytes"): number {
+    const value = this.#exports[name];
+    if (!(value instanceof WebAssembly.Global)) {
+      throw new TypeError(`There is no constant "${name}"`);
+    }
+    return value.value;
+  }
+  /** Call an export with this thread's number. */
+  call(name: string, thread: number): number {
+    const kernel = this.#exports[name];
+    if (typeof kernel !== "function") {
+      throw new TypeError(`There is no WebAssembly kernel "${name}"`);
+    }
+    return kernel(thread);
+  }
+}
+
+/** This thread and its workers. */
+export class Pool {
+  readonly control: Int32Array<SharedArrayBuffer>;
+  readonly #kernels: Kernels;
+  readonly #workers: Worker[];
+
+  private constructor(memory: WebAssembly.Memory, instance: Kernels, workers: Worker[]) {
+    this.control = controlOf(memory);
+    this.#kernels = instance;
+    this.#workers = workers;
+  }
+
+  /** Start `threads` − 1 workers and wait until they are ready. */
+  static async start(
+    memory: WebAssembly.Memory,
+    { kernels: instance, threads }: { readonly kernels: Kernels; readonly threads: number },
+  ): Promise<Pool> {
+    const workers = Array.from({ length: threads - 1 }, (_, i) => startWorker(memory, i + 1));
+    return new Pool(memory, instance, await Promise.all(workers));
+  }
+
+  get threads(): number {
+    return this.#workers.length + 1;
+  }
+
+  /**
+   * Run a kernel to its end, on all threads or, when it is too little work to wake them, on this one.
+   *
+   * @throws {DeviceError} of kind `kernel`: it trapped, which is a fault of Sluice; or `lost`: one did before.
+   */
+  run(name: string, { alone }: { readonly alone: boolean }): void {
+    const { control } = this;
+    if (Atomics.load(control, WORDS.failed) !== 0) {
+      throw new DeviceError(`Cannot run ${name} on the CPU: a kernel trapped before`, {
+        kind: "lost",
+        backend: "wasm",
+      });
+    }
+    control[WORDS.next] = 0;
+    control[WORDS.done] = 0;
+    const workers = alone ? 0 : this.#workers.length;
+    if (workers > 0) {
+      control[WORDS.kernel] = KERNEL_NAMES.indexOf(name);
+      Atomics.store(control, WORDS.busy, workers);
+      this.#wake();
+    }
+    try {
+      this.#kernels.call(name, 0);
+    } catch (cause) {
+      Atomics.store(control, WORDS.failed, 1);
+      if (!(cause instanceof WebAssembly.RuntimeError)) throw cause;
+      throw trapped(name, cause);
+    } finally {
+      if (workers > 0) this.#join();
+    }
+    if (Atomics.load(control, WORDS.failed) !== 0) throw trapped(name);
+  }
+
+  /** End the workers. */
+  stop(): void {
+    Atomics.store(this.control, WORDS.kernel, -1);
+    this.#wake();
+    for (const worker of this.#workers) worker.terminate();
+    this.#workers.length = 0;
+  }
+
+  #wake(): void {
+    Atomics.add(this.control, WORDS.generation, 1);
+    Atomics.notify(this.control, WORDS.generation);
+  }
+
+  #join(): void {
+    for (let spin = 0; spin < SPINS; spin++) {
+      if (Atomics.load(this.control, WORDS.busy) === 0) return;
+      Atomics.pause();
+    }
+    for (;;) {
+      const busy = Atomics.load(this.control, WORDS.busy);
+      if (busy === 0) return;
+      Atomics.wait(this.control, WORDS.busy, busy);
+    }
+  }
+}
+
+/** The control block, as words of the whole memory as it is now. */
+function controlOf(memory: WebAssembly.Memory): Int32Array<SharedArrayBuffer> {
+  const { buffer } = memory;
+  if (!(buffer instanceof SharedArrayBuffer)) throw new TypeError("The memory must be shared");
+  return new Int32Array(buffer);
+}
+
+function startWorker(memory: WebAssembly.Memory, thread: number): Promise<Worker> {
+  const url = `data:text/javascript,${encodeURIComponent(workerSource)}`;
+  const worker = new Worker(url, { type: "module", name: `sluice-${thread}` });
+  const { promise, resolve, reject } = Promise.withResolvers<Worker>();
+  worker.onmessage = () => resolve(worker);
+  worker.onerror = (event) => {
+    // Once it runs, a worker fails only by a trap, which the control block tells.
+    event.preventDefault();
+    reject(
+      new DeviceError(`Cannot start a worker: ${event.message}`, {
+        kind: "absent",
+        backend: "wasm",
+      }),
+    );
+  };
+  worker.postMessage({ module: kernels, memory, names: KERNEL_NAMES, thread, words: WORDS });
+  return promise;
+}
+
+function trapped(name: string, cause?: unknown): DeviceError {
+  return new DeviceError(
+    `The WebAssembly kernel "${name}" trapped: this is a fault of Sluice, and this device cannot be used any more.`,
+    { kind: "kernel", backend: "wasm", cause },
+  );
+}

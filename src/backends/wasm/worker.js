@@ -1,0 +1,29 @@
+// One thread of the WASM backend. It waits for a new generation, runs the kernel named in the control block, counts itself out.
+// Started from a data: URL of this text (no permission needed), so it imports nothing. pool.ts has the other side.
+self.onmessage = ({ data: { module, memory, names, thread, words } }) => {
+  const control = new Int32Array(memory.buffer);
+  const { exports } = new WebAssembly.Instance(module, { env: { memory } });
+  self.postMessage("ready");
+  let generation = 0;
+  for (;;) {
+    for (
+      let spin = 0;
+      spin < 500 && Atomics.load(control, words.generation) === generation;
+      spin++
+    ) {
+      Atomics.pause();
+    }
+    Atomics.wait(control, words.generation, generation);
+    generation = Atomics.load(control, words.generation);
+    const kernel = Atomics.load(control, words.kernel);
+    if (kernel < 0) return self.close();
+    try {
+      exports[names[kernel]](thread);
+    } catch (error) {
+      Atomics.store(control, words.failed, 1);
+      if (!(error instanceof WebAssembly.RuntimeError)) throw error;
+    } finally {
+      if (Atomics.sub(control, words.busy, 1) === 1) Atomics.notify(control, words.busy);
+    }
+  }
+};

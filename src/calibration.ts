@@ -1,0 +1,185 @@
+/**
+ * What a model is run on: a text, its tokens, their windows.
+ * Refused: chat messages (no template is applied yet), checkpoints without a tokenizer.json, texts shorter than one window.
+ */
+import { fileURLToPath } from "node:url";
+import { Tokenizer } from "@huggingface/tokenizers";
+import { CheckpointError, quote, RequestError, UnsupportedError } from "./errors.ts";
+import type { Disk } from "./io/disk.ts";
+import type { TensorSource } from "./source.ts";
+import { SAMPLE_CALIBRATION, SAMPLE_VALIDATION } from "./sources/sample.ts";
+
+/** Bytes of the largest text that is read: at a megabyte or so per second, tokenizing it takes minutes. */
+const LARGEST_CORPUS = 128 * 2 ** 20;
+
+/**
+ * The text that `spec` names: `sample` (the embedded validation text, or calibration text), a `.jsonl` file with a `text` in every line
+ * (joined by an empty line, as the GPTQ protocol joins wikitext), or any other file, as it is.
+ *
+ * @throws {RequestError} no such file, not UTF-8, too large, or lines without a text.
+ */
+export async function readCorpus(
+  spec: string,
+  { disk, purpose }: { readonly disk: Disk; readonly purpose: "evaluation" | "calibration" },
+): Promise<string> {
+  const path = spec === "sample"
+    ? fileURLToPath(purpose === "evaluation" ? SAMPLE_VALIDATION : SAMPLE_CALIBRATION)
+    : spec;
+  const fail = (why: string, cause?: unknown): never => {
+    throw new RequestError(
+      `Cannot use ${quote(spec)} as a text for ${purpose}: ${why}.`,
+      { cause },
+    );
+  };
+  const found = await disk.stat(path);
+  if (found?.kind !== "file") {
+    return fail(found ? `it is a ${found.kind}, expected a text file` : "there is no such file");
+  }
+  if (found.size > LARGEST_CORPUS) {
+    return fail(`it has ${found.size} bytes, at most ${LARGEST_CORPUS} are read; cut it`);
+  }
+  await using reader = await disk.open(path);
+  const bytes = await reader.read(0, found.size);
+  let text: string;
+  try {
+    text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: false }).decode(bytes);
+  } catch (cause) {
+    if (!(cause instanceof TypeError)) throw cause;
+    return fail("it is not UTF-8 text", cause);
+  }
+  return path.endsWith(".jsonl") ? textOfLines(text, fail) : text;
+}
+
+/** The texts of JSON lines, joined by an empty line. */
+function textOfLines(lines: string, fail: (why: string, cause?: unknown) => never): string {
+  const texts: string[] = [];
+  lines.split("\n").forEach((line, i) => {
+    if (line.trim() === "") return;
+    let row: unknown;
+    try {
+      row = JSON.parse(line);
+    } catch (cause) {
+      if (!(cause instanceof SyntaxError)) throw cause;
+      fail(`line ${i + 1} is not JSON`, cause);
+    }
+    const text = isObject(row) ? row.text : undefined;
+    if (typeof text !== "string") {
+      fail(
+        isObject(row) && "messages" in row
+          ? `line ${
+            i + 1
+          } has "messages", which need a chat template; give a file with a "text" in every line`
+          : `line ${i + 1} has no "text"`,
+      );
+    } else {
+      texts.push(text);
+    }
+  });
+  return texts.join("\n\n");
+}
+
+/**
+ * The whole text as one stream of tokens, by the checkpoint's own `tokenizer.json`. Special tokens are added as the tokenizer's
+ * post-processor does (Llama: one BOS at the start), which is what `tokenizer(text)` gives in transformers and the GPTQ protocol uses.
+ *
+ * @throws {UnsupportedError} the checkpoint has no tokenizer.json.
+ * @throws {CheckpointError} the tokenizer's files are broken, or give tokens without a number.
+ */
+export async function tokenize(
+  source: Pick<TensorSource, "files" | "readFile" | "label">,
+  text: string,
+): Promise<Uint32Array<ArrayBuffer>> {
+  const file = "tokenizer.json";
+  if (!source.files.has(file)) {
+    throw new UnsupportedError(
+      `Cannot tokenize for ${
+        quote(source.label)
+      }: it has no tokenizer.json. Save the model's tokenizer there with transformers (\`AutoTokenizer.from_pretrained(…).save_pretrained(…)\`).`,
+      { what: file, reason: "other tokenizer files are not read" },
+    );
+  }
+  const definition = await readJson(source, file);
+  const settings = source.files.has("tokenizer_config.json")
+    ? await readJson(source, "tokenizer_config.json")
+    : {};
+  let ids: number[];
+  try {
+    // Truncation and padding are settings of a past call that was saved; transformers resets them too.
+    const tokenizer = new Tokenizer({ ...definition, truncation: null, padding: null }, settings);
+    ids = tokenizer.encode(text).ids;
+  } catch (cause) {
+    // The library knows no error classes of its own, so whatever it raises is about these files.
+    throw new CheckpointError(
+      `Cannot use ${quote(source.label)}'s tokenizer.json: ${
+        cause instanceof Error ? cause.message : String(cause)
+      }.`,
+      { file, cause },
+    );
+  }
+  const wrong = ids.findIndex((id) => !Number.isInteger(id) || id < 0);
+  if (wrong !== -1) {
+    throw new CheckpointError(
+      `Cannot use ${
+        quote(source.label)
+      }'s tokenizer.json: it gives the text's token ${wrong} the number ${ids[wrong]}.`,
+      { file },
+    );
+  }
+  return Uint32Array.from(ids);
+}
+
+async function readJson(
+  source: Pick<TensorSource, "readFile">,
+  file: string,
+): Promise<Record<string, unknown>> {
+  const bytes = await source.readFile(file);
+  let value: unknown;
+  try {
+    value = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+  } catch (cause) {
+    if (!(cause instanceof SyntaxError || cause instanceof TypeError)) throw cause;
+    throw new CheckpointError(`Cannot read ${file}: it is not JSON.`, { file, cause });
+  }
+  if (!isObject(value)) {
+    throw new CheckpointError(`Cannot read ${file}: it holds no JSON object.`, { file });
+  }
+  return value;
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/**
+ * Windows of `seqLen` tokens that do not overlap, from the start of the stream; the tail is dropped (GPTQ protocol).
+ *
+ * @throws {RequestError} the stream is shorter than one window, or the window longer than the model allows.
+ */
+export function makeWindows(
+  tokens: Uint32Array,
+  { seqLen, maxWindows = Infinity, maxPositions = Infinity }: {
+    readonly seqLen: number;
+    readonly maxWindows?: number;
+    /** `Model.maxPositions`. */
+    readonly maxPositions?: number;
+  },
+): Uint32Array<ArrayBuffer>[] {
+  const fail = (why: string): never => {
+    throw new RequestError(`Cannot make windows of ${seqLen} tokens: ${why}.`);
+  };
+  if (!Number.isInteger(seqLen) || seqLen < 2) {
+    return fail("a window has a whole number of tokens, at least 2");
+  }
+  if (!(maxWindows >= 1)) return fail(`${maxWindows} windows were asked for, expected at least 1`);
+  if (seqLen > maxPositions) {
+    return fail(`the model was made for ${maxPositions} positions; choose a shorter window`);
+  }
+  const count = Math.min(maxWindows, Math.floor(tokens.length / seqLen));
+  if (count === 0) {
+    return fail(`the text has only ${tokens.length}; use a longer text or a shorter window`);
+  }
+  return Array.from(
+    { length: count },
+    (_, i) => new Uint32Array(tokens.subarray(i * seqLen, (i + 1) * seqLen)),
+  );
+}

@@ -1,0 +1,148 @@
+/**
+ * Measuring a checkpoint that is there already: perplexity of one, or perplexity and KL divergence of one against its original, both
+ * walking the blocks side by side. A quantized checkpoint is run from its stored codes, as its runtime would.
+ */
+import { quantizedBy } from "./assign.ts";
+import type { Backend } from "./backend.ts";
+import { makeWindows, readCorpus, tokenize } from "./calibration.ts";
+import { UnsupportedError } from "./errors.ts";
+import type { Score } from "./evaluator.ts";
+import { checkShapes } from "./families/mod.ts";
+import type { Model } from "./family.ts";
+import { recognize } from "./formats/mod.ts";
+import { type Disk, disk as realDisk } from "./io/disk.ts";
+import { modelOf } from "./plan.ts";
+import type { Reporter } from "./report.ts";
+import type { TensorSource } from "./source.ts";
+import {
+  type EvaluationInput,
+  type ModelWeights,
+  originalWeights,
+  scoreTokens,
+  storedWeights,
+  Streams,
+} from "./streams.ts";
+
+/** Bytes of hidden states kept in memory unless told otherwise. */
+export const STATE_BUDGET = 1e9;
+
+/** Tokens of a window unless told otherwise; fewer when the model has fewer positions. */
+export const SEQ_LEN = 2048;
+
+/** What text a model is measured on. */
+export interface CorpusOptions {
+  /** `sample`, or the path of a text or JSONL file. */
+  readonly corpus?: string;
+  /** Tokens per window. */
+  readonly seqLen?: number;
+  /** The first windows of the text; all of them when absent. */
+  readonly numSamples?: number;
+  /** Bytes of hidden states kept in memory. */
+  readonly stateBudget?: number;
+  /** A folder for hidden states beyond the budget. */
+  readonly spillFolder?: string;
+  readonly disk?: Disk;
+}
+
+/** Tokens to measure a model on, and how many there were. */
+export interface PreparedWindows extends EvaluationInput {
+  readonly seqLen: number;
+  /** Windows the whole text has; `windows` may be fewer. */
+  readonly available: number;
+  /** Tokens of the whole text. */
+  readonly tokens: number;
+}
+
+/**
+ * Tokenize a text with a checkpoint's tokenizer and cut it into windows: one stream, no overlap, the tail dropped (the protocol of
+ * the GPTQ paper, arXiv 2210.17323).
+ *
+ * @throws {RequestError} there is no such text, or it is shorter than a window.
+ * @throws {UnsupportedError} the architecture is not known, or there is no tokenizer.json.
+ */
+export async function prepareWindows(
+  source: TensorSource,
+  {
+    corpus = "sample",
+    seqLen,
+    numSamples,
+    stateBudget = STATE_BUDGET,
+    spillFolder,
+    disk = realDisk,
+  }: CorpusOptions = {},
+): Promise<PreparedWindows> {
+  const { maxPositions } = await modelFrom(source);
+  const length = seqLen ?? Math.min(SEQ_LEN, maxPositions);
+  const tokens = await tokenize(source, await readCorpus(corpus, { disk, purpose: "evaluation" }));
+  const windows = makeWindows(tokens, {
+    seqLen: length,
+    maxPositions,
+    ...(numSamples === undefined ? {} : { maxWindows: numSamples }),
+  });
+  return {
+    windows,
+    stateBudget,
+    ...(spillFolder === undefined ? {} : { spill: { disk, folder: spillFolder } }),
+    seqLen: length,
+    available: Math.floor(tokens.length / length),
+    tokens: tokens.length,
+  };
+}
+
+/** What an evaluation needs. */
+export interface EvaluateOptions {
+  readonly backend: Backend;
+  readonly evaluation: EvaluationInput;
+  /** The original to compare with; absent: perplexity alone. */
+  readonly reference?: TensorSource;
+  readonly report?: Reporter;
+  readonly signal?: AbortSignal;
+}
+
+/**
+ * Measure a checkpoint, by evaluator name; without a reference only evaluators that need one model.
+ *
+ * @throws {UnsupportedError} the architecture, or the way it is quantized, is not known.
+ * @throws {CheckpointError} a tensor is missing or has a shape that the config does not imply.
+ */
+export async function evaluate(
+  source: TensorSource,
+  { backend, evaluation, reference, report = () => {}, signal }: EvaluateOptions,
+): Promise<Readonly<Record<string, Score>>> {
+  const model = await modelFrom(source);
+  const measured = await weightsOf(source, model);
+  const weights = reference ? [await weightsOf(reference, model), measured] : [measured];
+  await using streams = await Streams.open(model, {
+    backend,
+    evaluation,
+    report,
+    count: reference ? 2 : 1,
+  });
+  await streams.advance("embedding", weights, { signal });
+  for (const { name } of model.blocks) await streams.advance(name, weights, { signal });
+  const tokens = await streams.score(weights, { signal });
+  return scoreTokens(tokens, { paired: reference !== undefined });
+}
+
+/** The model of a checkpoint, whose weights may be quantized. */
+async function modelFrom(source: TensorSource): Promise<Model> {
+  const found = await recognize(source);
+  const by = quantizedBy(source);
+  if (!found && by !== undefined) {
+    throw new UnsupportedError(
+      `Cannot evaluate ${source.label}: it is quantized (${by}), and Sluice does not read its files.`,
+      { what: by, reason: "not a format Sluice reads" },
+    );
+  }
+  return modelOf(
+    source,
+    (name) => source.tensors.has(name) || found?.weights.has(name) === true,
+  );
+}
+
+/** Where a checkpoint's weights come from, quantized or not. */
+export async function weightsOf(source: TensorSource, model: Model): Promise<ModelWeights> {
+  const found = await recognize(source);
+  checkShapes(model, (name) => found?.weights.get(name)?.shape ?? source.tensors.get(name)?.shape);
+  return found ? storedWeights(source, found) : originalWeights(source);
+}

@@ -1,0 +1,94 @@
+/** A format names and packs codes, and says so in config.json. Implementations: formats/, listed in formats/mod.ts. */
+import type { Scope } from "./backend.ts";
+import type { Quantized, Scheme } from "./scheme.ts";
+import type { Rows, TensorSource } from "./source.ts";
+import type { TensorInfo } from "./tensor.ts";
+
+/** Bytes of one output tensor, from `offset` of that tensor's data on. */
+export interface Piece {
+  /** The output tensor's name, one of those `layout` gave. */
+  readonly tensor: string;
+  readonly offset: number;
+  readonly bytes: Uint8Array;
+}
+
+/** Packs one weight, slice after slice of its rows, in order. */
+export interface Packer {
+  /**
+   * Pack the rows `[rows.from, rows.to)`.
+   *
+   * @throws {CheckpointError} a scale is not finite: the weight holds NaN or infinity.
+   */
+  add(quantized: Quantized, rows: Rows): Promise<Piece[]>;
+  /** What needs the whole weight: nested statistics, shapes, metadata. Every byte of every output tensor has then been given once. */
+  finish(): Promise<Piece[]>;
+}
+
+/** A weight found in a checkpoint, quantized or not. */
+export interface StoredWeight {
+  /** The name the weight had before: `model.layers.0.mlp.up_proj.weight`. */
+  readonly name: string;
+  /** Its shape before. */
+  readonly shape: readonly number[];
+  readonly scheme: Scheme;
+  /** The stored tensors it is made of. */
+  readonly parts: readonly TensorInfo[];
+}
+
+/** Bytes of a stored tensor, or of rows of it. `TensorSource.read` is one; a block's packed pieces in memory are another. */
+export type ReadTensor = (name: string, rows?: Rows) => Promise<Uint8Array<ArrayBuffer>>;
+
+/** What one weight of a plan will be, as a format's `section` sees it. */
+export interface PlannedWeight {
+  readonly name: string;
+  readonly shape: readonly number[];
+  /** `undefined`: left as it is. */
+  readonly scheme: Scheme | undefined;
+  /** Whether the weight is that of a linear layer (a skip list must name those that are left alone). */
+  readonly linear: boolean;
+}
+
+/** Whether a program opens the result, and why, or why not. */
+export interface Loader {
+  readonly name: string;
+  readonly takes: boolean;
+  readonly why: string;
+}
+
+/** How quantized weights are named and packed in a checkpoint. */
+export interface Format {
+  readonly name: string;
+  /** The value of `quantization_config.quant_method`; `undefined` when the format writes no section. */
+  readonly quantMethod: string | undefined;
+  /** Whether this format holds this weight in this scheme. */
+  supports(scheme: Scheme, weight: TensorInfo): true | string;
+  /** Rows of a slice must be a multiple of this for `Packer.add` (bit-packed zero points share words across rows). */
+  rowStep(scheme: Scheme, weight: TensorInfo): number;
+  /** The tensors one weight becomes. Pure; called while planning. Tells the truth to the byte. */
+  layout(weight: TensorInfo, scheme: Scheme): TensorInfo[];
+  packer(weight: TensorInfo, scheme: Scheme, scope: Scope): Packer;
+  /**
+   * `config.json`'s `quantization_config`, as JSON text (`6.0` must stay `6.0`), or undefined when there is none.
+   *
+   * @throws {UnsupportedError} these schemes cannot stand in one section.
+   */
+  section(weights: readonly PlannedWeight[], modelDType: string): string | undefined;
+  /**
+   * The quantized weights of a checkpoint by the names they had before, or undefined when it is not in this format. Reads the
+   * few bytes that hold shapes (`weight_shape`, `quant_state`): headers do not tell them.
+   *
+   * @throws {CheckpointError} a part is missing, or has another dtype or shape than the section says.
+   * @throws {UnsupportedError} the section asks for something Sluice does not read.
+   */
+  recognize(
+    source: Pick<TensorSource, "tensors" | "config" | "read">,
+  ): Promise<Map<string, StoredWeight> | undefined>;
+  /** Bring a stored weight, or rows of it, onto a device; tensors in `scope`. The inverse of packing, values as a loader would see them. */
+  unpack(
+    stored: StoredWeight,
+    read: ReadTensor,
+    options: { readonly scope: Scope; readonly rows?: Rows },
+  ): Promise<Quantized>;
+  /** Who opens a checkpoint with these schemes; with `weights` given, their shapes count too. */
+  loaders(schemes: readonly Scheme[], weights?: readonly PlannedWeight[]): Loader[];
+}

@@ -1,0 +1,90 @@
+/**
+ * Exact conversions between f32 and the narrower floats, and the rounding every code is chosen with.
+ * Numbers go in and out as JS numbers that are f32 values; narrow floats are raw bits.
+ */
+
+const f32 = new Float32Array(1);
+const bits = new Uint32Array(f32.buffer);
+const f16 = new Float16Array(1);
+const f16Bits = new Uint16Array(f16.buffer);
+
+/** Adding and subtracting 1.5·2^52 leaves no bits below one: IEEE addition itself rounds half to even. */
+const ROUNDER = 1.5 * 2 ** 52;
+
+/** Nearest integer, ties to even; NaN and infinities stay what they are. */
+export function roundHalfEven(x: number): number {
+  return Math.abs(x) < 2 ** 51 ? (x + ROUNDER) - ROUNDER : x;
+}
+
+/** The value of bfloat16 bits: the upper half of an f32. */
+export function bf16ToF32(half: number): number {
+  bits[0] = half << 16;
+  return f32[0]!;
+}
+
+/** The bits of the bfloat16 nearest to an f32, ties to even; NaN stays NaN. */
+export function f32ToBf16(x: number): number {
+  f32[0] = x;
+  const word = bits[0]!;
+  if (x !== x) return (word >>> 16) | 0x40;
+  return ((word + 0x7fff + ((word >>> 16) & 1)) >>> 16) & 0xffff;
+}
+
+/** The value of IEEE binary16 bits. */
+export function f16ToF32(half: number): number {
+  f16Bits[0] = half;
+  return f16[0]!;
+}
+
+/** The bits of the binary16 nearest to an f32, ties to even; past 65504 infinity, NaN stays NaN. */
+export function f32ToF16(x: number): number {
+  f16[0] = x;
+  return f16Bits[0]!;
+}
+
+/** The largest finite value of E4M3. */
+export const E4M3_MAX = 448;
+
+/** The value of 8-bit float E4M3 bits ("OCP 8-bit Floating Point": bias 7, no infinities, 0x7f and 0xff are NaN). */
+export function e4m3ToF32(code: number): number {
+  return E4M3_VALUES[code]!;
+}
+
+const E4M3_VALUES = Float32Array.from({ length: 256 }, (_, code) => {
+  const sign = code & 0x80 ? -1 : 1;
+  const exponent = (code >> 3) & 15;
+  const mantissa = code & 7;
+  if (exponent === 15 && mantissa === 7) return NaN;
+  return sign * (exponent ? (1 + mantissa / 8) * 2 ** (exponent - 7) : mantissa * 2 ** -9);
+});
+
+/** The bits of the E4M3 value nearest to an f32, ties to even; past ±448 (infinities too) ±448, NaN stays NaN. */
+export function f32ToE4m3(x: number): number {
+  f32[0] = x;
+  const word = bits[0]!;
+  const sign = (word >>> 24) & 0x80;
+  if (x !== x) return sign | 0x7f;
+  const size = Math.abs(x);
+  if (size >= E4M3_MAX) return sign | 0x7e;
+  // Below the smallest normal the steps are 2^-9. A mantissa that rounds up to 8 carries into the exponent by itself.
+  if (size < 2 ** -6) return sign | roundHalfEven(size * 512);
+  const exponent = ((word >>> 23) & 255) - 127;
+  const mantissa = roundHalfEven((size / 2 ** exponent - 1) * 8);
+  return sign | (((exponent + 7) << 3) + mantissa);
+}
+
+/** Every value of a tensor of narrow floats as f32. */
+export function widenAll(
+  dtype: "bf16" | "f16" | "f8_e4m3",
+  raw: Uint16Array | Uint8Array,
+): Float32Array<ArrayBuffer> {
+  const decode = { bf16: bf16ToF32, f16: f16ToF32, f8_e4m3: e4m3ToF32 }[dtype];
+  return Float32Array.from(raw, decode);
+}
+
+/** The f32 nearest to `x` among the values of a dtype. */
+export function roundTo(dtype: "f32" | "bf16" | "f16", x: number): number {
+  if (dtype === "bf16") return bf16ToF32(f32ToBf16(x));
+  if (dtype === "f16") return f16ToF32(f32ToF16(x));
+  return Math.fround(x);
+}

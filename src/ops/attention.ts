@@ -1,0 +1,51 @@
+/** Attention of one window of tokens; windows do not see each other. */
+import wgsl from "../../shaders/attention.wgsl" with { type: "text" };
+import { defineOp } from "../op.ts";
+
+/**
+ * Causal attention of one window of tokens, softmax(scale·q·kᵀ)·v, with grouped key and value heads: query head h uses head
+ * floor(h / (query heads / key heads)). With window > 0, token i sees only keys j with i − window < j ≤ i.
+ */
+export const attention = defineOp({
+  name: "attention",
+  inputs: { q: "f32[T, Q]", k: "f32[T, K]", v: "f32[T, K]" },
+  outputs: { o: "f32[T, Q]" },
+  scalars: { head_dim: "u32", window: "u32", scale: "f32" },
+  wgsl,
+  workgroups: ({ T = 0, Q = 0 }, { head_dim = 1 }) => [
+    Math.ceil(T / 32),
+    Q / head_dim,
+    Math.ceil(head_dim / 64),
+  ],
+  check({ Q = 0, K = 0 }, { head_dim = 0 }) {
+    if (head_dim < 1 || Q % head_dim !== 0 || K % head_dim !== 0) {
+      return `Q = ${Q} and K = ${K} must be multiples of head_dim = ${head_dim}`;
+    }
+    return Q % K === 0 ||
+      `Q = ${Q} is not a multiple of K = ${K}: query heads cannot share key heads evenly`;
+  },
+  reference({ q, k, v, o }, { T = 0, Q = 0, K = 1 }, { head_dim = 1, window = 0, scale = 0 }) {
+    for (let head = 0; head < Q / head_dim; head++) {
+      const from = Math.floor(head / (Q / K)) * head_dim;
+      for (let i = 0; i < T; i++) {
+        const first = window > 0 ? Math.max(0, i - window + 1) : 0;
+        const scores: number[] = [];
+        for (let j = first; j <= i; j++) {
+          let dot = 0;
+          for (let d = 0; d < head_dim; d++) {
+            dot += q![i * Q + head * head_dim + d]! * k![j * K + from + d]!;
+          }
+          scores.push(dot * scale);
+        }
+        const most = scores.reduce((max, score) => Math.max(max, score), -Infinity);
+        const weights = scores.map((score) => Math.exp(score - most));
+        const total = weights.reduce((sum, weight) => sum + weight, 0);
+        for (let d = 0; d < head_dim; d++) {
+          let sum = 0;
+          weights.forEach((weight, n) => sum += weight * v![(first + n) * K + from + d]!);
+          o![i * Q + head * head_dim + d] = sum / total;
+        }
+      }
+    }
+  },
+});

@@ -1,0 +1,30 @@
+/** Every float linear of a model, and the language model's head: where the time goes. */
+import wgsl from "../../shaders/matmul_nt.wgsl" with { type: "text" };
+import tile from "../../shaders/matmul_tile.wgsl" with { type: "text" };
+import { defineOp, type Dims, type Scalars } from "../op.ts";
+
+/** Why R columns from `column` do not fit a result of Y columns, or `true`. */
+export function checkColumns({ R = 0, Y = 0 }: Dims, { column = 0 }: Scalars): true | string {
+  return column + R <= Y ||
+    `R = ${R} columns from ${column} on do not fit in Y = ${Y}`;
+}
+
+/** y[t, column + r] = Σ x[t, c]·w[r, c]: activations times a weight. Other columns of y stay as they are. */
+export const matmulNt = defineOp({
+  name: "matmul_nt",
+  inputs: { x: "f32[T, C]", w: "f32|bf16|f16[R, C]" },
+  outputs: { y: "f32[T, Y]" },
+  scalars: { column: "u32" },
+  wgsl: wgsl + tile,
+  workgroups: ({ T = 0, R = 0 }) => [Math.ceil(R / 64), Math.ceil(T / 64), 1],
+  check: checkColumns,
+  reference({ x, w, y }, { T = 0, R = 0, C = 0, Y = 0 }, { column = 0 }) {
+    for (let t = 0; t < T; t++) {
+      for (let r = 0; r < R; r++) {
+        let sum = 0;
+        for (let c = 0; c < C; c++) sum += x![t * C + c]! * w![r * C + c]!;
+        y![t * Y + column + r] = sum;
+      }
+    }
+  },
+});

@@ -1,0 +1,108 @@
+/** Every op, each in its own file: a signature, a definition, and its WGSL in shaders/. To add one, add a file and a row. */
+import type { Op } from "../op.ts";
+import { add } from "./add.ts";
+import { addBias } from "./add_bias.ts";
+import { attention } from "./attention.ts";
+import { dequantize4bit } from "./dequantize_4bit.ts";
+import { dequantizeDynamic8 } from "./dequantize_dynamic8.ts";
+import { dequantizeFp8 } from "./dequantize_fp8.ts";
+import { dequantizeInt } from "./dequantize_int.ts";
+import { divergence } from "./divergence.ts";
+import { embedding } from "./embedding.ts";
+import { errorSums } from "./error_sums.ts";
+import { fakeQuantizeRows } from "./fake_quantize_rows.ts";
+import { histogram } from "./histogram.ts";
+import { matmulColumns } from "./matmul_columns.ts";
+import { matmulInt8 } from "./matmul_int8.ts";
+import { matmulNt } from "./matmul_nt.ts";
+import { matmulPacked } from "./matmul_packed.ts";
+import { narrow } from "./narrow.ts";
+import { outlierColumns } from "./outlier_columns.ts";
+import { packBits } from "./pack_bits.ts";
+import { quantize4bit } from "./quantize_4bit.ts";
+import { quantizeDynamic8 } from "./quantize_dynamic8.ts";
+import { quantizeFp8 } from "./quantize_fp8.ts";
+import { quantizeInt } from "./quantize_int.ts";
+import { quantizeRowsInt8 } from "./quantize_rows_int8.ts";
+import { rescaleInt8 } from "./rescale_int8.ts";
+import { rmsNorm } from "./rms_norm.ts";
+import { rope } from "./rope.ts";
+import { scaleParams } from "./scale_params.ts";
+import { searchParams } from "./search_params.ts";
+import { siluMul } from "./silu_mul.ts";
+import { tileRange } from "./tile_range.ts";
+import { unpackBits } from "./unpack_bits.ts";
+import { widen } from "./widen.ts";
+
+export {
+  add,
+  addBias,
+  attention,
+  dequantize4bit,
+  dequantizeDynamic8,
+  dequantizeFp8,
+  dequantizeInt,
+  divergence,
+  embedding,
+  errorSums,
+  fakeQuantizeRows,
+  histogram,
+  matmulColumns,
+  matmulInt8,
+  matmulNt,
+  matmulPacked,
+  narrow,
+  outlierColumns,
+  packBits,
+  quantize4bit,
+  quantizeDynamic8,
+  quantizeFp8,
+  quantizeInt,
+  quantizeRowsInt8,
+  rescaleInt8,
+  rmsNorm,
+  rope,
+  scaleParams,
+  searchParams,
+  siluMul,
+  tileRange,
+  unpackBits,
+  widen,
+};
+
+/** All ops. */
+export const OPS: readonly Op[] = [
+  widen,
+  narrow,
+  tileRange,
+  scaleParams,
+  quantizeInt,
+  dequantizeInt,
+  searchParams,
+  packBits,
+  unpackBits,
+  quantize4bit,
+  dequantize4bit,
+  quantizeDynamic8,
+  dequantizeDynamic8,
+  quantizeRowsInt8,
+  outlierColumns,
+  matmulInt8,
+  rescaleInt8,
+  matmulColumns,
+  matmulNt,
+  matmulPacked,
+  embedding,
+  rmsNorm,
+  rope,
+  attention,
+  siluMul,
+  add,
+  addBias,
+  divergence,
+  fakeQuantizeRows,
+  errorSums,
+  histogram,
+  quantizeFp8,
+  dequantizeFp8,
+];

@@ -1,0 +1,260 @@
+/**
+ * What is asked: ordered rules from name patterns to a scheme and a method, what to leave alone, the format. A recipe is JSON or
+ * YAML, or a command line, whose flags make a recipe of one rule. Nothing here looks at a checkpoint.
+ */
+import picomatch from "picomatch";
+import { parse as parseYaml } from "yaml";
+import { RequestError } from "./errors.ts";
+import { methodNamed, METHODS } from "./methods/mod.ts";
+import {
+  type Option,
+  type OptionValue,
+  type OptionValues,
+  parseOption,
+  recipeKey,
+} from "./option.ts";
+import { SCHEME_OPTIONS, schemeNames } from "./schemes/options.ts";
+
+/** One rule. */
+export interface Rule {
+  /**
+   * `re:` and a regular expression that matches from the start of the name (as Python's `re.match`, the rule of
+   * compressed-tensors), or a glob; tried on the tensor's name and on its module path (without `.weight`).
+   * Absent: every linear weight that is quantized by default.
+   */
+  readonly match?: string;
+  /** A scheme's name (`W4A16`, `NF4`, …) or `none`. */
+  readonly scheme: string;
+  /** A method's name. */
+  readonly method: string;
+  /** Values of {@linkcode RULE_OPTIONS}, by option name; defaults filled in where an option has one. */
+  readonly options: OptionValues;
+}
+
+/** What is asked of a run. */
+export interface Recipe {
+  /** The first that matches a tensor decides. */
+  readonly rules: readonly Rule[];
+  /** Patterns of tensors that are copied whatever the rules say. */
+  readonly ignore: readonly string[];
+  /** A format's name; absent: the one that suits the scheme. */
+  readonly format?: string;
+  /** Bytes of the largest output shard, header not counted. */
+  readonly maxShardSize: number;
+}
+
+/** The scheme and the method of a rule. */
+const SCHEME: Option = {
+  name: "scheme",
+  type: "string",
+  placeholder: "name",
+  help: "what weights (and activations) become: W4A16, W8A8, NF4, …; none leaves them alone",
+  default: "W4A16",
+};
+const METHOD: Option = {
+  name: "method",
+  type: "string",
+  choices: METHODS.map(({ name }) => name),
+  help: "how codes are chosen",
+  default: "rtn",
+};
+
+/** Options of one rule: its scheme, its method, and what those take. */
+export const RULE_OPTIONS: readonly Option[] = [
+  SCHEME,
+  METHOD,
+  ...SCHEME_OPTIONS,
+  ...METHODS.flatMap(({ options }) => options),
+];
+
+/** Options of a recipe that are not of a rule. */
+export const RECIPE_OPTIONS: readonly Option[] = [
+  {
+    name: "format",
+    type: "string",
+    placeholder: "name",
+    help: "how codes are stored; chosen to suit the scheme when absent",
+    choices: ["compressed-tensors", "bitsandbytes", "plain"],
+  },
+  {
+    name: "max-shard-size",
+    type: "bytes",
+    placeholder: "size",
+    help: "largest output file",
+    default: "5GB",
+    min: 1,
+  },
+];
+
+function ruleFrom(values: ReadonlyMap<string, OptionValue>, match?: string): Rule {
+  const scheme = String(values.get(SCHEME.name) ?? SCHEME.default);
+  if (scheme.toLowerCase() !== "none" && !schemeNames().includes(scheme.toUpperCase())) {
+    throw new RequestError(
+      `Cannot use scheme "${scheme}": it must be none, or one of ${schemeNames().join(", ")}.`,
+    );
+  }
+  const method = methodNamed(String(values.get(METHOD.name) ?? METHOD.default));
+  const options: Record<string, OptionValue> = {};
+  for (const option of RULE_OPTIONS) {
+    if (option === SCHEME || option === METHOD) continue;
+    const value = values.get(option.name);
+    if (value !== undefined) options[option.name] = value;
+  }
+  return {
+    ...(match === undefined ? {} : { match }),
+    scheme: scheme.toLowerCase() === "none" ? "none" : scheme.toUpperCase(),
+    method: method.name,
+    options,
+  };
+}
+
+/**
+ * A recipe of one rule, from flags: values by option name, `ignore` apart.
+ *
+ * @throws {RequestError} a value is not of its option's type, range or choices.
+ */
+export function recipeFromOptions(
+  given: Readonly<Record<string, unknown>>,
+  ignore: readonly string[] = [],
+): Recipe {
+  const values = new Map<string, OptionValue>();
+  for (const option of [...RULE_OPTIONS, ...RECIPE_OPTIONS]) {
+    const value = given[option.name];
+    if (value !== undefined) values.set(option.name, parseOption(option, value));
+  }
+  return assemble([ruleFrom(values)], ignore, values);
+}
+
+function assemble(
+  rules: readonly Rule[],
+  ignore: readonly string[],
+  values: ReadonlyMap<string, OptionValue>,
+): Recipe {
+  for (const pattern of [...ignore, ...rules.flatMap(({ match }) => match ?? [])]) compile(pattern);
+  const format = values.get("format");
+  const shard = RECIPE_OPTIONS.find(({ name }) => name === "max-shard-size")!;
+  return {
+    rules,
+    ignore,
+    ...(format === undefined ? {} : { format: String(format) }),
+    maxShardSize: Number(values.get("max-shard-size") ?? parseOption(shard, shard.default)),
+  };
+}
+
+/**
+ * Read a recipe from JSON or YAML. Keys are option names with underscores; `rules` is a list of objects with `match` and the
+ * same keys; top-level scheme keys make the last rule, for every linear weight that no rule before it matched.
+ *
+ * @example
+ * ```yaml
+ * scheme: W4A16
+ * group_size: 64
+ * ignore: ["re:.*layers\\.0\\."]
+ * rules:
+ *   - match: "re:.*down_proj"
+ *     scheme: W8A16
+ * ```
+ *
+ * @throws {RequestError} the text is no YAML, a key is unknown, a value is wrong.
+ */
+export function parseRecipe(text: string, file: string): Recipe {
+  let root: unknown;
+  try {
+    root = parseYaml(text);
+  } catch (cause) {
+    throw new RequestError(
+      `Cannot read the recipe ${file}: it is neither JSON nor YAML (${(cause as Error).message}).`,
+      { cause },
+    );
+  }
+  const top = asObject(root, `the recipe ${file}`);
+  const known = [...RULE_OPTIONS, ...RECIPE_OPTIONS];
+  const values = readValues(top, known, ["version", "rules", "ignore"], `the recipe ${file}`);
+  if (top.version !== undefined && top.version !== 1) {
+    throw new RequestError(
+      `Cannot read the recipe ${file}: its version is ${
+        JSON.stringify(top.version)
+      }, this Sluice reads version 1.`,
+    );
+  }
+  const list = top.rules ?? [];
+  if (!Array.isArray(list)) {
+    throw new RequestError(`Cannot read the recipe ${file}: "rules" must be a list.`);
+  }
+  const rules = list.map((entry: unknown, i) => {
+    const where = `rule ${i + 1} of the recipe ${file}`;
+    const rule = asObject(entry, where);
+    if (typeof rule.match !== "string" || rule.match === "") {
+      throw new RequestError(`Cannot read ${where}: it needs "match", a glob or re:… pattern.`);
+    }
+    return ruleFrom(readValues(rule, RULE_OPTIONS, ["match"], where), rule.match);
+  });
+  const ignore = top.ignore ?? [];
+  if (!Array.isArray(ignore) || !ignore.every((entry) => typeof entry === "string")) {
+    throw new RequestError(`Cannot read the recipe ${file}: "ignore" must be a list of patterns.`);
+  }
+  const hasDefault = values.has("scheme") || rules.length === 0;
+  return assemble(hasDefault ? [...rules, ruleFrom(values)] : rules, ignore as string[], values);
+}
+
+function asObject(value: unknown, what: string): Record<string, unknown> {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) {
+    throw new RequestError(`Cannot read ${what}: it must be an object with keys such as "scheme".`);
+  }
+  return value as Record<string, unknown>;
+}
+
+function readValues(
+  object: Record<string, unknown>,
+  options: readonly Option[],
+  others: readonly string[],
+  what: string,
+): Map<string, OptionValue> {
+  const values = new Map<string, OptionValue>();
+  for (const [key, value] of Object.entries(object)) {
+    if (others.includes(key)) continue;
+    const option = options.find((candidate) => recipeKey(candidate) === key);
+    if (!option) {
+      const names = [...options.map(recipeKey), ...others].join(", ");
+      throw new RequestError(`Cannot read ${what}: it has no key "${key}". Keys are ${names}.`);
+    }
+    values.set(option.name, parseOption(option, value));
+  }
+  return values;
+}
+
+const compiled = new Map<string, (name: string) => boolean>();
+
+function compile(pattern: string): (name: string) => boolean {
+  let test = compiled.get(pattern);
+  if (!test) {
+    if (pattern.startsWith("re:")) {
+      let expression: RegExp;
+      try {
+        expression = new RegExp(`^(?:${pattern.slice(3)})`);
+      } catch (cause) {
+        throw new RequestError(
+          `Cannot use the pattern "${pattern}": ${(cause as Error).message}.`,
+          { cause },
+        );
+      }
+      test = (name) => expression.test(name);
+    } else {
+      const glob: (name: string) => boolean = picomatch(pattern, { dot: true });
+      test = glob;
+    }
+    compiled.set(pattern, test);
+  }
+  return test;
+}
+
+/** A tensor's module path: its name without the trailing `.weight`. */
+export function modulePath(tensor: string): string {
+  return tensor.endsWith(".weight") ? tensor.slice(0, -".weight".length) : tensor;
+}
+
+/** Whether a pattern (see {@linkcode Rule}) names this tensor. */
+export function matches(pattern: string, tensor: string): boolean {
+  const test = compile(pattern);
+  return test(tensor) || test(modulePath(tensor));
+}

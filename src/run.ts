@@ -1,0 +1,316 @@
+/**
+ * Doing what was planned: read a slice, choose its codes, pack, write, forget; after each block, send the windows of the evaluation
+ * through it in both streams. Refuses nothing; what stops it is a fault.
+ */
+import type { Backend } from "./backend.ts";
+import { COPY_BYTES } from "./budget.ts";
+import { DeviceError } from "./errors.ts";
+import type { Score } from "./evaluator.ts";
+import type { Packer, Piece } from "./format.ts";
+import { METRICS } from "./metrics/mod.ts";
+import { ErrorGatherer } from "./metrics/sums.ts";
+import { methodNamed } from "./methods/mod.ts";
+import type { DeviceDType } from "./op.ts";
+import { Output } from "./output.ts";
+import type { Plan, Step } from "./plan.ts";
+import type { Reporter, TensorReport } from "./report.ts";
+import { schemeKind } from "./schemes/mod.ts";
+import type { Sink } from "./sink.ts";
+import type { Rows, TensorSource } from "./source.ts";
+import {
+  type EvaluationInput,
+  originalWeights,
+  quantizedWeights,
+  scoreTokens,
+  Streams,
+} from "./streams.ts";
+import { byteLength, elementCount, matrixShape } from "./tensor.ts";
+
+/** What a run needs beside its plan. */
+export interface RunOptions {
+  readonly source: TensorSource;
+  readonly backend: Backend;
+  readonly sink: Sink;
+  readonly report?: Reporter;
+  /** Stops the run between two slices; nothing is left under the final name. */
+  readonly signal?: AbortSignal;
+  /** Compute every metric of every quantized weight. */
+  readonly metrics?: boolean;
+  /** Measure the model in the same pass; the plan must have been made with the same windows. */
+  readonly evaluation?: EvaluationInput;
+  /** Resident bytes of the process now; sampled for the report's peak. */
+  readonly residentBytes?: () => number;
+}
+
+/** What a run did. */
+export interface RunReport {
+  readonly tensors: readonly TensorReport[];
+  /** By evaluator; empty without an evaluation. */
+  readonly scores: Readonly<Record<string, Score>>;
+  readonly seconds: number;
+  /** Highest resident size that was sampled, in bytes; 0 when it was not. */
+  readonly peakBytes: number;
+}
+
+/** The state of one run. */
+interface Context extends RunOptions {
+  readonly plan: Plan;
+  readonly report: Reporter;
+  readonly output: Output;
+  readonly tensors: TensorReport[];
+  /** Packed tensors of the block at hand, kept while it is to be evaluated. */
+  readonly packed: Map<string, Uint8Array<ArrayBuffer>>;
+  readonly reads: ReadAhead;
+  peak: number;
+}
+
+/**
+ * Run a plan.
+ *
+ * @throws {CheckpointError} a weight holds NaN or infinity, or a file changed since the plan was made.
+ * @throws {DeviceError} the device was lost, or has not enough memory for the smallest slice.
+ * @throws {SpaceError} the disk is full.
+ */
+export async function run(plan: Plan, options: RunOptions): Promise<RunReport> {
+  const { source, backend, sink, evaluation, signal, report = () => {} } = options;
+  const begun = performance.now();
+  await using output = new Output(plan.files, { sink, report });
+  await using streams = evaluation && plan.model
+    ? await Streams.open(plan.model, { backend, evaluation, report })
+    : undefined;
+  report({
+    type: "start",
+    what: plan.source.label,
+    device: backend.description,
+    tensors: source.tensors.size,
+    bytes: plan.sourceBytes,
+    ...(streams ? { windows: streams.total } : {}),
+  });
+  const context: Context = {
+    ...options,
+    plan,
+    report,
+    output,
+    tensors: [],
+    packed: new Map(),
+    reads: new ReadAhead(source, plan.blocks.flatMap(({ steps }) => steps)),
+    peak: 0,
+  };
+  const original = originalWeights(source);
+  const quantized = quantizedWeights(plan, { source, packed: context.packed });
+  for (const { name, steps } of plan.blocks) {
+    for (const step of steps) {
+      signal?.throwIfAborted();
+      await perform(step, context);
+    }
+    await streams?.advance(name, [original, quantized], { signal });
+    sample(context);
+    forget(context);
+  }
+  const scores = streams
+    ? scoreTokens(await streams.score([original, quantized], { signal }), { paired: true })
+    : {};
+  sample(context);
+  await output.commit(plan.sidecars, source);
+  const seconds = (performance.now() - begun) / 1000;
+  if (streams) report({ type: "scored", scores });
+  report({ type: "finished", seconds, peakBytes: context.peak });
+  return { tensors: context.tensors, scores, seconds, peakBytes: context.peak };
+}
+
+/** Drop a block's packed bytes, but for the output head's, which are needed at the end. */
+function forget({ packed, plan: { model, blocks } }: Context): void {
+  const head = blocks.flatMap(({ steps }) => steps).find(({ source }) =>
+    source.name === model?.head.weight
+  );
+  const kept = new Set(
+    [...head?.outputs ?? [], ...blocks.at(-1)?.steps.flatMap(({ outputs }) => outputs) ?? []]
+      .map(({ name }) => name),
+  );
+  for (const name of packed.keys()) if (!kept.has(name)) packed.delete(name);
+}
+
+function sample(context: Context): void {
+  context.peak = Math.max(context.peak, context.residentBytes?.() ?? 0);
+}
+
+async function perform(step: Step, context: Context): Promise<void> {
+  switch (step.fate.kind) {
+    case "quantize":
+      return await quantizeWeight(step, context);
+    case "copy":
+      return await copyTensor(step, context);
+    case "drop":
+      return;
+  }
+}
+
+async function copyTensor(
+  { source: tensor }: Step,
+  { output, reads, report }: Context,
+): Promise<void> {
+  let offset = 0;
+  for (const _ of reads.slicesOf(tensor.name)) {
+    const bytes = await reads.next();
+    await output.write(tensor.name, offset, bytes);
+    offset += bytes.length;
+  }
+  report({ type: "copied", name: tensor.name, bytes: offset });
+}
+
+async function quantizeWeight(step: Step, context: Context): Promise<void> {
+  const { source: tensor, fate, outputs } = step;
+  if (fate.kind !== "quantize") return;
+  const { backend, plan, reads, report, evaluation, metrics } = context;
+  const [rows, columns] = matrixShape(tensor.shape);
+  if (evaluation) {
+    for (const output of outputs) {
+      context.packed.set(output.name, new Uint8Array(byteLength(output)));
+    }
+  }
+  using scope = backend.scope();
+  const packer = plan.format.packer(tensor, fate.scheme, scope);
+  using errors = metrics ? new ErrorGatherer(backend) : undefined;
+  for (const slice of reads.slicesOf(tensor.name)) {
+    context.signal?.throwIfAborted();
+    const bytes = await reads.next();
+    await quantizeSlice(step, {
+      bytes,
+      rows: slice ?? { from: 0, to: rows },
+      columns,
+      packer,
+      errors,
+    }, context);
+    sample(context);
+  }
+  await writePieces(await packer.finish(), context);
+  const result: TensorReport = {
+    name: tensor.name,
+    scheme: schemeKind(fate.scheme).label(fate.scheme),
+    bitsPerWeight: outputs.reduce((n, output) => n + byteLength(output), 0) * 8 /
+      elementCount(tensor.shape),
+    metrics: errors
+      ? Object.fromEntries(METRICS.map((metric) => [metric.name, metric.compute(errors.sums())]))
+      : {},
+  };
+  context.tensors.push(result);
+  report({ type: "quantized", tensor: result, bytes: byteLength(tensor) });
+}
+
+interface Slice {
+  readonly bytes: Uint8Array<ArrayBuffer>;
+  readonly rows: Rows;
+  readonly columns: number;
+  readonly packer: Packer;
+  readonly errors: ErrorGatherer | undefined;
+}
+
+/** Quantize and write one slice; where the device's memory does not suffice, its halves. */
+async function quantizeSlice(step: Step, slice: Slice, context: Context): Promise<void> {
+  const { source: tensor, fate, rowStep } = step;
+  if (fate.kind !== "quantize") return;
+  const { rows: { from, to }, bytes, columns, packer, errors } = slice;
+  let pieces: Piece[];
+  try {
+    using scope = context.backend.scope();
+    const weight = scope.alloc(tensor.dtype as DeviceDType, [to - from, columns]);
+    context.backend.write(weight, bytes);
+    const { scheme, rule } = fate;
+    const quantized = await methodNamed(rule.method).quantize({
+      name: tensor.name,
+      weight,
+      scheme,
+      options: rule.options,
+      scope,
+    });
+    // All large allocations come before anything is counted, so that halves can start afresh.
+    const values = errors && schemeKind(scheme).dequantize(quantized, scope);
+    pieces = await packer.add(quantized, { from, to });
+    if (errors && values) await errors.add(weight, values);
+  } catch (error) {
+    const half = Math.floor((to - from) / 2 / rowStep) * rowStep;
+    if (!(error instanceof DeviceError && error.kind === "memory") || half < 1) throw error;
+    context.report({
+      type: "warning",
+      code: "smaller-slices",
+      message: `${error.message} Going on with slices of ${half} rows of "${tensor.name}".`,
+    });
+    const cut = bytes.length / (to - from) * half;
+    const middle = from + half;
+    await quantizeSlice(
+      step,
+      { ...slice, bytes: bytes.slice(0, cut), rows: { from, to: middle } },
+      context,
+    );
+    await quantizeSlice(
+      step,
+      { ...slice, bytes: bytes.slice(cut), rows: { from: middle, to } },
+      context,
+    );
+    return;
+  }
+  await writePieces(pieces, context);
+}
+
+async function writePieces(pieces: readonly Piece[], { output, packed }: Context): Promise<void> {
+  for (const { tensor, offset, bytes } of pieces) {
+    packed.get(tensor)?.set(bytes, offset);
+    await output.write(tensor, offset, bytes);
+  }
+}
+
+/** Reads slices in the order of the plan, one ahead of the computation. */
+class ReadAhead {
+  readonly #source: TensorSource;
+  readonly #slices: ReadonlyMap<string, readonly (Rows | undefined)[]>;
+  readonly #queue: Iterator<readonly [string, Rows | undefined]>;
+  #pending: Promise<Uint8Array<ArrayBuffer>> | undefined;
+
+  constructor(source: TensorSource, steps: readonly Step[]) {
+    this.#source = source;
+    const slices = new Map(
+      steps.filter(({ fate }) => fate.kind !== "drop").map((
+        step,
+      ) => [step.source.name, slicesOf(step)]),
+    );
+    this.#slices = slices;
+    this.#queue = (function* () {
+      for (const [name, rows] of slices) for (const slice of rows) yield [name, slice] as const;
+    })();
+    this.#start();
+  }
+
+  /** The slices of a tensor in order; `undefined` is a tensor read whole. */
+  slicesOf(name: string): readonly (Rows | undefined)[] {
+    return this.#slices.get(name) ?? [];
+  }
+
+  /** The bytes of the next slice of the plan. */
+  async next(): Promise<Uint8Array<ArrayBuffer>> {
+    const pending = this.#pending;
+    if (!pending) throw new RangeError("Cannot read ahead: every slice of the plan has been read");
+    const bytes = await pending;
+    this.#start();
+    return bytes;
+  }
+
+  #start(): void {
+    const { value, done } = this.#queue.next();
+    this.#pending = done ? undefined : this.#source.read(value[0], value[1]);
+    // A failed read is reported by the `next` that asks for it; a run that stops first must not leave it unhandled.
+    this.#pending?.catch(() => {});
+  }
+}
+
+function slicesOf({ source, fate, sliceRows }: Step): (Rows | undefined)[] {
+  const [first] = source.shape;
+  if (first === undefined || elementCount(source.shape) === 0) return [undefined];
+  const rows = fate.kind === "quantize"
+    ? sliceRows
+    : Math.max(1, Math.floor(COPY_BYTES / (byteLength(source) / first)));
+  const count = Math.ceil(first / rows);
+  return Array.from(
+    { length: count },
+    (_, i) => ({ from: i * rows, to: Math.min(first, (i + 1) * rows) }),
+  );
+}

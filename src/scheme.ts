@@ -1,0 +1,143 @@
+/**
+ * A scheme is a set of representable values: how many bits, which grid, how many weights share a scale, and what the runtime
+ * does to activations. It says nothing of how codes are chosen (method.ts) or named and packed on disk (format.ts).
+ * The kinds are in schemes/.
+ */
+import type { Scope, Tensor } from "./backend.ts";
+import { matrixShape, type Shape } from "./tensor.ts";
+
+/** Which weights share one scale. */
+export type Strategy =
+  | { readonly kind: "tensor" }
+  | { readonly kind: "channel" }
+  | { readonly kind: "group"; readonly size: number }
+  | { readonly kind: "block"; readonly rows: number; readonly columns: number };
+
+/** Rows and columns of the tiles of a weight that share one scale; tiles at the lower and right edges may be smaller. */
+export function tileOf(strategy: Strategy, shape: Shape): readonly [rows: number, columns: number] {
+  const [rows, columns] = matrixShape(shape);
+  switch (strategy.kind) {
+    case "tensor":
+      return [rows, columns];
+    case "channel":
+      return [1, columns];
+    case "group":
+      return [1, strategy.size];
+    case "block":
+      return [strategy.rows, strategy.columns];
+  }
+}
+
+/** The shape `[A, B]` of a weight's scales: how many tiles it has down and across. */
+export function scaleShape(strategy: Strategy, shape: Shape): readonly [a: number, b: number] {
+  const [rows, columns] = matrixShape(shape);
+  const [tileRows, tileColumns] = tileOf(strategy, shape);
+  return [Math.ceil(rows / tileRows), Math.ceil(columns / tileColumns)];
+}
+
+/** The fewest rows of a weight that hold whole blocks of its flattened elements; at most all of them. */
+export function blockRowStep(block: number, shape: Shape): number {
+  const [rows, columns] = matrixShape(shape);
+  let step = 1;
+  while (step < rows && step * columns % block !== 0) step++;
+  return step;
+}
+
+/** What the runtime does to a linear's input: per-token dynamic rounding to int8 or fp8 E4M3, or nothing. */
+export type Activations = "none" | "int8" | "fp8";
+
+/** The dtype scales are stored in; scales are rounded to it before codes are chosen. */
+export type ScaleDType = "f32" | "bf16" | "f16";
+
+/**
+ * Integers of 2 to 8 bits. Grids (reference: algorithms of GPTQ and compressed-tensors):
+ * `full` — scale = 2·absmax/(2^b − 1), codes −2^(b−1) … 2^(b−1)−1 (the "7.5" grid);
+ * `restricted` — scale = absmax/(2^(b−1) − 1), codes ±(2^(b−1)−1);
+ * `affine` — scale = (max − min)/(2^b − 1) over a range that includes 0, with an integer zero point.
+ */
+export interface IntScheme {
+  readonly kind: "int";
+  readonly bits: 2 | 3 | 4 | 5 | 6 | 7 | 8;
+  readonly grid: "full" | "restricted" | "affine";
+  readonly strategy: Strategy;
+  readonly scaleDType: ScaleDType;
+  readonly activations: "none" | "int8";
+}
+
+/** Sixteen fixed levels times an absmax per block of the flattened weight (bitsandbytes; QLoRA, arXiv 2305.14314). */
+export interface CodebookScheme {
+  readonly kind: "nf4" | "fp4";
+  /** Weights that share an absmax: 32 … 4096, a power of two. */
+  readonly block: number;
+  /** Store each absmax as an 8-bit code of a dynamic map, in blocks of 256. */
+  readonly doubleQuant: boolean;
+}
+
+/** 8-bit floats E4M3 (OCP 8-bit floating point), scale = absmax/448. */
+export interface Fp8Scheme {
+  readonly kind: "fp8";
+  readonly strategy: Strategy;
+  readonly scaleDType: ScaleDType;
+  readonly activations: "none" | "fp8";
+}
+
+/** LLM.int8() (arXiv 2208.07339): row-wise int8 weights; activations int8 per token but for outlier columns, which stay float. */
+export interface LlmInt8Scheme {
+  readonly kind: "llm_int8";
+  /** A column of the activations is an outlier when one of its values reaches this magnitude; 0 means none is. */
+  readonly threshold: number;
+}
+
+/** No quantization: another float dtype. */
+export interface CastScheme {
+  readonly kind: "cast";
+  readonly dtype: "bf16" | "f16" | "f32";
+}
+
+export type Scheme = IntScheme | CodebookScheme | Fp8Scheme | LlmInt8Scheme | CastScheme;
+
+/**
+ * A quantized weight on a device, before a format has packed it, or after it was unpacked. Tensors by kind:
+ * int — `codes` i8[R, C], `scale` f32[A, B], `zero` i8[A, B] (0 where symmetric);
+ * nf4, fp4 — `codes` u8[ceil(N/2)], `absmax` f32[ceil(N/block)];
+ * fp8 — `codes` f8_e4m3[R, C], `scale` f32[A, B]; llm_int8 — `codes` i8[R, C], `absmax` f32[R, 1]; cast — `weight`.
+ */
+export interface Quantized {
+  readonly scheme: Scheme;
+  readonly rows: number;
+  readonly columns: number;
+  readonly tensors: Readonly<Record<string, Tensor>>;
+}
+
+/** How scales are found: min-max, the p-norm search with exponent 2.4 (GPTQ's "mse"), or min‖W − S·Ŵ‖². */
+export type ScaleSearch = "minmax" | "mse" | "frobenius";
+
+/** What is known about one kind of scheme. Implementations are in schemes/, listed in schemes/mod.ts. */
+export interface SchemeKind<S extends Scheme = Scheme> {
+  readonly kinds: readonly S["kind"][];
+  /** As a person would say it: `int4, groups of 64, symmetric`. */
+  label(scheme: S): string;
+  /** Why this weight cannot take this scheme (naming what would do), or `true`. */
+  check(scheme: S, shape: Shape): true | string;
+  /** Rows that must be quantized together; a slice of a weight has a multiple of it, or all rows. */
+  rowStep(scheme: S, shape: Shape): number;
+  /** Bytes of device memory that `quantize` of this many rows allocates, the weight itself not counted. */
+  workBytes(scheme: S, rows: number, columns: number): number;
+  /** Bytes of the runtime scratch that one `linear` of this weight allocates beside the quantized tensors. */
+  linearBytes(scheme: S, shape: Shape, tokens: number): number;
+  /** Round to nearest. `weight` is f32|bf16|f16[R, C]; the result's tensors belong to `scope`. */
+  quantize(
+    scheme: S,
+    weight: Tensor,
+    options: { readonly scope: Scope; readonly search: ScaleSearch },
+  ): Quantized;
+  /** The values the codes stand for: f32[R, C], in `scope`. */
+  dequantize(quantized: Quantized, scope: Scope): Tensor;
+  /** y[:, column … column+R) = the product the runtime would compute of x f32[T, C] and the weight; y is f32[T, Y]. */
+  linear(
+    quantized: Quantized,
+    x: Tensor,
+    y: Tensor,
+    options: { readonly scope: Scope; readonly column: number },
+  ): void;
+}

@@ -1,0 +1,66 @@
+/** NF4 and FP4: sixteen fixed levels times an absmax per block of the flattened weight, as bitsandbytes has them. */
+import type { Scope, Tensor } from "../backend.ts";
+import { dequantize4bit } from "../ops/dequantize_4bit.ts";
+import { matmulNt } from "../ops/matmul_nt.ts";
+import { quantize4bit } from "../ops/quantize_4bit.ts";
+import { blockRowStep, type CodebookScheme, type Quantized, type SchemeKind } from "../scheme.ts";
+import { elementCount, matrixShape } from "../tensor.ts";
+
+/** Block sizes bitsandbytes takes. */
+const BLOCKS: readonly number[] = [32, 64, 128, 256, 512, 1024, 2048, 4096];
+
+/** `kind` as `quantize_4bit` numbers it. */
+const KIND = { nf4: 0, fp4: 1 };
+
+function opScalars({ block, kind }: CodebookScheme): { block: number; kind: number } {
+  return { block, kind: KIND[kind] };
+}
+
+function dequantize({ scheme, rows, columns, tensors }: Quantized, scope: Scope): Tensor {
+  const w = scope.alloc("f32", [rows, columns]);
+  const { codes, absmax } = tensors as Record<"codes" | "absmax", Tensor>;
+  scope.backend.run(dequantize4bit, { codes, absmax, w }, opScalars(scheme as CodebookScheme));
+  return w;
+}
+
+/** See {@linkcode CodebookScheme}. */
+export const codebook: SchemeKind<CodebookScheme> = {
+  kinds: ["nf4", "fp4"],
+  label({ kind, block, doubleQuant }) {
+    return `${kind}, blocks of ${block}${doubleQuant ? ", double quantization" : ""}`;
+  },
+  check({ block }, shape) {
+    if (!BLOCKS.includes(block)) {
+      return `block size ${block} is none of ${BLOCKS.join(", ")}, which bitsandbytes takes`;
+    }
+    if (elementCount(shape) === 0) return `a weight of shape [${shape}] has no elements`;
+    return true;
+  },
+  // Blocks run on over the ends of rows: a slice must begin where a block does, which is also where a byte does.
+  rowStep({ block }, shape) {
+    return blockRowStep(block, shape);
+  },
+  workBytes({ block }, rows, columns) {
+    const count = rows * columns;
+    return Math.ceil(count / 2) + Math.ceil(count / block) * 4;
+  },
+  linearBytes(_scheme, shape) {
+    return elementCount(shape) * 4;
+  },
+  quantize(scheme, weight, { scope, search }) {
+    if (search !== "minmax") {
+      throw new RangeError(`Cannot search scales for ${scheme.kind}: its scale is the absmax`);
+    }
+    const [rows, columns] = matrixShape(weight.shape);
+    const count = rows * columns;
+    const codes = scope.alloc("u8", [Math.ceil(count / 2)]);
+    const absmax = scope.alloc("f32", [Math.ceil(count / scheme.block)]);
+    scope.backend.run(quantize4bit, { w: weight, codes, absmax }, opScalars(scheme));
+    return { scheme, rows, columns, tensors: { codes, absmax } };
+  },
+  dequantize,
+  linear(quantized, x, y, { scope, column }) {
+    using scratch = scope.backend.scope();
+    scope.backend.run(matmulNt, { x, w: dequantize(quantized, scratch), y }, { column });
+  },
+};

@@ -1,0 +1,72 @@
+/** 8-bit floats E4M3 with scale = absmax/448 per tensor, channel or 2-D block; activations fp8 per token or left alone. */
+import type { Scope, Tensor } from "../backend.ts";
+import { dequantizeFp8 } from "../ops/dequantize_fp8.ts";
+import { fakeQuantizeRows } from "../ops/fake_quantize_rows.ts";
+import { matmulNt } from "../ops/matmul_nt.ts";
+import { quantizeFp8 } from "../ops/quantize_fp8.ts";
+import type { Fp8Scheme, Quantized, SchemeKind } from "../scheme.ts";
+import { elementCount, matrixShape } from "../tensor.ts";
+import {
+  checkStrategy,
+  minMaxParams,
+  scaleCount,
+  strategyLabel,
+  strategyRowStep,
+  tileScalars,
+} from "./tiles.ts";
+
+function dequantize({ scheme, rows, columns, tensors }: Quantized, scope: Scope): Tensor {
+  const w = scope.alloc("f32", [rows, columns]);
+  const { codes, scale } = tensors as Record<"codes" | "scale", Tensor>;
+  const { strategy } = scheme as Fp8Scheme;
+  scope.backend.run(dequantizeFp8, { codes, scale, w }, tileScalars(strategy, [rows, columns]));
+  return w;
+}
+
+/** See {@linkcode Fp8Scheme}. */
+export const fp8: SchemeKind<Fp8Scheme> = {
+  kinds: ["fp8"],
+  label({ strategy, activations }) {
+    const label = `fp8 E4M3, ${strategyLabel(strategy)}`;
+    return activations === "fp8" ? `${label}, fp8 activations` : label;
+  },
+  check({ strategy }, shape) {
+    return checkStrategy(strategy, shape);
+  },
+  rowStep({ strategy }, shape) {
+    return strategyRowStep(strategy, shape);
+  },
+  workBytes({ strategy }, rows, columns) {
+    return rows * columns + scaleCount(strategy, [rows, columns]) * (8 + 4 + 1);
+  },
+  linearBytes({ activations }, shape, tokens) {
+    const [, columns] = matrixShape(shape);
+    return elementCount(shape) * 4 + (activations === "fp8" ? tokens * columns * 4 : 0);
+  },
+  quantize(scheme, weight, { scope, search }) {
+    if (search !== "minmax") {
+      throw new RangeError("Cannot search scales for fp8: its scale is absmax/448");
+    }
+    const [rows, columns] = matrixShape(weight.shape);
+    const { strategy, scaleDType } = scheme;
+    const { scale } = minMaxParams(weight, { strategy, grid: "fp8", bits: 8, scaleDType, scope });
+    const codes = scope.alloc("f8_e4m3", [rows, columns]);
+    scope.backend.run(
+      quantizeFp8,
+      { w: weight, scale, codes },
+      tileScalars(strategy, weight.shape),
+    );
+    return { scheme, rows, columns, tensors: { codes, scale } };
+  },
+  dequantize,
+  linear(quantized, x, y, { scope, column }) {
+    const { backend } = scope;
+    using scratch = backend.scope();
+    let input = x;
+    if ((quantized.scheme as Fp8Scheme).activations === "fp8") {
+      input = scratch.alloc("f32", x.shape);
+      backend.run(fakeQuantizeRows, { x, y: input }, { kind: 1, bits: 8 });
+    }
+    backend.run(matmulNt, { x: input, w: dequantize(quantized, scratch), y }, { column });
+  },
+};

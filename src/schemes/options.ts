@@ -1,0 +1,116 @@
+/** The options of a scheme, as rows that make flags, help and recipe keys; and the scheme that a name and options mean. */
+import { RequestError } from "../errors.ts";
+import type { Option, OptionValue, OptionValues } from "../option.ts";
+import type { Scheme, Strategy } from "../scheme.ts";
+import type { DType } from "../tensor.ts";
+import { type PresetOptions, PRESETS, presetScheme } from "./presets.ts";
+
+type Named = Exclude<keyof PresetOptions, "modelDType">;
+
+/** One option, the preset option it becomes, and how. */
+interface SchemeOption extends Option {
+  readonly becomes: Named;
+  convert(value: OptionValue): NonNullable<PresetOptions[Named]>;
+}
+
+const ROWS: readonly SchemeOption[] = [
+  {
+    name: "group-size",
+    type: "integer",
+    placeholder: "n",
+    min: -1,
+    help: "weights along a row that share a scale; -1: the whole row, 0: the whole tensor",
+    becomes: "strategy",
+    convert: (value): Strategy => {
+      if (value === 0) return { kind: "tensor" };
+      return value === -1 ? { kind: "channel" } : { kind: "group", size: Number(value) };
+    },
+  },
+  {
+    name: "block-structure",
+    type: "string",
+    placeholder: "RxC",
+    help: "weights of R rows by C columns share a scale: 64x64",
+    becomes: "strategy",
+    convert: (value): Strategy => {
+      const match = /^([1-9]\d*)x([1-9]\d*)$/.exec(String(value));
+      if (!match) {
+        throw new RequestError(
+          `Cannot use --block-structure "${value}": it must be rows x columns, as 64x64.`,
+        );
+      }
+      return { kind: "block", rows: Number(match[1]), columns: Number(match[2]) };
+    },
+  },
+  {
+    name: "restricted",
+    type: "boolean",
+    help: "symmetric int without its lowest code: scale = absmax/(2^(b-1) - 1), nothing is clipped",
+    becomes: "restricted",
+    convert: Boolean,
+  },
+  {
+    name: "block-size",
+    type: "integer",
+    placeholder: "n",
+    min: 32,
+    max: 4096,
+    help: "weights of the flattened tensor that share an absmax (NF4, FP4; default 64)",
+    becomes: "block",
+    convert: Number,
+  },
+  {
+    name: "double-quant",
+    type: "boolean",
+    help: "store each absmax in 8 bits (NF4, FP4; default true)",
+    becomes: "doubleQuant",
+    convert: Boolean,
+  },
+  {
+    name: "threshold",
+    type: "number",
+    placeholder: "x",
+    min: 0,
+    help: "magnitude from which an activation stays in float (LLM_INT8; default 6)",
+    becomes: "threshold",
+    convert: Number,
+  },
+];
+
+/** Options that say more of a scheme than its name. */
+export const SCHEME_OPTIONS: readonly Option[] = ROWS;
+
+/** Every scheme's name. */
+export function schemeNames(): string[] {
+  return PRESETS.map(({ name }) => name);
+}
+
+/**
+ * The scheme that a name and options mean for weights of a dtype.
+ *
+ * @throws {RequestError} the scheme does not take one of the options, or two say the same thing.
+ */
+export function schemeFrom(name: string, options: OptionValues, modelDType: DType): Scheme {
+  const preset = PRESETS.find((candidate) => candidate.name === name);
+  const values: { -readonly [K in Named]?: PresetOptions[K] } = {};
+  const takes = ROWS.filter((row) => preset?.takes.includes(row.becomes));
+  let strategyFrom: string | undefined;
+  for (const row of ROWS) {
+    const value = options[row.name];
+    if (value === undefined) continue;
+    if (preset && !takes.includes(row)) {
+      const flags = takes.map((row) => `--${row.name}`).join(", ") || "no options";
+      throw new RequestError(`Cannot use --${row.name} with ${name}: it takes ${flags}.`);
+    }
+    if (row.becomes === "strategy") {
+      if (strategyFrom) {
+        throw new RequestError(
+          `Cannot use --${strategyFrom} and --${row.name} together: both say which weights share a scale.`,
+        );
+      }
+      strategyFrom = row.name;
+    }
+    Object.assign(values, { [row.becomes]: row.convert(value) });
+  }
+  return presetScheme(name, { ...values, modelDType }).scheme;
+}

@@ -1,0 +1,42 @@
+/** A checkpoint that can be read a piece at a time. Implementations: sources/checkpoint.ts (a file or a folder). */
+import type { TensorInfo } from "./tensor.ts";
+
+/** A file beside the weights: a tokenizer, a template, a licence. */
+export interface FileInfo {
+  /** Path relative to the checkpoint, with `/`. */
+  readonly path: string;
+  readonly size: number;
+}
+
+/** Rows `[from, to)` of a tensor's first dimension. */
+export interface Rows {
+  readonly from: number;
+  readonly to: number;
+}
+
+/** A checkpoint: everything but the tensors' bytes is known when it is open. */
+export interface TensorSource extends AsyncDisposable {
+  /** Where it is, as a person wrote it. */
+  readonly label: string;
+  /** Pinned: a key of the content (`repo@commit`, or a hash of a folder's headers and sizes). */
+  readonly id: string;
+  /** From headers alone, in the order of file name, then offset. */
+  readonly tensors: ReadonlyMap<string, TensorInfo>;
+  /** Which weight file holds a tensor. */
+  readonly fileOf: ReadonlyMap<string, string>;
+  /** Every other file worth carrying along. Weight files and their indexes are not here. */
+  readonly files: ReadonlyMap<string, FileInfo>;
+  /** `config.json`, parsed; `{}` when there is none. */
+  readonly config: Readonly<Record<string, unknown>>;
+  /** `config.json` as it was written: number spellings matter to loaders. */
+  readonly configText: string | undefined;
+  /**
+   * Bytes of a tensor, or of rows of it, in its own dtype.
+   *
+   * @throws {RangeError} no such tensor, or rows outside it.
+   * @throws {CheckpointError} the file ends early or changed since it was opened.
+   */
+  read(name: string, rows?: Rows): Promise<Uint8Array<ArrayBuffer>>;
+  /** All bytes of one of `files`. */
+  readFile(path: string): Promise<Uint8Array<ArrayBuffer>>;
+}

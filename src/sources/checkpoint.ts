@@ -1,0 +1,250 @@
+/**
+ * A checkpoint on this machine: one safetensors file, or a folder of them with or without an index. Opening reads headers, the index and
+ * config.json; tensors are read when asked for. Refused: folders with weights of other formats only, indexes that do not fit their
+ * shards, shards that are missing, tensors that are in two files.
+ */
+import { basename } from "node:path";
+import { fileURLToPath } from "node:url";
+import type { PlacedTensor } from "../container.ts";
+import { START_BYTES } from "../containers/impostors.ts";
+import { decodeText, JsonReader } from "../containers/json_reader.ts";
+import { headerLength, parseHeader } from "../containers/safetensors.ts";
+import { CheckpointError, quote, RequestError } from "../errors.ts";
+import { type Disk, disk as machine, type DiskReader } from "../io/disk.ts";
+import type { Rows, TensorSource } from "../source.ts";
+import { BITS, elementCount } from "../tensor.ts";
+import { checkLink, findCompanions } from "./companions.ts";
+import { chooseWeights } from "./weight_files.ts";
+
+/** Bytes config.json may have. */
+const CONFIG_LIMIT = 10_000_000;
+
+/** How to open a checkpoint. */
+export interface OpenOptions {
+  /** Largest header accepted, in bytes: 25 MB unless given, at most 100 MB. */
+  readonly maxHeaderBytes?: number;
+  /** The file system to use; the machine's own unless a test gives another. */
+  readonly disk?: Disk;
+}
+
+/** A weight file that is open, and what its header says. */
+interface Shard {
+  readonly name: string;
+  readonly reader: DiskReader;
+  readonly tensors: readonly PlacedTensor[];
+  /** SHA-256 of the header. */
+  readonly digest: string;
+}
+
+/**
+ * Open a checkpoint: a path or a `file:` URL of a `.safetensors` file or of a folder.
+ *
+ * A folder's `model.safetensors` is taken alone if it is there, as transformers does; else the files of its index; else every
+ * `*.safetensors` in it.
+ *
+ * @throws {RequestError} nothing is there, or the URL is not a `file:` URL.
+ * @throws {CheckpointError} what is there breaks a rule; the message says which, where, and what to do.
+ */
+export async function openCheckpoint(
+  path: string | URL,
+  { disk = machine, ...options }: OpenOptions = {},
+): Promise<TensorSource> {
+  const place = toPath(path);
+  const label = String(path);
+  const found = await disk.stat(place);
+  if (!found) {
+    throw new RequestError(
+      `Cannot open the checkpoint ${
+        quote(label)
+      }: there is no such file or folder. Check the path.`,
+    );
+  }
+  if (found.kind === "file") {
+    return await openFiles(disk, {
+      label,
+      folder: place,
+      file: place,
+      weights: undefined,
+      options,
+    });
+  }
+  if (found.kind !== "folder") {
+    throw new CheckpointError(
+      `Cannot open the checkpoint ${quote(label)}: it is neither a file nor a folder.`,
+      { file: label },
+    );
+  }
+  const folder = place.replace(/(?<=.)[/\\]+$/, "");
+  const weights = await chooseWeights(disk, folder, label);
+  return await openFiles(disk, { label, folder, file: undefined, weights, options });
+}
+
+function toPath(path: string | URL): string {
+  if (typeof path === "string") return path;
+  if (path.protocol === "file:") return fileURLToPath(path);
+  throw new RequestError(
+    `Cannot open the checkpoint ${
+      quote(path.href)
+    }: only files and folders of this machine can be ` +
+      `opened. Download it first.`,
+  );
+}
+
+interface Chosen {
+  readonly label: string;
+  readonly folder: string;
+  /** The path of the only file, when the checkpoint is no folder. */
+  readonly file: string | undefined;
+  readonly weights: Awaited<ReturnType<typeof chooseWeights>> | undefined;
+  readonly options: Omit<OpenOptions, "disk">;
+}
+
+async function openFiles(
+  disk: Disk,
+  { label, folder, file, weights, options }: Chosen,
+): Promise<TensorSource> {
+  await using opened = new AsyncDisposableStack();
+  const shards: Shard[] = [];
+  for (const name of weights?.names ?? [basename(file!)]) {
+    const reader = opened.use(await disk.open(file ?? `${folder}/${name}`));
+    shards.push(await readShard(reader, name, options));
+  }
+  const tensors = new Map<string, PlacedTensor>();
+  const fileOf = new Map<string, string>();
+  for (const shard of shards) {
+    for (const tensor of shard.tensors) {
+      const other = fileOf.get(tensor.name);
+      if (other !== undefined) {
+        throw new CheckpointError(
+          `Cannot read ${quote(shard.name)}: tensor ${quote(tensor.name)} is also in ${
+            quote(other)
+          }. ` +
+            `Give the one file that is meant, or move the others out of the folder.`,
+          { file: shard.name, tensor: tensor.name, offset: tensor.begin },
+        );
+      }
+      tensors.set(tensor.name, tensor);
+      fileOf.set(tensor.name, shard.name);
+    }
+  }
+  for (const [tensor, shard] of weights?.index ?? []) {
+    if (fileOf.get(tensor) === shard) continue;
+    throw new CheckpointError(
+      `Cannot read ${quote(shard)}: the index says it holds tensor ${
+        quote(tensor)
+      }, but it does not. ` +
+        `Index and shards are of different models, or damaged: download both again.`,
+      { file: shard, tensor },
+    );
+  }
+  const configText = file === undefined ? await readConfig(disk, folder) : undefined;
+  const config = configText === undefined ? {} : parseConfig(configText);
+  const files = file === undefined
+    ? await findCompanions(disk, folder, await disk.list(folder))
+    : new Map<string, never>();
+  const id = await digest(new TextEncoder().encode(JSON.stringify([
+    shards.map(({ name, reader, digest }) => [name, reader.size, digest]),
+    configText === undefined ? null : await digest(new TextEncoder().encode(configText)),
+  ])));
+
+  const readers = new Map(shards.map(({ name, reader }) => [name, reader]));
+  const open = opened.move();
+  return {
+    label,
+    id,
+    tensors,
+    fileOf,
+    files,
+    config,
+    configText,
+    read(name, rows) {
+      const tensor = tensors.get(name);
+      if (!tensor) {
+        throw new RangeError(`Cannot read ${quote(name)}: the checkpoint has no such tensor.`);
+      }
+      const { begin, end } = rowSpan(tensor, rows);
+      return readers.get(fileOf.get(name)!)!.read(begin, end);
+    },
+    async readFile(path) {
+      const info = files.get(path);
+      if (!info) throw new RangeError(`Cannot read ${quote(path)}: it is not among the files.`);
+      await using reader = await disk.open(`${folder}/${path}`);
+      return await reader.read(0, reader.size);
+    },
+    [Symbol.asyncDispose]: () => open.disposeAsync(),
+  };
+}
+
+async function readShard(
+  reader: DiskReader,
+  file: string,
+  options: Omit<OpenOptions, "disk">,
+): Promise<Shard> {
+  const about = { file, fileSize: reader.size, ...options };
+  const start = await reader.read(0, Math.min(START_BYTES, reader.size));
+  const bytes = await reader.read(0, headerLength(start, about));
+  const { tensors } = parseHeader(bytes, about);
+  return { name: file, reader, tensors, digest: await digest(bytes) };
+}
+
+/** The bytes of a file that hold a tensor's rows. */
+function rowSpan(
+  tensor: PlacedTensor,
+  rows: Rows | undefined,
+): { readonly begin: number; readonly end: number } {
+  if (!rows) return tensor;
+  const { name, dtype, shape, begin } = tensor;
+  const [count = 1, ...rest] = shape;
+  const { from, to } = rows;
+  if (
+    !Number.isInteger(from) || !Number.isInteger(to) || from < 0 || from > to || to > count
+  ) {
+    throw new RangeError(
+      `Cannot read rows ${from} to ${to} of ${quote(name)}: it has ${count} rows.`,
+    );
+  }
+  const bits = elementCount(rest) * BITS[dtype];
+  if ((from * bits) % 8 !== 0 || (to * bits) % 8 !== 0) {
+    throw new RangeError(
+      `Cannot read rows ${from} to ${to} of ${quote(name)}: a row has ${bits} bits, and the rows ` +
+        `asked for do not begin and end at whole bytes.`,
+    );
+  }
+  return { begin: begin + from * bits / 8, end: begin + to * bits / 8 };
+}
+
+/** The text of config.json, or undefined when there is none. */
+async function readConfig(disk: Disk, folder: string): Promise<string | undefined> {
+  const file = "config.json";
+  const found = await disk.stat(`${folder}/${file}`);
+  if (!found) return undefined;
+  if (found.kind !== "file" || found.size > CONFIG_LIMIT) {
+    throw new CheckpointError(
+      found.kind === "file"
+        ? `Cannot read "${file}": it has ${found.size} bytes, and ${CONFIG_LIMIT} are accepted.`
+        : `Cannot read "${file}": it is not a file.`,
+      { file },
+    );
+  }
+  await checkLink(disk, folder, file);
+  await using reader = await disk.open(`${folder}/${file}`);
+  const bytes = await reader.read(0, reader.size);
+  return decodeText(bytes, { file, what: "its text" });
+}
+
+/** config.json as an object; its keys are checked by those who use them. Loaders let a key come twice, the last counts. */
+function parseConfig(text: string): Record<string, unknown> {
+  const json = new JsonReader(new TextEncoder().encode(text), {
+    file: "config.json",
+    what: "it",
+    duplicates: true,
+  });
+  for (const _ of json.keys("the configuration")) json.skip();
+  json.end();
+  return JSON.parse(text) as Record<string, unknown>;
+}
+
+/** SHA-256 in hexadecimal. */
+async function digest(bytes: Uint8Array<ArrayBuffer>): Promise<string> {
+  return new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)).toHex();
+}

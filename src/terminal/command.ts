@@ -1,0 +1,76 @@
+/**
+ * What a person types: a command with its arguments, flags and examples, as data. Implementations: commands/, listed in
+ * commands/mod.ts; parser.ts makes the parser and the help of it, and cli.ts runs it.
+ */
+import type { Option, OptionValue } from "../option.ts";
+
+/** A flag of a command: an option's row, and how it is said on a command line. */
+export interface Flag extends Option {
+  /** It may be given several times; each value is kept. */
+  readonly repeat?: boolean;
+  /** The value may be left out. */
+  readonly bare?: boolean;
+  /** The heading under which `--help` shows it. */
+  readonly group: string;
+}
+
+/** One of the words after a command's name. */
+export interface Argument {
+  readonly name: string;
+  readonly help: string;
+}
+
+/** A command of `sluice`. */
+export interface Command {
+  readonly name: string;
+  /** One line for the list of commands. */
+  readonly summary: string;
+  readonly arguments: readonly Argument[];
+  readonly flags: readonly Flag[];
+  /** Whole command lines without the program's name, each with what it does. */
+  readonly examples: readonly (readonly [line: string, does: string])[];
+  /** @throws what the library throws; cli.ts makes a sentence and an exit code of it. */
+  run(said: Said, host: Host): Promise<void>;
+}
+
+/** A stream of text that a person or a program reads. */
+export interface TextStream {
+  write(text: string): void;
+  readonly isTerminal: boolean;
+  /** Characters in a line; of use on a terminal only. */
+  readonly columns: number;
+}
+
+/** All that a command touches of the world beside the checkpoints. cli.ts makes it of Deno, tests of strings. */
+export interface Host {
+  /** Results. */
+  readonly out: TextStream;
+  /** Progress, warnings and errors. */
+  readonly err: TextStream;
+  /** Whether colours are wanted on a terminal. */
+  readonly colors: boolean;
+  /** Aborted when the person wants to stop. */
+  readonly signal: AbortSignal;
+  /** The version of Sluice. */
+  readonly version: string;
+  readText(path: string): Promise<string>;
+  writeText(path: string, text: string): Promise<void>;
+  /** Append to a file, line by line; what was there stays. */
+  openLog(path: string): { write(line: string): void } & Disposable;
+  /** A new folder for passing use; removed when disposed of. */
+  temporaryFolder(): Promise<{ readonly path: string } & AsyncDisposable>;
+  /** Bytes of memory the process holds now. */
+  residentBytes(): number;
+}
+
+/** The words of a command line, checked. */
+export interface Said {
+  /** In the order of `Command.arguments`; each is there. */
+  readonly arguments: readonly string[];
+  /** Whether a flag was given. */
+  has(flag: string): boolean;
+  /** A flag's value, or its default; `undefined` where it has neither. A flag with `bare` and no value is `true`. */
+  get(flag: string): OptionValue | undefined;
+  /** Every value of a flag with `repeat`. */
+  all(flag: string): readonly string[];
+}

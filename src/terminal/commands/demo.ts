@@ -1,0 +1,139 @@
+/** `sluice demo`: quantizes the embedded model two ways, measures both, and says what to type next. Leaves nothing behind. */
+import type { Command } from "../command.ts";
+import { prepareWindows } from "../../evaluate.ts";
+import { open } from "../../open.ts";
+import { plan } from "../../plan.ts";
+import { recipeFromOptions } from "../../recipe.ts";
+import { run, type RunReport } from "../../run.ts";
+import { openFolderSink } from "../../sinks/folder.ts";
+import { jsonLine } from "../progress.ts";
+import { table } from "../table.ts";
+import { duration, size } from "../text.ts";
+import { byteLength } from "../../tensor.ts";
+import {
+  corpusSentence,
+  DEVICE_FLAGS,
+  MESSAGE_FLAGS,
+  openDevice,
+  openViews,
+  requestOf,
+} from "./flags.ts";
+
+/** What is shown, and the flags that make it. */
+const SHOWN: readonly (readonly [title: string, flags: Readonly<Record<string, string>>])[] = [
+  ["int4, groups of 64", { scheme: "W4A16", "group-size": "64" }],
+  ["NF4, blocks of 64", { scheme: "NF4" }],
+];
+
+/** Few enough windows for half a minute on two cores, enough for three digits. */
+const WINDOWS = 24;
+const SEQ_LEN = 512;
+
+/** `sluice demo` */
+export const demoCommand: Command = {
+  name: "demo",
+  summary: "quantize the embedded model to W4A16 and NF4 and measure both; takes under a minute",
+  arguments: [],
+  flags: [...DEVICE_FLAGS, ...MESSAGE_FLAGS],
+  examples: [
+    ["demo", "on the best device there is"],
+    ["demo --device wasm --threads 1", "on one CPU thread"],
+  ],
+  async run(said, host) {
+    await using stack = new AsyncDisposableStack();
+    const views = stack.use(openViews(said, host));
+    const source = stack.use(await open("sample"));
+    const backend = stack.use(await openDevice(said, views.report));
+    const windows = await prepareWindows(source, { seqLen: SEQ_LEN, numSamples: WINDOWS });
+    if (!said.get("quiet")) {
+      host.err.write(
+        `sluice: the sample model, a Llama of 4 million parameters, on ${
+          corpusSentence(windows)
+        }\n`,
+      );
+    }
+    const folder = stack.use(await host.temporaryFolder());
+    const results: Result[] = [];
+    for (const [title, flags] of SHOWN) {
+      const planned = plan(recipeFromOptions(flags), source, {
+        device: backend,
+        evaluation: requestOf(windows),
+      });
+      await using sink = await openFolderSink(`${folder.path}/${flags.scheme}`);
+      const report = await run(planned, {
+        source,
+        backend,
+        sink,
+        report: views.report,
+        signal: host.signal,
+        evaluation: windows,
+        residentBytes: host.residentBytes,
+      });
+      results.push({
+        title,
+        flags,
+        bytes: planned.totalBytes,
+        bits: planned.bitsPerWeight,
+        report,
+      });
+    }
+    views[Symbol.dispose]();
+    if (said.get("json")) {
+      host.out.write(jsonLine({ type: "result", windows: WINDOWS, seq_len: SEQ_LEN, results }));
+    } else if (!said.get("quiet")) {
+      host.out.write(
+        showResults(results, [...source.tensors.values()].reduce((n, t) => n + byteLength(t), 0)),
+      );
+    }
+  },
+};
+
+interface Result {
+  readonly title: string;
+  readonly flags: Readonly<Record<string, string>>;
+  readonly bytes: number;
+  readonly bits: number;
+  readonly report: RunReport;
+}
+
+function showResults(results: readonly Result[], sourceBytes: number): string {
+  const [first] = results;
+  const number = (x: number | undefined, digits: number) =>
+    x === undefined ? "" : x.toFixed(digits);
+  const right = (head: string) => ({ head, align: "right" as const });
+  const before = first?.report.scores.perplexity?.original_perplexity;
+  const rows = results.map(({ title, bytes, bits, report: { scores, seconds } }) => [
+    title,
+    size(bytes),
+    bits.toFixed(2),
+    number(scores.perplexity?.perplexity, 3),
+    number(scores.divergence?.mean, 5),
+    `${number(scores.divergence?.same_top_percent, 1)} %`,
+    duration(seconds),
+  ]);
+  return [
+    table(
+      [
+        { head: "WEIGHTS" },
+        right("SIZE"),
+        right("BITS"),
+        right("PERPLEXITY"),
+        right("KL (NATS)"),
+        right("SAME TOP"),
+        right("TIME"),
+      ],
+      [[
+        "as they were (bf16)",
+        size(sourceBytes),
+        "16.00",
+        number(before, 3),
+        "0.00000",
+        "100.0 %",
+        "",
+      ], ...rows],
+    ),
+    "SIZE holds the embedding, which stays as it was; BITS is of the quantized weights alone.\n\n" +
+    "Next, with a model of your own (a folder with config.json, safetensors and tokenizer.json):\n" +
+    "  deno run -A cli.ts quantize ./model --scheme W4A16 --group-size 64 --evaluate --output ./model-int4\n",
+  ].join("\n");
+}

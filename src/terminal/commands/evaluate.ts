@@ -1,0 +1,93 @@
+/** `sluice evaluate`: perplexity of a checkpoint, and how far it is from its original. */
+import type { Command, Host, Said } from "../command.ts";
+import { evaluate } from "../../evaluate.ts";
+import { open } from "../../open.ts";
+import { jsonLine } from "../progress.ts";
+import { scoreRows } from "../result_view.ts";
+import { pairs } from "../table.ts";
+import { duration, visible } from "../text.ts";
+import {
+  CORPUS_FLAGS,
+  corpusSentence,
+  DEVICE_FLAGS,
+  MESSAGE_FLAGS,
+  MODEL,
+  openDevice,
+  openViews,
+  readWindows,
+  withSpill,
+} from "./flags.ts";
+
+/** `sluice evaluate MODEL` */
+export const evaluateCommand: Command = {
+  name: "evaluate",
+  summary: "measure a checkpoint: perplexity, and with --reference the KL divergence",
+  arguments: [MODEL],
+  flags: [
+    {
+      name: "reference",
+      type: "string",
+      placeholder: "original",
+      help: "the checkpoint to compare with: the unquantized model",
+      group: "Measuring",
+    },
+    ...CORPUS_FLAGS,
+    ...DEVICE_FLAGS,
+    ...MESSAGE_FLAGS,
+  ],
+  examples: [
+    ["evaluate sample --seq-len 512 --num-samples 16", "perplexity of the sample model"],
+    ["evaluate SmolLM2-int4 --reference ./SmolLM2-135M", "a quantized model against its original"],
+    ["evaluate ./SmolLM2-135M --corpus wikitext.txt --json", "on your own text, for a program"],
+  ],
+  run,
+};
+
+async function run(said: Said, host: Host): Promise<void> {
+  await using stack = new AsyncDisposableStack();
+  const views = stack.use(openViews(said, host));
+  const source = stack.use(await open(said.arguments[0]!));
+  const original = said.get("reference");
+  const reference = original === undefined ? undefined : stack.use(await open(String(original)));
+  const backend = stack.use(await openDevice(said, views.report));
+  const windows = await readWindows(said, source);
+  if (!said.get("quiet")) host.err.write(`sluice: measuring ${corpusSentence(windows)}\n`);
+  const evaluation = await withSpill(windows, {
+    // prepareWindows has checked that the model can be run, so its config has this.
+    hiddenSize: Number(source.config.hidden_size),
+    streams: reference ? 2 : 1,
+    host,
+    stack,
+  });
+  const begun = performance.now();
+  const scores = await evaluate(source, {
+    backend,
+    evaluation,
+    report: views.report,
+    signal: host.signal,
+    ...(reference ? { reference } : {}),
+  });
+  const seconds = (performance.now() - begun) / 1000;
+  views[Symbol.dispose]();
+  if (said.get("json")) {
+    host.out.write(jsonLine({
+      type: "result",
+      model: source.label,
+      ...(reference ? { reference: reference.label } : {}),
+      seq_len: windows.seqLen,
+      windows: windows.windows.length,
+      windows_available: windows.available,
+      tokens: windows.tokens,
+      seconds,
+      scores,
+    }));
+    return;
+  }
+  host.out.write(pairs([
+    ["model", visible(source.label)],
+    ...(reference ? [["reference", visible(reference.label)] as const] : []),
+    ["measured on", corpusSentence(windows)],
+    ...scoreRows(scores),
+    ["time", duration(seconds)],
+  ]));
+}

@@ -1,0 +1,64 @@
+/** `sluice plan`: what a run would do, from headers alone. Writes nothing. */
+import type { Command, Host, Said } from "../command.ts";
+import { open } from "../../open.ts";
+import { plan } from "../../plan.ts";
+import { planDocument, showPlan } from "../plan_view.ts";
+import { plainNumbers } from "../progress.ts";
+import {
+  CORPUS_FLAGS,
+  DEVICE_FLAGS,
+  JSON_FLAG,
+  MODEL,
+  openDevice,
+  readRecipe,
+  readWindows,
+  RECIPE_FLAGS,
+  requestOf,
+} from "./flags.ts";
+
+/** What `plan` and `quantize` share: whether the run will be measured. */
+export const EVALUATE_FLAG = {
+  name: "evaluate",
+  type: "boolean",
+  help: "measure perplexity before and after, and the KL divergence, in the same pass",
+  default: false,
+  group: "Measuring",
+} as const;
+
+/** Print the plan of a run; what `quantize --dry-run` does too. */
+export async function showPlanned(said: Said, host: Host): Promise<void> {
+  const recipe = await readRecipe(said, host);
+  await using source = await open(said.arguments[0]!);
+  await using device = await openDevice(said, ({ type, ...event }) => {
+    if (type === "warning" && "message" in event) {
+      host.err.write(`sluice: warning: ${event.message}\n`);
+    }
+  });
+  const evaluation = said.get("evaluate") ? await readWindows(said, source) : undefined;
+  const planned = plan(recipe, source, {
+    device,
+    ...(evaluation ? { evaluation: requestOf(evaluation) } : {}),
+  });
+  host.out.write(
+    said.get("json")
+      ? JSON.stringify(planDocument(planned), plainNumbers, 2) + "\n"
+      : showPlan(planned),
+  );
+}
+
+/** `sluice plan MODEL` */
+export const planCommand: Command = {
+  name: "plan",
+  summary: "show what quantize would do: every tensor's fate, files, sizes, memory, loaders",
+  arguments: [MODEL],
+  flags: [...RECIPE_FLAGS, EVALUATE_FLAG, ...CORPUS_FLAGS, ...DEVICE_FLAGS, JSON_FLAG],
+  examples: [
+    ["plan sample --scheme W4A16 --group-size 64", "sizes and fates for int4 in groups of 64"],
+    ["plan ./SmolLM2-135M --recipe recipe.yaml", "what a recipe makes of a model"],
+    [
+      "plan ./SmolLM2-135M --scheme NF4 --json",
+      "every tensor's name, dtype, shape and offset as JSON",
+    ],
+  ],
+  run: showPlanned,
+};

@@ -1,0 +1,146 @@
+/** `sluice quantize`: plan, run, and tell what came of it. */
+import type { Command, Host, Said } from "../command.ts";
+import { RequestError } from "../../errors.ts";
+import { open } from "../../open.ts";
+import { plan } from "../../plan.ts";
+import { run } from "../../run.ts";
+import { openFolderSink } from "../../sinks/folder.ts";
+import { planSentence } from "../plan_view.ts";
+import { jsonLine } from "../progress.ts";
+import { showRun, showTensors, tensorsCsv } from "../result_view.ts";
+import {
+  checkApart,
+  CORPUS_FLAGS,
+  corpusSentence,
+  DEVICE_FLAGS,
+  MESSAGE_FLAGS,
+  MODEL,
+  openDevice,
+  openViews,
+  readRecipe,
+  readWindows,
+  RECIPE_FLAGS,
+  requestOf,
+  withSpill,
+} from "./flags.ts";
+import { EVALUATE_FLAG, showPlanned } from "./plan.ts";
+
+const OUTPUT_GROUP = "Output";
+
+/** `sluice quantize MODEL --output DIR` */
+export const quantizeCommand: Command = {
+  name: "quantize",
+  summary: "quantize a checkpoint and write one that loads",
+  arguments: [MODEL],
+  flags: [
+    ...RECIPE_FLAGS,
+    {
+      name: "output",
+      type: "string",
+      placeholder: "folder",
+      help: "where the result goes: a folder that is not there yet",
+      group: OUTPUT_GROUP,
+    },
+    {
+      name: "overwrite",
+      type: "boolean",
+      help: "replace the checkpoint in that folder, once the new one is whole",
+      default: false,
+      group: OUTPUT_GROUP,
+    },
+    {
+      name: "dry-run",
+      type: "boolean",
+      help: "show the plan and stop",
+      default: false,
+      group: OUTPUT_GROUP,
+    },
+    EVALUATE_FLAG,
+    ...CORPUS_FLAGS,
+    {
+      name: "metrics",
+      type: "string",
+      placeholder: "file.csv",
+      help: "measure each weight (SQNR, PSNR, cosine, EMD, largest error): a table, or a CSV file",
+      bare: true,
+      group: "Measuring",
+    },
+    ...DEVICE_FLAGS,
+    ...MESSAGE_FLAGS,
+  ],
+  examples: [
+    ["quantize sample --output out", "int4 in groups of 128, the default scheme W4A16"],
+    [
+      "quantize ./SmolLM2-135M --scheme W4A16 --group-size 64 --evaluate --output SmolLM2-int4",
+      "int4 in groups of 64, with perplexity before and after",
+    ],
+    ["quantize ./SmolLM2-135M --scheme NF4 --output SmolLM2-nf4", "4 bits for bitsandbytes"],
+    [
+      "quantize ./model --recipe recipe.yaml --metrics errors.csv --output out",
+      "by a recipe, with the error of each weight in a table",
+    ],
+  ],
+  run: quantize,
+};
+
+async function quantize(said: Said, host: Host): Promise<void> {
+  if (said.get("dry-run")) return await showPlanned(said, host);
+  const [model] = said.arguments as [string];
+  const output = said.get("output");
+  if (output === undefined) {
+    throw new RequestError(
+      "Cannot quantize: say where the result goes, --output and a new folder (or --dry-run).",
+    );
+  }
+  const recipe = await readRecipe(said, host);
+  await using stack = new AsyncDisposableStack();
+  const views = stack.use(openViews(said, host));
+  const source = stack.use(await open(model));
+  await checkApart(model, String(output));
+  const sink = stack.use(
+    await openFolderSink(String(output), { overwrite: said.get("overwrite") === true }),
+  );
+  const backend = stack.use(await openDevice(said, views.report));
+  const windows = said.get("evaluate") ? await readWindows(said, source) : undefined;
+  const planned = plan(recipe, source, {
+    device: backend,
+    ...(windows ? { evaluation: requestOf(windows) } : {}),
+  });
+  if (!said.get("quiet")) {
+    host.err.write(`sluice: ${planSentence(planned)}\n`);
+    if (windows) host.err.write(`sluice: measured on ${corpusSentence(windows)}\n`);
+  }
+  const evaluation = windows && planned.model
+    ? await withSpill(windows, { hiddenSize: planned.model.hiddenSize, streams: 2, host, stack })
+    : undefined;
+  const report = await run(planned, {
+    source,
+    backend,
+    sink,
+    report: views.report,
+    signal: host.signal,
+    metrics: said.has("metrics"),
+    residentBytes: host.residentBytes,
+    ...(evaluation ? { evaluation } : {}),
+  });
+  const csv = said.get("metrics");
+  if (typeof csv === "string") await host.writeText(csv, tensorsCsv(report.tensors));
+  if (said.get("json")) {
+    host.out.write(jsonLine({
+      type: "result",
+      output,
+      format: planned.format.name,
+      source_bytes: planned.sourceBytes,
+      total_bytes: planned.totalBytes,
+      bits_per_weight: planned.bitsPerWeight,
+      planned_memory: planned.memory.peak,
+      peak_memory: report.peakBytes,
+      seconds: report.seconds,
+      scores: report.scores,
+      loaders: planned.loaders,
+    }));
+  } else if (!said.get("quiet")) {
+    if (csv === true) host.out.write(showTensors(report.tensors) + "\n");
+    host.out.write(showRun({ output: String(output), plan: planned, report }));
+  }
+}

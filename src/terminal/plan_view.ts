@@ -1,0 +1,170 @@
+/** A plan as tables for a person and as JSON for a program. */
+import type { MemoryPlan } from "../budget.ts";
+import type { Loader } from "../format.ts";
+import type { Plan, Step } from "../plan.ts";
+import { schemeKind } from "../schemes/mod.ts";
+import { byteLength } from "../tensor.ts";
+import { pairs, table } from "./table.ts";
+import { count, plural, ranges, size, visible } from "./text.ts";
+
+/** The whole plan for `sluice plan`. */
+export function showPlan(plan: Plan): string {
+  const { files, sidecars, memory } = plan;
+  return [
+    showFates(plan.blocks.flatMap(({ steps }) => steps)),
+    table(
+      [{ head: "FILE" }, { head: "TENSORS", align: "right" }, { head: "SIZE", align: "right" }],
+      [
+        ...files.map((
+          { path, tensors, size: bytes },
+        ) => [visible(path), count(tensors.length), size(bytes)]),
+        ...sidecars.map(({ path, size: bytes }) => [visible(path), "", size(bytes)]),
+      ],
+    ),
+    pairs([
+      ["format", plan.format.name],
+      [
+        "quantized",
+        `${count(plan.quantizedWeights)} weights at ${plan.bitsPerWeight.toFixed(3)} bits each`,
+      ],
+      ["size", `${size(plan.totalBytes)}, from ${size(plan.sourceBytes)}`],
+      ["memory", `${size(memory.peak)} at most: ${memoryParts(memory)}`],
+    ]),
+    showLoaders(plan.loaders),
+  ].join("\n");
+}
+
+function memoryParts({ base, slice, weights, states, activations }: MemoryPlan): string {
+  const parts = [
+    ["runtime", base],
+    ["largest slice", slice],
+    ["a block's weights", weights],
+    ["activations", activations],
+    ["hidden states", states],
+  ] as const;
+  return parts.filter(([, bytes]) => bytes > 0).map(([name, bytes]) => `${name} ${size(bytes)}`)
+    .join(", ");
+}
+
+/** Who opens the result, a line each. */
+export function showLoaders(loaders: readonly Loader[]): string {
+  return table(
+    [{ head: "LOADER" }, { head: "OPENS IT" }, { head: "WHY" }],
+    loaders.map(({ name, takes, why }) => [visible(name), takes ? "yes" : "no", visible(why)]),
+  );
+}
+
+/** Steps of equal fate whose names differ in numbers only. */
+interface Group {
+  readonly pieces: readonly string[];
+  readonly numbers: Set<number>[];
+  readonly fate: string;
+  tensors: number;
+  bytes: number;
+  stored: number;
+}
+
+/** What becomes of the tensors, layers folded together: `model.layers.{0..29}.mlp.up_proj.weight`. */
+function showFates(steps: readonly Step[]): string {
+  const groups = new Map<string, Group>();
+  for (const step of steps) {
+    const { pieces, numbers } = splitName(step.source.name);
+    const fate = describeFate(step);
+    const group = groups.getOrInsertComputed(
+      `${pieces.join("#")}\n${fate}`,
+      () => ({
+        pieces,
+        numbers: numbers.map(() => new Set()),
+        fate,
+        tensors: 0,
+        bytes: 0,
+        stored: 0,
+      }),
+    );
+    numbers.forEach((number, i) => group.numbers[i]!.add(number));
+    group.tensors++;
+    group.bytes += byteLength(step.source);
+    group.stored += step.outputs.reduce((n, output) => n + byteLength(output), 0);
+  }
+  return table(
+    [
+      { head: "TENSORS" },
+      { head: "BECOME" },
+      { head: "COUNT", align: "right" },
+      { head: "FROM", align: "right" },
+      { head: "TO", align: "right" },
+    ],
+    [...groups.values()].map(({ pieces, numbers, fate, tensors, bytes, stored }) => [
+      visible(pieces.map((piece, i) => i === 0 ? piece : ranges(numbers[i - 1]!) + piece).join("")),
+      visible(fate),
+      count(tensors),
+      size(bytes),
+      size(stored),
+    ]),
+  );
+}
+
+/** A name cut at the numbers that stand alone between dots. */
+function splitName(name: string): { pieces: string[]; numbers: number[] } {
+  const parts = name.split(/(?<=\.|^)(\d{1,9})(?=\.|$)/);
+  return {
+    pieces: parts.filter((_, i) => i % 2 === 0),
+    numbers: parts.filter((_, i) => i % 2 === 1).map(Number),
+  };
+}
+
+function describeFate({ fate, source }: Step): string {
+  switch (fate.kind) {
+    case "quantize":
+      return schemeKind(fate.scheme).label(fate.scheme);
+    case "copy":
+      return `${source.dtype}, as it is (${fate.reason})`;
+    case "drop":
+      return `nothing (${fate.reason})`;
+  }
+}
+
+/** The whole plan as plain data: every tensor, its fate, and where its outputs will be. */
+export function planDocument(plan: Plan): Readonly<Record<string, unknown>> {
+  const places = new Map(
+    plan.files.flatMap(({ path, tensors }) =>
+      tensors.map((tensor) => [tensor.name, { file: path, ...tensor }] as const)
+    ),
+  );
+  return {
+    source: plan.source,
+    device: plan.device,
+    recipe: plan.recipe,
+    format: plan.format.name,
+    quantized_weights: plan.quantizedWeights,
+    bits_per_weight: plan.bitsPerWeight,
+    source_bytes: plan.sourceBytes,
+    total_bytes: plan.totalBytes,
+    memory: plan.memory,
+    files: [
+      ...plan.files.map(({ path, size, head }) => ({ path, size, header_bytes: head.length })),
+      ...plan.sidecars.map(({ path, size }) => ({ path, size })),
+    ],
+    loaders: plan.loaders,
+    tensors: plan.blocks.flatMap(({ name: block, steps }) =>
+      steps.map(({ source, fate, outputs }) => ({
+        ...source,
+        block,
+        fate: fate.kind,
+        ...(fate.kind === "quantize"
+          ? { scheme: fate.scheme, method: fate.rule.method }
+          : { reason: fate.reason }),
+        outputs: outputs.map(({ name }) => places.get(name)),
+      }))
+    ),
+  };
+}
+
+/** One line for a run that begins: what will come of it. */
+export function planSentence(plan: Plan): string {
+  const quantized = plan.blocks.flatMap(({ steps }) => steps)
+    .filter(({ fate }) => fate.kind === "quantize").length;
+  return `${plural(quantized, "tensor")} to ${plan.bitsPerWeight.toFixed(3)} bits per weight in ` +
+    `${plan.format.name}, ${size(plan.sourceBytes)} to ${size(plan.totalBytes)}, ` +
+    `planned memory ${size(plan.memory.peak)}`;
+}

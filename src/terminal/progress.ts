@@ -1,0 +1,200 @@
+/**
+ * Events as a person or a program wants them: a bar with the time left on a terminal, a line per tenth elsewhere, JSON lines, a log with
+ * the time of day. Each is a {@linkcode View}; several may watch one run.
+ */
+import cliProgress from "cli-progress";
+import { styleText } from "node:util";
+import type { TextStream } from "./command.ts";
+import type { Event, Reporter } from "../report.ts";
+import { Estimate } from "./estimate.ts";
+import { duration, measured, size, visible, visibleMessage } from "./text.ts";
+
+/** Something that shows events. It is done with when disposed of. */
+export interface View extends Disposable {
+  report: Reporter;
+}
+
+/** Clock of the views, in seconds; a test gives another. */
+export type Clock = () => number;
+
+const realClock: Clock = () => performance.now() / 1000;
+
+/** Every view at once. */
+export function allViews(views: readonly View[]): View {
+  return {
+    report(event) {
+      for (const view of views) view.report(event);
+    },
+    [Symbol.dispose]() {
+      for (const view of views) view[Symbol.dispose]();
+    },
+  };
+}
+
+/** Each event as one line of JSON. */
+export function jsonView(out: TextStream): View {
+  return { report: (event) => out.write(jsonLine(event)), [Symbol.dispose]() {} };
+}
+
+/** A value as a line of JSON; numbers that JSON has no word for become text. */
+export function jsonLine(value: unknown): string {
+  return JSON.stringify(value, plainNumbers) + "\n";
+}
+
+/** For `JSON.stringify`: infinities and NaN as `"Infinity"`, `"-Infinity"`, `"NaN"`. */
+export function plainNumbers(_key: string, value: unknown): unknown {
+  return typeof value === "number" && !Number.isFinite(value) ? String(value) : value;
+}
+
+/** Every event as a line with the time of day. */
+export function logView(log: { write(line: string): void } & Disposable): View {
+  return {
+    report: (event) => log.write(`${new Date().toISOString()} ${describe(event)}\n`),
+    [Symbol.dispose]: () => log[Symbol.dispose](),
+  };
+}
+
+/** A line at every tenth of the way, and every warning. */
+export function lineView(err: TextStream, clock: Clock = realClock): View {
+  let estimate = new Estimate(clock);
+  let tenths = 0;
+  return {
+    report(event) {
+      if (event.type === "start") {
+        estimate = new Estimate(clock);
+        tenths = 0;
+      }
+      const place = follow(estimate, event);
+      if (event.type === "start" || event.type === "warning") {
+        err.write(`sluice: ${describe(event)}\n`);
+      }
+      const reached = Math.floor(estimate.share * 10);
+      if (place === undefined || reached <= tenths) return;
+      tenths = reached;
+      const left = estimate.left;
+      const time = reached === 10 || left === undefined ? "" : `, about ${duration(left)} left`;
+      err.write(`sluice: ${reached * 10} %  ${place}  ${duration(estimate.elapsed)}${time}\n`);
+    },
+    [Symbol.dispose]() {},
+  };
+}
+
+/** What is used of cli-progress, which comes without types. */
+interface Bar {
+  start(total: number, value: number, payload: Readonly<Record<string, string>>): void;
+  update(value: number, payload: Readonly<Record<string, string>>): void;
+  stop(): void;
+}
+const SingleBar = cliProgress.SingleBar as new (options: Readonly<Record<string, unknown>>) => Bar;
+
+/** A bar in the last line of a terminal, gone when it is done. */
+export function barView(
+  err: TextStream,
+  { colors, clock = realClock }: { readonly colors: boolean; readonly clock?: Clock },
+): View {
+  let estimate = new Estimate(clock);
+  const paint = (text: string) =>
+    colors ? styleText("cyan", text, { validateStream: false }) : text;
+  // A line that does not fit would scroll the terminal: the place is cut to what is left of the width.
+  const width = Math.max(10, Math.min(30, err.columns - 50));
+  const room = Math.max(0, err.columns - width - 34);
+  const bar = new SingleBar({
+    stream: { write: (text: string) => err.write(text), isTTY: true, columns: err.columns },
+    format: `${paint("{bar}")} {percentage}% {place} {time}`,
+    barsize: width,
+    barCompleteChar: "█",
+    barIncompleteChar: "░",
+    hideCursor: true,
+    clearOnComplete: true,
+    emptyOnZero: true,
+    fps: 8,
+  });
+  let running = false;
+  const show = (place: string) => {
+    const left = estimate.left;
+    const time = duration(estimate.elapsed) +
+      (left === undefined ? "" : `, ${duration(left)} left`);
+    const payload = { place: cut(place, room), time };
+    if (running) bar.update(estimate.share, payload);
+    else bar.start(1, estimate.share, payload);
+    running = true;
+  };
+  const stop = () => {
+    if (running) bar.stop();
+    running = false;
+  };
+  return {
+    report(event) {
+      if (event.type === "start") estimate = new Estimate(clock);
+      const place = follow(estimate, event);
+      if (event.type === "start" || event.type === "warning") {
+        stop();
+        err.write(`sluice: ${describe(event)}\n`);
+      }
+      if (event.type === "finished") stop();
+      else if (place !== undefined) show(place);
+    },
+    [Symbol.dispose]: stop,
+  };
+}
+
+function cut(text: string, length: number): string {
+  return text.length <= length
+    ? text
+    : length < 2
+    ? ""
+    : `…${text.slice(text.length - length + 1)}`;
+}
+
+/** Count an event's work; the place it speaks of, if it moves the run on. */
+function follow(estimate: Estimate, event: Event): string | undefined {
+  switch (event.type) {
+    case "start":
+      estimate.expect({ bytes: event.bytes, windows: event.windows ?? 0 });
+      return "";
+    case "quantized":
+      estimate.addBytes(event.bytes);
+      return visible(event.tensor.name);
+    case "copied":
+      estimate.addBytes(event.bytes);
+      return visible(event.name);
+    case "advanced":
+      estimate.expect({ windows: event.total });
+      estimate.setWindows(event.done);
+      return visible(event.block);
+    default:
+      return undefined;
+  }
+}
+
+/** One event as a plain line without a newline. */
+export function describe(event: Event): string {
+  switch (event.type) {
+    case "start":
+      return `${visible(event.what)}: ${event.tensors} tensors, ${size(event.bytes)}, on ${
+        visible(event.device)
+      }`;
+    case "quantized": {
+      const { name, scheme, bitsPerWeight, metrics } = event.tensor;
+      const numbers = Object.entries(metrics).map(([metric, x]) => ` ${metric}=${measured(x)}`);
+      return `quantized ${visible(name)}: ${scheme}, ${bitsPerWeight.toFixed(3)} bits per weight${
+        numbers.join("")
+      }`;
+    }
+    case "copied":
+      return `copied ${visible(event.name)}: ${size(event.bytes)}`;
+    case "advanced":
+      return `evaluated ${visible(event.block)}: ${event.done} of ${event.total} window-blocks`;
+    case "warning":
+      return `warning: ${visibleMessage(event.message)}`;
+    case "committed":
+      return `wrote ${visible(event.path)}: ${size(event.bytes)}`;
+    case "scored":
+      return `scored ${
+        Object.values(event.scores).flatMap((score) => Object.entries(score))
+          .map(([name, x]) => `${name}=${measured(x)}`).join(" ")
+      }`;
+    case "finished":
+      return `finished in ${duration(event.seconds)}, at most ${size(event.peakBytes)} of memory`;
+  }
+}

@@ -1,0 +1,198 @@
+/** Results as tables for a person: a finished run, scores, metrics, an inspection, a verification. */
+import { stringify } from "csv-stringify/sync";
+import type { Score } from "../evaluator.ts";
+import type { Inspection } from "../inspect.ts";
+import { METRICS } from "../metrics/mod.ts";
+import type { Plan } from "../plan.ts";
+import type { TensorReport } from "../report.ts";
+import type { RunReport } from "../run.ts";
+import type { VerifyReport } from "../verify.ts";
+import { showLoaders } from "./plan_view.ts";
+import { pairs, table } from "./table.ts";
+import { count, duration, measured, plural, size, visible } from "./text.ts";
+
+type Scores = Readonly<Record<string, Score>>;
+type Row = readonly [name: string, value: string];
+
+/** What came of a run. */
+export function showRun(
+  { output, plan, report }: { output: string; plan: Plan; report: RunReport },
+): string {
+  return [
+    pairs([
+      ["output", visible(output)],
+      ["size", `${size(plan.totalBytes)}, from ${size(plan.sourceBytes)}`],
+      ["bits per weight", plan.bitsPerWeight.toFixed(3)],
+      ...scoreRows(report.scores),
+      ["time", duration(report.seconds)],
+      ["peak memory", memory(plan.memory.peak, report.peakBytes)],
+    ]),
+    showLoaders(plan.loaders),
+  ].join("\n");
+}
+
+function memory(planned: number, peak: number): string {
+  const seen = peak > 0 ? `${size(peak)} at most` : "not measured";
+  return `${seen}, planned ${size(planned)}`;
+}
+
+/** What was measured of a model, a line per number. */
+export function showScores(scores: Scores): string {
+  return pairs(scoreRows(scores));
+}
+
+/** Perplexity and divergence in words. */
+export function scoreRows({ perplexity, divergence }: Scores): Row[] {
+  const rows: Row[] = [];
+  if (perplexity) {
+    const { perplexity: after, original_perplexity: before } = perplexity;
+    if (before === undefined) {
+      rows.push(["perplexity", fixed(after)]);
+    } else {
+      rows.push(["perplexity before", fixed(before)]);
+      rows.push(["perplexity after", `${fixed(after)}  (${change(before, after!)})`]);
+    }
+  }
+  if (divergence) {
+    const { mean, standard_error, p99, same_top_percent } = divergence;
+    rows.push(
+      [
+        "KL divergence",
+        `${nats(mean)} ± ${nats(standard_error)} nats per token, 99 % below ${nats(p99)}`,
+      ],
+      ["same top token", `${fixed(same_top_percent, 2)} %`],
+    );
+  }
+  return rows;
+}
+
+function fixed(x: number | undefined, digits = 4): string {
+  return x === undefined ? "" : Number.isFinite(x) ? x.toFixed(digits) : measured(x);
+}
+
+function nats(x: number | undefined): string {
+  return x === undefined ? "" : Number.isFinite(x) ? x.toPrecision(3) : measured(x);
+}
+
+function change(before: number, after: number): string {
+  const percent = (after / before - 1) * 100;
+  return `${percent >= 0 ? "+" : ""}${fixed(percent, 2)} %`;
+}
+
+/** Every quantized weight and its metrics as a table. */
+export function showTensors(tensors: readonly TensorReport[]): string {
+  const metrics = METRICS.filter(({ name }) => tensors.some((tensor) => name in tensor.metrics));
+  return table(
+    [
+      { head: "WEIGHT" },
+      { head: "SCHEME" },
+      { head: "BITS", align: "right" },
+      ...metrics.map(({ name }) => ({ head: name.toUpperCase(), align: "right" as const })),
+    ],
+    tensors.map((tensor) => [
+      visible(tensor.name),
+      tensor.scheme,
+      tensor.bitsPerWeight.toFixed(3),
+      ...metrics.map(({ name }) => measured(tensor.metrics[name] ?? NaN)),
+    ]),
+  );
+}
+
+/** The same as CSV (RFC 4180), numbers in full. A name that a spreadsheet would run as a formula gets an apostrophe. */
+export function tensorsCsv(tensors: readonly TensorReport[]): string {
+  return stringify(
+    tensors.map(({ name, scheme, bitsPerWeight, metrics }) => [
+      visible(name),
+      scheme,
+      String(bitsPerWeight),
+      ...METRICS.map((metric) => String(metrics[metric.name] ?? "")),
+    ]),
+    {
+      header: true,
+      columns: ["weight", "scheme", "bits_per_weight", ...METRICS.map(({ name }) => name)],
+      escape_formulas: true,
+    },
+  );
+}
+
+/** What a checkpoint is. */
+export function showInspection(found: Inspection): string {
+  const { quantization, dtypes, files, tensors } = found;
+  return [
+    pairs([
+      ["checkpoint", visible(found.label)],
+      ["container", found.container],
+      [
+        "model type",
+        found.modelType === undefined
+          ? "unknown: no config.json with a model_type"
+          : `${visible(found.modelType)}, ${
+            found.runs ? "which Sluice can evaluate" : "which Sluice does not evaluate"
+          }`,
+      ],
+      [
+        "elements",
+        `${count(found.elements)} in ${plural(tensors.length, "tensor")}, ${size(found.bytes)}`,
+      ],
+      [
+        "quantization",
+        quantization
+          ? `${visible(quantization.method)}${
+            quantization.format ? "" : ", which Sluice does not read"
+          }`
+          : "none",
+      ],
+    ]),
+    table(
+      [
+        { head: "DTYPE" },
+        ...["TENSORS", "ELEMENTS", "SIZE"].map((head) => ({ head, align: "right" as const })),
+      ],
+      dtypes.map((
+        { dtype, tensors, elements, bytes },
+      ) => [dtype, count(tensors), count(elements), size(bytes)]),
+    ),
+    table(
+      [{ head: "FILE" }, ...["TENSORS", "SIZE"].map((head) => ({ head, align: "right" as const }))],
+      files.map((
+        { path, tensors, bytes },
+      ) => [visible(path), tensors ? count(tensors) : "", size(bytes)]),
+    ),
+    table(
+      [{ head: "TENSOR" }, { head: "DTYPE" }, { head: "SHAPE" }, { head: "SIZE", align: "right" }],
+      tensors.map((
+        { name, dtype, shape, bytes },
+      ) => [visible(name), dtype, `[${shape.join(", ")}]`, size(bytes)]),
+    ),
+  ].join("\n");
+}
+
+/** What a verification found. */
+export function showVerification(report: VerifyReport, source: string | undefined): string {
+  const { quantized, copied, dropped, files, loaders } = report;
+  const rows: Row[] = [
+    ["checkpoint", visible(report.label)],
+    ["format", report.format ?? "not quantized"],
+    [
+      "tensors",
+      `${count(report.tensors)}, ${size(report.bytes)}; headers, offsets, sizes and index agree`,
+    ],
+    ["weights", `${plural(quantized.length, "weight")} unpacked; every scale is finite`],
+  ];
+  if (source !== undefined) {
+    rows.push(
+      [
+        "source",
+        `${visible(source)}: ${plural(copied, "tensor")} and ${
+          plural(files.length, "file")
+        } equal it`,
+      ],
+      ...(dropped.length > 0 ? [["left out", dropped.map(visible).join(", ")] as const] : []),
+    );
+  }
+  return [
+    pairs(rows),
+    ...(source !== undefined && quantized.length > 0 ? [showTensors(quantized)] : []),
+    showLoaders(loaders),
+  ].join("\n");
+}

@@ -1,0 +1,347 @@
+/**
+ * Reading back what was written, as a loader would: headers, offsets, sizes and the index (opening does that), the section of config.json
+ * against the tensors, the scales; and, where the original is at hand, every value and every copied byte. Changes nothing.
+ */
+import { droppedBecause, quantizedBy } from "./assign.ts";
+import type { Backend } from "./backend.ts";
+import { COPY_BYTES } from "./budget.ts";
+import { CheckpointError, quote } from "./errors.ts";
+import type { Format, Loader, StoredWeight } from "./format.ts";
+import { FORMATS, recognize } from "./formats/mod.ts";
+import { plain } from "./formats/plain.ts";
+import type { ErrorSums } from "./metric.ts";
+import { ErrorGatherer, METRICS } from "./metrics/mod.ts";
+import type { DeviceDType } from "./op.ts";
+import { sliceOf } from "./plan.ts";
+import type { Reporter, TensorReport } from "./report.ts";
+import type { Quantized } from "./scheme.ts";
+import { schemeKind } from "./schemes/mod.ts";
+import type { TensorSource } from "./source.ts";
+import { openCheckpoint } from "./sources/checkpoint.ts";
+import { byteLength, elementCount, matrixShape, type TensorInfo } from "./tensor.ts";
+
+/** How to verify. */
+export interface VerifyOptions {
+  readonly backend: Backend;
+  /** What the checkpoint was made of. Without it values are checked to be finite, and no more can be said of them. */
+  readonly source?: TensorSource;
+  readonly report?: Reporter;
+  /** Stops between two slices. */
+  readonly signal?: AbortSignal;
+}
+
+/** What was found to be in order. */
+export interface VerifyReport {
+  readonly label: string;
+  /** The format's name; undefined when nothing is quantized. */
+  readonly format: string | undefined;
+  /** Every quantized or cast weight; metrics against the source, if there is one. */
+  readonly quantized: readonly TensorReport[];
+  /** Tensors that equal the source's byte for byte; 0 without a source. */
+  readonly copied: number;
+  /** Tensors of the source that are left out, each for a reason. */
+  readonly dropped: readonly string[];
+  /** Companion files that equal the source's. */
+  readonly files: readonly string[];
+  /** Tensors and bytes of the checkpoint. */
+  readonly tensors: number;
+  readonly bytes: number;
+  readonly loaders: readonly Loader[];
+}
+
+/**
+ * Verify a checkpoint.
+ *
+ * @throws {CheckpointError} a check failed; the tensor or file is named.
+ * @throws {RequestError} there is no checkpoint at `path`.
+ * @throws {UnsupportedError} it is quantized in a way that Sluice does not read.
+ */
+export async function verify(path: string | URL, options: VerifyOptions): Promise<VerifyReport> {
+  const { backend, source, report = () => {}, signal } = options;
+  await using output = await openCheckpoint(path);
+  const { format, weights } = await findWeights(output);
+  if (source) addCasts(weights, output, source);
+  const bytes = [...output.tensors.values()].reduce((n, tensor) => n + byteLength(tensor), 0);
+  report({
+    type: "start",
+    what: output.label,
+    device: backend.description,
+    tensors: output.tensors.size,
+    bytes,
+  });
+  const quantized: TensorReport[] = [];
+  for (const weight of weights.values()) {
+    const original = source && originalOf(weight, source);
+    if (original && weight.scheme.kind !== "cast") checkLayout(weight, original, format ?? plain);
+    const result = await checkWeight(weight, {
+      ...options,
+      output,
+      original,
+      format: weight.scheme.kind === "cast" ? plain : format ?? plain,
+    });
+    quantized.push(result);
+    const stored = weight.parts.reduce((n, part) => n + byteLength(part), 0);
+    report({ type: "quantized", tensor: result, bytes: stored });
+  }
+  let copied = 0;
+  const dropped: string[] = [];
+  if (source) {
+    checkNothingElse(output, source, weights);
+    for (const tensor of source.tensors.values()) {
+      if (weights.has(tensor.name)) continue;
+      if (!output.tensors.has(tensor.name)) {
+        if (droppedBecause(tensor.name) === undefined) {
+          throw new CheckpointError(
+            `Cannot accept the checkpoint: ${quote(source.label)} has ${
+              quote(tensor.name)
+            }, and it does not.`,
+            { tensor: tensor.name },
+          );
+        }
+        dropped.push(tensor.name);
+        continue;
+      }
+      await compareTensor(tensor, output, source, signal);
+      copied++;
+      report({ type: "copied", name: tensor.name, bytes: byteLength(tensor) });
+    }
+  }
+  const found = [...weights.values()];
+  return {
+    label: output.label,
+    format: format?.name,
+    quantized,
+    copied,
+    dropped,
+    files: source ? await compareFiles(output, source) : [],
+    tensors: output.tensors.size,
+    bytes,
+    loaders: (format ?? plain).loaders(
+      found.map(({ scheme }) => scheme),
+      found.map(({ name, shape, scheme }) => ({ name, shape, scheme, linear: true })),
+    ),
+  };
+}
+
+/** The quantized weights, and the format they are in; the section of config.json must not promise what the tensors do not keep. */
+async function findWeights(
+  output: TensorSource,
+): Promise<{ format: Format | undefined; weights: Map<string, StoredWeight> }> {
+  const found = await recognize(output);
+  if (found && found.weights.size > 0) {
+    return { format: found.format, weights: new Map(found.weights) };
+  }
+  const by = quantizedBy(output);
+  if (by === undefined) return { format: undefined, weights: new Map() };
+  const problem = found
+    ? `config.json says that it is quantized (${by}), but no tensor is`
+    : output.config.quantization_config === undefined
+    ? `tensors are quantized (${by}), but config.json has no quantization_config that says so`
+    : `it is quantized (${by}), and Sluice reads ${
+      FORMATS.flatMap(({ quantMethod }) => quantMethod ?? []).join(" and ")
+    }`;
+  throw new CheckpointError(`Cannot accept ${quote(output.label)}: ${problem}.`, {
+    file: "config.json",
+  });
+}
+
+/** Weights whose dtype differs from the source's are casts, which nothing but the source tells. */
+function addCasts(
+  weights: Map<string, StoredWeight>,
+  output: TensorSource,
+  source: TensorSource,
+): void {
+  for (const { name, dtype, shape } of source.tensors.values()) {
+    const stored = output.tensors.get(name);
+    if (!stored || weights.has(name) || stored.dtype === dtype) continue;
+    const { dtype: to } = stored;
+    const isFloat = (of: string) => of === "f32" || of === "bf16" || of === "f16";
+    if (!isFloat(dtype) || (to !== "f32" && to !== "bf16" && to !== "f16")) continue;
+    weights.set(name, { name, shape, scheme: { kind: "cast", dtype: to }, parts: [stored] });
+  }
+}
+
+function originalOf({ name, shape }: StoredWeight, source: TensorSource): TensorInfo {
+  const original = source.tensors.get(name);
+  if (original?.shape.join() === shape.join()) return original;
+  throw new CheckpointError(
+    `Cannot verify "${name}": it is stored with shape [${shape.join(", ")}], and ` +
+      `${quote(source.label)} has ${
+        original ? `[${original.shape.join(", ")}]` : "no such tensor"
+      }.`,
+    { tensor: name },
+  );
+}
+
+/** The parts must be exactly those that the format lays out for this weight. */
+function checkLayout(weight: StoredWeight, original: TensorInfo, format: Format): void {
+  const show = (tensors: readonly TensorInfo[]) =>
+    tensors.map(({ name, dtype, shape }) => `${name} ${dtype}[${shape.join(", ")}]`).sort().join(
+      "; ",
+    );
+  const expected = show(format.layout(original, weight.scheme));
+  const found = show(weight.parts);
+  if (expected === found) return;
+  throw new CheckpointError(
+    `Cannot verify "${weight.name}": it is stored as ${found}; ${format.name} lays out ${expected}.`,
+    { tensor: weight.name },
+  );
+}
+
+interface Check extends VerifyOptions {
+  readonly output: TensorSource;
+  readonly original: TensorInfo | undefined;
+  readonly format: Format;
+}
+
+/** Unpack one weight slice by slice; its scales must be finite, and its values near the source's. */
+async function checkWeight(weight: StoredWeight, check: Check): Promise<TensorReport> {
+  const { backend, source, signal, output, original, format } = check;
+  const [rows, columns] = matrixShape(weight.shape);
+  const info = original ?? { name: weight.name, dtype: "f32", shape: weight.shape };
+  const { sliceRows } = sliceOf(info, weight.scheme, format, backend);
+  using errors = source ? new ErrorGatherer(backend) : undefined;
+  for (let from = 0; from < rows; from += sliceRows) {
+    signal?.throwIfAborted();
+    const slice = { from, to: Math.min(rows, from + sliceRows) };
+    using scope = backend.scope();
+    const read = output.read.bind(output);
+    const quantized = await format.unpack(weight, read, { scope, rows: slice });
+    await checkFinite(quantized, weight.name, backend);
+    if (!source || !errors) continue;
+    const values = schemeKind(weight.scheme).dequantize(quantized, scope);
+    const tensor = scope.alloc(info.dtype as DeviceDType, [slice.to - from, columns]);
+    backend.write(tensor, await source.read(weight.name, slice));
+    await errors.add(tensor, values);
+  }
+  const sums = errors?.sums();
+  if (sums) checkDistance(sums, weight.name);
+  const stored = weight.parts.reduce((n, part) => n + byteLength(part), 0);
+  return {
+    name: weight.name,
+    scheme: schemeKind(weight.scheme).label(weight.scheme),
+    bitsPerWeight: stored * 8 / elementCount(weight.shape),
+    metrics: sums
+      ? Object.fromEntries(METRICS.map((metric) => [metric.name, metric.compute(sums)]))
+      : {},
+  };
+}
+
+/** Scales that are not finite, or fp8 codes that are NaN, poison every value they touch. */
+async function checkFinite(quantized: Quantized, name: string, backend: Backend): Promise<void> {
+  const { scale, absmax, codes } = quantized.tensors;
+  const scales = scale ?? absmax;
+  if (!scales) return;
+  const fp8 = quantized.scheme.kind === "fp8" && codes ? [codes] : [];
+  const [bytes, codeBytes] = await backend.read(scales, ...fp8);
+  const bad = new Float32Array(bytes!.buffer).find((value) => !Number.isFinite(value));
+  if (bad !== undefined) {
+    throw new CheckpointError(`Cannot accept "${name}": one of its scales is ${bad}.`, {
+      tensor: name,
+    });
+  }
+  if (codeBytes?.some((code) => (code & 0x7f) === 0x7f)) {
+    throw new CheckpointError(`Cannot accept "${name}": one of its fp8 values is NaN.`, {
+      tensor: name,
+    });
+  }
+}
+
+/** Every scheme holds zero, so rounding moves no weight further than zero would: more noise than signal is damage. */
+function checkDistance({ noise, signal }: ErrorSums, name: string): void {
+  if (noise <= signal) return;
+  throw new CheckpointError(
+    `Cannot accept "${name}": its values are further from the source's than zeros would be ` +
+      `(squared error ${noise.toPrecision(4)}, squared weights ${signal.toPrecision(4)}).`,
+    { tensor: name },
+  );
+}
+
+/** Whatever is in the output must be a part of a weight, or a tensor of the source. */
+function checkNothingElse(
+  output: TensorSource,
+  source: TensorSource,
+  weights: ReadonlyMap<string, StoredWeight>,
+): void {
+  const parts = new Set(
+    [...weights.values()].flatMap(({ parts }) => parts.map(({ name }) => name)),
+  );
+  for (const name of output.tensors.keys()) {
+    if (parts.has(name) || (source.tensors.has(name) && !weights.has(name))) continue;
+    throw new CheckpointError(
+      `Cannot accept ${quote(name)}: it is no part of a quantized weight, and ` +
+        `${quote(source.label)} has no such tensor.`,
+      { tensor: name },
+    );
+  }
+}
+
+async function compareTensor(
+  { name, dtype, shape }: TensorInfo,
+  output: TensorSource,
+  source: TensorSource,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  const found = output.tensors.get(name)!;
+  if (found.dtype !== dtype || found.shape.join() !== shape.join()) {
+    throw new CheckpointError(
+      `Cannot accept ${quote(name)}: it is ${found.dtype}[${found.shape.join(", ")}], and the ` +
+        `source's is ${dtype}[${shape.join(", ")}].`,
+      { tensor: name },
+    );
+  }
+  const [rows] = shape;
+  const rowBytes = rows ? byteLength(found) / rows : 0;
+  // Rows of sub-byte dtypes may end inside a byte: such tensors are read whole.
+  const step = Number.isInteger(rowBytes) && rowBytes > 0
+    ? Math.max(1, Math.floor(COPY_BYTES / rowBytes))
+    : Infinity;
+  for (let from = 0; from === 0 || from < rows!; from += step) {
+    signal?.throwIfAborted();
+    const slice = step === Infinity ? undefined : { from, to: Math.min(rows!, from + step) };
+    const [a, b] = await Promise.all([output.read(name, slice), source.read(name, slice)]);
+    const at = firstDifference(a, b);
+    if (at === undefined) continue;
+    throw new CheckpointError(
+      `Cannot accept ${quote(name)}: it was to be copied, but byte ${
+        from * rowBytes + at
+      } differs ` +
+        `from the source's.`,
+      { tensor: name, offset: from * rowBytes + at },
+    );
+  }
+}
+
+function firstDifference(a: Uint8Array, b: Uint8Array): number | undefined {
+  if (a.length !== b.length) return Math.min(a.length, b.length);
+  const at = a.findIndex((byte, i) => byte !== b[i]);
+  return at < 0 ? undefined : at;
+}
+
+/** Companion files must be the source's own; the configuration too, but for what quantization changes in it. */
+async function compareFiles(output: TensorSource, source: TensorSource): Promise<string[]> {
+  const changed = new Set(["quantization_config", "dtype", "torch_dtype"]);
+  for (const [key, value] of Object.entries(source.config)) {
+    if (changed.has(key) || JSON.stringify(output.config[key]) === JSON.stringify(value)) continue;
+    throw new CheckpointError(
+      `Cannot accept config.json: its "${key}" differs from that of ${quote(source.label)}.`,
+      { file: "config.json" },
+    );
+  }
+  const equal: string[] = [];
+  for (const { path } of source.files.values()) {
+    if (path === "config.json") continue;
+    const same = output.files.has(path) &&
+      firstDifference(await output.readFile(path), await source.readFile(path)) === undefined;
+    if (!same) {
+      throw new CheckpointError(
+        `Cannot accept ${quote(path)}: it is ${
+          output.files.has(path) ? "not the source's" : "missing"
+        }.`,
+        { file: path },
+      );
+    }
+    equal.push(path);
+  }
+  return equal;
+}

@@ -1,0 +1,134 @@
+/**
+ * matmul_nt on the CPU: the whole product (packing included) on one thread against a loop of nothing but 128-bit fused
+ * multiply-adds, and two threads against one. The same loop beside a second one tells whether the host really gives two cores.
+ */
+import assert from "node:assert/strict";
+import type { Backend, Tensor } from "../../src/backend.ts";
+import { buildKernels } from "../../src/backends/wasm/build.ts";
+import { openWasm } from "../../src/backends/wasm/mod.ts";
+import { matmulNt } from "../../src/ops/matmul_nt.ts";
+import { compare, median, type Ratio } from "./measure.ts";
+
+const N = 1024;
+/** Rounds of the FMA loop in a turn: about as long as a product takes. */
+const LOOPS = 20_000_000;
+/** Ten independent sums of four floats: as many multiply-adds in flight as a CPU's two units of four cycles need, and two more. */
+const SUMS = 10;
+
+/** The peak: multiply-adds with no memory in the loop. */
+const LOOP = (() => {
+  const sums = Array.from({ length: SUMS }, (_, i) => `c${i}`);
+  return `export function loop(p: usize, n: i32): void {
+    const a = v128.load(p), b = v128.load(p, 16);
+    let ${sums.map((sum, i) => `${sum} = v128.load(p, ${16 * i + 32})`).join(", ")};
+    for (let i: i32 = 0; i < n; i++) {
+      ${sums.map((sum) => `${sum} = f32x4.relaxed_madd(a, b, ${sum});`).join("\n")}
+    }
+    ${sums.map((sum, i) => `v128.store(p, ${sum}, ${16 * i + 32});`).join("\n")}
+  }`;
+})();
+
+/** A thread that spins for as many milliseconds as it is told. */
+const SPINNER = `onmessage = ({ data }) => {
+  for (const end = performance.now() + data; performance.now() < end;);
+  postMessage("done");
+};`;
+
+/** One product per call, seconds. */
+function product(backend: Backend, weight: "f32" | "bf16"): () => number {
+  const random = (tensor: Tensor, bytes: number) => {
+    const words = new Uint16Array(bytes / 2);
+    // A sign and an exponent near 2^-6 in every half word: normal numbers, whichever float it is part of.
+    let state = 1;
+    for (let i = 0; i < words.length; i++) {
+      state = Math.imul(state, 1664525) + 1013904223 | 0;
+      words[i] = (state >>> 31) << 15 | (0x3c00 + (state >>> 20 & 0x1ff));
+    }
+    backend.write(tensor, new Uint8Array(words.buffer));
+    return tensor;
+  };
+  const x = random(backend.alloc("f32", [N, N]), 4 * N * N);
+  const w = random(backend.alloc(weight, [N, N]), (weight === "f32" ? 4 : 2) * N * N);
+  const y = backend.alloc("f32", [N, N]);
+  return () => {
+    const begun = performance.now();
+    backend.run(matmulNt, { x, w, y }, { column: 0 });
+    return (performance.now() - begun) / 1000;
+  };
+}
+
+/** Run it. */
+export async function run(rounds = 15): Promise<Ratio[]> {
+  await using one = await openWasm({ threads: 1 });
+  await using two = await openWasm({ threads: 2 });
+  const memory = new WebAssembly.Memory({ initial: 1, maximum: 65536, shared: true });
+  const module = await WebAssembly.compile(await buildKernels({ "kernels.ts": LOOP }));
+  const { loop } = new WebAssembly.Instance(module, { env: { memory } }).exports;
+  assert.ok(typeof loop === "function");
+  const peak = () => {
+    const begun = performance.now();
+    loop(4096, LOOPS);
+    return (performance.now() - begun) / 1000;
+  };
+  const spinner = new Worker(`data:text/javascript,${encodeURIComponent(SPINNER)}`, {
+    type: "module",
+  });
+  try {
+    const alone: number[] = [];
+    const beside: number[] = [];
+    const work = 2 * N ** 3 / 1e9;
+    const rates = await compare([
+      {
+        name: "FMA loop",
+        work: LOOPS * SUMS * 8 / 1e9,
+        turn: () => {
+          const seconds = peak();
+          alone.push(seconds);
+          return seconds;
+        },
+      },
+      { name: "f32, one thread", work, turn: product(one, "f32") },
+      { name: "f32, two threads", work, turn: product(two, "f32") },
+      { name: "bf16, one thread", work, turn: product(one, "bf16") },
+      {
+        name: "FMA loop beside a busy thread",
+        work: LOOPS * SUMS * 8 / 1e9,
+        turn: async () => {
+          const { promise, resolve } = Promise.withResolvers<void>();
+          spinner.onmessage = () => resolve();
+          spinner.postMessage(1500 * median(alone));
+          await new Promise((resolve) => setTimeout(resolve, 250 * median(alone)));
+          const seconds = peak();
+          beside.push(seconds);
+          await promise;
+          return seconds;
+        },
+      },
+    ], { rounds });
+    const rate = (name: string) => rates.find((one) => one.name === name)!.rate;
+    const cores = 2 * median(alone) / median(beside);
+    const detail = rates.map(({ name, rate }) => `${name} ${rate.toFixed(1)}`).join(", ");
+    return [
+      {
+        what: `matmul_nt ${N}³ on one thread / pure 128-bit FMA loop`,
+        ratio: rate("f32, one thread") / rate("FMA loop"),
+        goal: 0.7,
+        detail: `GFLOP/s: ${detail}`,
+      },
+      {
+        what: `matmul_nt ${N}³ with bf16 weights on one thread / pure 128-bit FMA loop`,
+        ratio: rate("bf16, one thread") / rate("FMA loop"),
+        goal: 0.7,
+        detail: "the weights are widened while they are packed",
+      },
+      {
+        what: `matmul_nt ${N}³ on two threads / one`,
+        ratio: rate("f32, two threads") / rate("f32, one thread"),
+        goal: 1.6,
+        detail: `two spinning threads had ${cores.toFixed(2)} cores of this host meanwhile`,
+      },
+    ];
+  } finally {
+    spinner.terminate();
+  }
+}

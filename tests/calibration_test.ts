@@ -1,0 +1,259 @@
+/** Texts, tokens, windows, and hidden states that spill. */
+import assert from "node:assert/strict";
+import type { Backend } from "../src/backend.ts";
+import { makeWindows, readCorpus, tokenize } from "../src/calibration.ts";
+import { CheckpointError, RequestError, UnsupportedError } from "../src/errors.ts";
+import { HiddenStates } from "../src/hidden_states.ts";
+import { disk } from "../src/io/disk.ts";
+import { openCheckpoint } from "../src/sources/checkpoint.ts";
+import { SAMPLE_MODEL } from "../src/sources/sample.ts";
+import { gaussian } from "./conformance/given.ts";
+import { onEveryBackend } from "./present.ts";
+
+const GOLDEN = new URL("./golden/", import.meta.url);
+
+/** Run with files in a folder that is removed afterwards. */
+async function withFiles(
+  files: Readonly<Record<string, string | Uint8Array>>,
+  test: (folder: string) => Promise<void>,
+): Promise<void> {
+  const folder = await Deno.makeTempDir();
+  try {
+    for (const [name, content] of Object.entries(files)) {
+      const bytes = typeof content === "string" ? new TextEncoder().encode(content) : content;
+      await Deno.writeFile(`${folder}/${name}`, bytes);
+    }
+    await test(folder);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+/** A source that has nothing but files. */
+function filesOnly(files: Readonly<Record<string, string>>): Parameters<typeof tokenize>[0] {
+  return {
+    label: "a test",
+    files: new Map(
+      Object.entries(files).map(([path, { length }]) => [path, { path, size: length }]),
+    ),
+    readFile: (path) => Promise.resolve(new TextEncoder().encode(files[path])),
+  };
+}
+
+Deno.test("the sample's texts have the tokens that its README counts", async () => {
+  await using source = await openCheckpoint(SAMPLE_MODEL);
+  const validation = await readCorpus("sample", { disk, purpose: "evaluation" });
+  const calibration = await readCorpus("sample", { disk, purpose: "calibration" });
+  assert.equal((await tokenize(source, validation)).length, 125_348);
+  assert.equal((await tokenize(source, calibration)).length, 111_944);
+});
+
+interface TokenizerGolden {
+  readonly tokenizers: Readonly<Record<string, string>>;
+  readonly cases: readonly {
+    readonly tokenizer: string;
+    readonly text: string;
+    readonly ids: readonly number[];
+  }[];
+}
+
+Deno.test("tokens equal those of Hugging Face's own library, special ones included", async () => {
+  const { tokenizers, cases }: TokenizerGolden = JSON.parse(
+    await Deno.readTextFile(new URL("tokenizers.json", GOLDEN)),
+  );
+  assert.ok(cases.length >= 30);
+  for (const { tokenizer, text, ids } of cases) {
+    const source = filesOnly({ "tokenizer.json": tokenizers[tokenizer]! });
+    assert.deepEqual([...await tokenize(source, text)], ids, `${tokenizer}: ${text}`);
+  }
+});
+
+Deno.test("a truncation that was saved with a tokenizer does not cut the text", async () => {
+  const { tokenizers, cases }: TokenizerGolden = JSON.parse(
+    await Deno.readTextFile(new URL("tokenizers.json", GOLDEN)),
+  );
+  const { tokenizer, text, ids } = cases.toSorted((a, b) => b.ids.length - a.ids.length)[0]!;
+  const definition = JSON.parse(tokenizers[tokenizer]!);
+  definition.truncation = {
+    direction: "Right",
+    max_length: 3,
+    strategy: "LongestFirst",
+    stride: 0,
+  };
+  const source = filesOnly({ "tokenizer.json": JSON.stringify(definition) });
+  assert.deepEqual([...await tokenize(source, text)], ids);
+});
+
+Deno.test("a checkpoint without a tokenizer.json, or with a broken one, is refused in a sentence", async () => {
+  await assert.rejects(tokenize(filesOnly({}), "x"), (error) => {
+    assert.ok(error instanceof UnsupportedError);
+    assert.match(error.message, /no tokenizer\.json/);
+    return true;
+  });
+  const broken = [
+    "{",
+    "[]",
+    "7",
+    "{}",
+    `{"model": {"type": "Nothing"}}`,
+    `{"model": {"type": "BPE", "vocab": {"a": "one"}, "merges": []}, "added_tokens": [], "pre_tokenizer": null,
+      "normalizer": null, "post_processor": null, "decoder": null}`,
+    `{"model": {"type": "BPE", "vocab": {"a": -1}, "merges": []}, "added_tokens": [], "pre_tokenizer": null,
+      "normalizer": null, "post_processor": null, "decoder": null}`,
+  ];
+  for (const text of broken) {
+    await assert.rejects(
+      tokenize(filesOnly({ "tokenizer.json": text }), "aa"),
+      (error) => error instanceof CheckpointError && /tokenizer\.json.*\.$/s.test(error.message),
+      text,
+    );
+  }
+});
+
+Deno.test("a text file is read as it is, and JSON lines are joined by an empty line", async () => {
+  const files = {
+    "a.txt": "one\r\n\n two\u00e9",
+    "a.jsonl": `{"text": "one"}\n\n{"text": "", "id": 2}\n{"text": "th\\nree"}\n`,
+  };
+  await withFiles(files, async (folder) => {
+    const read = (name: string) => readCorpus(`${folder}/${name}`, { disk, purpose: "evaluation" });
+    assert.equal(await read("a.txt"), "one\r\n\n two\u00e9");
+    assert.equal(await read("a.jsonl"), "one\n\n\n\nth\nree");
+  });
+});
+
+Deno.test("a text that cannot be used is refused in a sentence that says why", async () => {
+  const files = {
+    "latin.txt": Uint8Array.of(0x61, 0xe9, 0x62),
+    "chat.jsonl": `{"messages": [{"role": "user", "content": "hi"}]}\n`,
+    "other.jsonl": `{"text": "one"}\n{"content": "two"}\n`,
+    "number.jsonl": `{"text": 3}\n`,
+    "array.jsonl": `["one"]\n`,
+    "broken.jsonl": `{"text": "one"}\n{"text": "two"\n`,
+  };
+  const reasons: Record<string, RegExp> = {
+    "latin.txt": /is not UTF-8/,
+    "chat.jsonl": /line 1 has "messages", which need a chat template/,
+    "other.jsonl": /line 2 has no "text"/,
+    "number.jsonl": /line 1 has no "text"/,
+    "array.jsonl": /line 1 has no "text"/,
+    "broken.jsonl": /line 2 is not JSON/,
+    "missing.txt": /there is no such file/,
+    "": /it is a folder/,
+  };
+  await withFiles(files, async (folder) => {
+    for (const [name, pattern] of Object.entries(reasons)) {
+      await assert.rejects(
+        readCorpus(`${folder}/${name}`, { disk, purpose: "evaluation" }),
+        (error) => {
+          assert.ok(error instanceof RequestError, String(error));
+          assert.match(error.message, pattern);
+          return true;
+        },
+      );
+    }
+  });
+});
+
+Deno.test("windows do not overlap, the tail is dropped, and a maximum is kept", () => {
+  const tokens = Uint32Array.from({ length: 11 }, (_, i) => i);
+  assert.deepEqual(makeWindows(tokens, { seqLen: 4 }).map((window) => [...window]), [
+    [0, 1, 2, 3],
+    [4, 5, 6, 7],
+  ]);
+  assert.equal(makeWindows(tokens, { seqLen: 2, maxWindows: 3 }).length, 3);
+  assert.equal(makeWindows(tokens, { seqLen: 11, maxPositions: 11 }).length, 1);
+  assert.equal(makeWindows(tokens, { seqLen: 4 })[1]!.buffer.byteLength, 16);
+});
+
+Deno.test("windows that cannot be made are refused in a sentence", () => {
+  const tokens = new Uint32Array(100);
+  const wrong: [Parameters<typeof makeWindows>[1], RegExp][] = [
+    [{ seqLen: 101 }, /the text has only 100/],
+    [{ seqLen: 64, maxPositions: 32 }, /made for 32 positions/],
+    [{ seqLen: 1 }, /at least 2/],
+    [{ seqLen: 2.5 }, /whole number/],
+    [{ seqLen: NaN }, /whole number/],
+    [{ seqLen: 10, maxWindows: 0 }, /0 windows were asked for/],
+  ];
+  for (const [options, pattern] of wrong) {
+    assert.throws(() => makeWindows(tokens, options), (error) => {
+      assert.ok(error instanceof RequestError);
+      assert.match(error.message, pattern);
+      return true;
+    });
+  }
+});
+
+const SHAPE = [5, 7] as const;
+const SIZE = 4 * 5 * 7;
+
+/** Set three windows, then replace each by the one read back from the window before; return all bytes at the end. */
+async function exercise(states: HiddenStates, backend: Backend): Promise<Uint8Array[]> {
+  for (let window = 0; window < 3; window++) {
+    using scope = backend.scope();
+    const tensor = scope.alloc("f32", SHAPE);
+    const values = gaussian(35, window + 1);
+    values.set([NaN, -0, Infinity, 1e-40]);
+    backend.write(tensor, new Uint8Array(values.buffer));
+    await states.set(window, tensor, scope);
+  }
+  for (let window = 0; window < 3; window++) {
+    using scope = backend.scope();
+    // What `get` gave may be set again, into the same window.
+    await states.set(window, await states.get(window, scope), scope);
+    const copy = scope.alloc("f32", SHAPE);
+    const [bytes] = await backend.read(await states.get((window + 2) % 3, scope));
+    backend.write(copy, bytes!);
+    await states.set(window, copy, scope);
+  }
+  using scope = backend.scope();
+  return await Promise.all([0, 1, 2].map(async (window) => {
+    const [bytes] = await backend.read(await states.get(window, scope));
+    return bytes!;
+  }));
+}
+
+onEveryBackend("hidden states are the same bytes whatever the budget", async (backend) => {
+  const results: Uint8Array[][] = [];
+  await withFiles({}, async (folder) => {
+    for (const kept of [3, 2, 1, 0]) {
+      const opened = await HiddenStates.open({
+        backend,
+        windows: 3,
+        shape: SHAPE,
+        // Almost enough for one more is not enough.
+        budget: kept * SIZE + (SIZE - 1),
+        spill: { disk, folder },
+      });
+      {
+        await using states = opened;
+        assert.equal(states.spilledWindows, 3 - kept);
+        assert.equal([...Deno.readDirSync(folder)].length, kept < 3 ? 1 : 0);
+        results.push(await exercise(states, backend));
+      }
+      assert.deepEqual([...Deno.readDirSync(folder)], []);
+    }
+  });
+  for (const result of results) assert.deepEqual(result, results[0]);
+  // The second pass gave window 0 what window 2 had, and that went on to windows 1 and 2.
+  assert.deepEqual(results[0]![1], results[0]![0]);
+  assert.equal(new Float32Array(results[0]![0]!.buffer)[5], gaussian(35, 3)[5]);
+});
+
+onEveryBackend(
+  "hidden states refuse other shapes, windows that are not there, and no folder to spill to",
+  async (backend) => {
+    const open = { backend, windows: 2, shape: SHAPE };
+    await assert.rejects(HiddenStates.open({ ...open, budget: SIZE }), /give a folder to spill/);
+    await using states = await HiddenStates.open({ ...open, budget: 2 * SIZE });
+    using scope = backend.scope();
+    await assert.rejects(states.get(0, scope), /never set/);
+    await assert.rejects(states.get(2, scope), /window 2: there are 2/);
+    await assert.rejects(
+      states.set(0, scope.alloc("f32", [7, 5]), scope),
+      /got f32\[7,5\], expected f32\[5,7\]/,
+    );
+    await assert.rejects(states.set(-1, scope.alloc("f32", SHAPE), scope), RangeError);
+  },
+);

@@ -1,0 +1,230 @@
+/**
+ * The conformance suite of a backend: every op against its definition (cases in `cases_*.ts`), and memory, order and faults.
+ * `deno test -A tests/backends_test.ts --filter "wasm matmul_nt"` runs one op on one backend.
+ */
+import assert from "node:assert/strict";
+import type { Backend, Tensor } from "../../src/backend.ts";
+import { referenceBackend } from "../../src/backends/reference.ts";
+import { bindDims, deviceBytes } from "../../src/op.ts";
+import { OPS } from "../../src/ops/mod.ts";
+import { codebookCases } from "./cases_codebook.ts";
+import { gridCases } from "./cases_grid.ts";
+import { matmulCases } from "./cases_matmul.ts";
+import { memoryCases } from "./cases_memory.ts";
+import { modelCases } from "./cases_model.ts";
+import { type Values, valuesOf } from "./given.ts";
+import { type Case, equal, type View } from "./judge.ts";
+
+const CASES: readonly Case[] = [
+  ...memoryCases,
+  ...gridCases,
+  ...codebookCases,
+  ...matmulCases,
+  ...modelCases,
+];
+
+/** How a case reads in a test's name. */
+function describeCase({ tensors, scalars = {}, note }: Case): string {
+  const parts = Object.entries(tensors).map(([name, { dtype, shape }]) =>
+    `${name} ${dtype}[${shape}]`
+  );
+  const settings = Object.entries(scalars).map(([name, value]) => `${name}=${value}`);
+  return [...parts, ...settings, ...(note ? [`(${note})`] : [])].join(" ");
+}
+
+/** The outputs of one run of a case. */
+async function runCase(
+  backend: Backend,
+  { op, tensors, scalars = {} }: Case,
+  { dirty, flush = false }: { dirty: number; flush?: boolean },
+): Promise<Record<string, Values>> {
+  using scope = backend.scope();
+  // Memory that held something else before: bytes past a tensor's end must not matter.
+  const stale = Object.values(tensors).map((given) => backend.alloc("u8", [deviceBytes(given)]));
+  for (const tensor of stale) {
+    backend.write(tensor, new Uint8Array(tensor.shape[0]!).fill(dirty));
+    tensor[Symbol.dispose]();
+  }
+  const args: Record<string, Tensor> = {};
+  for (const [name, { dtype, shape, bytes, blank }] of Object.entries(tensors)) {
+    args[name] = scope.alloc(dtype, shape);
+    const content = blank ? new Uint8Array(bytes.length).fill(dirty) : bytes;
+    backend.write(args[name], flush ? withoutSubnormals(dtype, content) : content);
+  }
+  backend.run(op, args, scalars);
+  const names = Object.keys(op.outputs);
+  const read = await backend.read(...names.map((name) => args[name]!));
+  return Object.fromEntries(
+    names.map((name, i) => {
+      const { dtype } = tensors[name]!;
+      const bytes = flush ? withoutSubnormals(dtype, read[i]!) : read[i]!;
+      return [name, valuesOf(dtype, bytes)];
+    }),
+  );
+}
+
+/** The same f32 numbers with 0 for the subnormal ones; other dtypes as they are. */
+function withoutSubnormals(dtype: string, bytes: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
+  if (dtype !== "f32" && dtype !== "bf16") return bytes;
+  const copy = bytes.slice();
+  const words = dtype === "f32" ? new Uint32Array(copy.buffer) : new Uint16Array(copy.buffer);
+  const exponent = dtype === "f32" ? 0x7f800000 : 0x7f80;
+  words.forEach((word, i) => {
+    if ((word & exponent) === 0) words[i] = 0;
+  });
+  return copy;
+}
+
+/** Run one case on a backend and judge what it gives. */
+async function check(backend: Backend, row: Case): Promise<void> {
+  const { op, tensors, scalars = {} } = row;
+  const exact = backend.name !== "webgpu";
+  await using definition = referenceBackend();
+  const want = await runCase(definition, row, { dirty: 0 });
+  const also = exact ? want : await runCase(definition, row, { dirty: 0, flush: true });
+  const got = await runCase(backend, row, { dirty: 0xff });
+  const before = Object.fromEntries(
+    Object.entries(tensors).map(([name, { dtype, bytes }]) => [name, valuesOf(dtype, bytes)]),
+  );
+  const view: View = {
+    dims: bindDims(op, tensors, scalars),
+    scalars,
+    before,
+    want,
+    also,
+    got,
+    exact,
+  };
+  for (const output of Object.keys(op.outputs)) (row.judge?.[output] ?? equal)(view, output);
+}
+
+/** Register the suite for one backend. `open` gives the backend, or a sentence that says why there is none here. */
+export async function testBackend(
+  name: string,
+  open: () => Promise<Backend | string>,
+): Promise<void> {
+  let backend: Backend | string;
+  try {
+    backend = await open();
+  } catch (error) {
+    // One broken backend fails one test, and leaves the others theirs.
+    Deno.test(`${name} opens`, () => {
+      throw error;
+    });
+    return;
+  }
+  if (typeof backend === "string") {
+    Deno.test({ name: `${name} is absent: ${backend}`, ignore: true, fn: () => {} });
+    return;
+  }
+  const device = backend;
+  const test = (title: string, fn: () => Promise<void>) =>
+    Deno.test({ name: `${name} ${title}`, fn, sanitizeOps: false, sanitizeResources: false });
+  Deno.test.afterAll(async () => await device[Symbol.asyncDispose]());
+
+  for (const op of OPS) {
+    if (!CASES.some((row) => row.op === op)) throw new Error(`No case tests ${op.name}`);
+  }
+  for (const row of CASES) {
+    if (row.ieeeOnly && device.name === "webgpu") continue;
+    test(
+      `${row.op.name} agrees with its definition for ${describeCase(row)}`,
+      () => check(device, row),
+    );
+  }
+  for (const [title, body] of Object.entries(BEHAVIOURS)) test(title, () => body(device));
+}
+
+/** What any backend does besides computing. */
+const BEHAVIOURS: Readonly<Record<string, (backend: Backend) => Promise<void>>> = {
+  async "gives back exactly the bytes written, whatever the size"(backend) {
+    using scope = backend.scope();
+    for (const size of [1, 3, 4, 5, 255, 257]) {
+      const tensor = scope.alloc("u8", [size]);
+      const bytes = Uint8Array.from({ length: size }, (_, i) => i * 7 + 1);
+      backend.write(tensor, bytes);
+      assert.deepEqual(await backend.read(tensor), [bytes]);
+    }
+  },
+  async "leaves the rest of a tensor as it was when fewer bytes are written"(backend) {
+    using scope = backend.scope();
+    const tensor = scope.alloc("u8", [11]);
+    backend.write(tensor, new Uint8Array(11).fill(9));
+    backend.write(tensor, Uint8Array.of(1, 2, 3, 4, 5));
+    const [bytes] = await backend.read(tensor);
+    assert.deepEqual([...bytes!], [1, 2, 3, 4, 5, 9, 9, 9, 9, 9, 9]);
+  },
+  "refuses more bytes than a tensor has"(backend) {
+    using tensor = backend.alloc("u8", [4]);
+    assert.throws(() => backend.write(tensor, new Uint8Array(5)), RangeError);
+    return Promise.resolve();
+  },
+  async "reads several tensors in the order asked"(backend) {
+    using scope = backend.scope();
+    const tensors = [3, 1, 2].map((value) => {
+      const tensor = scope.alloc("u8", [value]);
+      backend.write(tensor, new Uint8Array(value).fill(value));
+      return tensor;
+    });
+    const read = await backend.read(...tensors, tensors[0]!);
+    assert.deepEqual(read.map((bytes) => [...bytes]), [[3, 3, 3], [1], [2, 2], [3, 3, 3]]);
+    assert.deepEqual(await backend.read(), []);
+  },
+  async "runs writes and ops in the order they were queued"(backend) {
+    using scope = backend.scope();
+    const [x, y] = [scope.alloc("f32", [70]), scope.alloc("f32", [70])];
+    const fill = (tensor: Tensor, value: number) =>
+      backend.write(tensor, new Uint8Array(new Float32Array(70).fill(value).buffer));
+    const add = OPS.find(({ name }) => name === "add")!;
+    fill(x, 1);
+    fill(y, 10);
+    backend.run(add, { x, y });
+    fill(y, 100);
+    backend.run(add, { x, y });
+    fill(y, 1000);
+    for (let i = 0; i < 200; i++) backend.run(add, { x, y });
+    const [bytes] = await backend.read(x);
+    assert.deepEqual(new Set(new Float32Array(bytes!.buffer)), new Set([200_111]));
+  },
+  async "has finished what was queued when finish() returns, and can go on"(backend) {
+    using scope = backend.scope();
+    const [x, y] = [scope.alloc("f32", [1]), scope.alloc("f32", [1])];
+    const add = OPS.find(({ name }) => name === "add")!;
+    for (const tensor of [x, y]) backend.write(tensor, new Uint8Array(Float32Array.of(2).buffer));
+    backend.run(add, { x, y });
+    await backend.finish();
+    backend.run(add, { x, y });
+    const [bytes] = await backend.read(x);
+    assert.deepEqual([...new Float32Array(bytes!.buffer)], [6]);
+  },
+  async "keeps what a queued op needs when its tensors are disposed at once"(backend) {
+    using out = backend.alloc("f32", [300]);
+    backend.write(out, new Uint8Array(1200));
+    const add = OPS.find(({ name }) => name === "add")!;
+    for (let round = 0; round < 20; round++) {
+      using y = backend.alloc("f32", [300]);
+      backend.write(y, new Uint8Array(new Float32Array(300).fill(round).buffer));
+      backend.run(add, { x: out, y });
+    }
+    const [bytes] = await backend.read(out);
+    assert.deepEqual(new Set(new Float32Array(bytes!.buffer)), new Set([190]));
+  },
+  "names both arguments whose shapes disagree"(backend) {
+    using scope = backend.scope();
+    const matmul = OPS.find(({ name }) => name === "matmul_nt")!;
+    const tensors = {
+      x: scope.alloc("f32", [2, 3]),
+      w: scope.alloc("f32", [4, 5]),
+      y: scope.alloc("f32", [2, 4]),
+    };
+    assert.throws(() => backend.run(matmul, tensors, { column: 0 }), {
+      name: "RangeError",
+      message: 'Cannot run matmul_nt: "w" has C = 5 and "x" has C = 3',
+    });
+    return Promise.resolve();
+  },
+  "supports every op"(backend) {
+    for (const op of OPS) assert.equal(backend.supports(op), true, op.name);
+    return Promise.resolve();
+  },
+};

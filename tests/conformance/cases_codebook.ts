@@ -1,0 +1,223 @@
+/** Conformance cases of bitsandbytes' ops: 4-bit codebooks, the 8-bit dynamic map, int8 rows. */
+import { CODEBOOKS, DYNAMIC_MAP, midpoints } from "../../src/codebook.ts";
+import { dequantize4bit } from "../../src/ops/dequantize_4bit.ts";
+import { dequantizeDynamic8 } from "../../src/ops/dequantize_dynamic8.ts";
+import { quantize4bit } from "../../src/ops/quantize_4bit.ts";
+import { quantizeDynamic8 } from "../../src/ops/quantize_dynamic8.ts";
+import { quantizeRowsInt8 } from "../../src/ops/quantize_rows_int8.ts";
+import {
+  blank,
+  FLOATS,
+  floats,
+  gaussian,
+  type Given,
+  integers,
+  normal,
+  type Values,
+  whole,
+} from "./given.ts";
+import { type Case, equal, equalButTies, type Judge, type View, within } from "./judge.ts";
+import { brokenWeights, nearBound, nearHalf, ODD_ROWS, oddWeights } from "./weights.ts";
+/** Codes of a 4-bit tensor, two to a byte. */
+function nibbles(codes: Values): Uint8Array {
+  return Uint8Array.from(
+    { length: codes.length * 2 },
+    (_, i) => i % 2 ? codes[i >> 1]! & 15 : codes[i >> 1]! >> 4,
+  );
+}
+
+const codes4bit: Judge = equalButTies(({ before: { w }, want: { absmax }, scalars }) => {
+  const { block = 1, kind = 0 } = scalars;
+  return Array.from(
+    w!,
+    (x, i) => nearBound(x / absmax![Math.floor(i / block)]!, CODEBOOKS[kind]!.bounds),
+  );
+}, nibbles);
+
+const codesDynamic8: Judge = equalButTies(({ before: { x }, want: { absmax }, scalars }) => {
+  const { block = 1, offset = 0 } = scalars;
+  return Array.from(
+    x!,
+    (value, i) =>
+      nearBound(
+        Math.fround(value - offset) / absmax![Math.floor(i / block)]!,
+        midpoints(DYNAMIC_MAP),
+      ),
+  );
+});
+
+const codesRows: Judge = equalButTies(({ before: { x }, want: { absmax }, dims: { C = 1 } }) =>
+  Array.from(x!, (value, i) => nearHalf(value * 127 / absmax![Math.floor(i / C)]!))
+);
+
+/** table·absmax and + offset: a product and a sum, or the two fused. */
+function dynamicBound({ before: { codes, table, absmax }, want: { x }, scalars }: View): number[] {
+  const { block = 1 } = scalars;
+  return Array.from(codes!, (code, i) => {
+    const product = table![code]! * absmax![Math.floor(i / block)]!;
+    return 2 ** -24 * (Math.abs(product) + 2 * Math.abs(x![i]!));
+  });
+}
+
+/** Runs of a signature over flat elements: the same bytes as a vector. */
+function flat(given: Given): Given {
+  return { ...given, shape: [given.shape.reduce((a, b) => a * b, 1)] };
+}
+
+export const codebookCases: readonly Case[] = [
+  ...FLOATS.flatMap((dtype) =>
+    [[1, 32], [3, 32], [64, 32], [65, 64], [257, 64], [4096, 64], [1033, 1024]].flatMap((
+      [n = 0, block = 0],
+    ) =>
+      [0, 1].map((kind) => ({
+        op: quantize4bit,
+        tensors: {
+          w: normal(dtype, [n], { seed: n, scale: 0.02 }),
+          codes: blank("u8", [Math.ceil(n / 2)]),
+          absmax: blank("f32", [Math.ceil(n / block)]),
+        },
+        scalars: { block, kind },
+        judge: { codes: codes4bit, absmax: equal },
+      }))
+    )
+  ),
+  ...[0, 1].flatMap((kind) => [
+    {
+      op: quantize4bit,
+      note: "odd rows, one a block",
+      tensors: {
+        w: flat(oddWeights),
+        codes: blank("u8", [140]),
+        absmax: blank("f32", [7]),
+      },
+      scalars: { block: 40, kind },
+      judge: { codes: codes4bit },
+    },
+    {
+      op: quantize4bit,
+      note: "blocks with NaN and an infinity",
+      tensors: {
+        w: flat(brokenWeights("bf16")),
+        codes: blank("u8", [100]),
+        absmax: blank("f32", [5]),
+      },
+      scalars: { block: 40, kind },
+      judge: { codes: codes4bit },
+    },
+    {
+      op: quantize4bit,
+      note: "every midpoint and its neighbours",
+      tensors: {
+        w: floats("f32", [46], [
+          1,
+          ...Array.from(CODEBOOKS[kind]!.bounds).flatMap((bound) => {
+            return [bound, bound + 2 ** -24 * Math.abs(bound), bound - 2 ** -24 * Math.abs(bound)];
+          }),
+        ]),
+        codes: blank("u8", [23]),
+        absmax: blank("f32", [1]),
+      },
+      scalars: { block: 64, kind },
+      judge: { codes: codes4bit },
+    },
+    ...[[1, 32], [3, 32], [65, 64], [1033, 64]].map(([n = 0, block = 0]) => ({
+      op: dequantize4bit,
+      tensors: {
+        codes: whole("u8", [Math.ceil(n / 2)], { low: 0, high: 255, seed: n }),
+        absmax: floats(
+          "f32",
+          [Math.ceil(n / block)],
+          gaussian(Math.ceil(n / block), 109).map(Math.abs),
+        ),
+        w: blank("f32", [n]),
+      },
+      scalars: { block, kind },
+    })),
+  ]),
+
+  ...[[1, 256], [3, 256], [257, 256], [1000, 64]].flatMap(([n = 0, block = 0]) =>
+    [0, 2.5].flatMap((offset) => [
+      {
+        op: quantizeDynamic8,
+        tensors: {
+          x: floats("f32", [n], gaussian(n, 110, 0.3).map((x) => x + offset)),
+          table: floats("f32", [256], DYNAMIC_MAP),
+          codes: blank("u8", [n]),
+          absmax: blank("f32", [Math.ceil(n / block)]),
+        },
+        scalars: { block, offset },
+        judge: { codes: codesDynamic8, absmax: equal },
+      },
+      {
+        op: dequantizeDynamic8,
+        tensors: {
+          codes: whole("u8", [n], { low: 0, high: 255, seed: n }),
+          absmax: floats(
+            "f32",
+            [Math.ceil(n / block)],
+            gaussian(Math.ceil(n / block), 111).map(Math.abs),
+          ),
+          table: floats("f32", [256], DYNAMIC_MAP),
+          x: blank("f32", [n]),
+        },
+        scalars: { block, offset },
+        judge: { x: within(dynamicBound) },
+      },
+    ])
+  ),
+  {
+    op: quantizeDynamic8,
+    note: "blocks of zeros, of table entries, and one that is not finite",
+    tensors: {
+      x: floats("f32", [768], [
+        ...new Array(256).fill(0),
+        ...DYNAMIC_MAP,
+        NaN,
+        ...gaussian(255, 112),
+      ]),
+      table: floats("f32", [256], DYNAMIC_MAP),
+      codes: blank("u8", [768]),
+      absmax: blank("f32", [3]),
+    },
+    scalars: { block: 256, offset: 0 },
+    judge: { codes: codesDynamic8 },
+  },
+
+  ...FLOATS.flatMap((dtype) =>
+    [[1, 1, 0], [3, 31, 0], [5, 65, 1.5], [33, 257, 2.5]].map(([t = 0, c = 0, threshold = 0]) => ({
+      op: quantizeRowsInt8,
+      tensors: {
+        x: normal(dtype, [t, c], { seed: 113 }),
+        skip: integers("u32", [c], Array.from({ length: c }, (_, i) => i % 5 === 3 ? 1 : 0)),
+        codes: blank("i8", [t, c]),
+        absmax: blank("f32", [t]),
+      },
+      scalars: { threshold },
+      judge: { codes: codesRows, absmax: equal },
+    }))
+  ),
+  {
+    op: quantizeRowsInt8,
+    note: "zeros, one spike, all equal, ties; the spike's column skipped",
+    tensors: {
+      x: floats("f32", [5, 40], [0, 2, 3, 4, 5].flatMap((row) => ODD_ROWS[row]!)),
+      skip: integers("u32", [40], Array.from({ length: 40 }, (_, i) => i === 13 ? 1 : 0)),
+      codes: blank("i8", [5, 40]),
+      absmax: blank("f32", [5]),
+    },
+    scalars: { threshold: 6 },
+    judge: { codes: codesRows },
+  },
+  {
+    op: quantizeRowsInt8,
+    note: "rows that are not finite",
+    tensors: {
+      x: brokenWeights("bf16"),
+      skip: integers("u32", [40], new Array(40).fill(0)),
+      codes: blank("i8", [5, 40]),
+      absmax: blank("f32", [5]),
+    },
+    scalars: { threshold: 6 },
+    judge: { codes: codesRows },
+  },
+];

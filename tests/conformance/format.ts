@@ -1,0 +1,298 @@
+/**
+ * The conformance suite of a format: for every scheme it holds and odd shapes, `layout` tells the truth, packing by slices of rows
+ * gives the bytes of packing at once, `unpack` and `recognize` give back what was packed, and what it cannot hold is refused.
+ */
+import assert from "node:assert/strict";
+import type { Backend, Scope, Tensor } from "../../src/backend.ts";
+import type { Format, Packer, PlannedWeight, ReadTensor, StoredWeight } from "../../src/format.ts";
+import { bf16ToF32, f32ToBf16, f32ToF16 } from "../../src/number.ts";
+import type { Quantized, Scheme, Strategy } from "../../src/scheme.ts";
+import { schemeKind } from "../../src/schemes/mod.ts";
+import type { Rows } from "../../src/source.ts";
+import { BITS, byteLength, type DType, matrixShape, type TensorInfo } from "../../src/tensor.ts";
+
+const NAME = "model.layers.0.mlp.up_proj.weight";
+
+/** A weight and how it is quantized. */
+export interface FormatCase {
+  readonly scheme: Scheme;
+  readonly shape: readonly number[];
+  readonly dtype: "f32" | "bf16" | "f16";
+}
+
+const SHAPES: readonly (readonly number[])[] = [[33, 64], [5, 27], [40, 96], [6, 3, 3, 3]];
+
+const STRATEGIES: readonly Strategy[] = [
+  { kind: "tensor" },
+  { kind: "channel" },
+  { kind: "group", size: 32 },
+  { kind: "group", size: 9 },
+  { kind: "block", rows: 8, columns: 16 },
+  { kind: "block", rows: 3, columns: 9 },
+];
+
+function schemes(scaleDType: "f32" | "bf16" | "f16"): Scheme[] {
+  const ints = ([2, 3, 4, 5, 6, 7, 8] as const).flatMap((bits) =>
+    (["full", "affine", "restricted"] as const).filter((grid) =>
+      grid !== "restricted" || bits === 4
+    )
+      .flatMap((grid) =>
+        STRATEGIES.flatMap((strategy) =>
+          (["none", "int8"] as const).filter((activations) => activations === "none" || bits === 8)
+            .map((activations) => ({
+              kind: "int" as const,
+              bits,
+              grid,
+              strategy,
+              scaleDType,
+              activations,
+            }))
+        )
+      )
+  );
+  const fp8s = STRATEGIES.flatMap((strategy) =>
+    (["none", "fp8"] as const).map((activations) => ({
+      kind: "fp8" as const,
+      strategy,
+      scaleDType,
+      activations,
+    }))
+  );
+  const codebooks = (["nf4", "fp4"] as const).flatMap((kind) =>
+    [32, 64, 128].flatMap((block) =>
+      [true, false].map((doubleQuant) => ({ kind, block, doubleQuant }))
+    )
+  );
+  return [
+    ...ints,
+    ...fp8s,
+    ...codebooks,
+    { kind: "llm_int8", threshold: 6 },
+    { kind: "llm_int8", threshold: 0 },
+    ...(["bf16", "f16", "f32"] as const).map((dtype) => ({ kind: "cast" as const, dtype })),
+  ];
+}
+
+/** Every scheme with every shape it fits; each shape has a dtype of its own. Of them, every `stride`-th. */
+export function formatCases(stride = 1): FormatCase[] {
+  const cases = SHAPES.flatMap((shape, i) => {
+    const dtype = (["bf16", "f32", "f16"] as const)[i % 3]!;
+    return schemes(dtype).filter((scheme) => schemeKind(scheme).check(scheme, shape) === true)
+      .map((scheme) => ({ scheme, shape, dtype }));
+  });
+  return cases.filter((_, i) => i % stride === 0);
+}
+
+/** Bytes of pseudo-random weights around 0, the same every time, with a row and a half of zeros. */
+export function weightBytes({ shape, dtype }: FormatCase): Uint8Array<ArrayBuffer> {
+  const [rows, columns] = matrixShape(shape);
+  let state = 12345;
+  const values = Float32Array.from({ length: rows * columns }, (_, i) => {
+    state = Math.imul(state, 1664525) + 1013904223 >>> 0;
+    const zero = i >= 3 * columns && i < 4.5 * columns;
+    return zero ? 0 : bf16ToF32(f32ToBf16((state / 2 ** 32 - 0.5) ** 3));
+  });
+  if (dtype === "f32") return new Uint8Array(values.buffer);
+  const halves = Uint16Array.from(values, dtype === "bf16" ? f32ToBf16 : f32ToF16);
+  return new Uint8Array(halves.buffer);
+}
+
+function greatestCommonDivisor(a: number, b: number): number {
+  return b === 0 ? a : greatestCommonDivisor(b, a % b);
+}
+
+/** Rows `[from, to)` of the weight, quantized. */
+function quantizeRows(case_: FormatCase, { from, to }: Rows, scope: Scope): Quantized {
+  const [, columns] = matrixShape(case_.shape);
+  const rowBytes = columns * BITS[case_.dtype] / 8;
+  const weight = scope.alloc(case_.dtype, [to - from, columns]);
+  scope.backend.write(weight, weightBytes(case_).slice(from * rowBytes, to * rowBytes));
+  const { scheme } = case_;
+  return schemeKind(scheme).quantize(scheme, weight, { scope, search: "minmax" });
+}
+
+/** Stored tensors being filled; every byte may be given once. */
+class Stored {
+  readonly bytes = new Map<string, Uint8Array<ArrayBuffer>>();
+  readonly #given = new Map<string, Uint8Array>();
+  constructor(readonly layout: readonly TensorInfo[]) {
+    for (const tensor of layout) {
+      assert(!this.bytes.has(tensor.name), `layout names ${tensor.name} twice`);
+      this.bytes.set(tensor.name, new Uint8Array(byteLength(tensor)));
+      this.#given.set(tensor.name, new Uint8Array(byteLength(tensor)));
+    }
+  }
+  take(pieces: Awaited<ReturnType<Packer["add"]>>): void {
+    for (const { tensor, offset, bytes } of pieces) {
+      const to = this.bytes.get(tensor);
+      assert(to, `a piece of ${tensor}, which layout did not give`);
+      assert(
+        Number.isInteger(offset) && offset >= 0 && offset + bytes.length <= to.length,
+        `${bytes.length} bytes at ${offset} of ${tensor}, which has ${to.length}`,
+      );
+      to.set(bytes, offset);
+      this.#given.get(tensor)!.subarray(offset, offset + bytes.length).forEach((given, i, part) => {
+        assert.equal(given, 0, `byte ${offset + i} of ${tensor} was given twice`);
+        part[i] = 1;
+      });
+    }
+  }
+  complete(): void {
+    for (const [tensor, given] of this.#given) {
+      assert.equal(given.indexOf(0), -1, `byte ${given.indexOf(0)} of ${tensor} was never given`);
+    }
+  }
+  /** As a source reads: whole tensors, or rows of them. */
+  readonly read: ReadTensor = (name, rows) => {
+    const bytes = this.bytes.get(name)!;
+    const { dtype, shape } = this.layout.find((tensor) => tensor.name === name)!;
+    const rowBytes = byteLength({ dtype, shape: shape.slice(1) });
+    if (rows) {
+      assert(rows.from >= 0 && rows.from < rows.to && rows.to <= shape[0]!, `rows of ${name}`);
+    }
+    return Promise.resolve(
+      rows ? bytes.slice(rows.from * rowBytes, rows.to * rowBytes) : bytes.slice(),
+    );
+  };
+}
+
+/** Quantize and pack a weight in slices of `sliceRows`. */
+export async function packSlices(
+  format: Format,
+  case_: FormatCase,
+  { backend, sliceRows }: { readonly backend: Backend; readonly sliceRows: number },
+): Promise<Stored> {
+  const weight = { name: NAME, dtype: case_.dtype, shape: case_.shape };
+  const [rows] = matrixShape(case_.shape);
+  using scope = backend.scope();
+  const stored = new Stored(format.layout(weight, case_.scheme));
+  const packer = format.packer(weight, case_.scheme, scope);
+  for (let from = 0; from < rows; from += sliceRows) {
+    const slice = { from, to: Math.min(rows, from + sliceRows) };
+    using scratch = backend.scope();
+    stored.take(await packer.add(quantizeRows(case_, slice, scratch), slice));
+  }
+  stored.take(await packer.finish());
+  stored.complete();
+  return stored;
+}
+
+async function bytesByName(
+  { tensors }: Quantized,
+  backend: Backend,
+): Promise<Record<string, string>> {
+  const names = Object.keys(tensors).sort();
+  const bytes = await backend.read(...names.map((name) => tensors[name]!));
+  return Object.fromEntries(names.map((name, i) => [name, bytes[i]!.join()]));
+}
+
+async function values(quantized: Quantized, scope: Scope): Promise<Float32Array> {
+  const tensor: Tensor = schemeKind(quantized.scheme).dequantize(quantized, scope);
+  const [bytes] = await scope.backend.read(tensor);
+  return new Float32Array(bytes!.buffer);
+}
+
+/** Nested statistics lose something: what is left of `absmax` must be within the widest gap of the dynamic map. */
+async function checkNested(got: Quantized, want: Quantized, backend: Backend): Promise<void> {
+  const read = async ({ tensors }: Quantized) => {
+    const [codes, absmax] = await backend.read(tensors.codes!, tensors.absmax!);
+    return { codes: codes!.join(), absmax: new Float32Array(absmax!.buffer) };
+  };
+  const [a, b] = [await read(got), await read(want)];
+  assert.equal(a.codes, b.codes);
+  const mean = b.absmax.reduce((sum, x) => sum + x, 0) / b.absmax.length;
+  const spread = b.absmax.reduce((most, x) => Math.max(most, Math.abs(x - mean)), 0);
+  a.absmax.forEach((x, i) => {
+    assert(
+      Math.abs(x - b.absmax[i]!) <= spread * 0.0079,
+      `absmax[${i}] is ${x}, was ${b.absmax[i]}`,
+    );
+  });
+}
+
+/** What a section can say of a scheme: not whether the lowest code is left out. */
+function asStored(scheme: Scheme): Scheme {
+  return scheme.kind === "int" && scheme.grid === "restricted"
+    ? { ...scheme, grid: "full" }
+    : scheme;
+}
+
+/** One case of the suite. */
+export async function checkFormat(
+  format: Format,
+  case_: FormatCase,
+  backend: Backend,
+): Promise<void> {
+  const { scheme, shape, dtype } = case_;
+  const weight: TensorInfo = { name: NAME, dtype, shape };
+  const verdict = format.supports(scheme, weight);
+  if (verdict !== true) {
+    assert(verdict.length > 20 && !verdict.endsWith("."), `a refusal must be a reason: ${verdict}`);
+    return;
+  }
+  const [rows, columns] = matrixShape(shape);
+  const steps = [
+    schemeKind(scheme).rowStep(scheme, shape),
+    format.rowStep(scheme, weight),
+  ] as const;
+  const step = Math.min(rows, steps[0] * steps[1] / greatestCommonDivisor(...steps));
+
+  const whole = await packSlices(format, case_, { backend, sliceRows: rows });
+  const slices = await packSlices(format, case_, { backend, sliceRows: step });
+  for (const [name, bytes] of whole.bytes) {
+    assert.equal(slices.bytes.get(name)!.join(), bytes.join(), `${name} packed by ${step} rows`);
+  }
+
+  using scope = backend.scope();
+  const parts = whole.layout;
+  const stored: StoredWeight = { name: NAME, shape, scheme, parts };
+  const before = quantizeRows(case_, { from: 0, to: rows }, scope);
+  const after = await format.unpack(stored, whole.read, { scope });
+  assert.deepEqual([after.rows, after.columns], [rows, columns]);
+  if ((scheme.kind === "nf4" || scheme.kind === "fp4") && scheme.doubleQuant) {
+    await checkNested(after, before, backend);
+  } else {
+    const got = await bytesByName(after, backend);
+    const want = await bytesByName(before, backend);
+    for (const name of Object.keys(got)) assert.equal(got[name], want[name], `unpacked ${name}`);
+  }
+
+  const all = await values(after, scope);
+  for (let from = 0; from < rows; from += step) {
+    const slice = { from, to: Math.min(rows, from + step) };
+    const part = await format.unpack(stored, whole.read, { scope, rows: slice });
+    assert.equal(
+      (await values(part, scope)).join(),
+      all.subarray(from * columns, slice.to * columns).join(),
+      `rows ${from} to ${slice.to}`,
+    );
+  }
+
+  const planned: PlannedWeight[] = [
+    { name: NAME, shape, scheme, linear: true },
+    { name: "lm_head.weight", shape: [8, columns], scheme: undefined, linear: true },
+  ];
+  const section = format.section(planned, dtype);
+  const source = {
+    tensors: new Map(parts.map((part) => [part.name, part])),
+    config: section === undefined ? {} : { quantization_config: JSON.parse(section) },
+    read: whole.read,
+  };
+  const found = await format.recognize(source);
+  if (section === undefined) {
+    assert.equal(found, undefined);
+  } else {
+    assert.deepEqual([...found!.keys()], [NAME]);
+    const { scheme: read, shape: size, parts: pieces } = found!.get(NAME)!;
+    assert.deepEqual({ read, size, pieces }, {
+      read: asStored(scheme),
+      size: shape,
+      pieces: parts,
+    });
+  }
+}
+
+/** As a person would say it, for a failure's message. */
+export function caseLabel({ scheme, shape, dtype }: FormatCase): string {
+  return `${schemeKind(scheme).label(scheme)}, ${dtype satisfies DType}[${shape}]`;
+}

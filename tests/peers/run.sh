@@ -1,0 +1,93 @@
+#!/usr/bin/env bash
+# Has transformers, compressed-tensors and bitsandbytes open what Sluice writes, and compares weights, bytes and logits.
+# Ends with "N passed, N failed". Needs Python 3.11 or newer and, the first time, a package registry for pip.
+#
+#   SLUICE_PEERS_MODELS   "sample smollm2-135m" (default), or one of them
+#   SLUICE_PEERS_SCHEMES  schemes to try, separated by spaces
+#   SLUICE_PEERS_CACHE    folder for the environment and the model [${TMPDIR:-/tmp}/sluice-peers]
+#   SLUICE_PEERS_VENV     the Python environment [$SLUICE_PEERS_CACHE/venv]
+#   SLUICE_PEERS_THREADS  threads torch may use [2]
+#   SLUICE_PEERS_DEVICE   device of Sluice, wasm or webgpu [wasm]
+#   PYTHON                the interpreter that makes the environment [python3]
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+peers=tests/peers
+cache=${SLUICE_PEERS_CACHE:-${TMPDIR:-/tmp}/sluice-peers}
+venv=${SLUICE_PEERS_VENV:-$cache/venv}
+models=${SLUICE_PEERS_MODELS:-sample smollm2-135m}
+schemes=${SLUICE_PEERS_SCHEMES:-W4A16 W4A16_ASYM W8A16 W8A8 FP8_DYNAMIC NF4 LLM_INT8}
+threads=${SLUICE_PEERS_THREADS:-2}
+device=${SLUICE_PEERS_DEVICE:-wasm}
+python=$venv/bin/python
+export TQDM_DISABLE=1 HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error PYTHONWARNINGS=ignore PYTHONDONTWRITEBYTECODE=1
+export OMP_NUM_THREADS=$threads
+
+mkdir -p "$cache"
+[ -x "$python" ] || "${PYTHON:-python3}" -m venv "$venv"
+# Installs nothing, and asks nobody, when the pinned versions are there.
+"$python" -m pip install --quiet --disable-pip-version-check --requirement "$peers/requirements.txt"
+
+work=$(mktemp -d "$cache/run.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+: > "$work/lines"
+
+# Runs a command, shows and keeps its lines, and makes a line of its own of a command that failed without one.
+step() {
+  local label=$1 code=0
+  shift
+  "$@" > "$work/out" 2> "$work/err" || code=$?
+  grep -E '^(ok  |FAIL|    ) ' "$work/out" | tee -a "$work/lines" || true
+  if [ "$code" -ne 0 ] && ! grep -q '^FAIL' "$work/out"; then
+    echo "FAIL $label: exit code $code" | tee -a "$work/lines"
+    tail -n 20 "$work/out" "$work/err" | sed 's/^/     /'
+  fi
+  return "$code"
+}
+
+# Runs one of Sluice's commands; that it ends well is itself what is checked.
+sluice() {
+  local label=$1
+  shift
+  step "$label: $1" deno run -A cli.ts "$@" || return
+  echo "ok   $label: sluice $1" | tee -a "$work/lines"
+}
+
+open_with_peers() {
+  local name=$1 source=$2 scheme=$3
+  local label="$name $scheme" out="$work/checkpoint" window="$peers/windows/$name.json"
+  local options=()
+  case $scheme in W4A16*) options=(--group-size 64) ;; esac
+  rm -rf "$out" "$work"/theirs* "$work"/ours*
+  sluice "$label" quantize "$source" --scheme "$scheme" "${options[@]}" --output "$out" --device "$device" || return 0
+  sluice "$label" verify "$out" || true
+  step "$label: bytes" "$python" "$peers/same_bytes.py" "$out" "$source" --label "$label" || true
+  step "$label: opening" "$python" "$peers/open_checkpoint.py" "$out" "$window" "$work/theirs" \
+    --source "$source" --label "$label" --threads "$threads" || true
+  [ -f "$work/theirs.json" ] || return 0
+  step "$label: logits" deno run -A "$peers/logits.ts" "$out" "$window" "$work/theirs.json" "$work/ours" "$device" || return 0
+  step "$label: comparing" "$python" "$peers/compare.py" "$work/theirs.json" "$work/ours.json" --label "$label" || true
+}
+
+for name in $models; do
+  case $name in
+    sample) source=sample/model ;;
+    smollm2-135m)
+      source=$cache/smollm2-135m
+      if [ ! -f "$source/tokenizer_config.json" ]; then # the last file it writes
+        rm -rf "$source"
+        "$python" "$peers/models/make_smollm2.py" "$source"
+      fi
+      ;;
+    *)
+      echo "There is no model \"$name\" here: SLUICE_PEERS_MODELS may name sample and smollm2-135m." >&2
+      exit 2
+      ;;
+  esac
+  for scheme in $schemes; do open_with_peers "$name" "$source" "$scheme"; done
+done
+
+passed=$(grep -c '^ok' "$work/lines" || true)
+failed=$(grep -c '^FAIL' "$work/lines" || true)
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]

@@ -1,0 +1,301 @@
+/** Planning: every tensor's fate, sizes to the byte, and refusals that are sentences. */
+import assert from "node:assert/strict";
+import { openCheckpoint } from "../src/sources/checkpoint.ts";
+import { type DeviceLimits, type Plan, plan } from "../src/plan.ts";
+import { parseRecipe, recipeFromOptions } from "../src/recipe.ts";
+import { byteLength, type TensorInfo } from "../src/tensor.ts";
+import { convolutionalTensors, makeCheckpoint, TINY_CONFIG, tinyTensors } from "./tiny.ts";
+
+const DEVICE: DeviceLimits = {
+  name: "wasm",
+  maxTensorBytes: 2 ** 30,
+  sliceBytes: 2 ** 22,
+  supports: () => true,
+};
+
+async function planOf(
+  recipe: Parameters<typeof plan>[0],
+  { tensors = tinyTensors(), config = TINY_CONFIG, device = DEVICE, evaluate = false }: {
+    tensors?: TensorInfo[];
+    config?: Readonly<Record<string, unknown>> | null;
+    device?: DeviceLimits;
+    evaluate?: boolean;
+  } = {},
+): Promise<Plan> {
+  const folder = await makeCheckpoint(tensors, config ? { config } : {});
+  try {
+    await using source = await openCheckpoint(folder);
+    const evaluation = { seqLen: 16, windows: 4, stateBudget: 1e6 };
+    return plan(recipe, source, evaluate ? { device, evaluation } : { device });
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+function fates(made: Plan): Record<string, string> {
+  return Object.fromEntries(
+    made.blocks.flatMap(({ steps }) => steps).map(({ source, fate }) => [
+      source.name,
+      fate.kind === "quantize" ? fate.scheme.kind : fate.kind,
+    ]),
+  );
+}
+
+Deno.test("plan() quantizes the linears of a Llama's blocks and copies the rest", async () => {
+  const made = await planOf(recipeFromOptions({ scheme: "W4A16", "group-size": 32 }));
+  const kinds = fates(made);
+  assert.equal(kinds["model.layers.1.mlp.down_proj.weight"], "int");
+  for (
+    const name of [
+      "model.embed_tokens.weight",
+      "lm_head.weight",
+      "model.norm.weight",
+      "model.layers.0.input_layernorm.weight",
+    ]
+  ) {
+    assert.equal(kinds[name], "copy", name);
+  }
+  assert.equal(Object.values(kinds).filter((kind) => kind === "int").length, 14);
+  // 4 bits, a bf16 scale per 32, and two int64 of shape per weight.
+  const weights = 2 * (64 * 64 * 2 + 32 * 64 * 2 + 128 * 64 * 3);
+  assert.equal(made.quantizedWeights, weights);
+  assert.equal(made.bitsPerWeight, (weights * 4 + weights / 32 * 16 + 14 * 128) / weights);
+});
+
+Deno.test("plan() lays out every output tensor without gap or overlap, and the sizes add up", async () => {
+  const made = await planOf({ ...recipeFromOptions({ scheme: "NF4" }), maxShardSize: 20_000 });
+  assert(made.files.length > 2);
+  const outputs = made.blocks.flatMap(({ steps }) => steps).flatMap(({ outputs }) => outputs);
+  const placed = made.files.flatMap(({ tensors }) => tensors);
+  assert.deepEqual(placed.map(({ name }) => name).sort(), outputs.map(({ name }) => name).sort());
+  for (const file of made.files) {
+    let at = file.head.length;
+    for (const tensor of file.tensors) {
+      assert.equal(tensor.begin, at);
+      assert.equal(tensor.end - tensor.begin, byteLength(tensor));
+      at = tensor.end;
+    }
+    assert.equal(file.size, at);
+  }
+  assert.match(made.files[0]!.path, /^model-00001-of-0000\d\.safetensors$/);
+  const index = made.sidecars.find(({ path }) => path === "model.safetensors.index.json");
+  const map = JSON.parse(new TextDecoder().decode(index!.bytes)).weight_map;
+  assert.deepEqual(Object.keys(map).sort(), outputs.map(({ name }) => name).sort());
+  const files = made.files.reduce((n, { size }) => n + size, 0);
+  assert.equal(made.totalBytes, files + made.sidecars.reduce((n, { size }) => n + size, 0));
+  // The parts of one weight are in one file.
+  for (const { outputs } of made.blocks.flatMap(({ steps }) => steps)) {
+    assert.equal(new Set(outputs.map(({ name }) => map[name])).size, outputs.length === 0 ? 0 : 1);
+  }
+});
+
+Deno.test("plan() gives rules in order: the first that matches decides, ignore before all", async () => {
+  const made = await planOf(parseRecipe(
+    `
+scheme: W4A16
+group_size: 64
+ignore: ["model.layers.0.*"]
+rules:
+  - {match: "*.down_proj", scheme: W8A16}
+  - {match: "*_proj", scheme: W4A16, group_size: 32}
+`,
+    "r.yaml",
+  ));
+  const kinds = fates(made);
+  assert.equal(kinds["model.layers.0.mlp.down_proj.weight"], "copy");
+  const scheme = (name: string) => {
+    const fate =
+      made.blocks.flatMap(({ steps }) => steps).find(({ source }) => source.name === name)!.fate;
+    return fate.kind === "quantize" && fate.scheme.kind === "int" ? fate.scheme : undefined;
+  };
+  assert.equal(scheme("model.layers.1.mlp.down_proj.weight")?.bits, 8);
+  assert.deepEqual(scheme("model.layers.1.self_attn.q_proj.weight")?.strategy, {
+    kind: "group",
+    size: 32,
+  });
+});
+
+Deno.test("plan() drops rotary frequencies of old checkpoints, and says why", async () => {
+  const name = "model.layers.0.self_attn.rotary_emb.inv_freq";
+  const made = await planOf(recipeFromOptions({ scheme: "W8A16" }), {
+    tensors: [...tinyTensors(), { name, dtype: "f32", shape: [8] }],
+  });
+  const step = made.blocks.flatMap(({ steps }) => steps).find(({ source }) =>
+    source.name === name
+  )!;
+  assert.equal(step.fate.kind, "drop");
+  assert.match(step.fate.kind === "drop" ? step.fate.reason : "", /computes from config\.json/);
+  assert.deepEqual(step.outputs, []);
+});
+
+Deno.test("plan() takes an unknown architecture: 4-D and 2-D weights are quantized, the classifier and norms are not", async () => {
+  const made = await planOf(recipeFromOptions({ scheme: "W8A16" }), {
+    tensors: convolutionalTensors(),
+    config: null,
+  });
+  assert.equal(made.model, undefined);
+  assert.deepEqual(fates(made), {
+    "bn1.bias": "copy",
+    "bn1.num_batches_tracked": "copy",
+    "bn1.running_mean": "copy",
+    "bn1.weight": "copy",
+    "conv1.weight": "int",
+    "fc.bias": "copy",
+    "fc.weight": "int",
+    "layer1.0.conv1.weight": "int",
+    "layer1.0.downsample.0.weight": "int",
+  });
+});
+
+Deno.test("plan() casts every float tensor, and copies what has the dtype already", async () => {
+  const made = await planOf(recipeFromOptions({ scheme: "BF16" }), { tensors: tinyTensors("f32") });
+  assert(Object.values(fates(made)).every((kind) => kind === "cast"));
+  const config = made.sidecars.find(({ path }) => path === "config.json")!;
+  assert.equal(JSON.parse(new TextDecoder().decode(config.bytes)).torch_dtype, "bfloat16");
+});
+
+Deno.test("plan() cuts weights into slices that the device binds, at rows that scales and packing allow", async () => {
+  const device = { ...DEVICE, maxTensorBytes: 4096, sliceBytes: 1024 };
+  const made = await planOf(recipeFromOptions({ scheme: "W4A16_ASYM", "group-size": 32 }), {
+    device,
+  });
+  const steps = made.blocks.flatMap(({ steps }) => steps).filter(({ fate }) =>
+    fate.kind === "quantize"
+  );
+  for (const { source, sliceRows, rowStep } of steps) {
+    const columns = source.shape[1]!;
+    // Zero points of 4 bits are packed by eight rows into a word.
+    assert.equal(rowStep, 8);
+    assert.equal(sliceRows % rowStep, 0);
+    assert(sliceRows * columns * 4 <= 4096, source.name);
+  }
+});
+
+const refusals: readonly (readonly [
+  what: string,
+  act: () => Promise<unknown>,
+  error: string,
+  sentence: RegExp,
+])[] = [
+  [
+    "a group size that does not divide a row",
+    () => planOf(recipeFromOptions({ scheme: "W4A16", "group-size": 48 })),
+    "UnsupportedError",
+    /_proj\.weight.*48 does not divide .*64, 32/s,
+  ],
+  [
+    "fused partners of different schemes",
+    () =>
+      planOf(
+        parseRecipe(
+          "scheme: W4A16\ngroup_size: 32\nrules: [{match: '*.k_proj', scheme: W8A16}]",
+          "r",
+        ),
+      ),
+    "UnsupportedError",
+    /fuse .*q_proj.*k_proj.*v_proj.* share one scheme/,
+  ],
+  [
+    "a rule that matches nothing",
+    () => planOf(parseRecipe("scheme: W8A16\nrules: [{match: 'no.such', scheme: W8A16}]", "r")),
+    "UnsupportedError",
+    /"no\.such"/,
+  ],
+  [
+    "a recipe that leaves all as it is",
+    () => planOf(recipeFromOptions({ scheme: "W8A16" }, ["*"])),
+    "UnsupportedError",
+    /leaves every one/,
+  ],
+  [
+    "the embedding",
+    () => planOf(parseRecipe("rules: [{match: '*embed_tokens', scheme: W8A16}]", "r")),
+    "UnsupportedError",
+    /no format stores a quantized embedding/,
+  ],
+  [
+    "a tied head",
+    () =>
+      planOf(parseRecipe("rules: [{match: '*embed_tokens', scheme: W8A16}]", "r"), {
+        tensors: tinyTensors("bf16", { tied: true }),
+        config: { ...TINY_CONFIG, tie_word_embeddings: true },
+      }),
+    "UnsupportedError",
+    /tied/,
+  ],
+  [
+    "a format that does not hold the scheme",
+    () => planOf(recipeFromOptions({ scheme: "NF4", format: "compressed-tensors" })),
+    "UnsupportedError",
+    /compressed-tensors/,
+  ],
+  [
+    "schemes that no one format holds",
+    () => planOf(parseRecipe("scheme: NF4\nrules: [{match: '*.down_proj', scheme: W8A16}]", "r")),
+    "UnsupportedError",
+    /any one format/,
+  ],
+  [
+    "an option that the scheme does not take",
+    () => planOf(recipeFromOptions({ scheme: "NF4", "group-size": 64 })),
+    "RequestError",
+    /--group-size with NF4/,
+  ],
+  [
+    "a checkpoint that is quantized already",
+    () =>
+      planOf(recipeFromOptions({}), {
+        config: { ...TINY_CONFIG, quantization_config: { quant_method: "gptq" } },
+      }),
+    "UnsupportedError",
+    /quantized already \(gptq\)/,
+  ],
+  [
+    "packed tensors without a config",
+    () =>
+      planOf(recipeFromOptions({}), {
+        tensors: [{ name: "a.qweight", dtype: "i32", shape: [4, 4] }],
+        config: null,
+      }),
+    "UnsupportedError",
+    /GPTQ or AWQ/,
+  ],
+  [
+    "an evaluation of an unknown architecture",
+    () =>
+      planOf(recipeFromOptions({ scheme: "W8A16" }), {
+        config: { model_type: "mamba" },
+        evaluate: true,
+      }),
+    "UnsupportedError",
+    /model_type is "mamba".*without --evaluate/,
+  ],
+  [
+    "a config whose shapes are not the tensors'",
+    () =>
+      planOf(recipeFromOptions({ scheme: "W8A16" }), {
+        config: { ...TINY_CONFIG, intermediate_size: 256 },
+        evaluate: true,
+      }),
+    "CheckpointError",
+    /gate_proj.*\[128, 64\].*\[256, 64\]/,
+  ],
+  [
+    "a scale for a whole tensor that the device cannot bind",
+    () =>
+      planOf(recipeFromOptions({ scheme: "W8A16", "group-size": 0 }), {
+        device: { ...DEVICE, maxTensorBytes: 4096 },
+      }),
+    "UnsupportedError",
+    /must be quantized together/,
+  ],
+];
+for (const [what, act, error, sentence] of refusals) {
+  Deno.test(`plan() refuses ${what} with a sentence`, async () => {
+    await assert.rejects(act, (thrown: Error) => {
+      assert.equal(thrown.name, error, thrown.message);
+      assert.match(thrown.message, sentence);
+      return true;
+    });
+  });
+}

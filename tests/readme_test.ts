@@ -1,0 +1,193 @@
+/** README.md tells the truth: its programs run, its tables are those of the code, its flags and commands exist. */
+import assert from "node:assert/strict";
+import { fileURLToPath } from "node:url";
+import denoJson from "../deno.json" with { type: "json" };
+import { FORMATS } from "../src/formats/mod.ts";
+import { type Option, recipeKey } from "../src/option.ts";
+import { parseRecipe, RECIPE_OPTIONS, RULE_OPTIONS } from "../src/recipe.ts";
+import { PRESETS } from "../src/schemes/mod.ts";
+import { COMMANDS } from "../src/terminal/commands/mod.ts";
+import { EXIT } from "../src/terminal/faults.ts";
+import { inFolder, names } from "./cli/host.ts";
+
+const ROOT = new URL("../", import.meta.url);
+const README = Deno.readTextFileSync(new URL("README.md", ROOT));
+
+/** The fenced blocks of a language, in order. */
+function blocks(language: string): string[] {
+  return [...README.matchAll(new RegExp(`^\`\`\`${language}\\n(.*?)^\`\`\`$`, "gms"))].map((
+    [, text],
+  ) => text!);
+}
+
+/** The body rows of the table whose head begins with these cells. */
+function tableRows(...head: string[]): string[][] {
+  const cells = (line: string) => line.slice(1, -1).split(/(?<!\\)\|/).map((cell) => cell.trim());
+  const lines = README.split("\n");
+  const at = lines.findIndex((line) =>
+    head.every((cell, i) => line.startsWith("|") && cells(line)[i] === cell)
+  );
+  assert.ok(at >= 0, `there is no table with ${head.join(", ")}`);
+  const rows: string[][] = [];
+  for (const line of lines.slice(at + 2)) {
+    if (!line.startsWith("|")) break;
+    rows.push(cells(line));
+  }
+  return rows;
+}
+
+function optionRow({ name, default: usual, choices, help, placeholder, type }: Option): string[] {
+  const value = type === "boolean"
+    ? ""
+    : ` ${(placeholder ?? choices?.join("\\|") ?? "value").toUpperCase()}`;
+  return [
+    `\`--${name}${choices && !placeholder ? ` ${choices.join("\\|")}` : value}\``,
+    `\`${recipeKey({ name, type, help })}\``,
+    usual === undefined ? "" : `\`${usual}\``,
+    help.replaceAll("|", "\\|"),
+  ];
+}
+
+Deno.test("the README's table of options is the rows of the code", () => {
+  assert.deepEqual(
+    tableRows("Flag", "Recipe key"),
+    [...RULE_OPTIONS, ...RECIPE_OPTIONS].map(optionRow),
+  );
+});
+
+Deno.test("the README's table of schemes says what formats and loaders say", () => {
+  const expected = PRESETS.map(({ name, summary, format, scheme }) => {
+    const loaders = FORMATS.find((candidate) => candidate.name === format)!
+      .loaders([scheme({ modelDType: "bf16" })]);
+    const opens = (loader: string) =>
+      loaders.some(({ name, takes }) => takes && (name === loader || name === "any"))
+        ? "yes"
+        : "no";
+    return [
+      `\`${name}\``,
+      summary,
+      format,
+      ...["transformers", "vLLM", "SGLang", "TGI", "llama.cpp"].map(opens),
+    ];
+  });
+  assert.deepEqual(tableRows("Scheme", "Values", "Format"), expected);
+});
+
+Deno.test("the README names every dependency of deno.json, and no other", () => {
+  const named = tableRows("Dependency", "Version").map(([name, version]) => `${name}@${version}`);
+  const imports = Object.values(denoJson.imports).map((specifier) => specifier.replace("npm:", ""));
+  assert.deepEqual(named.map((text) => text.replaceAll("`", "")).sort(), imports.sort());
+});
+
+Deno.test("the README's exit codes are those of the program", () => {
+  const codes = tableRows("Code", "Meaning").map(([code]) => Number(code));
+  assert.deepEqual(codes, Object.values(EXIT));
+});
+
+Deno.test("the README's recipe can be read", () => {
+  const [recipe] = blocks("yaml");
+  assert.ok(recipe !== undefined);
+  const { rules } = parseRecipe(recipe, "README.md");
+  assert.ok(rules.length >= 2);
+});
+
+Deno.test("the README's command lines use commands and flags that exist", () => {
+  const lines = blocks("sh").join("").replaceAll("\\\n", " ").split("\n")
+    .map((line) => /cli\.ts (\w+)(.*)$/.exec(line)).filter((match) => match !== null);
+  assert.ok(lines.length >= 6);
+  for (const [line, name, rest] of lines) {
+    const command = COMMANDS.find((candidate) => candidate.name === name);
+    assert.ok(command, line);
+    for (const [, flag] of rest!.matchAll(/ --([a-z-]+)/g)) {
+      assert.ok(command.flags.some(({ name }) => name === flag), `${line}: --${flag}`);
+    }
+  }
+  const tasks = [...README.matchAll(/deno@[\d.]+ task (\S+?)[`\s]/g)].map(([, task]) => task!);
+  assert.deepEqual(tasks.slice(0, 2), ["demo", "test"]);
+  for (const task of tasks) assert.ok(task in denoJson.tasks, task);
+});
+
+/** Run a program of the README, from a folder of its own. */
+async function runProgram(text: string, folder: string, words: string[]): Promise<string> {
+  const program = `${folder}/program.ts`;
+  const modules = text.replaceAll('"./mod.ts"', JSON.stringify(new URL("mod.ts", ROOT).href));
+  assert.notEqual(modules, text);
+  await Deno.writeTextFile(program, modules);
+  const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: [
+      "run",
+      "-A",
+      "--quiet",
+      "--check",
+      `--config=${fileURLToPath(new URL("deno.json", ROOT))}`,
+      program,
+      ...words,
+    ],
+    cwd: folder,
+  }).output();
+  assert.ok(success, new TextDecoder().decode(stderr));
+  return new TextDecoder().decode(stdout);
+}
+
+Deno.test("the README's batch script type-checks and quantizes several models", () =>
+  inFolder(async (folder) => {
+    const [script] = blocks("ts");
+    assert.ok(script !== undefined);
+    const copy = `${folder}/copy`;
+    await Deno.mkdir(copy);
+    for (const name of names(fileURLToPath(new URL("sample/model/", ROOT)))) {
+      await Deno.copyFile(new URL(`sample/model/${name}`, ROOT), `${copy}/${name}`);
+    }
+    const out = await runProgram(script, folder, ["sample", copy]);
+    const lines = out.trimEnd().split("\n");
+    assert.equal(lines.length, 4, out);
+    for (const line of lines) {
+      assert.match(
+        line,
+        /^out\/(sample|copy)-(int4|nf4): \d\.\d{3} bits per weight, KL 0\.\d{4}, perplexity \d+\.\d\d → \d+\.\d\d$/,
+      );
+    }
+    assert.deepEqual(names(`${folder}/out`), [
+      "copy-int4",
+      "copy-nf4",
+      "sample-int4",
+      "sample-nf4",
+    ]);
+  }));
+
+Deno.test("the README's least permissions are enough for what it says", () =>
+  inFolder(async (folder) => {
+    const lines = blocks("sh").join("").replaceAll("\\\n", " ").split("\n")
+      .filter((line) => line.includes("--no-prompt"));
+    assert.equal(lines.length, 3);
+    await Deno.mkdir(`${folder}/models/original`, { recursive: true });
+    for (const name of names(fileURLToPath(new URL("sample/model/", ROOT)))) {
+      await Deno.copyFile(
+        new URL(`sample/model/${name}`, ROOT),
+        `${folder}/models/original/${name}`,
+      );
+    }
+    await Deno.writeTextFile(
+      `${folder}/text.txt`,
+      (await Deno.readTextFile(new URL("sample/corpus/validation.txt", ROOT))).slice(0, 30_000),
+    );
+    for (const line of lines) {
+      const [program, ...words] = line.trim().split(/\s+/);
+      assert.equal(program, "deno");
+      const args = words.map((word) =>
+        word === "cli.ts" ? fileURLToPath(new URL("cli.ts", ROOT)) : word
+      );
+      const { success, stderr } = await new Deno.Command(Deno.execPath(), { args, cwd: folder })
+        .output();
+      assert.ok(success, `${line}\n${new TextDecoder().decode(stderr)}`);
+    }
+  }));
+
+Deno.test("the README, the CHANGELOG and the LICENSE agree with deno.json", () => {
+  const changes = Deno.readTextFileSync(new URL("CHANGELOG.md", ROOT));
+  assert.match(changes, new RegExp(`^## ${denoJson.version.replaceAll(".", "\\.")}\\b`, "m"));
+  const license = Deno.readTextFileSync(new URL("LICENSE", ROOT));
+  assert.match(license, /Apache License\s+Version 2\.0, January 2004/);
+  assert.match(license, /END OF TERMS AND CONDITIONS/);
+  assert.equal(denoJson.license, "Apache-2.0");
+});

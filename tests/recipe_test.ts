@@ -1,0 +1,103 @@
+/** Recipes: from flags, JSON and YAML; patterns; refusals. */
+import assert from "node:assert/strict";
+import { matches, parseRecipe, recipeFromOptions } from "../src/recipe.ts";
+
+Deno.test("recipeFromOptions() makes one rule for every linear weight", () => {
+  const recipe = recipeFromOptions({ scheme: "w4a16", "group-size": "64", scale: "mse" }, [
+    "lm_head",
+  ]);
+  assert.deepEqual(recipe, {
+    rules: [{ scheme: "W4A16", method: "rtn", options: { "group-size": 64, scale: "mse" } }],
+    ignore: ["lm_head"],
+    maxShardSize: 5e9,
+  });
+});
+
+Deno.test("parseRecipe() reads YAML and JSON alike, rules first and the top level last", () => {
+  const yaml = `
+version: 1
+scheme: W4A16
+group_size: 64
+format: compressed-tensors
+max_shard_size: 100MB
+ignore: ["re:.*layers\\\\.0\\\\."]
+rules:
+  - match: "*.down_proj"
+    scheme: W8A16
+  - match: "re:.*o_proj$"
+    scheme: none
+`;
+  const json = JSON.stringify({
+    version: 1,
+    scheme: "W4A16",
+    group_size: 64,
+    format: "compressed-tensors",
+    max_shard_size: "100MB",
+    ignore: ["re:.*layers\\.0\\."],
+    rules: [{ match: "*.down_proj", scheme: "W8A16" }, { match: "re:.*o_proj$", scheme: "none" }],
+  });
+  const recipe = parseRecipe(yaml, "a.yaml");
+  assert.deepEqual(recipe, parseRecipe(json, "a.json"));
+  assert.deepEqual(recipe.rules.map(({ match, scheme }) => [match, scheme]), [
+    ["*.down_proj", "W8A16"],
+    ["re:.*o_proj$", "none"],
+    [undefined, "W4A16"],
+  ]);
+  assert.equal(recipe.maxShardSize, 100e6);
+});
+
+Deno.test("a pattern matches the tensor's name or its module path, a regular expression from the start", () => {
+  const name = "model.layers.10.self_attn.q_proj.weight";
+  assert(matches("model.layers.10.self_attn.q_proj", name));
+  assert(matches("*.q_proj", name));
+  assert(matches("re:.*\\.(q|k)_proj$", name));
+  assert(!matches("re:layers", name));
+  assert(!matches("model.layers.1.*", name));
+  assert(!matches("q_proj", name));
+});
+
+const refusals: readonly (readonly [what: string, act: () => unknown, sentence: RegExp])[] = [
+  ["an unknown scheme", () => recipeFromOptions({ scheme: "W9A16" }), /"W9A16".*one of W4A16/],
+  [
+    "an unknown method",
+    () => recipeFromOptions({ method: "magic" }),
+    /--method "magic".*one of rtn/,
+  ],
+  [
+    "a group size that is no number",
+    () => recipeFromOptions({ "group-size": "many" }),
+    /--group-size "many".*whole number/,
+  ],
+  [
+    "a shard size without a number",
+    () => recipeFromOptions({ "max-shard-size": "big" }),
+    /--max-shard-size "big".*500MB/,
+  ],
+  ["a broken pattern", () => recipeFromOptions({}, ["re:("]), /pattern "re:\("/],
+  [
+    "text that is no YAML",
+    () => parseRecipe("a: [", "x.yaml"),
+    /x\.yaml: it is neither JSON nor YAML/,
+  ],
+  ["a list", () => parseRecipe("[]", "x.yaml"), /must be an object/],
+  ["an unknown key", () => parseRecipe("schema: W4A16", "x.yaml"), /no key "schema"/],
+  [
+    "a rule without match",
+    () => parseRecipe("rules: [{scheme: W8A16}]", "x.yaml"),
+    /rule 1 .*needs "match"/,
+  ],
+  ["another version", () => parseRecipe("version: 2", "x.yaml"), /version is 2/],
+  [
+    "a wrong value",
+    () => parseRecipe("group_size: 1.5", "x.yaml"),
+    /--group-size 1.5.*whole number/,
+  ],
+];
+for (const [what, act, sentence] of refusals) {
+  Deno.test(`a recipe with ${what} is refused with a sentence`, () => {
+    assert.throws(
+      act,
+      (error: Error) => error.name === "RequestError" && sentence.test(error.message),
+    );
+  });
+}

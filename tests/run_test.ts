@@ -1,0 +1,222 @@
+/** Whole runs on small checkpoints: the same bytes whatever the slices, faults that leave nothing behind, one pass that measures. */
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import type { Backend } from "../src/backend.ts";
+import { openWasm } from "../src/backends/wasm/mod.ts";
+import { DeviceError } from "../src/errors.ts";
+import { evaluate } from "../src/evaluate.ts";
+import type { EvaluationInput } from "../src/streams.ts";
+import { disk } from "../src/io/disk.ts";
+import { plan } from "../src/plan.ts";
+import { recipeFromOptions } from "../src/recipe.ts";
+import type { Event } from "../src/report.ts";
+import { run, type RunReport } from "../src/run.ts";
+import { openFolderSink } from "../src/sinks/folder.ts";
+import { openCheckpoint } from "../src/sources/checkpoint.ts";
+import { convolutionalTensors, makeCheckpoint, TINY_CONFIG, tinyTensors } from "./tiny.ts";
+
+/** A folder that is gone when the test ends. */
+async function folder(): Promise<AsyncDisposable & { path: string }> {
+  const path = await Deno.makeTempDir();
+  return { path, [Symbol.asyncDispose]: () => Deno.remove(path, { recursive: true }) };
+}
+
+interface Made {
+  readonly out: string;
+  readonly report: RunReport;
+  readonly events: Event[];
+}
+
+async function quantize(
+  model: string,
+  options: Record<string, unknown>,
+  { backend, into, evaluation, signal }: {
+    backend: Backend;
+    into: string;
+    evaluation?: EvaluationInput;
+    signal?: AbortSignal;
+  },
+): Promise<Made> {
+  const out = join(into, `out-${crypto.randomUUID()}`);
+  const events: Event[] = [];
+  await using source = await openCheckpoint(model);
+  const request = evaluation && {
+    seqLen: evaluation.windows[0]!.length,
+    windows: evaluation.windows.length,
+    stateBudget: evaluation.stateBudget,
+  };
+  const work = plan(recipeFromOptions(options), source, {
+    device: backend,
+    ...(request ? { evaluation: request } : {}),
+  });
+  await using sink = await openFolderSink(out);
+  const report = await run(work, {
+    source,
+    backend,
+    sink,
+    metrics: true,
+    report: (event) => events.push(event),
+    ...(evaluation ? { evaluation } : {}),
+    ...(signal ? { signal } : {}),
+  });
+  return { out, report, events };
+}
+
+async function bytesOf(path: string): Promise<Record<string, string>> {
+  const files: Record<string, string> = {};
+  for (const { name } of [...Deno.readDirSync(path)].sort((a, b) => a.name < b.name ? -1 : 1)) {
+    const digest = await crypto.subtle.digest("SHA-256", await Deno.readFile(join(path, name)));
+    files[name] = new Uint8Array(digest).toHex();
+  }
+  return files;
+}
+
+const WINDOWS = [0, 1, 2].map((w) =>
+  Uint32Array.from({ length: 12 }, (_, i) => (i * 7 + w * 31) % 96)
+);
+
+/** A device that likes slices of a few rows. */
+function small(backend: Backend, sliceBytes: number): Backend {
+  return new Proxy(backend, {
+    get: (target, key) => {
+      if (key === "sliceBytes") return sliceBytes;
+      const value = Reflect.get(target, key) as unknown;
+      return typeof value === "function" ? value.bind(target) : value;
+    },
+  });
+}
+
+for (const scheme of ["W4A16_ASYM", "NF4", "W8A8", "FP8_DYNAMIC", "LLM_INT8"]) {
+  Deno.test(`run() writes the same bytes for ${scheme} twice, with other slices and with other threads`, async () => {
+    await using into = await folder();
+    const model = await makeCheckpoint(tinyTensors(), { config: TINY_CONFIG });
+    const options = { scheme, ...(scheme.startsWith("W4") ? { "group-size": 32 } : {}) };
+    await using one = await openWasm({ threads: 1 });
+    await using two = await openWasm({ threads: 2 });
+    const first = await quantize(model, options, { backend: one, into: into.path });
+    for (const backend of [one, two, small(one, 1500), small(two, 256)]) {
+      const again = await quantize(model, options, { backend, into: into.path });
+      assert.deepEqual(await bytesOf(again.out), await bytesOf(first.out));
+    }
+    await Deno.remove(model, { recursive: true });
+  });
+}
+
+Deno.test("run() goes on with smaller slices when the device has no memory for one, and says so", async () => {
+  await using into = await folder();
+  const model = await makeCheckpoint(tinyTensors(), { config: TINY_CONFIG });
+  await using backend = await openWasm({ threads: 1 });
+  const whole = await quantize(model, { scheme: "NF4" }, { backend, into: into.path });
+  const poor = new Proxy(backend, {
+    get: (target, key) => {
+      const value = Reflect.get(target, key) as unknown;
+      if (key !== "scope") return typeof value === "function" ? value.bind(target) : value;
+      return () => {
+        const scope = target.scope();
+        return {
+          ...scope,
+          alloc: (dtype: "f32", shape: readonly number[]) => {
+            if (shape.length === 2 && shape[0]! > 16 && shape[1]! >= 64) {
+              throw new DeviceError("Cannot allocate.", {
+                kind: "memory",
+                backend: "wasm",
+                bytes: 1,
+              });
+            }
+            return scope.alloc(dtype, shape);
+          },
+          [Symbol.dispose]: () => scope[Symbol.dispose](),
+        };
+      };
+    },
+  });
+  const cut = await quantize(model, { scheme: "NF4" }, { backend: poor, into: into.path });
+  assert.deepEqual(await bytesOf(cut.out), await bytesOf(whole.out));
+  assert(cut.events.some((event) => event.type === "warning" && event.code === "smaller-slices"));
+  await Deno.remove(model, { recursive: true });
+});
+
+Deno.test("run() refuses a weight that holds NaN by its name and leaves nothing behind", async () => {
+  await using into = await folder();
+  const name = "model.layers.1.mlp.up_proj.weight";
+  const model = await makeCheckpoint(tinyTensors("f32"), {
+    config: TINY_CONFIG,
+    change: (tensor, bytes) => {
+      if (tensor === name) new Float32Array(bytes.buffer)[77] = NaN;
+    },
+  });
+  await using backend = await openWasm({ threads: 1 });
+  for (const scheme of ["W8A16", "NF4", "FP8_DYNAMIC", "LLM_INT8"]) {
+    await assert.rejects(
+      () => quantize(model, { scheme }, { backend, into: into.path }),
+      (error: Error) => error.name === "CheckpointError" && error.message.includes(name),
+      scheme,
+    );
+  }
+  assert.deepEqual([...Deno.readDirSync(into.path)], []);
+  await Deno.remove(model, { recursive: true });
+});
+
+Deno.test("run() stops at a signal and leaves nothing behind", async () => {
+  await using into = await folder();
+  const model = await makeCheckpoint(tinyTensors(), { config: TINY_CONFIG });
+  await using backend = await openWasm({ threads: 1 });
+  const signal = AbortSignal.abort(new DOMException("stop", "AbortError"));
+  await assert.rejects(
+    () => quantize(model, { scheme: "NF4" }, { backend, into: into.path, signal }),
+    { name: "AbortError" },
+  );
+  assert.deepEqual([...Deno.readDirSync(into.path)], []);
+  await Deno.remove(model, { recursive: true });
+});
+
+Deno.test("run() quantizes a convolutional network without a config", async () => {
+  await using into = await folder();
+  const model = await makeCheckpoint(convolutionalTensors());
+  await using backend = await openWasm({ threads: 1 });
+  const made = await quantize(model, { scheme: "W8A16" }, { backend, into: into.path });
+  await using out = await openCheckpoint(made.out);
+  assert(out.tensors.has("conv1.weight_packed"));
+  assert.deepEqual(out.tensors.get("bn1.num_batches_tracked")?.dtype, "i64");
+  const sqnr = made.report.tensors.find(({ name }) => name === "conv1.weight")!.metrics.sqnr_db!;
+  assert(sqnr > 40, `${sqnr}`);
+  await Deno.remove(model, { recursive: true });
+});
+
+for (const scheme of ["W4A16", "W8A8", "NF4", "LLM_INT8", "FP8_DYNAMIC", "BF16"]) {
+  Deno.test(`run() with an evaluation of ${scheme} gives what evaluate() gives for its output`, async () => {
+    await using into = await folder();
+    const model = await makeCheckpoint(tinyTensors("f32"), { config: TINY_CONFIG });
+    await using backend = await openWasm({ threads: 1 });
+    const evaluation = { windows: WINDOWS, stateBudget: 1e6 };
+    const options = { scheme, ...(scheme === "W4A16" ? { "group-size": 32 } : {}) };
+    const made = await quantize(model, options, { backend, into: into.path, evaluation });
+    await using source = await openCheckpoint(made.out);
+    await using reference = await openCheckpoint(model);
+    const scores = await evaluate(source, { backend, evaluation, reference });
+    assert.deepEqual(scores, made.report.scores);
+    const divergence = scores.divergence!.mean!;
+    assert(divergence > 0 && divergence < 0.1, `${divergence}`);
+    await Deno.remove(model, { recursive: true });
+  });
+}
+
+Deno.test("run() measures the same whether hidden states stay in memory or are spilled", async () => {
+  await using into = await folder();
+  await using spill = await folder();
+  const model = await makeCheckpoint(tinyTensors(), { config: TINY_CONFIG });
+  await using backend = await openWasm({ threads: 1 });
+  const kept = await quantize(model, { scheme: "NF4" }, {
+    backend,
+    into: into.path,
+    evaluation: { windows: WINDOWS, stateBudget: 1e6 },
+  });
+  const spilled = await quantize(model, { scheme: "NF4" }, {
+    backend,
+    into: into.path,
+    evaluation: { windows: WINDOWS, stateBudget: 4096, spill: { disk, folder: spill.path } },
+  });
+  assert.deepEqual(spilled.report.scores, kept.report.scores);
+  assert.deepEqual([...Deno.readDirSync(spill.path)], []);
+  await Deno.remove(model, { recursive: true });
+});

@@ -1,0 +1,236 @@
+/** What is peculiar to the WebGPU backend: batches, faults that come late, a lost device. The ops are tested in backends_test.ts. */
+import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
+import { describeAdapters, openWebgpu, type WebgpuBackend } from "../src/backends/webgpu/mod.ts";
+import { DeviceError } from "../src/errors.ts";
+import { defineOp, type Op } from "../src/op.ts";
+import { add, divergence } from "../src/ops/mod.ts";
+
+const ADAPTERS = await describeAdapters();
+const request = ADAPTERS.some(({ type }) => type === "software") ? { fallback: true } : {};
+
+/** Register a test that gets a fresh backend; shown as skipped where there is no adapter. */
+function test(name: string, body: (backend: WebgpuBackend) => Promise<void>): void {
+  Deno.test({
+    name: `webgpu ${name}`,
+    ignore: ADAPTERS.length === 0,
+    async fn() {
+      await using backend = await openWebgpu(request);
+      await body(backend);
+    },
+  });
+}
+
+function floats(...values: number[]): Uint8Array<ArrayBuffer> {
+  return new Uint8Array(Float32Array.from(values).buffer);
+}
+
+/** An op like `add` with other WGSL. */
+function opWith(name: string, main: string): Op {
+  return defineOp({
+    ...add,
+    name,
+    wgsl: `
+      @group(0) @binding(0) var<storage, read> y: array<f32>;
+      @group(0) @binding(1) var<storage, read_write> x: array<f32>;
+      @compute @workgroup_size(1) fn main() { ${main} }`,
+  });
+}
+
+/** Make the device report that memory ran out whenever a buffer of at least `bytes` is made; llvmpipe itself never does. */
+function limitMemory(device: GPUDevice, bytes: number): void {
+  const [create, push, pop] = [
+    device.createBuffer.bind(device),
+    device.pushErrorScope.bind(device),
+    device.popErrorScope.bind(device),
+  ];
+  const scopes: { filter: GPUErrorFilter; full: boolean }[] = [];
+  device.pushErrorScope = (filter) => {
+    scopes.push({ filter, full: false });
+    push(filter);
+  };
+  device.createBuffer = (descriptor) => {
+    const scope = scopes.findLast(({ filter }) => filter === "out-of-memory");
+    if (scope && descriptor.size >= bytes) scope.full = true;
+    return create(descriptor);
+  };
+  device.popErrorScope = async () => {
+    const full = scopes.pop()!.full;
+    const error = await pop();
+    return full ? new GPUOutOfMemoryError("not enough memory left") : error;
+  };
+}
+
+test("runs more dispatches than a batch holds, each with its own uniforms", async (backend) => {
+  using scope = backend.scope();
+  const parts = Array.from({ length: 300 }, (_, i) => scope.alloc("f32", [i + 1]));
+  const ones = scope.alloc("f32", [300]);
+  backend.write(ones, floats(...new Array<number>(300).fill(1)));
+  for (const [i, part] of parts.entries()) {
+    backend.write(part, floats(...new Array<number>(i + 1).fill(i)));
+    const y = scope.alloc("f32", [i + 1]);
+    backend.write(y, floats(...new Array<number>(i + 1).fill(1)));
+    for (let n = 0; n < 3; n++) backend.run(add, { x: part, y });
+  }
+  const read = await backend.read(...parts);
+  for (const [i, bytes] of read.entries()) {
+    assert.deepEqual(
+      [...new Float32Array(bytes.buffer)],
+      new Array<number>(i + 1).fill(i + 3),
+    );
+  }
+});
+
+test("keeps the order of writes to memory that a queued op of another tensor still reads", async (backend) => {
+  using out = backend.alloc("f32", [64]);
+  backend.write(out, floats(...new Array<number>(64).fill(0)));
+  for (let round = 1; round <= 10; round++) {
+    // The pool hands the same memory out each time.
+    using y = backend.alloc("f32", [64]);
+    backend.write(y, floats(...new Array<number>(64).fill(round)));
+    backend.run(add, { x: out, y });
+  }
+  const [bytes] = await backend.read(out);
+  assert.deepEqual([...new Float32Array(bytes!.buffer)], new Array<number>(64).fill(55));
+});
+
+test("uploads and reads back more than one staging buffer holds", async (backend) => {
+  using scope = backend.scope();
+  const size = 40 * 2 ** 20 + 3;
+  const tensors = [scope.alloc("u8", [size]), scope.alloc("u8", [size])];
+  const contents = tensors.map((_, n) => {
+    const bytes = new Uint8Array(size);
+    for (let i = 0; i < size; i += 4093) bytes[i] = i + n;
+    bytes[size - 1] = 200 + n;
+    return bytes;
+  });
+  tensors.forEach((tensor, n) => backend.write(tensor, contents[n]!));
+  const read = await backend.read(...tensors);
+  assert.ok(read.every((bytes, n) => Buffer.compare(bytes, contents[n]!) === 0));
+});
+
+test("answers several reads that are waited for together", async (backend) => {
+  using scope = backend.scope();
+  const tensors = [1, 2, 3].map((value) => {
+    const tensor = scope.alloc("f32", [1]);
+    backend.write(tensor, floats(value));
+    return tensor;
+  });
+  const read = await Promise.all(tensors.map((tensor) => backend.read(tensor)));
+  assert.deepEqual(read.map(([bytes]) => new Float32Array(bytes!.buffer)[0]), [1, 2, 3]);
+});
+
+test("refuses a tensor larger than a kernel can bind, and says how large it is", (backend) => {
+  const elements = 2 ** 40;
+  assert.throws(() => backend.alloc("f32", [elements]), (error) => {
+    assert.ok(error instanceof DeviceError);
+    assert.equal(error.kind, "memory");
+    assert.equal(error.bytes, 4 * elements);
+    assert.match(error.message, /^Cannot allocate f32\[1099511627776\].*smaller slices\.$/);
+    return true;
+  });
+  return Promise.resolve();
+});
+
+test("reports memory that ran out at the next read, and goes on afterwards", async (backend) => {
+  using scope = backend.scope();
+  limitMemory(backend.device, 2 ** 20);
+  const small = scope.alloc("f32", [2]);
+  backend.write(small, floats(1, 2));
+  {
+    using large = backend.alloc("u8", [2 ** 20]);
+    assert.ok(large);
+    await assert.rejects(backend.read(small), {
+      name: "DeviceError",
+      kind: "memory",
+      bytes: 2 ** 20,
+    });
+  }
+  const [bytes] = await backend.read(small);
+  assert.deepEqual([...new Float32Array(bytes!.buffer)], [1, 2]);
+});
+
+test("reports a shader that does not compile, by the op's name, and never zeros", async (backend) => {
+  using scope = backend.scope();
+  const [x, y] = [scope.alloc("f32", [1]), scope.alloc("f32", [1])];
+  backend.run(opWith("misspelt", "x[0] = nonsense(y[0]);"), { x, y });
+  await assert.rejects(backend.finish(), (error) => {
+    assert.ok(error instanceof DeviceError);
+    assert.equal(error.kind, "kernel");
+    assert.match(error.message, /^Cannot compile misspelt .*nonsense/s);
+    return true;
+  });
+  backend.run(opWith("misspelt again", "x[0] = nonsense(y[0]);"), { x, y });
+  await assert.rejects(backend.read(x), { name: "DeviceError", kind: "kernel" });
+});
+
+test("refuses an output that is also an input, naming both", (backend) => {
+  using x = backend.alloc("f32", [4]);
+  assert.throws(() => backend.run(add, { x, y: x }), {
+    name: "TypeError",
+    message: /Cannot run add: "x" is written and is the same tensor as "y"/,
+  });
+  return Promise.resolve();
+});
+
+test("lets one tensor be two inputs", async (backend) => {
+  using scope = backend.scope();
+  const p = scope.alloc("f32", [1, 2]);
+  const labels = scope.alloc("u32", [1]);
+  const state = scope.alloc("f32", [1, 10]);
+  backend.write(p, floats(0, 1));
+  backend.write(labels, new Uint8Array(4));
+  backend.write(state, floats(-3.4028235e38, 0, -3.4028235e38, 0, 0, 0, 0, 0, 0, 0));
+  backend.run(divergence, { p, q: p, labels, state }, { first: 0 });
+  const [bytes] = await backend.read(state);
+  const [most, sum, mostQ, sumQ, gap] = new Float32Array(bytes!.buffer);
+  assert.deepEqual([most, mostQ, gap], [1, 1, 0]);
+  assert.equal(sum, sumQ);
+  assert.ok(Math.abs(sum! - 1 - Math.exp(-1)) < 1e-6);
+});
+
+test("refuses tensors of another backend and tensors that were disposed of", async (backend) => {
+  await using other = await openWebgpu(request);
+  using foreign = other.alloc("f32", [4]);
+  using own = backend.alloc("f32", [4]);
+  assert.throws(() => backend.run(add, { x: own, y: foreign }), TypeError);
+  const gone = backend.alloc("f32", [4]);
+  gone[Symbol.dispose]();
+  gone[Symbol.dispose]();
+  assert.throws(() => backend.run(add, { x: own, y: gone }), {
+    name: "TypeError",
+    message: /disposed of/,
+  });
+});
+
+test("refuses a dispatch over the limit of workgroups", (backend) => {
+  using scope = backend.scope();
+  const tensors = { x: scope.alloc("f32", [4]), y: scope.alloc("f32", [4]) };
+  const op: Op = { ...add, workgroups: () => [70000, 1, 1] };
+  assert.throws(() => backend.run(op, tensors), { name: "RangeError", message: /70000/ });
+  return Promise.resolve();
+});
+
+test("says that the device is lost, at every later call", async (backend) => {
+  using x = backend.alloc("f32", [1]);
+  backend.write(x, floats(1));
+  backend.device.destroy();
+  const lost = { name: "DeviceError", kind: "lost" };
+  await assert.rejects(backend.read(x), lost);
+  await assert.rejects(backend.finish(), lost);
+  assert.throws(() => backend.alloc("f32", [1]), lost);
+  assert.throws(() => backend.write(x, floats(1)), lost);
+});
+
+Deno.test({
+  name: "describeAdapters() lists each adapter once, with the requests that return it",
+  ignore: ADAPTERS.length === 0,
+  fn() {
+    assert.equal(new Set(ADAPTERS.map(({ name }) => name)).size, ADAPTERS.length);
+    for (const { name, requests, limits } of ADAPTERS) {
+      assert.ok(name.length > 0);
+      assert.ok(requests.length > 0);
+      assert.ok(limits.maxBufferSize! >= 2 ** 28);
+    }
+  },
+});
