@@ -21,10 +21,15 @@ export async function main(words: readonly string[], host: Host): Promise<number
     if (parsed) await parsed.command.run(parsed.said, host);
     return EXIT.done;
   } catch (error) {
-    const { code, message, stack } = describeFault(error);
-    host.err.write(`sluice: ${message}\n${stack === undefined ? "" : `${stack}\n`}`);
-    return code;
+    return fail(error, host);
   }
+}
+
+/** Say what went wrong; the exit code. */
+function fail(error: unknown, { err }: Pick<Host, "err">): number {
+  const { code, message, stack } = describeFault(error);
+  err.write(`sluice: ${message}\n${stack === undefined ? "" : `${stack}\n`}`);
+  return code;
 }
 
 /** The world as Deno shows it. */
@@ -107,5 +112,14 @@ function listen(stop: AbortController): void {
 if (import.meta.main) {
   const stop = new AbortController();
   listen(stop);
-  Deno.exit(await main(Deno.args, denoHost(stop.signal)));
+  // A failure that nobody waited for stops the run as Ctrl-C does, so that it cleans up.
+  const stray: unknown[] = [];
+  globalThis.addEventListener("unhandledrejection", (event) => {
+    event.preventDefault();
+    stray.push(event.reason);
+    stop.abort(event.reason);
+  });
+  const host = denoHost(stop.signal);
+  const code = await main(Deno.args, host);
+  Deno.exit(code === EXIT.done && stray.length > 0 ? fail(stray[0], host) : code);
 }

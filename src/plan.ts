@@ -136,7 +136,7 @@ export function plan(
     totalBytes: sum(files, ({ size }) => size) + sum(sidecars, ({ size }) => size),
     sourceBytes: sum([...source.tensors.values()], byteLength),
     memory: budget(blocks, { device, model, evaluation }),
-    loaders: format.loaders(schemes),
+    loaders: format.loaders(schemes, weights),
   };
 }
 

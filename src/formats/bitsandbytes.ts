@@ -71,8 +71,8 @@ function packCodebook(
       checkRows(slice, { name, rows, step });
       const first = slice.from * columns;
       const [codes, absmaxBytes] = await backend.read(tensors.codes!, tensors.absmax!);
+      checkFinite(absmaxBytes!, "f32", name);
       const absmax = floats(absmaxBytes!);
-      checkFinite(absmax, name);
       const pieces: Piece[] = [{ tensor: name, offset: first / 2, bytes: codes! }];
       if (scheme.doubleQuant) {
         all.set(absmax, first / scheme.block);
@@ -110,7 +110,7 @@ function packInt8(
     async add({ tensors }, slice) {
       checkRows(slice, { name, rows, step: 1 });
       const [codes, absmax] = await scope.backend.read(tensors.codes!, tensors.absmax!);
-      checkFinite(floats(absmax!), name, "f16, which LLM.int8() rounds weights to");
+      checkFinite(absmax!, "f32", name, "f16, which LLM.int8() rounds weights to");
       return [
         { tensor: name, offset: slice.from * columns, bytes: codes! },
         { tensor: `${module}.SCB`, offset: slice.from * 4, bytes: absmax! },

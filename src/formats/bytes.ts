@@ -1,8 +1,10 @@
 /** Bytes of stored tensors ↔ host arrays: what the formats share. Little-endian, as safetensors is. */
+import type { Scope, Tensor } from "../backend.ts";
 import type { ReadTensor } from "../format.ts";
 import type { ScaleDType } from "../scheme.ts";
 import { CheckpointError } from "../errors.ts";
-import { bf16ToF32, f16ToF32, f32ToBf16, f32ToF16 } from "../number.ts";
+import { bf16ToF32, f16ToF32 } from "../number.ts";
+import { narrow } from "../ops/narrow.ts";
 import type { Rows } from "../source.ts";
 import { byteLength, type Shape, type TensorInfo } from "../tensor.ts";
 
@@ -16,17 +18,12 @@ export function floats(bytes: Uint8Array<ArrayBuffer>): Float32Array<ArrayBuffer
   return new Float32Array(bytes.slice().buffer);
 }
 
-/** f32 values, already rounded to `dtype`, as bytes of that dtype. */
-export function narrowed(
-  values: Float32Array<ArrayBuffer>,
-  dtype: ScaleDType,
-): Uint8Array<ArrayBuffer> {
-  if (dtype === "f32") return bytesOf(values);
-  const narrow = dtype === "bf16" ? f32ToBf16 : f32ToF16;
-  // A loop: from() with a function takes ten times as long, and there is a scale for every few dozen weights.
-  const halves = new Uint16Array(values.length);
-  for (let i = 0; i < halves.length; i++) halves[i] = narrow(values[i]!);
-  return bytesOf(halves);
+/** Scales f32[A, B] on a device, already rounded to `dtype`, as a tensor of that dtype in `scope`. */
+export function narrowed(scale: Tensor, dtype: ScaleDType, scope: Scope): Tensor {
+  if (dtype === "f32") return scale;
+  const y = scope.alloc(dtype, scale.shape);
+  scope.backend.run(narrow, { x: scale, y });
+  return y;
 }
 
 /** Bytes of a float dtype as f32 values. */
@@ -47,15 +44,29 @@ export function isScaleDType(dtype: string): dtype is ScaleDType {
   return dtype === "f32" || dtype === "bf16" || dtype === "f16";
 }
 
-/** @throws {CheckpointError} one of a weight's scales is NaN or infinite. */
-export function checkFinite(scales: Float32Array, weight: string, dtype = "f32"): void {
-  let sum = 0; // of x − x: 0 where x is finite, else NaN
-  for (let i = 0; i < scales.length; i++) sum += scales[i]! - scales[i]!;
-  if (sum === 0) return;
-  throw new CheckpointError(
-    `Cannot quantize "${weight}": it holds NaN, infinity, or values too large for a scale in ${dtype}`,
-    { tensor: weight },
-  );
+/** A word whose exponent bits, `mask`, are all set is NaN or infinite. */
+const EXPONENTS = { f32: 0x7f800000, bf16: 0x7f80, f16: 0x7c00 };
+
+/**
+ * Check the bytes of a weight's scales, stored as `dtype`; `range` is what they had to fit, for the message.
+ *
+ * @throws {CheckpointError} one of them is NaN or infinite.
+ */
+export function checkFinite(
+  scales: Uint8Array<ArrayBuffer>,
+  dtype: ScaleDType,
+  weight: string,
+  range: string = dtype,
+): void {
+  const mask = EXPONENTS[dtype];
+  const words = dtype === "f32" ? new Uint32Array(scales.buffer) : new Uint16Array(scales.buffer);
+  for (let i = 0; i < words.length; i++) {
+    if ((words[i]! & mask) !== mask) continue;
+    throw new CheckpointError(
+      `Cannot quantize "${weight}": it holds NaN, infinity, or values too large for a scale in ${range}`,
+      { tensor: weight },
+    );
+  }
 }
 
 /** Whether rows `[from, to)` are a whole weight, a slice that begins and ends at multiples of `step`, or one that ends it. */

@@ -8,7 +8,7 @@ import type { Format, Packer, Piece } from "../format.ts";
 import { packBits } from "../ops/pack_bits.ts";
 import { scaleShape } from "../scheme.ts";
 import { byteLength, matrixShape, type TensorInfo } from "../tensor.ts";
-import { bytesOf, checkFinite, checkRows, floats, moduleOf, narrowed } from "./bytes.ts";
+import { bytesOf, checkFinite, checkRows, moduleOf, narrowed } from "./bytes.ts";
 import {
   layout,
   packedBits,
@@ -53,17 +53,13 @@ function packer(weight: TensorInfo, scheme: Stored, scope: Scope): Packer {
         codes = packed;
       }
       const wanted = zeroPoints(scheme) === "none" ? [] : [tensors.zero!];
-      const [codeBytes, scaleBytes, zeroBytes] = await backend.read(
-        codes,
-        tensors.scale!,
-        ...wanted,
-      );
-      const scales = floats(scaleBytes!);
-      checkFinite(scales, name, scheme.scaleDType);
+      const scales = narrowed(tensors.scale!, scheme.scaleDType, scratch);
+      const [codeBytes, scaleBytes, zeroBytes] = await backend.read(codes, scales, ...wanted);
+      checkFinite(scaleBytes!, scheme.scaleDType, name);
       const at = scaleRows(scheme, shape, slice).from;
       const pieces = [
         piece(bits ? `${module}.weight_packed` : name, slice.from, codeBytes!),
-        piece(`${module}.weight_scale`, at, narrowed(scales, scheme.scaleDType)),
+        piece(`${module}.weight_scale`, at, scaleBytes!),
       ];
       const zeroName = `${module}.weight_zero_point`;
       if (zeroBits) {

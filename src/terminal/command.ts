@@ -8,6 +8,8 @@ import type { Option, OptionValue } from "../option.ts";
 export interface Flag extends Option {
   /** It may be given several times; each value is kept. */
   readonly repeat?: boolean;
+  /** One letter that says the same. */
+  readonly short?: string;
   /** The value may be left out. */
   readonly bare?: boolean;
   /** The heading under which `--help` shows it. */

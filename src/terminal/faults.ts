@@ -36,6 +36,8 @@ export interface Fault {
 
 /** Describe what stopped a command. */
 export function describeFault(error: unknown): Fault {
+  // Cleaning up failed too: what came first is what counts.
+  if (error instanceof SuppressedError) return describeFault(error.suppressed);
   const forbidden = permissionSentence(error);
   if (forbidden !== undefined) return { code: EXIT.request, message: forbidden };
   if (error instanceof Interrupted) return { code: EXIT.interrupted, message: error.message };

@@ -79,7 +79,8 @@ function toParserOptions(flag: Flag): ParserOption[] {
     ...(flag.repeat ? ["may be repeated"] : []),
   ];
   const text = notes.length > 0 ? `${help} (${notes.join("; ")})` : help;
-  const option = new ParserOption(`--${name}${value}`, text).helpGroup(`${group}:`);
+  const short = flag.short ? `-${flag.short}, ` : "";
+  const option = new ParserOption(`${short}--${name}${value}`, text).helpGroup(`${group}:`);
   if (flag.repeat) option.argParser((word, before: string[] = []) => [...before, word]);
   if (type !== "boolean" || flag.default === false) return [option];
   return [option, new ParserOption(`--no-${name}`).hideHelp()];

@@ -233,6 +233,11 @@ for (
     ],
     [new Interrupted("Stopped."), 75, "Stopped."],
     [
+      new SuppressedError(new DeviceError("Lost.", noDevice), new CheckpointError("Bad.")),
+      2,
+      "Bad.",
+    ],
+    [
       new Deno.errors.NotCapable(
         'Requires read access to "/a b", run again with the --allow-read flag',
       ),

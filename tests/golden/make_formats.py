@@ -90,6 +90,7 @@ def make_bitsandbytes():
     x = torch.tensor(generator.standard_normal((7, 100))).float()
     x[:, 7] *= 4
     x[0, 7], x[1, 7], x[2, 50], x[3, 50] = 31.0, 5.5, -8.25, 6.0
+    x[4, 60] = 5.999  # 6 in float16
     x[5] = 0
     for threshold in (6.0, 0.0):
         state = MatmulLtState()

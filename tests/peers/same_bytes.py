@@ -160,7 +160,7 @@ def main():
     parser.add_argument("--label", default="")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    checks = Checks(args.label)
+    checks = Checks(args.label or args.checkpoint.name)
     config = json.loads((args.checkpoint / "config.json").read_text())["quantization_config"]
     compare = (
         compressed_tensors

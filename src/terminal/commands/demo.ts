@@ -134,6 +134,6 @@ function showResults(results: readonly Result[], sourceBytes: number): string {
     ),
     "SIZE holds the embedding, which stays as it was; BITS is of the quantized weights alone.\n\n" +
     "Next, with a model of your own (a folder with config.json, safetensors and tokenizer.json):\n" +
-    "  deno run -A cli.ts quantize ./model --scheme W4A16 --group-size 64 --evaluate --output ./model-int4\n",
+    `  npx -y deno@${Deno.version.deno} run -A cli.ts quantize ./model --scheme W4A16 --group-size 64 --evaluate --output ./model-int4\n`,
   ].join("\n");
 }

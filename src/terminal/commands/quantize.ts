@@ -36,6 +36,7 @@ export const quantizeCommand: Command = {
     ...RECIPE_FLAGS,
     {
       name: "output",
+      short: "o",
       type: "string",
       placeholder: "folder",
       help: "where the result goes: a folder that is not there yet",

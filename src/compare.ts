@@ -1,0 +1,108 @@
+/** Two checkpoints side by side: what was to be copied must be the same, byte for byte, and nothing may be there that was not asked for. */
+import { COPY_BYTES } from "./budget.ts";
+import { CheckpointError, quote } from "./errors.ts";
+import type { StoredWeight } from "./format.ts";
+import type { TensorSource } from "./source.ts";
+import { byteLength, type TensorInfo } from "./tensor.ts";
+
+/**
+ * Whatever is in the output must be a part of a quantized weight, or a tensor of the source.
+ *
+ * @throws {CheckpointError} a tensor is neither.
+ */
+export function checkNothingElse(
+  output: TensorSource,
+  source: TensorSource,
+  weights: ReadonlyMap<string, StoredWeight>,
+): void {
+  const parts = new Set(
+    [...weights.values()].flatMap(({ parts }) => parts.map(({ name }) => name)),
+  );
+  for (const name of output.tensors.keys()) {
+    if (parts.has(name) || (source.tensors.has(name) && !weights.has(name))) continue;
+    throw new CheckpointError(
+      `Cannot accept ${quote(name)}: it is no part of a quantized weight, and ` +
+        `${quote(source.label)} has no such tensor.`,
+      { tensor: name },
+    );
+  }
+}
+
+/**
+ * A tensor must equal the source's byte for byte; both are read a piece at a time.
+ *
+ * @throws {CheckpointError} it does not.
+ */
+export async function compareTensor(
+  { name, dtype, shape }: TensorInfo,
+  output: TensorSource,
+  source: TensorSource,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  const found = output.tensors.get(name)!;
+  if (found.dtype !== dtype || found.shape.join() !== shape.join()) {
+    throw new CheckpointError(
+      `Cannot accept ${quote(name)}: it is ${found.dtype}[${found.shape.join(", ")}], and the ` +
+        `source's is ${dtype}[${shape.join(", ")}].`,
+      { tensor: name },
+    );
+  }
+  const [rows] = shape;
+  const rowBytes = rows ? byteLength(found) / rows : 0;
+  // Rows of sub-byte dtypes may end inside a byte: such tensors are read whole.
+  const step = Number.isInteger(rowBytes) && rowBytes > 0
+    ? Math.max(1, Math.floor(COPY_BYTES / rowBytes))
+    : Infinity;
+  for (let from = 0; from === 0 || from < rows!; from += step) {
+    signal?.throwIfAborted();
+    const slice = step === Infinity ? undefined : { from, to: Math.min(rows!, from + step) };
+    const [a, b] = await Promise.all([output.read(name, slice), source.read(name, slice)]);
+    const at = firstDifference(a, b);
+    if (at === undefined) continue;
+    throw new CheckpointError(
+      `Cannot accept ${quote(name)}: it was to be copied, but byte ${
+        from * rowBytes + at
+      } differs ` +
+        `from the source's.`,
+      { tensor: name, offset: from * rowBytes + at },
+    );
+  }
+}
+
+function firstDifference(a: Uint8Array, b: Uint8Array): number | undefined {
+  if (a.length !== b.length) return Math.min(a.length, b.length);
+  const at = a.findIndex((byte, i) => byte !== b[i]);
+  return at < 0 ? undefined : at;
+}
+
+/**
+ * Companion files must be the source's own; the configuration too, but for what quantization changes in it. The files that are equal.
+ *
+ * @throws {CheckpointError} one is missing or differs.
+ */
+export async function compareFiles(output: TensorSource, source: TensorSource): Promise<string[]> {
+  const changed = new Set(["quantization_config", "dtype", "torch_dtype"]);
+  for (const [key, value] of Object.entries(source.config)) {
+    if (changed.has(key) || JSON.stringify(output.config[key]) === JSON.stringify(value)) continue;
+    throw new CheckpointError(
+      `Cannot accept config.json: its "${key}" differs from that of ${quote(source.label)}.`,
+      { file: "config.json" },
+    );
+  }
+  const equal: string[] = [];
+  for (const { path } of source.files.values()) {
+    if (path === "config.json") continue;
+    const same = output.files.has(path) &&
+      firstDifference(await output.readFile(path), await source.readFile(path)) === undefined;
+    if (!same) {
+      throw new CheckpointError(
+        `Cannot accept ${quote(path)}: it is ${
+          output.files.has(path) ? "not the source's" : "missing"
+        }.`,
+        { file: path },
+      );
+    }
+    equal.push(path);
+  }
+  return equal;
+}

@@ -1,0 +1,75 @@
+/** The two backends on the sample model: the same codes but for ties, and the same perplexity. */
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { openWasm } from "../src/backends/wasm/mod.ts";
+import { openWebgpu } from "../src/backends/webgpu/mod.ts";
+import { DeviceError } from "../src/errors.ts";
+import { prepareWindows } from "../src/evaluate.ts";
+import { plan } from "../src/plan.ts";
+import { recipeFromOptions } from "../src/recipe.ts";
+import { run, type RunReport } from "../src/run.ts";
+import { openFolderSink } from "../src/sinks/folder.ts";
+import { openCheckpoint } from "../src/sources/checkpoint.ts";
+import { SAMPLE_MODEL } from "../src/sources/sample.ts";
+import type { Backend } from "../src/backend.ts";
+
+async function hasAdapter(): Promise<boolean> {
+  try {
+    await using gpu = await openWebgpu();
+    return gpu.name === "webgpu";
+  } catch (error) {
+    if (error instanceof DeviceError && error.kind === "absent") return false;
+    throw error;
+  }
+}
+
+async function quantize(
+  backend: Backend,
+  options: Record<string, unknown>,
+  out: string,
+): Promise<RunReport> {
+  await using source = await openCheckpoint(SAMPLE_MODEL);
+  const evaluation = await prepareWindows(source, { seqLen: 96, numSamples: 2 });
+  const request = { seqLen: 96, windows: 2, stateBudget: evaluation.stateBudget };
+  const work = plan(recipeFromOptions(options), source, { device: backend, evaluation: request });
+  await using sink = await openFolderSink(out);
+  return await run(work, { source, backend, sink, evaluation });
+}
+
+for (
+  const options of [
+    { scheme: "W4A16", "group-size": 64 },
+    { scheme: "NF4" },
+    { scheme: "W8A8" },
+    { scheme: "LLM_INT8" },
+  ]
+) {
+  Deno.test({
+    name:
+      `webgpu and wasm agree on the sample model in ${options.scheme}: codes but for ties, perplexity within 1e-3`,
+    ignore: !await hasAdapter(),
+    async fn() {
+      const folder = await Deno.makeTempDir();
+      await using cpu = await openWasm();
+      await using gpu = await openWebgpu();
+      const [one, other] = [join(folder, "wasm"), join(folder, "webgpu")];
+      const a = await quantize(cpu, options, one);
+      const b = await quantize(gpu, options, other);
+      await using first = await openCheckpoint(one);
+      await using second = await openCheckpoint(other);
+      let [differing, all] = [0, 0];
+      for (const { name, dtype } of first.tensors.values()) {
+        const [x, y] = [await first.read(name), await second.read(name)];
+        assert.equal(x.length, y.length);
+        if (!["i32", "u8", "i8"].includes(dtype)) continue;
+        all += x.length;
+        for (let i = 0; i < x.length; i++) if (x[i] !== y[i]) differing++;
+      }
+      assert(all > 1e6);
+      assert(differing / all <= 1e-3, `${differing} of ${all} bytes of codes differ`);
+      const [p, q] = [a, b].map(({ scores }) => scores.perplexity!.perplexity!) as [number, number];
+      assert(Math.abs(p / q - 1) <= 1e-3, `perplexity ${p} on wasm, ${q} on webgpu`);
+      await Deno.remove(folder, { recursive: true });
+    },
+  });
+}
