@@ -28,7 +28,8 @@ export type {
   Step,
 } from "./src/plan.ts";
 export type { Fate } from "./src/assign.ts";
-export type { MemoryPlan } from "./src/budget.ts";
+export type { Budgets, MemoryPlan } from "./src/budget.ts";
+export type { Timeline } from "./src/timeline.ts";
 export { run, type RunOptions, type RunReport } from "./src/run.ts";
 export { evaluate, type EvaluateOptions, prepareWindows } from "./src/evaluate.ts";
 export type { EvaluationInput } from "./src/streams.ts";

@@ -1,4 +1,5 @@
 /** The peak memory of a run, from the plan: what each phase holds at once, and the largest of them. Bytes throughout. */
+import { UnsupportedError } from "./errors.ts";
 import type { DeviceLimits, EvaluationRequest, PlannedBlock, Step } from "./plan.ts";
 import type { Model } from "./family.ts";
 import { schemeKind } from "./schemes/mod.ts";
@@ -32,6 +33,12 @@ export const LOGIT_BYTES = 64 * 2 ** 20;
 /** Bytes of the embedding table, or of the output head, that are on the device at once, counted as f32. */
 export const TABLE_BYTES = 64 * 2 ** 20;
 
+/** Bytes of slices that are read ahead of the computation; one slice at least. */
+export const READ_AHEAD_BYTES = 8 * 2 ** 20;
+
+/** Bytes of packed slices that are still being written while the computation goes on. */
+export const WRITE_BEHIND_BYTES = 32 * 2 ** 20;
+
 /** Copied tensors are read in pieces of this size. */
 export const COPY_BYTES = 8 * 2 ** 20;
 
@@ -55,7 +62,7 @@ export function budget(
     evaluation: EvaluationRequest | undefined;
   },
 ): MemoryPlan {
-  const base = BASE[device.name];
+  const base = BASE[device.name] + READ_AHEAD_BYTES + WRITE_BEHIND_BYTES;
   const slice = Math.max(0, ...blocks.flatMap(({ steps }) => steps.map(sliceMemory)));
   if (!model || !evaluation) {
     return { base, slice, weights: 0, states: 0, activations: 0, peak: base + slice };
@@ -84,4 +91,99 @@ export function budget(
   const activations = Math.max(tokens * model.widestActivation * 4 + scratch, logits);
   const peak = base + Math.max(slice, weights + activations) + states;
   return { base, slice, weights, states, activations, peak };
+}
+
+/** Bytes a run may use; what is absent is unlimited. */
+export interface Budgets {
+  /** Of the process: `MemoryPlan.peak`. */
+  readonly ram?: number | undefined;
+  /** Of a GPU: the peak without the runtime. */
+  readonly vram?: number | undefined;
+  /** Of temporary files: hidden states, and staged shards of a Hub repository. The output is not counted. */
+  readonly disk?: number | undefined;
+}
+
+/** Bytes of hidden states that go to disk at once. */
+export function spilledBytes(
+  model: Model | undefined,
+  evaluation: EvaluationRequest | undefined,
+): number {
+  if (!model || !evaluation) return 0;
+  const { windows, seqLen, stateBudget } = evaluation;
+  const window = seqLen * model.hiddenSize * 4;
+  // Each stream keeps whole windows within its half of the budget.
+  const kept = Math.min(windows, Math.floor(stateBudget / 2 / window));
+  return 2 * (windows - kept) * window;
+}
+
+/** Slices are not made smaller than this to keep a budget: below it, every other cost is larger. */
+const SMALLEST_SLICE = 64 * 2 ** 10;
+
+/** What {@linkcode fit} may choose. */
+export interface Choice {
+  readonly sliceBytes: number;
+  readonly evaluation: EvaluationRequest | undefined;
+}
+
+/**
+ * Find hidden states' memory and a slice size with which a run keeps its budgets: first hidden states go to disk, then slices shrink.
+ *
+ * @throws {UnsupportedError} none does; the sentence has the number that would.
+ */
+export function fit<T extends { readonly memory: MemoryPlan }>(
+  make: (choice: Choice) => T,
+  { device, model, evaluation, budgets }: {
+    device: DeviceLimits;
+    model: Model | undefined;
+    evaluation: EvaluationRequest | undefined;
+    budgets: Budgets;
+  },
+): T {
+  if (budgets.vram !== undefined && device.name !== "webgpu") {
+    refuse(
+      "--max-vram",
+      `the device is ${device.name}, which has no memory of its own; use --max-ram`,
+    );
+  }
+  let choice: Choice = { sliceBytes: device.sliceBytes, evaluation };
+  for (;;) {
+    const made = make(choice);
+    const { base, peak } = made.memory;
+    const over = Math.max(
+      peak - (budgets.ram ?? Infinity),
+      peak - base - (budgets.vram ?? Infinity),
+    );
+    if (over <= 0) {
+      const spilled = spilledBytes(model, choice.evaluation);
+      if (spilled <= (budgets.disk ?? Infinity)) return made;
+      refuse(
+        "--max-disk",
+        `${spilled} bytes of hidden states must go to disk. Give --max-disk ${spilled}, ` +
+          `more memory, or fewer --num-samples`,
+      );
+    }
+    const held = choice.evaluation && Math.min(choice.evaluation.stateBudget, made.memory.states);
+    if (choice.evaluation && held) {
+      choice = {
+        ...choice,
+        evaluation: { ...choice.evaluation, stateBudget: Math.max(0, held - over) },
+      };
+    } else if (choice.sliceBytes > SMALLEST_SLICE) {
+      choice = { ...choice, sliceBytes: choice.sliceBytes / 2 };
+    } else {
+      const [flag, least] = peak > (budgets.ram ?? Infinity)
+        ? ["--max-ram", peak]
+        : ["--max-vram", peak - base];
+      refuse(
+        flag,
+        `this run needs at least ${least} bytes. Give ${flag} ${least}${
+          evaluation ? ", a shorter --seq-len, or leave out --evaluate" : ""
+        }`,
+      );
+    }
+  }
+}
+
+function refuse(flag: string, reason: string): never {
+  throw new UnsupportedError(`Cannot keep to ${flag}: ${reason}.`, { what: flag, reason });
 }

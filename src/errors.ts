@@ -84,6 +84,55 @@ export class SpaceError extends Error {
   }
 }
 
+/** What went wrong with the Hub; each has its sentence. */
+export type HubFault =
+  /** There is no such repository, or it is private and this token may not see it. */
+  | "missing-repo"
+  | "missing-revision"
+  | "missing-file"
+  /** Its terms must be accepted first. */
+  | "gated"
+  /** The token is wrong. */
+  | "unauthorized"
+  /** The token is right but may not. */
+  | "forbidden"
+  | "rate-limited"
+  /** The network was forbidden by the user. */
+  | "offline"
+  | "unreachable"
+  /** The server failed, again and again. */
+  | "server"
+  /** An answer breaks the rules of HTTP or of the Hub. */
+  | "protocol"
+  /** Bytes are not those that the repository's hashes promise. */
+  | "damaged"
+  /** Someone else changed the repository meanwhile. */
+  | "conflict";
+
+/** The Hugging Face Hub, or the way to it, refused something. The message ends with what to do. */
+export class HubError extends Error {
+  override readonly name = "HubError";
+  readonly kind: HubFault;
+  /** HTTP status of the answer, if there was one. */
+  readonly status: number | undefined;
+  /** What was asked for, without its query: signed URLs hold secrets there. */
+  readonly url: string | undefined;
+  constructor(
+    message: string,
+    { kind, status, url, cause }: {
+      kind: HubFault;
+      status?: number | undefined;
+      url?: string | undefined;
+      cause?: unknown;
+    },
+  ) {
+    super(message, { cause });
+    this.kind = kind;
+    this.status = status;
+    this.url = url;
+  }
+}
+
 /**
  * A name from a file or a user, fit to stand in a message: in double quotes, at most 120 characters of it, and with every
  * character that could move a terminal's cursor or turn its text around (controls, bidirectional marks) escaped.

@@ -1,29 +1,37 @@
 /** The output of a run: planned files that fill up piece by piece, each committed when its last byte is in. */
+import { WRITE_BEHIND_BYTES } from "./budget.ts";
 import type { PlannedFile, Sidecar } from "./plan.ts";
 import type { Reporter } from "./report.ts";
 import type { Sink, SinkFile } from "./sink.ts";
 import type { TensorSource } from "./source.ts";
+import type { Stopwatch } from "./timeline.ts";
 
 interface OpenFile {
   readonly planned: PlannedFile;
-  file: SinkFile | undefined;
+  file: Promise<SinkFile> | undefined;
   /** Bytes that have not been written yet, header included. */
   left: number;
 }
 
-/** Writes tensors to the places the plan gave them. */
+/** Writes tensors to the places the plan gave them, behind the computation: a write is waited for only when too many are under way. */
 export class Output implements AsyncDisposable {
   readonly #sink: Sink;
   readonly #report: Reporter;
+  readonly #watch: Stopwatch;
   readonly #places = new Map<
     string,
     { readonly open: OpenFile; readonly begin: number; readonly size: number }
   >();
   readonly #files: OpenFile[];
+  readonly #pending = new Map<Promise<void>, number>();
 
-  constructor(files: readonly PlannedFile[], { sink, report }: { sink: Sink; report: Reporter }) {
+  constructor(
+    files: readonly PlannedFile[],
+    { sink, report, watch }: { sink: Sink; report: Reporter; watch: Stopwatch },
+  ) {
     this.#sink = sink;
     this.#report = report;
+    this.#watch = watch;
     this.#files = files.map((planned) => ({ planned, file: undefined, left: planned.size }));
     for (const open of this.#files) {
       for (const { name, begin, end } of open.planned.tensors) {
@@ -33,7 +41,7 @@ export class Output implements AsyncDisposable {
   }
 
   /**
-   * Write bytes of an output tensor, from `offset` of its data on.
+   * Write bytes of an output tensor, from `offset` of its data on. A fault of a write is thrown by a later call.
    *
    * @throws {RangeError} the plan has no such tensor, or fewer bytes for it.
    * @throws {SpaceError} the disk is full.
@@ -47,31 +55,54 @@ export class Output implements AsyncDisposable {
         } bytes for it, got bytes ${offset} to ${offset + bytes.length}`,
       );
     }
-    const file = await this.#open(place.open);
-    await file.write(place.begin + offset, bytes);
-    await this.#filled(place.open, bytes.length);
+    const work = () => this.#put(place.open, place.begin + offset, bytes);
+    const task = this.#watch.time("write", bytes.length, work);
+    // Whoever waits next is told of a fault; until then it must not count as unhandled.
+    task.catch(() => {});
+    this.#pending.set(task, bytes.length);
+    await this.#settle(WRITE_BEHIND_BYTES);
   }
 
-  async #open(open: OpenFile): Promise<SinkFile> {
-    if (!open.file) {
-      const { path, size, head } = open.planned;
-      open.file = await this.#sink.create(path, size);
-      await open.file.write(0, head);
-      open.left -= head.length;
+  async #put(open: OpenFile, at: number, bytes: Uint8Array): Promise<void> {
+    const file = await this.#open(open);
+    await file.write(at, bytes);
+    await this.#filled(open, bytes.length);
+  }
+
+  /** Wait until at most `most` bytes are under way, the oldest first. */
+  async #settle(most: number): Promise<void> {
+    let bytes = [...this.#pending.values()].reduce((sum, size) => sum + size, 0);
+    for (const [task, size] of this.#pending) {
+      if (bytes <= most) return;
+      await task;
+      this.#pending.delete(task);
+      bytes -= size;
     }
+  }
+
+  #open(open: OpenFile): Promise<SinkFile> {
+    open.file ??= this.#create(open);
     return open.file;
+  }
+
+  async #create(open: OpenFile): Promise<SinkFile> {
+    const { path, size, head } = open.planned;
+    const file = await this.#sink.create(path, size);
+    await file.write(0, head);
+    open.left -= head.length;
+    return file;
   }
 
   async #filled(open: OpenFile, bytes: number): Promise<void> {
     open.left -= bytes;
-    if (open.left > 0 || !open.file) return;
+    if (open.left > 0) return;
     const { path, size } = open.planned;
     if (open.left < 0) {
       throw new RangeError(
         `Cannot finish "${path}": ${-open.left} bytes more than planned were written`,
       );
     }
-    await open.file.commit();
+    await (await this.#open(open)).commit();
     this.#report({ type: "committed", path, bytes: size });
   }
 
@@ -84,6 +115,7 @@ export class Output implements AsyncDisposable {
     sidecars: readonly Sidecar[],
     source: Pick<TensorSource, "readFile">,
   ): Promise<void> {
+    await this.#settle(0);
     for (const open of this.#files) {
       if (open.file && open.left === 0) continue;
       // A file of no tensors, or of empty ones, has only its header.
@@ -105,6 +137,10 @@ export class Output implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    for (const { file } of this.#files) await file?.[Symbol.asyncDispose]();
+    await Promise.allSettled(this.#pending.keys());
+    for (const { file } of this.#files) {
+      const [opened] = await Promise.allSettled([file]);
+      if (opened.status === "fulfilled") await opened.value?.[Symbol.asyncDispose]();
+    }
   }
 }

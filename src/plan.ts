@@ -4,19 +4,17 @@
  */
 import { assign, type Fate } from "./assign.ts";
 import type { Backend } from "./backend.ts";
-import { budget, type MemoryPlan } from "./budget.ts";
+import { budget, type Budgets, fit, type MemoryPlan, spilledBytes } from "./budget.ts";
 import type { Layout } from "./container.ts";
-import { layoutFile } from "./containers/safetensors.ts";
 import { UnsupportedError } from "./errors.ts";
 import { checkShapes, familyOf } from "./families/mod.ts";
 import type { Model } from "./family.ts";
-import type { Format, Loader, StoredWeight } from "./format.ts";
-import { spliceConfig } from "./formats/config_json.ts";
+import type { Format, Loader } from "./format.ts";
 import type { Recipe } from "./recipe.ts";
-import type { Scheme } from "./scheme.ts";
-import { schemeKind } from "./schemes/mod.ts";
+import { layoutFiles, sidecarsOf } from "./shards.ts";
+import { sliceOf } from "./slices.ts";
 import type { TensorSource } from "./source.ts";
-import { BITS, byteLength, elementCount, matrixShape, type TensorInfo } from "./tensor.ts";
+import { byteLength, elementCount, type TensorInfo } from "./tensor.ts";
 
 /** What becomes of one source tensor. */
 export interface Step {
@@ -80,6 +78,10 @@ export interface Plan {
   /** Bytes of the source's tensors. */
   readonly sourceBytes: number;
   readonly memory: MemoryPlan;
+  /** The measurement, with as much memory for hidden states as the budgets leave. */
+  readonly evaluation?: EvaluationRequest;
+  /** Bytes of hidden states on disk at once. */
+  readonly spilledBytes: number;
   readonly loaders: readonly Loader[];
 }
 
@@ -89,30 +91,41 @@ export type DeviceLimits = Pick<Backend, "name" | "maxTensorBytes" | "sliceBytes
 /**
  * Plan a run from headers alone.
  *
- * @throws {UnsupportedError} something the recipe asks for cannot be done with this checkpoint, format or device.
+ * @throws {UnsupportedError} something the recipe asks for cannot be done with this checkpoint, format or device, or within the budgets.
  * @throws {CheckpointError} `config.json` has a value that a model cannot have.
  */
 export function plan(
   recipe: Recipe,
   source: TensorSource,
-  { device, evaluation }: { device: DeviceLimits; evaluation?: EvaluationRequest },
+  { device, evaluation: asked, budgets = {} }: {
+    device: DeviceLimits;
+    evaluation?: EvaluationRequest;
+    budgets?: Budgets;
+  },
 ): Plan {
-  const model = evaluation ? modelOf(source) : modelIfKnown(source);
-  if (model && evaluation) checkShapes(model, (name) => source.tensors.get(name)?.shape);
+  const model = asked ? modelOf(source) : modelIfKnown(source);
+  if (model && asked) checkShapes(model, (name) => source.tensors.get(name)?.shape);
   const { fates, format, weights, modelDType } = assign(recipe, source, model);
   const section = format.section(weights, modelDType);
-  const steps = [...source.tensors.values()].map((tensor): Step => {
+  const tensors = [...source.tensors.values()].map((tensor) => {
     const fate = fates.get(tensor.name)!;
-    return {
-      source: tensor,
-      fate,
-      outputs: outputsOf(tensor, fate, format),
-      ...(fate.kind === "quantize"
-        ? sliceOf(tensor, fate.scheme, format, device)
-        : { sliceRows: 0, rowStep: 0 }),
-    };
+    return { source: tensor, fate, outputs: outputsOf(tensor, fate, format) };
   });
-  const blocks = arrange(steps, model);
+  const { blocks, evaluation, memory } = fit(
+    ({ sliceBytes, evaluation }) => {
+      const limits = { ...device, sliceBytes };
+      const steps = tensors.map((tensor): Step => ({
+        ...tensor,
+        ...(tensor.fate.kind === "quantize"
+          ? sliceOf(tensor.source, tensor.fate.scheme, format, limits)
+          : { sliceRows: 0, rowStep: 0 }),
+      }));
+      const blocks = arrange(steps, model);
+      return { blocks, evaluation, memory: budget(blocks, { device, model, evaluation }) };
+    },
+    { device, model, evaluation: asked, budgets },
+  );
+  const steps = blocks.flatMap((block) => block.steps);
   const files = layoutFiles(blocks, recipe.maxShardSize);
   const schemes = steps.flatMap(({ fate }) => fate.kind === "quantize" ? [fate.scheme] : []);
   const sidecars = sidecarsOf(source, files, {
@@ -135,7 +148,9 @@ export function plan(
     bitsPerWeight: sum(quantized, ({ outputs }) => sum(outputs, byteLength)) * 8 / quantizedWeights,
     totalBytes: sum(files, ({ size }) => size) + sum(sidecars, ({ size }) => size),
     sourceBytes: sum([...source.tensors.values()], byteLength),
-    memory: budget(blocks, { device, model, evaluation }),
+    memory,
+    ...(evaluation ? { evaluation } : {}),
+    spilledBytes: spilledBytes(model, evaluation),
     loaders: format.loaders(schemes, weights),
   };
 }
@@ -192,52 +207,6 @@ function outputsOf(tensor: TensorInfo, fate: Fate, format: Format): readonly Ten
   }
 }
 
-function leastCommonMultiple(a: number, b: number): number {
-  let [x, y] = [a, b];
-  while (y !== 0) [x, y] = [y, x % y];
-  return a / x * b;
-}
-
-/** Rows that a slice of a weight must be a multiple of, or all rows. */
-export function rowStep(
-  { name, shape, scheme }: Pick<StoredWeight, "name" | "shape" | "scheme">,
-  format: Format,
-  [rows, columns]: readonly [number, number],
-): number {
-  const scale = schemeKind(scheme).rowStep(scheme, [rows, columns]);
-  return Math.min(
-    rows,
-    leastCommonMultiple(scale, format.rowStep(scheme, { name, shape, dtype: "f32" })),
-  );
-}
-
-/** Rows of a slice: about what the device likes, a multiple of what scheme and format need, never over what it can bind. */
-export function sliceOf(
-  tensor: TensorInfo,
-  scheme: Scheme,
-  format: Format,
-  device: DeviceLimits,
-): Pick<Step, "sliceRows" | "rowStep"> {
-  const [rows, columns] = matrixShape(tensor.shape);
-  const step = rowStep({ ...tensor, scheme }, format, [rows, columns]);
-  // The widest thing made of a slice is its dequantized f32 form, when it is measured.
-  const largest = Math.floor(device.maxTensorBytes / (columns * 4));
-  if (step > largest) {
-    const reason =
-      `${step} of its rows must be quantized together, ${
-        step * columns * 4
-      } bytes as float32, and ` +
-      `${device.name} binds at most ${device.maxTensorBytes} bytes`;
-    throw new UnsupportedError(
-      `Cannot quantize "${tensor.name}": ${reason}. Use a scale per channel or group.`,
-      { what: tensor.name, reason },
-    );
-  }
-  const liked = Math.max(1, Math.floor(device.sliceBytes / (columns * BITS[tensor.dtype] / 8)));
-  const most = Math.floor(Math.min(liked, largest) / step) * step;
-  return { sliceRows: Math.min(rows, Math.max(step, most)), rowStep: step };
-}
-
 /** Steps in the order they are done: embedding, blocks, the rest; in file order when the architecture is unknown. */
 function arrange(steps: readonly Step[], model: Model | undefined): PlannedBlock[] {
   if (!model) return [{ name: "tensors", steps }];
@@ -262,67 +231,4 @@ function arrange(steps: readonly Step[], model: Model | undefined): PlannedBlock
   }
   blocks.push({ name: "head", steps: take([...left.keys()]) });
   return blocks.filter(({ steps }) => steps.length > 0);
-}
-
-/** Fill shards in order; the tensors one weight becomes stay together, and so do a module's weight and bias. */
-function layoutFiles(blocks: readonly PlannedBlock[], maxShardSize: number): PlannedFile[] {
-  const modules = Map.groupBy(
-    blocks.flatMap(({ steps }) => steps).filter(({ outputs }) => outputs.length > 0),
-    ({ source }) => source.name.replace(/\.(weight|bias)$/, ""),
-  );
-  const shards: TensorInfo[][] = [[]];
-  let filled = 0;
-  for (const steps of modules.values()) {
-    const tensors = steps.flatMap(({ outputs }) => outputs);
-    const bytes = sum(tensors, byteLength);
-    if (filled > 0 && filled + bytes > maxShardSize) {
-      shards.push([]);
-      filled = 0;
-    }
-    shards.at(-1)!.push(...tensors);
-    filled += bytes;
-  }
-  const number = (n: number) => String(n).padStart(5, "0");
-  return shards.map((tensors, i) => ({
-    path: shards.length === 1
-      ? "model.safetensors"
-      : `model-${number(i + 1)}-of-${number(shards.length)}.safetensors`,
-    // transformers 4 refuses metadata without a format (formats: "pt").
-    ...layoutFile(tensors, { format: "pt" }),
-  }));
-}
-
-function sidecarsOf(
-  source: TensorSource,
-  files: readonly PlannedFile[],
-  { section, modelDType, cast }: { section: string | undefined; modelDType: string; cast: boolean },
-): Sidecar[] {
-  const made = (path: string, text: string): Sidecar => {
-    const bytes = new TextEncoder().encode(text);
-    return { path, size: bytes.length, bytes };
-  };
-  const sidecars: Sidecar[] = [];
-  if (source.configText !== undefined || section !== undefined) {
-    sidecars.push(
-      made(
-        "config.json",
-        spliceConfig(source.configText, section, cast ? { dtype: modelDType } : {}),
-      ),
-    );
-  }
-  if (files.length > 1) {
-    const entries = files.flatMap(({ path, tensors }) =>
-      tensors.map(({ name }) => [name, path] as const)
-    );
-    entries.sort(([a], [b]) => a < b ? -1 : 1);
-    const index = {
-      metadata: { total_size: sum(files, ({ tensors }) => sum(tensors, byteLength)) },
-      weight_map: Object.fromEntries(entries),
-    };
-    sidecars.push(made("model.safetensors.index.json", JSON.stringify(index, null, 2) + "\n"));
-  }
-  for (const { path, size } of source.files.values()) {
-    if (path !== "config.json") sidecars.push({ path, size });
-  }
-  return sidecars;
 }

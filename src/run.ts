@@ -3,7 +3,6 @@
  * through it in both streams. Refuses nothing; what stops it is a fault.
  */
 import type { Backend } from "./backend.ts";
-import { COPY_BYTES } from "./budget.ts";
 import { DeviceError } from "./errors.ts";
 import type { Score } from "./evaluator.ts";
 import type { Packer, Piece } from "./format.ts";
@@ -13,6 +12,7 @@ import { methodNamed } from "./methods/mod.ts";
 import type { DeviceDType } from "./op.ts";
 import { Output } from "./output.ts";
 import type { Plan, Step } from "./plan.ts";
+import { ReadAhead } from "./read_ahead.ts";
 import type { Reporter, TensorReport } from "./report.ts";
 import { schemeKind } from "./schemes/mod.ts";
 import type { Sink } from "./sink.ts";
@@ -25,6 +25,7 @@ import {
   Streams,
 } from "./streams.ts";
 import { byteLength, elementCount, matrixShape } from "./tensor.ts";
+import { Stopwatch, type Timeline } from "./timeline.ts";
 
 /** What a run needs beside its plan. */
 export interface RunOptions {
@@ -50,6 +51,8 @@ export interface RunReport {
   readonly seconds: number;
   /** Highest resident size that was sampled, in bytes; 0 when it was not. */
   readonly peakBytes: number;
+  /** When bytes came in, the device was busy, and bytes went out. */
+  readonly timeline: Timeline;
 }
 
 /** The state of one run. */
@@ -61,6 +64,7 @@ interface Context extends RunOptions {
   /** Packed tensors of the block at hand, kept while it is to be evaluated. */
   readonly packed: Map<string, Uint8Array<ArrayBuffer>>;
   readonly reads: ReadAhead;
+  readonly watch: Stopwatch;
   peak: number;
 }
 
@@ -74,7 +78,8 @@ interface Context extends RunOptions {
 export async function run(plan: Plan, options: RunOptions): Promise<RunReport> {
   const { source, backend, sink, evaluation, signal, report = () => {} } = options;
   const begun = performance.now();
-  await using output = new Output(plan.files, { sink, report });
+  const watch = new Stopwatch();
+  await using output = new Output(plan.files, { sink, report, watch });
   await using streams = evaluation && plan.model
     ? await Streams.open(plan.model, { backend, evaluation, report })
     : undefined;
@@ -93,7 +98,8 @@ export async function run(plan: Plan, options: RunOptions): Promise<RunReport> {
     output,
     tensors: [],
     packed: new Map(),
-    reads: new ReadAhead(source, plan.blocks.flatMap(({ steps }) => steps)),
+    reads: new ReadAhead(source, plan.blocks.flatMap(({ steps }) => steps), watch),
+    watch,
     peak: 0,
   };
   const original = originalWeights(source);
@@ -103,19 +109,29 @@ export async function run(plan: Plan, options: RunOptions): Promise<RunReport> {
       signal?.throwIfAborted();
       await perform(step, context);
     }
-    await streams?.advance(name, [original, quantized], { signal });
+    if (streams) {
+      await watch.time(
+        "compute",
+        0,
+        () => streams.advance(name, [original, quantized], { signal }),
+      );
+    }
     sample(context);
     forget(context);
   }
   const scores = streams
-    ? scoreTokens(await streams.score([original, quantized], { signal }), { paired: true })
+    ? scoreTokens(
+      await watch.time("compute", 0, () => streams.score([original, quantized], { signal })),
+      { paired: true },
+    )
     : {};
   sample(context);
   await output.commit(plan.sidecars, source);
   const seconds = (performance.now() - begun) / 1000;
   if (streams) report({ type: "scored", scores });
   report({ type: "finished", seconds, peakBytes: context.peak });
-  return { tensors: context.tensors, scores, seconds, peakBytes: context.peak };
+  const timeline = watch.timeline();
+  return { tensors: context.tensors, scores, seconds, peakBytes: context.peak, timeline };
 }
 
 /** Drop a block's packed bytes, but for the output head's, which are needed at the end. */
@@ -171,16 +187,18 @@ async function quantizeWeight(step: Step, context: Context): Promise<void> {
   using scope = backend.scope();
   const packer = plan.format.packer(tensor, fate.scheme, scope);
   using errors = metrics ? new ErrorGatherer(backend) : undefined;
-  for (const slice of reads.slicesOf(tensor.name)) {
+  for (const { rows: slice } of reads.slicesOf(tensor.name)) {
     context.signal?.throwIfAborted();
     const bytes = await reads.next();
-    await quantizeSlice(step, {
-      bytes,
-      rows: slice ?? { from: 0, to: rows },
-      columns,
-      packer,
-      errors,
-    }, context);
+    const work = () =>
+      quantizeSlice(step, {
+        bytes,
+        rows: slice ?? { from: 0, to: rows },
+        columns,
+        packer,
+        errors,
+      }, context);
+    await writePieces(await context.watch.time("compute", bytes.length, work), context);
     sample(context);
   }
   await writePieces(await packer.finish(), context);
@@ -205,12 +223,11 @@ interface Slice {
   readonly errors: ErrorGatherer | undefined;
 }
 
-/** Quantize and write one slice; where the device's memory does not suffice, its halves. */
-async function quantizeSlice(step: Step, slice: Slice, context: Context): Promise<void> {
+/** Quantize and pack one slice; where the device's memory does not suffice, its halves. */
+async function quantizeSlice(step: Step, slice: Slice, context: Context): Promise<Piece[]> {
   const { source: tensor, fate, rowStep } = step;
-  if (fate.kind !== "quantize") return;
+  if (fate.kind !== "quantize") return [];
   const { rows: { from, to }, bytes, columns, packer, errors } = slice;
-  let pieces: Piece[];
   try {
     using scope = context.backend.scope();
     const weight = scope.alloc(tensor.dtype as DeviceDType, [to - from, columns]);
@@ -225,8 +242,9 @@ async function quantizeSlice(step: Step, slice: Slice, context: Context): Promis
     });
     // All large allocations come before anything is counted, so that halves can start afresh.
     const values = errors && schemeKind(scheme).dequantize(quantized, scope);
-    pieces = await packer.add(quantized, { from, to });
+    const pieces = await packer.add(quantized, { from, to });
     if (errors && values) await errors.add(weight, values);
+    return pieces;
   } catch (error) {
     const half = Math.floor((to - from) / 2 / rowStep) * rowStep;
     if (!(error instanceof DeviceError && error.kind === "memory") || half < 1) throw error;
@@ -237,19 +255,14 @@ async function quantizeSlice(step: Step, slice: Slice, context: Context): Promis
     });
     const cut = bytes.length / (to - from) * half;
     const middle = from + half;
-    await quantizeSlice(
-      step,
+    const halves = [
       { ...slice, bytes: bytes.slice(0, cut), rows: { from, to: middle } },
-      context,
-    );
-    await quantizeSlice(
-      step,
       { ...slice, bytes: bytes.slice(cut), rows: { from: middle, to } },
-      context,
-    );
-    return;
+    ];
+    const pieces: Piece[] = [];
+    for (const half of halves) pieces.push(...await quantizeSlice(step, half, context));
+    return pieces;
   }
-  await writePieces(pieces, context);
 }
 
 async function writePieces(pieces: readonly Piece[], { output, packed }: Context): Promise<void> {
@@ -257,60 +270,4 @@ async function writePieces(pieces: readonly Piece[], { output, packed }: Context
     packed.get(tensor)?.set(bytes, offset);
     await output.write(tensor, offset, bytes);
   }
-}
-
-/** Reads slices in the order of the plan, one ahead of the computation. */
-class ReadAhead {
-  readonly #source: TensorSource;
-  readonly #slices: ReadonlyMap<string, readonly (Rows | undefined)[]>;
-  readonly #queue: Iterator<readonly [string, Rows | undefined]>;
-  #pending: Promise<Uint8Array<ArrayBuffer>> | undefined;
-
-  constructor(source: TensorSource, steps: readonly Step[]) {
-    this.#source = source;
-    const slices = new Map(
-      steps.filter(({ fate }) => fate.kind !== "drop").map((
-        step,
-      ) => [step.source.name, slicesOf(step)]),
-    );
-    this.#slices = slices;
-    this.#queue = (function* () {
-      for (const [name, rows] of slices) for (const slice of rows) yield [name, slice] as const;
-    })();
-    this.#start();
-  }
-
-  /** The slices of a tensor in order; `undefined` is a tensor read whole. */
-  slicesOf(name: string): readonly (Rows | undefined)[] {
-    return this.#slices.get(name) ?? [];
-  }
-
-  /** The bytes of the next slice of the plan. */
-  async next(): Promise<Uint8Array<ArrayBuffer>> {
-    const pending = this.#pending;
-    if (!pending) throw new RangeError("Cannot read ahead: every slice of the plan has been read");
-    const bytes = await pending;
-    this.#start();
-    return bytes;
-  }
-
-  #start(): void {
-    const { value, done } = this.#queue.next();
-    this.#pending = done ? undefined : this.#source.read(value[0], value[1]);
-    // A failed read is reported by the `next` that asks for it; a run that stops first must not leave it unhandled.
-    this.#pending?.catch(() => {});
-  }
-}
-
-function slicesOf({ source, fate, sliceRows }: Step): (Rows | undefined)[] {
-  const [first] = source.shape;
-  if (first === undefined || elementCount(source.shape) === 0) return [undefined];
-  const rows = fate.kind === "quantize"
-    ? sliceRows
-    : Math.max(1, Math.floor(COPY_BYTES / (byteLength(source) / first)));
-  const count = Math.ceil(first / rows);
-  return Array.from(
-    { length: count },
-    (_, i) => ({ from: i * rows, to: Math.min(first, (i + 1) * rows) }),
-  );
 }

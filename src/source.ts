@@ -1,4 +1,4 @@
-/** A checkpoint that can be read a piece at a time. Implementations: sources/checkpoint.ts (a file or a folder). */
+/** A checkpoint that can be read a piece at a time. Implementations: sources/checkpoint.ts (a file or a folder), sources/hub.ts. */
 import type { TensorInfo } from "./tensor.ts";
 
 /** A file beside the weights: a tokenizer, a template, a licence. */
@@ -12,6 +12,12 @@ export interface FileInfo {
 export interface Rows {
   readonly from: number;
   readonly to: number;
+}
+
+/** One call of `read` that is to come. */
+export interface Reading {
+  readonly name: string;
+  readonly rows?: Rows | undefined;
 }
 
 /** A checkpoint: everything but the tensors' bytes is known when it is open. */
@@ -35,8 +41,20 @@ export interface TensorSource extends AsyncDisposable {
    *
    * @throws {RangeError} no such tensor, or rows outside it.
    * @throws {CheckpointError} the file ends early or changed since it was opened.
+   * @throws {HubError} the Hub does not give them.
    */
   read(name: string, rows?: Rows): Promise<Uint8Array<ArrayBuffer>>;
   /** All bytes of one of `files`. */
   readFile(path: string): Promise<Uint8Array<ArrayBuffer>>;
+  /**
+   * Told the order of the calls of `read` to come, a source may fetch ahead. Calls may be slices of a reading, and others may come between
+   * them. A second order replaces what is left of the first.
+   */
+  schedule?(order: readonly Reading[]): void;
+  /**
+   * Resolves when every byte that was given out has been checked, where it can be. To be awaited before an output is committed.
+   *
+   * @throws {HubError} bytes were not what the repository promises.
+   */
+  verified?(): Promise<void>;
 }

@@ -12,7 +12,7 @@ import { plain } from "./formats/plain.ts";
 import type { ErrorSums } from "./metric.ts";
 import { ErrorGatherer, METRICS } from "./metrics/mod.ts";
 import type { DeviceDType } from "./op.ts";
-import { sliceOf } from "./plan.ts";
+import { sliceOf } from "./slices.ts";
 import type { Reporter, TensorReport } from "./report.ts";
 import type { Quantized } from "./scheme.ts";
 import { schemeKind } from "./schemes/mod.ts";

@@ -1,5 +1,6 @@
 /** Planning: every tensor's fate, sizes to the byte, and refusals that are sentences. */
 import assert from "node:assert/strict";
+import type { Budgets } from "../src/budget.ts";
 import { openCheckpoint } from "../src/sources/checkpoint.ts";
 import { type DeviceLimits, type Plan, plan } from "../src/plan.ts";
 import { parseRecipe, recipeFromOptions } from "../src/recipe.ts";
@@ -15,18 +16,25 @@ const DEVICE: DeviceLimits = {
 
 async function planOf(
   recipe: Parameters<typeof plan>[0],
-  { tensors = tinyTensors(), config = TINY_CONFIG, device = DEVICE, evaluate = false }: {
+  {
+    tensors = tinyTensors(),
+    config = TINY_CONFIG,
+    device = DEVICE,
+    evaluate = false,
+    budgets = {},
+  }: {
     tensors?: TensorInfo[];
     config?: Readonly<Record<string, unknown>> | null;
     device?: DeviceLimits;
     evaluate?: boolean;
+    budgets?: Budgets;
   } = {},
 ): Promise<Plan> {
   const folder = await makeCheckpoint(tensors, config ? { config } : {});
   try {
     await using source = await openCheckpoint(folder);
     const evaluation = { seqLen: 16, windows: 4, stateBudget: 1e6 };
-    return plan(recipe, source, evaluate ? { device, evaluation } : { device });
+    return plan(recipe, source, evaluate ? { device, evaluation, budgets } : { device, budgets });
   } finally {
     await Deno.remove(folder, { recursive: true });
   }
@@ -169,6 +177,53 @@ Deno.test("plan() cuts weights into slices that the device binds, at rows that s
     assert.equal(sliceRows % rowStep, 0);
     assert(sliceRows * columns * 4 <= 4096, source.name);
   }
+});
+
+Deno.test("plan() keeps a memory budget by sending hidden states to disk, then by smaller slices", async () => {
+  const folder = await makeCheckpoint(tinyTensors(), { config: TINY_CONFIG });
+  await using source = await openCheckpoint(folder);
+  const recipe = recipeFromOptions({ scheme: "W4A16", "group-size": 32 });
+  const evaluation = { seqLen: 64, windows: 400, stateBudget: 1e9 };
+  const free = plan(recipe, source, { device: DEVICE, evaluation });
+  assert.equal(free.spilledBytes, 0);
+  const ram = free.memory.peak - 5e6;
+  const kept = plan(recipe, source, { device: DEVICE, evaluation, budgets: { ram } });
+  assert(kept.memory.peak <= ram);
+  assert(kept.evaluation!.stateBudget < 1e9);
+  assert(kept.spilledBytes > 0 && kept.spilledBytes < 2 * 400 * 64 * 64 * 4);
+  const disk = kept.spilledBytes - 1;
+  assert.throws(
+    () => plan(recipe, source, { device: DEVICE, evaluation, budgets: { ram, disk } }),
+    new RegExp(`Cannot keep to --max-disk: .*--max-disk ${kept.spilledBytes}`),
+  );
+  const tensors: TensorInfo[] = [{ name: "a.weight", dtype: "bf16", shape: [512, 1024] }];
+  const whole = await planOf(recipe, { tensors, config: null });
+  const cut = await planOf(recipe, {
+    tensors,
+    config: null,
+    budgets: { ram: whole.memory.peak - 1e6 },
+  });
+  assert(cut.memory.peak <= whole.memory.peak - 1e6);
+  assert(cut.blocks[0]!.steps[0]!.sliceRows < 512);
+  await Deno.remove(folder, { recursive: true });
+});
+
+Deno.test("plan() refuses a memory budget that nothing keeps, with the number that would do", async () => {
+  const folder = await makeCheckpoint(tinyTensors(), { config: TINY_CONFIG });
+  await using source = await openCheckpoint(folder);
+  const recipe = recipeFromOptions({ scheme: "NF4" });
+  const attempt = (ram: number) => plan(recipe, source, { device: DEVICE, budgets: { ram } });
+  let least = 0;
+  assert.throws(() => attempt(1e6), (error: Error) => {
+    least = Number(/needs at least (\d+) bytes\. Give --max-ram \1/.exec(error.message)?.[1]);
+    return error.name === "UnsupportedError" && least > 1e6;
+  });
+  assert.equal(attempt(least).memory.peak, least);
+  assert.throws(
+    () => plan(recipe, source, { device: DEVICE, budgets: { vram: 1e9 } }),
+    /--max-vram: the device is wasm/,
+  );
+  await Deno.remove(folder, { recursive: true });
 });
 
 const refusals: readonly (readonly [

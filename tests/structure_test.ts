@@ -40,6 +40,7 @@ const ALLOWED: Readonly<Record<string, readonly string[]>> = {
   evaluators: ["ops"],
   sources: ["io", "hub", "containers"],
   sinks: ["io", "hub", "containers"],
+  publish: ["io", "hub"],
 };
 
 Deno.test("a folder of src imports only the neighbours that the design allows it", () => {

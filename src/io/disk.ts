@@ -30,20 +30,26 @@ export interface DiskWriter extends AsyncDisposable {
   sync(): Promise<void>;
 }
 
-/** What Sluice asks of a file system. Every method may throw `SpaceError`. */
-export interface Disk {
+/** Files as far as a checkpoint asks for them: this machine's, or those of a repository of the Hub. */
+export interface ReadableDisk {
   /** What is there, links followed; `undefined` when nothing is. */
   stat(path: string): Promise<DiskEntry | undefined>;
   /** What is there, a link told as such. */
   lstat(path: string): Promise<DiskEntry | undefined>;
-  /** Whether Deno lets this program look at a path at all. */
-  mayRead(path: string): Promise<boolean>;
   /** Names in a folder, sorted. */
   list(path: string): Promise<string[]>;
   /** The path with all links resolved. */
   realPath(path: string): Promise<string>;
   /** Open a file for reading. */
   open(path: string): Promise<DiskReader>;
+}
+
+/** What Sluice asks of a file system. Every method may throw `SpaceError`. */
+export interface Disk extends ReadableDisk {
+  /** Whether Deno lets this program look at a path at all. */
+  mayRead(path: string): Promise<boolean>;
+  /** Open a file for reading; a `growing` one is still being written by this program. */
+  open(path: string, options?: { readonly growing?: boolean }): Promise<DiskReader>;
   /** Make a file of `size` zeros that was not there before. */
   create(path: string, size: number): Promise<DiskWriter>;
   /** Make a folder that was not there before; `secret` keeps other users out. */
@@ -66,7 +72,7 @@ export const disk: Disk = {
     (await Deno.permissions.query({ name: "read", path })).state === "granted",
   list: (path) => attempt("list", path, () => list(path)),
   realPath: (path) => attempt("resolve", path, () => Deno.realPath(path)),
-  open: (path) => attempt("open", path, () => openReader(path)),
+  open: (path, { growing = false } = {}) => attempt("open", path, () => openReader(path, growing)),
   create: (path, size) => attempt("create", path, () => openWriter(path, size)),
   makeFolder: (path, { secret = false } = {}) =>
     attempt("make folder", path, () => Deno.mkdir(path, secret ? { mode: 0o700 } : {})),
@@ -142,7 +148,7 @@ async function list(path: string): Promise<string[]> {
   return names.sort();
 }
 
-async function openReader(path: string): Promise<DiskReader> {
+async function openReader(path: string, growing: boolean): Promise<DiskReader> {
   const file = await Deno.open(path);
   const { size, mtime } = await file.stat();
   const changed = (found: string, offset: number): never => {
@@ -176,6 +182,7 @@ async function openReader(path: string): Promise<DiskReader> {
             }
             filled += got;
           }
+          if (growing) return bytes;
           const now = await file.stat();
           if (now.size !== size || now.mtime?.getTime() !== mtime?.getTime()) {
             return changed("as its size or time shows", begin);

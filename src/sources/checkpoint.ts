@@ -10,7 +10,7 @@ import { START_BYTES } from "../containers/impostors.ts";
 import { decodeText, JsonReader } from "../containers/json_reader.ts";
 import { headerLength, parseHeader } from "../containers/safetensors.ts";
 import { CheckpointError, quote, RequestError } from "../errors.ts";
-import { type Disk, disk as machine, type DiskReader } from "../io/disk.ts";
+import { type Disk, disk as machine, type DiskReader, type ReadableDisk } from "../io/disk.ts";
 import type { Rows, TensorSource } from "../source.ts";
 import { BITS, elementCount } from "../tensor.ts";
 import { checkLink, findCompanions } from "./companions.ts";
@@ -19,12 +19,29 @@ import { chooseWeights } from "./weight_files.ts";
 /** Bytes config.json may have. */
 const CONFIG_LIMIT = 10_000_000;
 
-/** How to open a checkpoint. */
-export interface OpenOptions {
+/** Weight files of which headers are read at once: for a disk no gain, for a network the waits overlap. */
+const OPEN_AT_ONCE = 4;
+
+/** What of a checkpoint is accepted. */
+export interface Limits {
   /** Largest header accepted, in bytes: 25 MB unless given, at most 100 MB. */
   readonly maxHeaderBytes?: number;
+}
+
+/** How to open a checkpoint. */
+export interface OpenOptions extends Limits {
   /** The file system to use; the machine's own unless a test gives another. */
   readonly disk?: Disk;
+}
+
+/** A checkpoint of which it is known where the bytes of its tensors are. */
+export interface PlacedSource extends TensorSource {
+  /**
+   * The bytes of a file that hold a tensor, or rows of it.
+   *
+   * @throws {RangeError} no such tensor, or rows outside it.
+   */
+  locate(name: string, rows?: Rows): { readonly file: string; begin: number; end: number };
 }
 
 /** A weight file that is open, and what its header says. */
@@ -74,7 +91,19 @@ export async function openCheckpoint(
       { file: label },
     );
   }
-  const folder = place.replace(/(?<=.)[/\\]+$/, "");
+  return await openFolder(disk, place.replace(/(?<=.)[/\\]+$/, ""), { label, ...options });
+}
+
+/**
+ * Open a folder as a checkpoint. See `openCheckpoint`.
+ *
+ * @throws {CheckpointError} what is there breaks a rule; the message says which, where, and what to do.
+ */
+export async function openFolder(
+  disk: ReadableDisk,
+  folder: string,
+  { label, ...options }: Limits & { readonly label: string },
+): Promise<PlacedSource> {
   const weights = await chooseWeights(disk, folder, label);
   return await openFiles(disk, { label, folder, file: undefined, weights, options });
 }
@@ -96,19 +125,18 @@ interface Chosen {
   /** The path of the only file, when the checkpoint is no folder. */
   readonly file: string | undefined;
   readonly weights: Awaited<ReturnType<typeof chooseWeights>> | undefined;
-  readonly options: Omit<OpenOptions, "disk">;
+  readonly options: Limits;
 }
 
 async function openFiles(
-  disk: Disk,
+  disk: ReadableDisk,
   { label, folder, file, weights, options }: Chosen,
-): Promise<TensorSource> {
+): Promise<PlacedSource> {
   await using opened = new AsyncDisposableStack();
-  const shards: Shard[] = [];
-  for (const name of weights?.names ?? [basename(file!)]) {
+  const shards = await inParallel(weights?.names ?? [basename(file!)], async (name) => {
     const reader = opened.use(await disk.open(file ?? `${folder}/${name}`));
-    shards.push(await readShard(reader, name, options));
-  }
+    return await readShard(reader, name, options);
+  });
   const tensors = new Map<string, PlacedTensor>();
   const fileOf = new Map<string, string>();
   for (const shard of shards) {
@@ -149,6 +177,14 @@ async function openFiles(
 
   const readers = new Map(shards.map(({ name, reader }) => [name, reader]));
   const open = opened.move();
+  const locate: PlacedSource["locate"] = (name, rows) => {
+    const tensor = tensors.get(name);
+    if (!tensor) {
+      throw new RangeError(`Cannot read ${quote(name)}: the checkpoint has no such tensor.`);
+    }
+    const { begin, end } = rowSpan(tensor, rows);
+    return { file: fileOf.get(name)!, begin, end };
+  };
   return {
     label,
     id,
@@ -157,13 +193,10 @@ async function openFiles(
     files,
     config,
     configText,
+    locate,
     read(name, rows) {
-      const tensor = tensors.get(name);
-      if (!tensor) {
-        throw new RangeError(`Cannot read ${quote(name)}: the checkpoint has no such tensor.`);
-      }
-      const { begin, end } = rowSpan(tensor, rows);
-      return readers.get(fileOf.get(name)!)!.read(begin, end);
+      const { file, begin, end } = locate(name, rows);
+      return readers.get(file)!.read(begin, end);
     },
     async readFile(path) {
       const info = files.get(path);
@@ -175,10 +208,31 @@ async function openFiles(
   };
 }
 
+/** Do the same with several names at a time. What fails is told once none is at work any more, the first in the order of names. */
+async function inParallel<T>(
+  names: readonly string[],
+  act: (name: string) => Promise<T>,
+): Promise<T[]> {
+  const results: Promise<T>[] = [];
+  const settled: Promise<unknown>[] = [];
+  let failed = false;
+  for (const [i, name] of names.entries()) {
+    if (i >= OPEN_AT_ONCE) await settled[i - OPEN_AT_ONCE];
+    if (failed) break;
+    const result = act(name);
+    results.push(result);
+    settled.push(result.then(() => {}, () => {
+      failed = true;
+    }));
+  }
+  await Promise.all(settled);
+  return await Promise.all(results);
+}
+
 async function readShard(
   reader: DiskReader,
   file: string,
-  options: Omit<OpenOptions, "disk">,
+  options: Limits,
 ): Promise<Shard> {
   const about = { file, fileSize: reader.size, ...options };
   const start = await reader.read(0, Math.min(START_BYTES, reader.size));
@@ -214,7 +268,7 @@ function rowSpan(
 }
 
 /** The text of config.json, or undefined when there is none. */
-async function readConfig(disk: Disk, folder: string): Promise<string | undefined> {
+async function readConfig(disk: ReadableDisk, folder: string): Promise<string | undefined> {
   const file = "config.json";
   const found = await disk.stat(`${folder}/${file}`);
   if (!found) return undefined;

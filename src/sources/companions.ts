@@ -3,7 +3,7 @@
  * (`*.py`; Sluice runs and spreads no code), other formats' weights, a base model's README, what trainers and version control leave.
  */
 import { CheckpointError, quote } from "../errors.ts";
-import type { Disk } from "../io/disk.ts";
+import type { ReadableDisk } from "../io/disk.ts";
 import type { FileInfo } from "../source.ts";
 
 /** Bytes of the largest file that is carried along: the largest tokenizers have about 40 MB. */
@@ -43,7 +43,7 @@ export function isCompanion(name: string): boolean {
  * @throws {CheckpointError} one of them is a link to a file of another name outside the folder.
  */
 export async function findCompanions(
-  disk: Disk,
+  disk: ReadableDisk,
   folder: string,
   names: readonly string[],
 ): Promise<Map<string, FileInfo>> {
@@ -71,7 +71,7 @@ export async function findCompanions(
  *
  * @throws {CheckpointError} the link leads elsewhere.
  */
-export async function checkLink(disk: Disk, folder: string, path: string): Promise<void> {
+export async function checkLink(disk: ReadableDisk, folder: string, path: string): Promise<void> {
   if ((await disk.lstat(`${folder}/${path}`))?.kind !== "link") return;
   const home = (await disk.realPath(folder)).replaceAll("\\", "/");
   const target = (await disk.realPath(`${folder}/${path}`)).replaceAll("\\", "/");

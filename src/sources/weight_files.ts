@@ -1,6 +1,6 @@
 /** Which files of a folder hold the weights. */
 import { CheckpointError, quote } from "../errors.ts";
-import type { Disk } from "../io/disk.ts";
+import type { ReadableDisk } from "../io/disk.ts";
 import { INDEX_LIMIT, parseIndex } from "./shard_index.ts";
 
 const SHARD = /^(.*)[-_](\d{5,6})-of-(\d{5,6})\.safetensors$/;
@@ -32,7 +32,11 @@ export interface Weights {
  *
  * @throws {CheckpointError} there are none, several indexes, or shards are missing.
  */
-export async function chooseWeights(disk: Disk, folder: string, label: string): Promise<Weights> {
+export async function chooseWeights(
+  disk: ReadableDisk,
+  folder: string,
+  label: string,
+): Promise<Weights> {
   const names = await disk.list(folder);
   const refuse = (found: string): never => {
     throw new CheckpointError(`Cannot open the checkpoint ${quote(label)}: ${found}`, {
@@ -115,7 +119,7 @@ export async function chooseWeights(disk: Disk, folder: string, label: string): 
   }
 }
 
-async function readIndex(disk: Disk, folder: string, file: string): Promise<Uint8Array> {
+async function readIndex(disk: ReadableDisk, folder: string, file: string): Promise<Uint8Array> {
   const found = await disk.stat(`${folder}/${file}`);
   if (found?.kind !== "file" || found.size > INDEX_LIMIT) {
     throw new CheckpointError(

@@ -56,7 +56,7 @@ class Peer implements AsyncDisposable {
 
   constructor(python: string) {
     const script = new URL("pack_peers.py", import.meta.url).pathname;
-    this.#child = new Deno.Command(python, { args: [script], stdin: "piped", stdout: "piped" })
+    this.#child = new Deno.Command(python, { args: [script, "--serve"], stdin: "piped", stdout: "piped" })
       .spawn();
     this.#lines = this.#child.stdout.pipeThrough(new TextDecoderStream()).getReader();
     this.#writer = this.#child.stdin.getWriter();
@@ -65,15 +65,22 @@ class Peer implements AsyncDisposable {
   /** Seconds that one quantization of the matrix took the peer. */
   async time(what: string, threads: number): Promise<number> {
     await this.#writer.write(new TextEncoder().encode(`run ${what} ${threads}\n`));
+    // The first line says that it is ready.
+    for (;;) {
+      const { seconds } = JSON.parse(await this.#line(what)) as { seconds?: number };
+      if (seconds !== undefined) return seconds;
+    }
+  }
+
+  async #line(what: string): Promise<string> {
     while (!this.#rest.includes("\n")) {
       const { value, done } = await this.#lines.read();
       if (done) throw new Error(`The peers' process ended while it timed ${what}`);
       this.#rest += value;
     }
-    const end = this.#rest.indexOf("\n");
-    const line = this.#rest.slice(0, end);
-    this.#rest = this.#rest.slice(end + 1);
-    return (JSON.parse(line) as { seconds: number }).seconds;
+    const [line, ...rest] = this.#rest.split("\n");
+    this.#rest = rest.join("\n");
+    return line!;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

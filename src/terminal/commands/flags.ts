@@ -1,6 +1,7 @@
 /** The flags that several commands share, and what is made of them: a device, a recipe, windows of text, views of the events. */
 import { disk } from "../../io/disk.ts";
 import type { Backend } from "../../backend.ts";
+import type { Budgets } from "../../budget.ts";
 import type { Argument, Flag, Host, Said } from "../command.ts";
 import { RequestError } from "../../errors.ts";
 import { type PreparedWindows, prepareWindows, SEQ_LEN, STATE_BUDGET } from "../../evaluate.ts";
@@ -107,6 +108,44 @@ export const DEVICE_FLAGS: readonly Flag[] = [
     group: DEVICE_GROUP,
   },
 ];
+
+/** What a run may use at most. */
+export const BUDGET_FLAGS: readonly Flag[] = [
+  {
+    name: "max-ram",
+    type: "bytes",
+    placeholder: "size",
+    min: 1,
+    help:
+      "memory of the process that the plan must keep to (slices shrink, hidden states go to disk)",
+    group: DEVICE_GROUP,
+  },
+  {
+    name: "max-vram",
+    type: "bytes",
+    placeholder: "size",
+    min: 1,
+    help: "memory of the GPU that the plan must keep to",
+    group: DEVICE_GROUP,
+  },
+  {
+    name: "max-disk",
+    type: "bytes",
+    placeholder: "size",
+    min: 1,
+    help: "temporary files: hidden states, shards of a Hub repository; the output is not counted",
+    group: DEVICE_GROUP,
+  },
+];
+
+/** The budgets that the flags set. */
+export function budgetsOf(said: Said): Budgets {
+  const bytes = (flag: string) => {
+    const value = said.get(flag);
+    return value === undefined ? undefined : Number(value);
+  };
+  return { ram: bytes("max-ram"), vram: bytes("max-vram"), disk: bytes("max-disk") };
+}
 
 const MESSAGE_GROUP = "Messages";
 

@@ -5,6 +5,8 @@ import { plan } from "../../plan.ts";
 import { planDocument, showPlan } from "../plan_view.ts";
 import { plainNumbers } from "../progress.ts";
 import {
+  BUDGET_FLAGS,
+  budgetsOf,
   CORPUS_FLAGS,
   DEVICE_FLAGS,
   JSON_FLAG,
@@ -38,6 +40,7 @@ export async function showPlanned(said: Said, host: Host): Promise<void> {
   const planned = plan(recipe, source, {
     device,
     ...(evaluation ? { evaluation: requestOf(evaluation) } : {}),
+    budgets: budgetsOf(said),
   });
   host.out.write(
     said.get("json")
@@ -51,7 +54,14 @@ export const planCommand: Command = {
   name: "plan",
   summary: "show what quantize would do: every tensor's fate, files, sizes, memory, loaders",
   arguments: [MODEL],
-  flags: [...RECIPE_FLAGS, EVALUATE_FLAG, ...CORPUS_FLAGS, ...DEVICE_FLAGS, JSON_FLAG],
+  flags: [
+    ...RECIPE_FLAGS,
+    EVALUATE_FLAG,
+    ...CORPUS_FLAGS,
+    ...DEVICE_FLAGS,
+    ...BUDGET_FLAGS,
+    JSON_FLAG,
+  ],
   examples: [
     ["plan sample --scheme W4A16 --group-size 64", "sizes and fates for int4 in groups of 64"],
     ["plan ./SmolLM2-135M --recipe recipe.yaml", "what a recipe makes of a model"],

@@ -8,7 +8,10 @@ import { openFolderSink } from "../../sinks/folder.ts";
 import { planSentence } from "../plan_view.ts";
 import { jsonLine } from "../progress.ts";
 import { showRun, showTensors, tensorsCsv } from "../result_view.ts";
+import { timelineSvg } from "../timeline_view.ts";
 import {
+  BUDGET_FLAGS,
+  budgetsOf,
   checkApart,
   CORPUS_FLAGS,
   corpusSentence,
@@ -66,7 +69,15 @@ export const quantizeCommand: Command = {
       bare: true,
       group: "Measuring",
     },
+    {
+      name: "timeline",
+      type: "string",
+      placeholder: "file.svg",
+      help: "draw when bytes came in, the device was busy, and bytes went out",
+      group: "Measuring",
+    },
     ...DEVICE_FLAGS,
+    ...BUDGET_FLAGS,
     ...MESSAGE_FLAGS,
   ],
   examples: [
@@ -106,13 +117,19 @@ async function quantize(said: Said, host: Host): Promise<void> {
   const planned = plan(recipe, source, {
     device: backend,
     ...(windows ? { evaluation: requestOf(windows) } : {}),
+    budgets: budgetsOf(said),
   });
   if (!said.get("quiet")) {
     host.err.write(`sluice: ${planSentence(planned)}\n`);
     if (windows) host.err.write(`sluice: measured on ${corpusSentence(windows)}\n`);
   }
-  const evaluation = windows && planned.model
-    ? await withSpill(windows, { hiddenSize: planned.model.hiddenSize, streams: 2, host, stack })
+  const evaluation = windows && planned.model && planned.evaluation
+    ? await withSpill({ ...windows, stateBudget: planned.evaluation.stateBudget }, {
+      hiddenSize: planned.model.hiddenSize,
+      streams: 2,
+      host,
+      stack,
+    })
     : undefined;
   const report = await run(planned, {
     source,
@@ -126,6 +143,10 @@ async function quantize(said: Said, host: Host): Promise<void> {
   });
   const csv = said.get("metrics");
   if (typeof csv === "string") await host.writeText(csv, tensorsCsv(report.tensors));
+  const svg = said.get("timeline");
+  if (svg !== undefined) {
+    await host.writeText(String(svg), await timelineSvg(report.timeline, planSentence(planned)));
+  }
   if (said.get("json")) {
     host.out.write(jsonLine({
       type: "result",
@@ -138,6 +159,7 @@ async function quantize(said: Said, host: Host): Promise<void> {
       peak_memory: report.peakBytes,
       seconds: report.seconds,
       scores: report.scores,
+      timeline: report.timeline,
       loaders: planned.loaders,
     }));
   } else if (!said.get("quiet")) {
