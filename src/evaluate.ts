@@ -21,6 +21,7 @@ import {
   scoreTokens,
   storedWeights,
   Streams,
+  tensorsRead,
 } from "./streams.ts";
 
 /** Bytes of hidden states kept in memory unless told otherwise. */
@@ -118,9 +119,15 @@ export async function evaluate(
     report,
     count: reference ? 2 : 1,
   });
-  await streams.advance("embedding", weights, { signal });
-  for (const { name } of model.blocks) await streams.advance(name, weights, { signal });
+  const places = ["embedding", ...model.blocks.map(({ name }) => name)];
+  for (const { source, stored } of weights) {
+    const names = [...places, undefined].flatMap((place) => tensorsRead(model, place));
+    const parts = (name: string) => stored(name)?.weight.parts ?? [{ name }];
+    source.schedule?.(names.flatMap((name) => parts(name).map(({ name }) => ({ name }))));
+  }
+  for (const place of places) await streams.advance(place, weights, { signal });
   const tokens = await streams.score(weights, { signal });
+  for (const { source } of weights) await source.verified?.();
   return scoreTokens(tokens, { paired: reference !== undefined });
 }
 

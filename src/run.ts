@@ -16,13 +16,14 @@ import { ReadAhead } from "./read_ahead.ts";
 import type { Reporter, TensorReport } from "./report.ts";
 import { schemeKind } from "./schemes/mod.ts";
 import type { Sink } from "./sink.ts";
-import type { Rows, TensorSource } from "./source.ts";
+import type { Reading, Rows, TensorSource } from "./source.ts";
 import {
   type EvaluationInput,
   originalWeights,
   quantizedWeights,
   scoreTokens,
   Streams,
+  tensorsRead,
 } from "./streams.ts";
 import { byteLength, elementCount, matrixShape } from "./tensor.ts";
 import { Stopwatch, type Timeline } from "./timeline.ts";
@@ -91,6 +92,7 @@ export async function run(plan: Plan, options: RunOptions): Promise<RunReport> {
     bytes: plan.sourceBytes,
     ...(streams ? { windows: streams.total } : {}),
   });
+  source.schedule?.(readings(plan, { measured: streams !== undefined }));
   const context: Context = {
     ...options,
     plan,
@@ -126,12 +128,28 @@ export async function run(plan: Plan, options: RunOptions): Promise<RunReport> {
     )
     : {};
   sample(context);
+  await source.verified?.();
   await output.commit(plan.sidecars, source);
   const seconds = (performance.now() - begun) / 1000;
   if (streams) report({ type: "scored", scores });
   report({ type: "finished", seconds, peakBytes: context.peak });
   const timeline = watch.timeline();
   return { tensors: context.tensors, scores, seconds, peakBytes: context.peak, timeline };
+}
+
+/** Every tensor that a run reads, in order: each block's for quantizing, then again for the windows. */
+function readings({ blocks, model }: Plan, { measured }: { measured: boolean }): Reading[] {
+  const again = (name: string | undefined) =>
+    measured && model ? tensorsRead(model, name).map((name) => ({ name })) : [];
+  return [
+    ...blocks.flatMap(({ name, steps }) => [
+      ...steps.filter(({ fate }) => fate.kind !== "drop").map(({ source }) => ({
+        name: source.name,
+      })),
+      ...again(name),
+    ]),
+    ...again(undefined),
+  ];
 }
 
 /** Drop a block's packed bytes, but for the output head's, which are needed at the end. */

@@ -246,6 +246,27 @@ class LoadedBlock {
   }
 }
 
+/** Whether two streams read the same bytes for a tensor. */
+function areAlike(name: string, one: ModelWeights, other: ModelWeights): boolean {
+  return one.source === other.source && !one.stored(name) && !other.stored(name);
+}
+
+/**
+ * The tensors of the original that are read to send windows through what `name` names (`advance`), or for the scores (`score`, when
+ * `name` is `undefined`), in order.
+ */
+export function tensorsRead(
+  { blocks, embedding, final, head }: Model,
+  name: string | undefined,
+): string[] {
+  if (name === undefined) return [...final, head.weight];
+  if (name === "embedding") return [embedding];
+  const block = blocks.find((candidate) => candidate.name === name);
+  const linears = block?.linears.flatMap(({ weight, bias }) => bias ? [weight, bias] : [weight]) ??
+    [];
+  return [...linears, ...block?.others ?? []];
+}
+
 /** Every evaluator's numbers; of the paired ones only where two models ran. */
 export function scoreTokens(
   tokens: TokenScores,
@@ -379,11 +400,15 @@ export class Streams implements AsyncDisposable {
     const name = this.#model.embedding;
     const { vocabSize, hiddenSize } = this.#model;
     const rows = tableRows(this.#model, this.#backend);
-    for (const [stream, states] of this.#states.entries()) {
-      for (let from = 0; from < vocabSize; from += rows) {
-        using scope = this.#backend.scope();
-        const slice = { from, to: Math.min(vocabSize, from + rows) };
-        const table = await loadTable(name, weights[stream]!, { scope, rows: slice });
+    for (let from = 0; from < vocabSize; from += rows) {
+      using scope = this.#backend.scope();
+      const slice = { from, to: Math.min(vocabSize, from + rows) };
+      let first: Tensor | undefined;
+      for (const [stream, states] of this.#states.entries()) {
+        const table: Tensor = first && areAlike(name, weights[0]!, weights[stream]!)
+          ? first
+          : await loadTable(name, weights[stream]!, { scope, rows: slice });
+        first ??= table;
         for (const [window, ids] of this.#input.windows.entries()) {
           using inner = this.#backend.scope();
           const tokens = inner.alloc("u32", [this.#tokens]);
@@ -408,8 +433,12 @@ export class Streams implements AsyncDisposable {
     using held = this.#backend.scope();
     const finals: LoadedBlock[] = [];
     for (const stream of this.#states.keys()) {
+      const shared = weights[stream]!.source === weights[0]!.source ? finals[0] : undefined;
       finals.push(
-        await LoadedBlock.load({ linears: [], others: final }, weights[stream]!, { scope: held }),
+        await LoadedBlock.load({ linears: [], others: final }, weights[stream]!, {
+          scope: held,
+          shared,
+        }),
       );
     }
     return await scoreHead({
@@ -421,8 +450,9 @@ export class Streams implements AsyncDisposable {
         const first = await loadProduct(head.weight, original!, { scope, rows });
         const slice = (product: Product) => (x: Tensor, y: Tensor) => product(x, y, 0);
         if (!quantized) return { original: slice(first) };
-        const alike = quantized.source === original!.source && !quantized.stored(head.weight);
-        const second = alike ? first : await loadProduct(head.weight, quantized, { scope, rows });
+        const second = areAlike(head.weight, original!, quantized)
+          ? first
+          : await loadProduct(head.weight, quantized, { scope, rows });
         return { original: slice(first), quantized: slice(second) };
       },
       hidden: async (stream, window, scope) => {

@@ -56,7 +56,11 @@ class Peer implements AsyncDisposable {
 
   constructor(python: string) {
     const script = new URL("pack_peers.py", import.meta.url).pathname;
-    this.#child = new Deno.Command(python, { args: [script, "--serve"], stdin: "piped", stdout: "piped" })
+    this.#child = new Deno.Command(python, {
+      args: [script, "--serve"],
+      stdin: "piped",
+      stdout: "piped",
+    })
       .spawn();
     this.#lines = this.#child.stdout.pipeThrough(new TextDecoderStream()).getReader();
     this.#writer = this.#child.stdin.getWriter();
