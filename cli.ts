@@ -2,11 +2,12 @@
  * The program `sluice`: finds the command, runs it, and makes a sentence and an exit code of what stops it. Commands are in
  * src/terminal/commands/; nothing here knows of quantization.
  *
- * Exit codes: 0 done · 1 wrong request · 2 bad checkpoint · 3 device · 5 disk · 70 a fault of Sluice · 75 interrupted, the same
+ * Exit codes: 0 done · 1 wrong request · 2 bad checkpoint · 3 device · 4 Hub or network · 5 disk · 70 a fault of Sluice · 75 interrupted, the same
  * command starts again · 130 interrupted twice.
  *
  * @module
  */
+import { resourceUsage } from "node:process";
 import denoJson from "./deno.json" with { type: "json" };
 import type { Host, TextStream } from "./src/terminal/command.ts";
 import { COMMANDS } from "./src/terminal/commands/mod.ts";
@@ -40,7 +41,8 @@ export function denoHost(signal: AbortSignal): Host {
     colors: !Deno.noColor,
     signal,
     version: denoJson.version,
-    residentBytes: () => Deno.memoryUsage().rss,
+    // The kernel keeps the highest value; a sample could miss it.
+    residentBytes: () => resourceUsage().maxRSS * 1024,
     async readText(path) {
       try {
         return await Deno.readTextFile(path);
@@ -48,6 +50,21 @@ export function denoHost(signal: AbortSignal): Host {
         if (!(cause instanceof Deno.errors.NotFound)) throw cause;
         throw new RequestError(`Cannot read "${path}": there is no such file.`, { cause });
       }
+    },
+    async readTextIfAny(path) {
+      try {
+        return await Deno.readTextFile(path);
+      } catch (error) {
+        const { NotFound, NotCapable, PermissionDenied } = Deno.errors;
+        if ([NotFound, NotCapable, PermissionDenied].some((kind) => error instanceof kind)) {
+          return undefined;
+        }
+        throw error;
+      }
+    },
+    env(variable) {
+      const { state } = Deno.permissions.querySync({ name: "env", variable });
+      return state === "granted" ? Deno.env.get(variable) : undefined;
     },
     async writeText(path, text) {
       await Deno.writeTextFile(path, text);

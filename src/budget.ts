@@ -48,9 +48,14 @@ function sliceMemory({ source, fate, outputs, sliceRows }: Step): number {
   const [rows, columns] = matrixShape(source.shape);
   const bytes = sliceRows * columns * BITS[source.dtype] / 8;
   const packed = outputs.reduce((n, output) => n + byteLength(output), 0);
+  // Double quantization needs every absmax of the weight at once: on the host, and at the end on the device with its codes.
+  const { scheme } = fate;
+  const nested = "doubleQuant" in scheme && scheme.doubleQuant
+    ? rows * columns / scheme.block * (4 + 4 + 1)
+    : 0;
   // Read ahead, being quantized, on the device; then codes on the device and packed on the host, dequantized to be measured.
   return 3 * bytes + schemeKind(fate.scheme).workBytes(fate.scheme, sliceRows, columns) +
-    2 * packed * sliceRows / rows + sliceRows * columns * 4;
+    2 * packed * sliceRows / rows + sliceRows * columns * 4 + nested;
 }
 
 /** Plan the memory of a run. */

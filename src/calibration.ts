@@ -4,33 +4,53 @@
  */
 import { fileURLToPath } from "node:url";
 import { Tokenizer } from "@huggingface/tokenizers";
+import { isNamedCorpus, parseDatasetSpec } from "./corpora/dataset_spec.ts";
+import { readHubCorpus } from "./corpora/hub_corpus.ts";
+import { type Fail, rowText } from "./corpora/rows.ts";
 import { CheckpointError, quote, RequestError, UnsupportedError } from "./errors.ts";
+import type { HubClient } from "./hub/client.ts";
 import type { Disk } from "./io/disk.ts";
+import type { Reporter } from "./report.ts";
 import type { TensorSource } from "./source.ts";
 import { SAMPLE_CALIBRATION, SAMPLE_VALIDATION } from "./sources/sample.ts";
 
 /** Bytes of the largest text that is read: at a megabyte or so per second, tokenizing it takes minutes. */
 const LARGEST_CORPUS = 128 * 2 ** 20;
 
+/** How a text is read. */
+export interface CorpusOptions {
+  readonly disk: Disk;
+  readonly purpose: "evaluation" | "calibration";
+  /** Where datasets come from; without it only files are read. */
+  readonly hub?: HubClient;
+  readonly report?: Reporter;
+}
+
 /**
- * The text that `spec` names: `sample` (the embedded validation text, or calibration text), a `.jsonl` file with a `text` in every line
- * (joined by an empty line, as the GPTQ protocol joins wikitext), or any other file, as it is.
+ * The text that `spec` names: `sample` (the embedded validation text, or calibration text), `wikitext2` or `c4` from the Hub, a `.jsonl` file
+ * with a `text` in every line (joined by an empty line, as the GPTQ protocol joins wikitext), any other file as it is, or a dataset of the Hub
+ * where there is no file of that name (`corpora/dataset_spec.ts`).
  *
  * @throws {RequestError} no such file, not UTF-8, too large, or lines without a text.
+ * @throws {HubError} the Hub does not give the dataset.
  */
 export async function readCorpus(
   spec: string,
-  { disk, purpose }: { readonly disk: Disk; readonly purpose: "evaluation" | "calibration" },
+  { disk, purpose, hub, report }: CorpusOptions,
 ): Promise<string> {
   const path = spec === "sample"
     ? fileURLToPath(purpose === "evaluation" ? SAMPLE_VALIDATION : SAMPLE_CALIBRATION)
     : spec;
-  const fail = (why: string, cause?: unknown): never => {
+  const fail: Fail = (why, cause) => {
     throw new RequestError(
       `Cannot use ${quote(spec)} as a text for ${purpose}: ${why}.`,
       { cause },
     );
   };
+  if (isNamedCorpus(spec) || hub && spec !== "sample" && await isOnHub(spec, disk)) {
+    if (!hub) return fail("it is on the Hub, which was not given");
+    return await readHubCorpus(spec, { client: hub, purpose, ...(report ? { report } : {}) });
+  }
   const found = await disk.stat(path);
   if (found?.kind !== "file") {
     return fail(found ? `it is a ${found.kind}, expected a text file` : "there is no such file");
@@ -50,30 +70,18 @@ export async function readCorpus(
   return path.endsWith(".jsonl") ? textOfLines(text, fail) : text;
 }
 
+/** Whether a text is a dataset's: its name is one, and there is no file of that name that could be meant. */
+async function isOnHub(spec: string, disk: Disk): Promise<boolean> {
+  if (!parseDatasetSpec(spec, "evaluation")) return false;
+  return !await disk.mayRead(spec) || !await disk.stat(spec);
+}
+
 /** The texts of JSON lines, joined by an empty line. */
-function textOfLines(lines: string, fail: (why: string, cause?: unknown) => never): string {
+function textOfLines(lines: string, fail: Fail): string {
   const texts: string[] = [];
   lines.split("\n").forEach((line, i) => {
     if (line.trim() === "") return;
-    let row: unknown;
-    try {
-      row = JSON.parse(line);
-    } catch (cause) {
-      if (!(cause instanceof SyntaxError)) throw cause;
-      fail(`line ${i + 1} is not JSON`, cause);
-    }
-    const text = isObject(row) ? row.text : undefined;
-    if (typeof text !== "string") {
-      fail(
-        isObject(row) && "messages" in row
-          ? `line ${
-            i + 1
-          } has "messages", which need a chat template; give a file with a "text" in every line`
-          : `line ${i + 1} has no "text"`,
-      );
-    } else {
-      texts.push(text);
-    }
+    texts.push(rowText(line, { column: "text", fail, where: `line ${i + 1}` }));
   });
   return texts.join("\n\n");
 }

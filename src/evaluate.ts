@@ -10,6 +10,7 @@ import type { Score } from "./evaluator.ts";
 import { checkShapes } from "./families/mod.ts";
 import type { Model } from "./family.ts";
 import { recognize } from "./formats/mod.ts";
+import type { HubClient } from "./hub/client.ts";
 import { type Disk, disk as realDisk } from "./io/disk.ts";
 import { modelOf } from "./plan.ts";
 import type { Reporter } from "./report.ts";
@@ -32,7 +33,7 @@ export const SEQ_LEN = 2048;
 
 /** What text a model is measured on. */
 export interface CorpusOptions {
-  /** `sample`, or the path of a text or JSONL file. */
+  /** `sample`, the path of a text or JSONL file, or a dataset of the Hub. */
   readonly corpus?: string;
   /** Tokens per window. */
   readonly seqLen?: number;
@@ -43,6 +44,9 @@ export interface CorpusOptions {
   /** A folder for hidden states beyond the budget. */
   readonly spillFolder?: string;
   readonly disk?: Disk;
+  /** Where datasets come from: `wikitext2`, `c4`, `org/name`. */
+  readonly hub?: HubClient;
+  readonly report?: Reporter;
 }
 
 /** Tokens to measure a model on, and how many there were. */
@@ -70,11 +74,19 @@ export async function prepareWindows(
     stateBudget = STATE_BUDGET,
     spillFolder,
     disk = realDisk,
+    hub,
+    report,
   }: CorpusOptions = {},
 ): Promise<PreparedWindows> {
   const { maxPositions } = await modelFrom(source);
   const length = seqLen ?? Math.min(SEQ_LEN, maxPositions);
-  const tokens = await tokenize(source, await readCorpus(corpus, { disk, purpose: "evaluation" }));
+  const text = await readCorpus(corpus, {
+    disk,
+    purpose: "evaluation",
+    ...(hub ? { hub } : {}),
+    ...(report ? { report } : {}),
+  });
+  const tokens = await tokenize(source, text);
   const windows = makeWindows(tokens, {
     seqLen: length,
     maxPositions,

@@ -1,22 +1,56 @@
-/** Opening what a person names: a checkpoint by path or as `sample`, a device by name. */
+/** Opening what a person names: a checkpoint by path, on the Hub, or as `sample`; a device by name. */
 import type { Backend } from "./backend.ts";
 import { openWasm } from "./backends/wasm/mod.ts";
 import { openWebgpu } from "./backends/webgpu/mod.ts";
 import { DeviceError } from "./errors.ts";
+import { HubClient, type HubClientOptions } from "./hub/client.ts";
+import { parseRepoSpec } from "./hub/repo_spec.ts";
+import { disk } from "./io/disk.ts";
 import type { Reporter } from "./report.ts";
 import type { TensorSource } from "./source.ts";
 import { openCheckpoint } from "./sources/checkpoint.ts";
+import { openHub } from "./sources/hub.ts";
 import { SAMPLE_MODEL } from "./sources/sample.ts";
 
+/** The way to the Hub, and where its files may lie for a while. */
+export interface HubAccess extends HubClientOptions {
+  /** Where Python programs keep what they downloaded; read, never written. */
+  readonly cacheFolder?: string | undefined;
+  /** A folder for weight files on their way; without it tensors are read by range, unchecked. */
+  readonly stagingFolder?: string | undefined;
+  /** Bytes that folder may hold. */
+  readonly maxDisk?: number;
+}
+
 /**
- * Open a checkpoint: a `.safetensors` file, a folder of them, or `sample`, the model that Sluice carries.
+ * Open a checkpoint: a `.safetensors` file, a folder of them, `sample` (the model that Sluice carries), or, with access to the Hub,
+ * `org/name` or `org/name@revision`. What is there as a path is never looked for on the Hub.
  *
  * @throws {RequestError} there is nothing of that name, or nothing that Sluice reads.
  * @throws {CheckpointError} a file is not what its format demands.
+ * @throws {HubError} the repository cannot be reached, or may not be read.
  */
-export async function open(model: string | URL): Promise<TensorSource> {
+export async function open(
+  model: string | URL,
+  { hub }: { readonly hub?: HubAccess } = {},
+): Promise<TensorSource> {
   if (model === "sample") return { ...await openCheckpoint(SAMPLE_MODEL), label: "sample" };
+  if (hub && typeof model === "string" && isOnHub(model) && !await disk.stat(model)) {
+    const { cacheFolder, stagingFolder, maxDisk, ...options } = hub;
+    return await openHub(model, {
+      client: new HubClient(options),
+      cacheFolder,
+      stagingFolder,
+      ...(maxDisk === undefined ? {} : { maxDisk }),
+      ...(hub.report ? { report: hub.report } : {}),
+    });
+  }
   return await openCheckpoint(model);
+}
+
+/** Whether a name can be of a repository: `org/name`. A single word is taken for a path, so that a slip of the pen asks nobody. */
+export function isOnHub(model: string): boolean {
+  return model.includes("/") && parseRepoSpec(model) !== undefined;
 }
 
 /**

@@ -40,7 +40,8 @@ const ALLOWED: Readonly<Record<string, readonly string[]>> = {
   evaluators: ["ops"],
   sources: ["io", "hub", "containers"],
   sinks: ["io", "hub", "containers"],
-  publish: ["io", "hub"],
+  corpora: ["hub"],
+  publish: ["hub", "io", "sources"],
 };
 
 Deno.test("a folder of src imports only the neighbours that the design allows it", () => {

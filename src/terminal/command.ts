@@ -56,6 +56,10 @@ export interface Host {
   /** The version of Sluice. */
   readonly version: string;
   readText(path: string): Promise<string>;
+  /** The text of a file that need not be there, or that may not be read. */
+  readTextIfAny(path: string): Promise<string | undefined>;
+  /** A variable of the environment; undefined when it is not set or may not be read. */
+  env(name: string): string | undefined;
   writeText(path: string, text: string): Promise<void>;
   /** Append to a file, line by line; what was there stays. */
   openLog(path: string): { write(line: string): void } & Disposable;
@@ -69,7 +73,9 @@ export interface Host {
 export interface Said {
   /** In the order of `Command.arguments`; each is there. */
   readonly arguments: readonly string[];
-  /** Whether a flag was given. */
+  /** Whether the command has such a flag at all. */
+  knows(flag: string): boolean;
+  /** Whether a flag was given; false for one that the command does not have. */
   has(flag: string): boolean;
   /** A flag's value, or its default; `undefined` where it has neither. A flag with `bare` and no value is `true`. */
   get(flag: string): OptionValue | undefined;

@@ -2,6 +2,7 @@
 import {
   CheckpointError,
   DeviceError,
+  HubError,
   RequestError,
   SpaceError,
   UnsupportedError,
@@ -14,6 +15,7 @@ export const EXIT = {
   request: 1,
   checkpoint: 2,
   device: 3,
+  hub: 4,
   space: 5,
   bug: 70,
   interrupted: 75,
@@ -58,6 +60,7 @@ function codeOf(error: unknown): number | undefined {
   if (error instanceof RequestError || error instanceof UnsupportedError) return EXIT.request;
   if (error instanceof CheckpointError) return EXIT.checkpoint;
   if (error instanceof DeviceError) return EXIT.device;
+  if (error instanceof HubError) return EXIT.hub;
   if (error instanceof SpaceError) return EXIT.space;
   const system = Object.values(Deno.errors).some((kind) => error instanceof kind);
   return system ? EXIT.space : undefined;

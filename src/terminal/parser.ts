@@ -107,7 +107,8 @@ function checkWords(command: Command, parser: Parser): Said {
   };
   return {
     arguments: parser.processedArgs.map(String),
-    has: (name) => values.has(row(name).name) || lists.has(name),
+    knows: (name) => command.flags.some((flag) => flag.name === name),
+    has: (name) => values.has(name) || lists.has(name),
     get(name) {
       const flag = row(name);
       const value = values.get(name) ?? flag.default;

@@ -68,7 +68,7 @@ for (
     [["quantize", "sample", "--output", "out", "--max-shard-size", "5 apples"], /500MB or 4GiB/],
     [["quantize", "sample", "--output", "out", "--recipe", "none.yaml"], /no such file/],
     [["plan", "sample", "--scheme", "NF4", "--group-size", "64"], /--group-size.*NF4/],
-    [["inspect", "nothing/here"], /no such file or folder/],
+    [["inspect", "./nothing/here"], /no such file or folder/],
     [["evaluate", "sample", "--corpus", "none.txt"], /no such file/],
   ] as const
 ) {

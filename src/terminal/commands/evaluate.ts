@@ -1,7 +1,6 @@
 /** `sluice evaluate`: perplexity of a checkpoint, and how far it is from its original. */
 import type { Command, Host, Said } from "../command.ts";
 import { evaluate } from "../../evaluate.ts";
-import { open } from "../../open.ts";
 import { jsonLine } from "../progress.ts";
 import { scoreRows } from "../result_view.ts";
 import { pairs } from "../table.ts";
@@ -13,6 +12,7 @@ import {
   MESSAGE_FLAGS,
   MODEL,
   openDevice,
+  openModel,
   openViews,
   readWindows,
   withSpill,
@@ -46,11 +46,12 @@ export const evaluateCommand: Command = {
 async function run(said: Said, host: Host): Promise<void> {
   await using stack = new AsyncDisposableStack();
   const views = stack.use(openViews(said, host));
-  const source = stack.use(await open(said.arguments[0]!));
+  const opening = { said, host, report: views.report, stack };
+  const source = await openModel(said.arguments[0]!, opening);
   const original = said.get("reference");
-  const reference = original === undefined ? undefined : stack.use(await open(String(original)));
+  const reference = original === undefined ? undefined : await openModel(String(original), opening);
   const backend = stack.use(await openDevice(said, views.report));
-  const windows = await readWindows(said, source);
+  const windows = await readWindows(said, source, { host, report: views.report });
   if (!said.get("quiet")) host.err.write(`sluice: measuring ${corpusSentence(windows)}\n`);
   const evaluation = await withSpill(windows, {
     // prepareWindows has checked that the model can be run, so its config has this.

@@ -5,7 +5,9 @@ import type { Budgets } from "../../budget.ts";
 import type { Argument, Flag, Host, Said } from "../command.ts";
 import { RequestError } from "../../errors.ts";
 import { type PreparedWindows, prepareWindows, SEQ_LEN, STATE_BUDGET } from "../../evaluate.ts";
-import { openBackend } from "../../open.ts";
+import { HubClient } from "../../hub/client.ts";
+import { HUB_VARIABLES, hubSettings } from "../../hub/settings.ts";
+import { type HubAccess, isOnHub, open, openBackend } from "../../open.ts";
 import {
   parseRecipe,
   type Recipe,
@@ -22,7 +24,8 @@ import { count } from "../text.ts";
 /** The checkpoint a command is about. */
 export const MODEL: Argument = {
   name: "model",
-  help: "a .safetensors file, a folder of them, or sample: the model that Sluice carries",
+  help:
+    "a .safetensors file, a folder of them, org/name[@revision] on the Hub, or sample: the model that Sluice carries",
 };
 
 const RECIPE_GROUP = "What weights become";
@@ -55,7 +58,8 @@ export const CORPUS_FLAGS: readonly Flag[] = [
     name: "corpus",
     type: "string",
     placeholder: "file",
-    help: "the text to measure on: sample, a text file, or a .jsonl file",
+    help:
+      "the text to measure on: sample, a text or .jsonl file, wikitext2, c4, or org/dataset on the Hub",
     default: "sample",
     group: MEASURE_GROUP,
   },
@@ -138,10 +142,64 @@ export const BUDGET_FLAGS: readonly Flag[] = [
   },
 ];
 
+/** Bytes of staged shards unless `--max-disk` says otherwise: two of the usual 5 GB, and the beginning of a third. */
+const STAGING_BYTES = 12e9;
+
+/**
+ * Open what a word names: a path, `sample`, or a repository of the Hub, reached as the environment says.
+ *
+ * @throws what `open` throws.
+ */
+export async function openModel(
+  model: string,
+  { said, host, report, stack }: {
+    said: Said;
+    host: Host;
+    report: Reporter;
+    stack: AsyncDisposableStack;
+  },
+): Promise<TensorSource> {
+  if (!isOnHub(model) || await disk.stat(model)) return stack.use(await open(model));
+  const { writeToken: _, ...hub } = await hubAccess(host);
+  const limit = budgetsOf(said).disk;
+  const staging = stack.use(await host.temporaryFolder());
+  return stack.use(
+    await open(model, {
+      hub: {
+        ...hub,
+        report,
+        stagingFolder: staging.path,
+        // Where hidden states may go to disk too, both have half.
+        maxDisk: limit === undefined ? STAGING_BYTES : said.has("evaluate") ? limit / 2 : limit,
+      },
+    }),
+  );
+}
+
+/** The way to the Hub, as the environment says; the token for reading, and the one for writing. */
+export async function hubAccess(
+  host: Host,
+): Promise<HubAccess & { readonly writeToken: string | undefined }> {
+  const env = Object.fromEntries(HUB_VARIABLES.map((name) => [name, host.env(name)]));
+  const { endpoint, token, readToken, offline, cacheFolder, idleTimeout } = await hubSettings(
+    env,
+    (path) => host.readTextIfAny(path),
+  );
+  return {
+    endpoint,
+    token: readToken,
+    writeToken: token,
+    offline,
+    cacheFolder,
+    idleTimeout,
+    userAgent: `sluice/${host.version}`,
+  };
+}
+
 /** The budgets that the flags set. */
 export function budgetsOf(said: Said): Budgets {
   const bytes = (flag: string) => {
-    const value = said.get(flag);
+    const value = said.knows(flag) ? said.get(flag) : undefined;
     return value === undefined ? undefined : Number(value);
   };
   return { ram: bytes("max-ram"), vram: bytes("max-vram"), disk: bytes("max-disk") };
@@ -189,6 +247,13 @@ export function openViews(said: Said, host: Host): View {
   ]);
 }
 
+/** Shows warnings alone: for commands that print one result. */
+export function warningsTo(host: Host): Reporter {
+  return (event) => {
+    if (event.type === "warning") host.err.write(`sluice: warning: ${event.message}\n`);
+  };
+}
+
 /** The device that the flags ask for. */
 export function openDevice(said: Said, report: Reporter): Promise<Backend> {
   const threads = said.get("threads");
@@ -221,10 +286,17 @@ export async function readRecipe(said: Said, host: Host): Promise<Recipe> {
 }
 
 /** The windows of text that the flags ask for. */
-export function readWindows(said: Said, source: TensorSource): Promise<PreparedWindows> {
+export async function readWindows(
+  said: Said,
+  source: TensorSource,
+  { host, report }: { host: Host; report: Reporter },
+): Promise<PreparedWindows> {
   const [seqLen, numSamples] = [said.get("seq-len"), said.get("num-samples")];
-  return prepareWindows(source, {
-    corpus: String(said.get("corpus")),
+  const corpus = String(said.get("corpus"));
+  return await prepareWindows(source, {
+    corpus,
+    report,
+    ...(corpus === "sample" ? {} : { hub: new HubClient(await hubAccess(host)) }),
     stateBudget: Number(said.get("max-states")),
     ...(seqLen === undefined ? {} : { seqLen: Number(seqLen) }),
     ...(numSamples === undefined ? {} : { numSamples: Number(numSamples) }),

@@ -1,10 +1,9 @@
 /** `sluice inspect`: what a checkpoint is, from its headers. */
 import type { Command } from "../command.ts";
 import { inspect } from "../../inspect.ts";
-import { open } from "../../open.ts";
 import { plainNumbers } from "../progress.ts";
 import { showInspection } from "../result_view.ts";
-import { JSON_FLAG, MODEL } from "./flags.ts";
+import { JSON_FLAG, MODEL, openModel, warningsTo } from "./flags.ts";
 
 /** `sluice inspect MODEL` */
 export const inspectCommand: Command = {
@@ -17,7 +16,9 @@ export const inspectCommand: Command = {
     ["inspect model.safetensors --json", "names, dtypes and shapes for a program"],
   ],
   async run(said, host) {
-    await using source = await open(said.arguments[0]!);
+    await using stack = new AsyncDisposableStack();
+    const report = warningsTo(host);
+    const source = await openModel(said.arguments[0]!, { said, host, report, stack });
     const found = inspect(source);
     host.out.write(
       said.get("json") ? JSON.stringify(found, plainNumbers, 2) + "\n" : showInspection(found),

@@ -1,6 +1,5 @@
 /** `sluice plan`: what a run would do, from headers alone. Writes nothing. */
 import type { Command, Host, Said } from "../command.ts";
-import { open } from "../../open.ts";
 import { plan } from "../../plan.ts";
 import { planDocument, showPlan } from "../plan_view.ts";
 import { plainNumbers } from "../progress.ts";
@@ -12,10 +11,12 @@ import {
   JSON_FLAG,
   MODEL,
   openDevice,
+  openModel,
   readRecipe,
   readWindows,
   RECIPE_FLAGS,
   requestOf,
+  warningsTo,
 } from "./flags.ts";
 
 /** What `plan` and `quantize` share: whether the run will be measured. */
@@ -30,13 +31,13 @@ export const EVALUATE_FLAG = {
 /** Print the plan of a run; what `quantize --dry-run` does too. */
 export async function showPlanned(said: Said, host: Host): Promise<void> {
   const recipe = await readRecipe(said, host);
-  await using source = await open(said.arguments[0]!);
-  await using device = await openDevice(said, ({ type, ...event }) => {
-    if (type === "warning" && "message" in event) {
-      host.err.write(`sluice: warning: ${event.message}\n`);
-    }
-  });
-  const evaluation = said.get("evaluate") ? await readWindows(said, source) : undefined;
+  await using stack = new AsyncDisposableStack();
+  const report = warningsTo(host);
+  const source = await openModel(said.arguments[0]!, { said, host, report, stack });
+  const device = stack.use(await openDevice(said, report));
+  const evaluation = said.get("evaluate")
+    ? await readWindows(said, source, { host, report })
+    : undefined;
   const planned = plan(recipe, source, {
     device,
     ...(evaluation ? { evaluation: requestOf(evaluation) } : {}),

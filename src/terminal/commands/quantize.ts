@@ -1,7 +1,6 @@
 /** `sluice quantize`: plan, run, and tell what came of it. */
 import type { Command, Host, Said } from "../command.ts";
 import { RequestError } from "../../errors.ts";
-import { open } from "../../open.ts";
 import { plan } from "../../plan.ts";
 import { run } from "../../run.ts";
 import { openFolderSink } from "../../sinks/folder.ts";
@@ -19,6 +18,7 @@ import {
   MESSAGE_FLAGS,
   MODEL,
   openDevice,
+  openModel,
   openViews,
   readRecipe,
   readWindows,
@@ -107,13 +107,15 @@ async function quantize(said: Said, host: Host): Promise<void> {
   const recipe = await readRecipe(said, host);
   await using stack = new AsyncDisposableStack();
   const views = stack.use(openViews(said, host));
-  const source = stack.use(await open(model));
+  const source = await openModel(model, { said, host, report: views.report, stack });
   await checkApart(model, String(output));
   const sink = stack.use(
     await openFolderSink(String(output), { overwrite: said.get("overwrite") === true }),
   );
   const backend = stack.use(await openDevice(said, views.report));
-  const windows = said.get("evaluate") ? await readWindows(said, source) : undefined;
+  const windows = said.get("evaluate")
+    ? await readWindows(said, source, { host, report: views.report })
+    : undefined;
   const planned = plan(recipe, source, {
     device: backend,
     ...(windows ? { evaluation: requestOf(windows) } : {}),

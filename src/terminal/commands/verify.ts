@@ -1,10 +1,9 @@
 /** `sluice verify`: reads back what was written, and compares it with what it was made of. */
 import type { Command } from "../command.ts";
-import { open } from "../../open.ts";
 import { jsonLine } from "../progress.ts";
 import { showVerification } from "../result_view.ts";
 import { verify } from "../../verify.ts";
-import { DEVICE_FLAGS, MESSAGE_FLAGS, openDevice, openViews } from "./flags.ts";
+import { DEVICE_FLAGS, MESSAGE_FLAGS, openDevice, openModel, openViews } from "./flags.ts";
 
 /** `sluice verify OUT` */
 export const verifyCommand: Command = {
@@ -30,7 +29,9 @@ export const verifyCommand: Command = {
     await using stack = new AsyncDisposableStack();
     const views = stack.use(openViews(said, host));
     const original = said.get("source");
-    const source = original === undefined ? undefined : stack.use(await open(String(original)));
+    const source = original === undefined
+      ? undefined
+      : await openModel(String(original), { said, host, report: views.report, stack });
     const backend = stack.use(await openDevice(said, views.report));
     const report = await verify(said.arguments[0]!, {
       backend,

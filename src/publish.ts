@@ -1,0 +1,287 @@
+/**
+ * Publishing a checkpoint on the Hub: verify it, look at what is there, send its files, commit once, look again. Through `commitIter` of
+ * `@huggingface/hub` without Xet, over our own requests and file bodies (src/publish/ says why). Nothing is ever deleted.
+ */
+import { commitIter } from "@huggingface/hub";
+import type { Backend } from "./backend.ts";
+import { factsOfCheckpoint } from "./card_facts.ts";
+import { CheckpointError, HubError, quote } from "./errors.ts";
+import { HubClient } from "./hub/client.ts";
+import type { RepoSpec } from "./hub/repo_spec.ts";
+import { type Disk, disk as machine, type DiskReader } from "./io/disk.ts";
+import { modelCard } from "./model_card.ts";
+import { FileBlob } from "./publish/file_blob.ts";
+import { type PlanOptions, planPublish, type PublishPlan } from "./publish/plan.ts";
+import { firstDifference, readFiles, readHead } from "./publish/remote.ts";
+import { createBranch, createRepo } from "./publish/repository.ts";
+import { Sender } from "./publish/sender.ts";
+import { type SentFile, Upload } from "./publish/upload_fetch.ts";
+import type { TensorSource } from "./source.ts";
+import { openCheckpoint } from "./sources/checkpoint.ts";
+import { verify, type VerifyReport } from "./verify.ts";
+
+export { planPublish };
+export type { PlanOptions, PublishPlan };
+
+/** What happens while a checkpoint is published. */
+export type PublishEvent =
+  /** Bytes of a large file that were hashed, of all its bytes. */
+  | {
+    readonly type: "hashing";
+    readonly path: string;
+    readonly done: number;
+    readonly total: number;
+  }
+  /** Bytes of all files that the Hub has or that are on their way. Less than before when a try has failed. */
+  | { readonly type: "uploading"; readonly done: number; readonly total: number }
+  | { readonly type: "committing" }
+  | { readonly type: "published"; readonly report: PublishReport };
+
+/** How to publish. */
+export interface PublishOptions extends PlanOptions {
+  /** What `planPublish` found for the same folder and repository; made anew when absent. */
+  readonly plan?: PublishPlan;
+  /** A verification of the folder as it is; without it, `backend` verifies. */
+  readonly verified?: VerifyReport;
+  readonly backend?: Backend;
+  /** What the checkpoint was made of, for a stricter verification. */
+  readonly source?: TensorSource;
+  /** The first line of the commit. */
+  readonly title?: string;
+  readonly report?: (event: PublishEvent) => void;
+}
+
+/** What was published. */
+export interface PublishReport {
+  /** `org/name` */
+  readonly repo: string;
+  readonly url: string;
+  readonly branch: string;
+  readonly commit: string;
+  readonly commitUrl: string;
+  readonly pullRequestUrl: string | undefined;
+  readonly created: boolean;
+  /** Everything was there already, just so; no commit was made. */
+  readonly unchanged: boolean;
+  readonly files: readonly SentFile[];
+  readonly bytes: number;
+}
+
+/** Uploads begun again because storage no longer took the addresses it had given. */
+const FRESH_STARTS = 2;
+
+/**
+ * Publish a checkpoint's folder.
+ *
+ * @throws {RequestError} see `planPublish`.
+ * @throws {CheckpointError} it does not verify, or changed since.
+ * @throws {HubError} the Hub refuses it or could not be reached; nothing of it can be seen there then, but perhaps an empty repository.
+ */
+export async function publish(
+  folder: string,
+  name: string,
+  options: PublishOptions,
+): Promise<PublishReport> {
+  const { hub, signal, report = () => {}, disk = machine } = options;
+  signal?.throwIfAborted();
+  const plan = options.plan ?? await planVerified(folder, name, options);
+  if (plan.folder !== folder || plan.repo !== name) {
+    throw new RangeError(
+      `Cannot publish ${quote(folder)} to ${quote(name)}: the plan is for another.`,
+    );
+  }
+  const sender = new Sender(hub), client = new HubClient(hub);
+  const repo: RepoSpec = { kind: "model", id: plan.repo, revision: plan.branch };
+  const asking = { sender, client, repo, signal };
+  if (plan.newRepo) await createRepo(asking, plan.visibility);
+  if (plan.newBranch) await createBranch(asking);
+  const parent = plan.parent ?? await readHead(asking);
+  await using opened = new AsyncDisposableStack();
+  const contents = await openFiles(plan, disk, opened);
+  const sent = await upload(contents, { ...asking, plan, parent, options });
+  const found = await readFiles(sent.commit, asking);
+  const missing = firstDifference(sent.files, found);
+  if (missing) {
+    throw sender.transport.error({ doing: `publish to ${quote(name)}` }, {
+      kind: "damaged",
+      found: `commit ${sent.commit} does not have ${quote(missing.path)} as it was sent`,
+      advice: "Look at the repository, then run the same command again.",
+    });
+  }
+  const result: PublishReport = {
+    repo: plan.repo,
+    url: plan.url,
+    branch: plan.branch,
+    commit: sent.commit,
+    commitUrl: sent.commitUrl,
+    pullRequestUrl: sent.pullRequestUrl,
+    created: plan.newRepo,
+    unchanged: sent.commit === parent,
+    files: sent.files,
+    bytes: plan.bytes,
+  };
+  report({ type: "published", report: result });
+  return result;
+}
+
+/** Verify, write a card if there is none, and plan. */
+async function planVerified(
+  folder: string,
+  name: string,
+  options: PublishOptions,
+): Promise<PublishPlan> {
+  const { backend, source, signal, card } = options;
+  let { verified } = options;
+  if (!verified) {
+    if (!backend) {
+      throw new RangeError("Cannot publish: give a verification, or a backend for one.");
+    }
+    verified = await verify(folder, {
+      backend,
+      ...(source ? { source } : {}),
+      ...(signal ? { signal } : {}),
+    });
+  }
+  return await planPublish(folder, name, {
+    ...options,
+    card: card ?? await plainCard(folder, name, verified),
+  });
+}
+
+/** A card that says what the checkpoint itself tells. */
+async function plainCard(folder: string, name: string, verified: VerifyReport): Promise<string> {
+  await using checkpoint = await openCheckpoint(folder);
+  return modelCard({ name, ...factsOfCheckpoint(verified, checkpoint.config) });
+}
+
+/** The files of a plan, open until all is done, so that a change is noticed. */
+async function openFiles(
+  { folder, files, card }: PublishPlan,
+  disk: Disk,
+  opened: AsyncDisposableStack,
+): Promise<Map<string, FileBlob>> {
+  const contents = new Map<string, FileBlob>();
+  for (const { path, size } of files) {
+    const text = path === "README.md" ? card : undefined;
+    const reader = text === undefined
+      ? opened.use(await disk.open(`${folder}/${path}`))
+      : textReader(text);
+    if (reader.size !== size) {
+      throw new CheckpointError(
+        `Cannot publish ${
+          quote(path)
+        }: it has ${reader.size} bytes and had ${size} a moment ago. ` +
+          `Leave the folder alone until Sluice is done, and start again.`,
+        { file: path },
+      );
+    }
+    contents.set(path, new FileBlob(reader));
+  }
+  return contents;
+}
+
+function textReader(text: string): DiskReader {
+  const bytes = new TextEncoder().encode(text);
+  return {
+    size: bytes.length,
+    read: (begin, end) => Promise.resolve(bytes.slice(begin, end)),
+    [Symbol.asyncDispose]: () => Promise.resolve(),
+  };
+}
+
+interface UploadContext {
+  readonly sender: Sender;
+  readonly client: HubClient;
+  readonly repo: RepoSpec;
+  readonly plan: PublishPlan;
+  readonly parent: string;
+  readonly options: PublishOptions;
+}
+
+/** The commit that holds the files. */
+interface Uploaded {
+  readonly commit: string;
+  readonly commitUrl: string;
+  readonly pullRequestUrl: string | undefined;
+  readonly files: readonly SentFile[];
+}
+
+/** Send and commit; once more with fresh addresses where storage no longer takes the old ones. */
+async function upload(
+  contents: ReadonlyMap<string, FileBlob>,
+  context: UploadContext,
+): Promise<Uploaded> {
+  for (let again = 0;; again++) {
+    const { pullRequest } = context.plan;
+    const attempt = new Upload({ ...context, pullRequest, ...progress(context) });
+    try {
+      return await send(contents, attempt, context);
+    } catch (fault) {
+      // The package stops what is under way with a reason of its own.
+      context.options.signal?.throwIfAborted();
+      if (!(fault instanceof HubError) || !attempt.refusedByStorage || again === FRESH_STARTS) {
+        throw fault;
+      }
+    }
+  }
+}
+
+/** Counts bytes of one attempt. */
+function progress(
+  { plan: { bytes: total }, options: { report = () => {} } }: UploadContext,
+): { sent(bytes: number): void; present(bytes: number): void } {
+  let done = 0;
+  const add = (bytes: number) => {
+    if (bytes === 0) return;
+    done += bytes;
+    report({ type: "uploading", done, total });
+  };
+  return { sent: add, present: add };
+}
+
+async function send(
+  contents: ReadonlyMap<string, FileBlob>,
+  attempt: Upload,
+  { sender, repo, plan, parent, options }: UploadContext,
+): Promise<Uploaded> {
+  const { report = () => {}, signal, title = `Upload ${plan.files.length} files with Sluice` } =
+    options;
+  const events = commitIter({
+    repo: { type: "model", name: repo.id },
+    hubUrl: sender.transport.endpoint,
+    branch: plan.branch,
+    isPullRequest: plan.pullRequest,
+    parentCommit: parent,
+    title,
+    operations: [...contents].map(([path, content]) => ({
+      operation: "addOrUpdate",
+      path,
+      content,
+    })),
+    useXet: false,
+    fetch: attempt.fetch,
+    ...(signal ? { abortSignal: signal } : {}),
+  });
+  for (;;) {
+    const { done, value } = await events.next();
+    if (!done) {
+      if (value.event === "phase" && value.phase === "committing") report({ type: "committing" });
+      if (value.event !== "fileProgress" || value.state !== "hashing") continue;
+      const total = contents.get(value.path)?.size ?? 0;
+      report({
+        type: "hashing",
+        path: value.path,
+        done: Math.round(value.progress * total),
+        total,
+      });
+      continue;
+    }
+    if (!value) throw new RangeError("Cannot publish: the upload ended without a commit.");
+    return {
+      commit: value.commit.oid,
+      commitUrl: value.commit.url,
+      pullRequestUrl: value.pullRequestUrl,
+      files: attempt.files,
+    };
+  }
+}

@@ -1,0 +1,293 @@
+/**
+ * What publishing a folder will do, found out by looking and changing nothing: which files go where, who will see them, what is there
+ * already. Refused: what is no checkpoint's folder, repositories with files of others, tokens that may only read.
+ */
+import { createHash } from "node:crypto";
+import { HubError, quote, RequestError } from "../errors.ts";
+import { HubClient, type HubFile } from "../hub/client.ts";
+import { parseRepoSpec, type RepoSpec } from "../hub/repo_spec.ts";
+import type { TransportOptions } from "../hub/transport.ts";
+import { type Disk, disk as machine } from "../io/disk.ts";
+import { CARD_TAG } from "../model_card.ts";
+import { readSourceCard } from "../source_card.ts";
+import { listFolder } from "./folder.ts";
+import { isObject } from "./json.ts";
+import { findRepo, readFiles, readHead, type RemoteRepo } from "./remote.ts";
+import { Sender } from "./sender.ts";
+
+/** Who may see a repository. */
+export type Visibility = "private" | "public";
+
+/** How to publish. */
+export interface PlanOptions {
+  /** The way to the Hub, with a token that may write. */
+  readonly hub: TransportOptions;
+  /** Of a new repository: private unless given. One that is there must have the one that is given. */
+  readonly visibility?: Visibility;
+  /** `main` unless given. A branch that is not there is made, empty. */
+  readonly branch?: string;
+  /** Propose the files as a pull request to the branch. */
+  readonly pullRequest?: boolean;
+  /** Write over files of others. Nothing is ever deleted. */
+  readonly force?: boolean;
+  /** The text of `README.md`, for a folder that has none. */
+  readonly card?: string;
+  readonly signal?: AbortSignal | undefined;
+  readonly disk?: Disk;
+}
+
+/** A file that will be published. */
+export interface PublishedFile {
+  /** Path in the folder and in the repository, with `/`. */
+  readonly path: string;
+  readonly size: number;
+}
+
+/** What publishing will do. */
+export interface PublishPlan {
+  readonly folder: string;
+  /** `org/name` */
+  readonly repo: string;
+  /** Where people will look at it. */
+  readonly url: string;
+  readonly branch: string;
+  readonly pullRequest: boolean;
+  readonly visibility: Visibility;
+  /** Whether the repository, and the branch, will be made. */
+  readonly newRepo: boolean;
+  readonly newBranch: boolean;
+  /** The commit that ours is to follow; undefined when there is none yet. */
+  readonly parent: string | undefined;
+  readonly files: readonly PublishedFile[];
+  /** Bytes of all files. */
+  readonly bytes: number;
+  /** The text of `README.md` when the folder has none. */
+  readonly card: string | undefined;
+  /** Files of the folder that stay: their names begin with a dot. */
+  readonly skipped: readonly string[];
+  /** Whether what is on the branch was published by Sluice. */
+  readonly ours: boolean;
+  /** Files on the branch that will have other contents. */
+  readonly overwritten: readonly string[];
+  /** Files on the branch that stay as they are beside ours. */
+  readonly left: readonly string[];
+}
+
+/** Files that the Hub makes by itself. */
+const MADE_BY_HUB: ReadonlySet<string> = new Set([".gitattributes"]);
+
+/** Files up to this size are hashed although nothing depends on it but what is shown. */
+const HASHED_ANYWAY = 2 ** 24;
+
+/** Files that a loader may take for the model. */
+const WEIGHTS = /\.(?:safetensors|gguf|bin|pt|pth|onnx|msgpack|h5)$|\.index\.json$/i;
+
+/**
+ * Find out what publishing will do.
+ *
+ * @throws {RequestError} the name, the folder or the branch cannot be used; the repository has files of others (and no `force`), or another
+ *   visibility than was asked for.
+ * @throws {HubError} there is no token, or it may only read; or the Hub cannot be asked.
+ * @throws {CheckpointError} a link in the folder leads out of it.
+ */
+export async function planPublish(
+  folder: string,
+  name: string,
+  options: PlanOptions,
+): Promise<PublishPlan> {
+  const { hub, branch = "main", pullRequest = false, card, signal, disk = machine } = options;
+  const repo = checkTarget(name, { branch, hub });
+  const { files, skipped } = await listFolder(disk, folder);
+  const text = files.some(({ path }) => path === "README.md") ? undefined : card;
+  const all = text === undefined ? files : [...files, {
+    path: "README.md",
+    size: new TextEncoder().encode(text).length,
+  }].sort((a, b) => a.path < b.path ? -1 : 1);
+  const sender = new Sender(hub), client = new HubClient(hub);
+  await checkToken(sender, signal);
+  const asking = { sender, client, repo, signal };
+  const found = await findRepo(asking);
+  checkFound(found, { name, ...options });
+  const parent = found && await headOf(asking);
+  const there = parent === undefined ? new Map<string, HubFile>() : await readFiles(parent, asking);
+  const ours = await isOurs(there, { client, signal });
+  const plan: PublishPlan = {
+    folder,
+    repo: repo.id,
+    url: sender.home(`/${repo.id}`).href,
+    branch,
+    pullRequest,
+    visibility: found ? found.private ? "private" : "public" : options.visibility ?? "private",
+    newRepo: !found,
+    newBranch: branch !== "main" && parent === undefined,
+    parent,
+    files: all,
+    bytes: all.reduce((sum, { size }) => sum + size, 0),
+    card: text,
+    skipped,
+    ours,
+    overwritten: await findOverwritten(all, {
+      there,
+      folder,
+      card: text,
+      disk,
+      sure: !ours && !options.force,
+    }),
+    left: [...there.keys()].filter((path) =>
+      !MADE_BY_HUB.has(path) && !all.some((file) => file.path === path)
+    ),
+  };
+  checkOthers(plan, options.force ?? false);
+  return plan;
+}
+
+/** The repository and branch, if they can be named so. */
+function checkTarget(
+  name: string,
+  { branch, hub }: { branch: string; hub: TransportOptions },
+): RepoSpec {
+  const repo = parseRepoSpec(name);
+  if (!repo || repo.revision !== undefined || !repo.id.includes("/")) {
+    throw new RequestError(
+      `Cannot publish to ${quote(name)}: say where on the Hub, as org/name ` +
+        `(letters, digits, dots, dashes and underscores).`,
+    );
+  }
+  if (parseRepoSpec(`${repo.id}@${branch}`)?.revision !== branch || branch.startsWith("refs/")) {
+    throw new RequestError(`Cannot publish to the branch ${quote(branch)}: it is no name of one.`);
+  }
+  if (hub.token === undefined) {
+    throw new HubError(
+      `Cannot publish to ${quote(name)}: there is no token. Make one that may write at ` +
+        `${hub.endpoint}/settings/tokens and set HF_TOKEN to it.`,
+      { kind: "unauthorized" },
+    );
+  }
+  return { ...repo, revision: branch };
+}
+
+/** Ask whose token it is, before anything is read: one that may only read is of no use. */
+async function checkToken(sender: Sender, signal: AbortSignal | undefined): Promise<void> {
+  const ask = { doing: "publish" };
+  const said = await sender.json(sender.home("/api/whoami-v2"), {
+    ask,
+    again: "always",
+    method: "GET",
+    signal,
+  });
+  const { auth } = isObject(said) ? said : {};
+  const token: unknown = isObject(auth) ? auth.accessToken : undefined;
+  if (!isObject(token) || token.role !== "read") return;
+  throw sender.transport.error(ask, {
+    kind: "forbidden",
+    found: "your token may only read",
+    advice: `Make one that may write at ${sender.transport.endpoint}/settings/tokens and set ` +
+      `HF_TOKEN to it.`,
+  });
+}
+
+/** A repository that is there must be what was asked for. */
+function checkFound(
+  found: RemoteRepo | undefined,
+  { name, visibility, pullRequest }: PlanOptions & { readonly name: string },
+): void {
+  if (!found) {
+    if (!pullRequest) return;
+    throw new RequestError(
+      `Cannot open a pull request to ${quote(name)}: there is no such repository. ` +
+        `Leave --pull-request off to make it.`,
+    );
+  }
+  if (found.id !== name) {
+    throw new RequestError(
+      `Cannot publish to ${quote(name)}: it is now ${quote(found.id)}. Use the new name.`,
+    );
+  }
+  const is = found.private ? "private" : "public";
+  if (visibility !== undefined && visibility !== is) {
+    throw new RequestError(
+      `Cannot publish to ${quote(name)} as ${visibility}: it is there already, and ${is}. ` +
+        `Change that in its settings on the Hub, or leave --${visibility} off.`,
+    );
+  }
+}
+
+async function headOf(asking: Parameters<typeof readHead>[0]): Promise<string | undefined> {
+  try {
+    return await readHead(asking);
+  } catch (fault) {
+    if (fault instanceof HubError && fault.kind === "missing-revision") return undefined;
+    throw fault;
+  }
+}
+
+/** Whether the card on the branch is one of Sluice's. */
+async function isOurs(
+  there: ReadonlyMap<string, HubFile>,
+  { client, signal }: { client: HubClient; signal: AbortSignal | undefined },
+): Promise<boolean> {
+  const readme = there.get("README.md");
+  if (!readme || readme.size > 2 ** 24) return false;
+  const text = new TextDecoder().decode(await client.readWhole(readme, { signal }));
+  return readSourceCard(text).tags.includes(CARD_TAG);
+}
+
+/** Files on the branch that are not as ours are. To be sure, files of the same size are hashed; else large ones are taken for others. */
+async function findOverwritten(
+  files: readonly PublishedFile[],
+  { there, folder, card, disk, sure }: {
+    readonly sure: boolean;
+    readonly there: ReadonlyMap<string, HubFile>;
+    readonly folder: string;
+    readonly card: string | undefined;
+    readonly disk: Disk;
+  },
+): Promise<string[]> {
+  const overwritten: string[] = [];
+  for (const { path, size } of files) {
+    const remote = there.get(path);
+    if (!remote) continue;
+    if (remote.size === size && (sure || size < HASHED_ANYWAY)) {
+      const hash = remote.hash.kind === "sha256"
+        ? createHash("sha256")
+        : createHash("sha1").update(`blob ${size}\0`);
+      if (card !== undefined && path === "README.md") hash.update(card);
+      else {
+        await using reader = await disk.open(`${folder}/${path}`);
+        for (let at = 0; at < reader.size; at += 2 ** 22) {
+          hash.update(await reader.read(at, Math.min(reader.size, at + 2 ** 22)));
+        }
+      }
+      if (hash.digest("hex") === remote.hash.hex) continue;
+    }
+    overwritten.push(path);
+  }
+  return overwritten;
+}
+
+/** Refuse to mix with, or to write over, what others have put there. A pull request does neither. */
+function checkOthers({ repo, pullRequest, ours, overwritten, left }: PublishPlan, force: boolean) {
+  if (force || pullRequest) return;
+  const weights = left.filter((path) => WEIGHTS.test(path));
+  const problem = ours
+    ? weights.length > 0
+      ? `it has weights that would stay beside these (${
+        some(weights)
+      }), and loaders would mix them up`
+      : undefined
+    : overwritten.length > 0
+    ? `it has files that Sluice did not write and that would be written over (${some(overwritten)})`
+    : left.length > 0
+    ? `it has files that Sluice did not write (${some(left)})`
+    : undefined;
+  if (problem === undefined) return;
+  throw new RequestError(
+    `Cannot publish to ${quote(repo)}: ${problem}. Give another name, a new --branch or ` +
+      `--pull-request; or say --force, which deletes nothing but writes over files of the same name.`,
+  );
+}
+
+function some(paths: readonly string[]): string {
+  const shown = paths.slice(0, 3).map(quote).join(", ");
+  return paths.length > 3 ? `${shown} and ${paths.length - 3} more` : shown;
+}

@@ -1,0 +1,333 @@
+/**
+ * One weight file of a repository, and the ways to its bytes: by range from the Hub, from a copy on this machine that is complete or
+ * still arriving, from the user's cache. Whatever is given out is remembered until it was checked against the repository's hash.
+ */
+import { createHash } from "node:crypto";
+import { HubError, quote } from "../errors.ts";
+import type { HubClient, HubFile, Span } from "../hub/client.ts";
+import type { Disk, DiskReader } from "../io/disk.ts";
+import { type Handed, sha256, StreamCheck } from "./hub_check.ts";
+
+/** Bytes that are written to disk, or read from it to be hashed, at once. */
+const BATCH = 2 ** 20;
+/** Bytes that are fetched first: most headers are shorter. */
+const HEAD = 64 * 2 ** 10;
+
+/** What all shards of a source share. */
+export interface ShardContext {
+  readonly client: HubClient;
+  readonly disk: Disk;
+  readonly signal: AbortSignal;
+}
+
+/** A copy on disk that is complete or grows. */
+interface Copy {
+  readonly path: string;
+  /** Opened when first read. */
+  reader: Promise<DiskReader> | undefined;
+  /** Bytes from the start that can be read. */
+  available: number;
+  /** Reads under way. */
+  reading: number;
+  /** To be called when there are none. */
+  quiet: (() => void) | undefined;
+  /** Whether any of its bytes were given out. */
+  served: boolean;
+  /** Settles when the copy is complete and its hash was found right, or with what went wrong. */
+  done: Promise<void>;
+  settled: boolean;
+  fault: { readonly error: unknown } | undefined;
+  /** Those who wait for more bytes. */
+  waiting: { readonly end: number; readonly wake: () => void }[];
+}
+
+/** A weight file. */
+export class Shard {
+  readonly file: HubFile;
+  readonly #context: ShardContext;
+  /** Where the user's cache has it. */
+  readonly #cached: string | undefined;
+  /** Whether the whole file will be seen one day, so that parts are worth remembering. */
+  readonly #checkable: boolean;
+  #cachedReader: Promise<DiskReader> | undefined;
+  #cachedCheck: Promise<void> | undefined;
+  #copy: Copy | undefined;
+  #head: Promise<Uint8Array<ArrayBuffer>> | undefined;
+  /** Given out, and not checked yet. */
+  #handed: Handed[] = [];
+  /** Digests of spans that are right, kept from a copy that had to go. */
+  readonly #known = new Map<string, string>();
+
+  constructor(
+    file: HubFile,
+    { cached, checkable, ...context }: ShardContext & {
+      readonly cached: string | undefined;
+      readonly checkable: boolean;
+    },
+  ) {
+    this.#checkable = checkable;
+    this.file = file;
+    this.#cached = cached;
+    this.#context = context;
+  }
+
+  get isCached(): boolean {
+    return this.#cached !== undefined;
+  }
+
+  /** Whether the cached file was compared with the repository's hash, or is being. */
+  get isChecked(): boolean {
+    return this.#cachedCheck !== undefined;
+  }
+
+  /** Whether there is a copy, complete or growing. */
+  get isStaged(): boolean {
+    return this.#copy !== undefined;
+  }
+
+  /** Whether the copy is complete, right, and nobody reads it just now. */
+  get isIdle(): boolean {
+    const copy = this.#copy;
+    return copy !== undefined && copy.settled && !copy.fault && copy.reading === 0;
+  }
+
+  /** Whether bytes were given out of which `check` has something to say. */
+  get isUnchecked(): boolean {
+    return this.#handed.length > 0 || this.#copy?.served === true ||
+      this.#cachedReader !== undefined;
+  }
+
+  /** Whether what is still to be read may come by range without harm, its right digests being known. */
+  get isKnown(): boolean {
+    return this.#known.size > 0;
+  }
+
+  /** Settles when the copy or the check that is under way has ended. */
+  async settled(): Promise<void> {
+    await Promise.allSettled([this.#copy?.done, this.#cachedCheck]);
+  }
+
+  /** Bytes at the start, for the header. Few requests: the first fetches more than is asked for. */
+  async readHead(span: Span): Promise<Uint8Array<ArrayBuffer>> {
+    if (this.isCached) return await this.#readCached(span);
+    this.#head ??= this.#readRange({ begin: 0, end: Math.min(HEAD, this.file.size) });
+    const head = await this.#head;
+    const { begin, end } = span;
+    if (end <= head.length) return head.slice(begin, end);
+    const rest = await this.#readRange({ begin: head.length, end });
+    const bytes = new Uint8Array(end - begin);
+    bytes.set(head.subarray(begin));
+    bytes.set(rest, head.length - begin);
+    return bytes;
+  }
+
+  /** The header was read; its bytes need not be kept. */
+  forgetHead(): void {
+    this.#head = undefined;
+  }
+
+  /** Bytes, by the shortest way that there is. */
+  async read(span: Span): Promise<Uint8Array<ArrayBuffer>> {
+    if (span.begin === span.end) return new Uint8Array();
+    if (this.isCached) return await this.#readCached(span);
+    return this.#copy ? await this.#readCopy(this.#copy, span) : await this.#readRange(span);
+  }
+
+  async #readCached({ begin, end }: Span): Promise<Uint8Array<ArrayBuffer>> {
+    this.#cachedReader ??= this.#context.disk.open(this.#cached!);
+    return await (await this.#cachedReader).read(begin, end);
+  }
+
+  async #readRange(span: Span): Promise<Uint8Array<ArrayBuffer>> {
+    const { client, signal } = this.#context;
+    const { promise, resolve } = Promise.withResolvers<string | undefined>();
+    const known = this.#known.get(keyOf(span));
+    // Remembered before they arrive: a copy that is begun meanwhile must compare them too.
+    if (this.#checkable && known === undefined) this.#handed.push({ ...span, digest: promise });
+    let digest: string | undefined;
+    try {
+      for (let again = false;; again = true) {
+        const bytes = await client.read(this.file, { ...span, signal });
+        if (this.#checkable) digest = sha256(bytes);
+        if (known === undefined || known === digest) return bytes;
+        if (again) {
+          throw new HubError(
+            `Cannot use ${quote(this.file.path)} of ${quote(this.file.repo.id)}: bytes ` +
+              `${span.begin} to ${span.end} are others than they were in the whole file, whose ` +
+              `hash was right. They were damaged on their way: run the same command again.`,
+            { kind: "damaged" },
+          );
+        }
+      }
+    } finally {
+      resolve(digest);
+    }
+  }
+
+  async #readCopy(copy: Copy, { begin, end }: Span): Promise<Uint8Array<ArrayBuffer>> {
+    copy.reading++;
+    try {
+      while (copy.available < end && !copy.fault) {
+        await new Promise<void>((wake) => copy.waiting.push({ end, wake }));
+      }
+      if (copy.fault) throw copy.fault.error;
+      copy.served = true;
+      copy.reader ??= this.#context.disk.open(copy.path, { growing: true });
+      return await (await copy.reader).read(begin, end);
+    } finally {
+      if (--copy.reading === 0) copy.quiet?.();
+    }
+  }
+
+  /** Begin a copy at `path`; reads go there from now on. Resolves when it has ended, well or not: `check` tells. */
+  async stage(path: string): Promise<void> {
+    const copy: Copy = {
+      path,
+      reader: undefined,
+      available: 0,
+      reading: 0,
+      quiet: undefined,
+      served: false,
+      done: Promise.resolve(),
+      settled: false,
+      fault: undefined,
+      waiting: [],
+    };
+    this.#copy = copy;
+    copy.done = this.#fill(copy);
+    try {
+      await copy.done;
+    } catch (error) {
+      // Told to those who read the copy or ask whether it was right.
+      copy.fault = { error };
+    }
+    copy.settled = true;
+    for (const { wake } of copy.waiting.splice(0)) wake();
+  }
+
+  async #fill(copy: Copy): Promise<void> {
+    const { client, disk } = this.#context;
+    for (let again = false;; again = true) {
+      const handed = this.#handed;
+      try {
+        await using writer = await disk.create(copy.path, this.file.size);
+        const check = new StreamCheck(this.file, { client, handed });
+        for await (const { offset, bytes } of this.#batches(check)) {
+          await writer.write(offset, bytes);
+          copy.available = offset + bytes.length;
+          copy.waiting = copy.waiting.filter(({ end, wake }) => {
+            if (end <= copy.available) wake();
+            return end > copy.available;
+          });
+        }
+        await check.finish();
+        this.#handed = this.#handed.filter((span) => !handed.includes(span));
+        return;
+      } catch (fault) {
+        const wrong = fault instanceof HubError && fault.kind === "damaged";
+        // As long as nobody has had a byte of it, a damaged file can be fetched once more.
+        if (!wrong || again || copy.served) throw fault;
+        copy.available = 0;
+        await disk.remove(copy.path);
+      }
+    }
+  }
+
+  /** The file from the Hub, in pieces that are worth a write; each was shown to `check`. */
+  async *#batches(
+    check: StreamCheck,
+  ): AsyncGenerator<{ readonly offset: number; readonly bytes: Uint8Array<ArrayBuffer> }> {
+    const { client, signal } = this.#context;
+    let batch = new Uint8Array(BATCH), filled = 0, offset = 0;
+    for await (
+      const chunk of client.stream(this.file, { begin: 0, end: this.file.size, signal })
+    ) {
+      check.update(chunk);
+      for (let taken = 0; taken < chunk.length;) {
+        const part = chunk.subarray(taken, taken + batch.length - filled);
+        batch.set(part, filled);
+        filled += part.length;
+        taken += part.length;
+        if (filled < batch.length) continue;
+        yield { offset, bytes: batch };
+        offset += filled;
+        filled = 0;
+        batch = new Uint8Array(BATCH);
+      }
+    }
+    if (filled > 0) yield { offset, bytes: batch.subarray(0, filled) };
+  }
+
+  /**
+   * Remove the copy. The right digests of `later` are kept, so that those bytes can be read by range and still be checked.
+   */
+  async unstage(later: readonly Span[] = []): Promise<void> {
+    const copy = this.#copy!;
+    for (const span of later) this.#known.set(keyOf(span), await this.#digestCopy(copy, span));
+    // From here on bytes come by range; reads that began before are let finish.
+    this.#copy = undefined;
+    if (copy.reading > 0) await new Promise<void>((quiet) => copy.quiet = quiet);
+    await (await copy.reader)?.[Symbol.asyncDispose]();
+    await this.#context.disk.remove(copy.path);
+  }
+
+  async #digestCopy(copy: Copy, { begin, end }: Span): Promise<string> {
+    const hash = createHash("sha256");
+    for (let at = begin; at < end; at += BATCH) {
+      hash.update(await this.#readCopy(copy, { begin: at, end: Math.min(end, at + BATCH) }));
+    }
+    return hash.digest("hex");
+  }
+
+  /**
+   * Resolves when all that was given out was compared with the repository's hash: waits for the copy, or reads the file once more.
+   *
+   * @throws {HubError | CheckpointError} it is not what the repository promises, or could not be read to the end.
+   */
+  async check(): Promise<void> {
+    await this.#copy?.done;
+    if (this.isCached) {
+      if (this.#cachedReader) await this.checkCached();
+    } else if (this.#handed.length > 0) {
+      const { client } = this.#context;
+      const handed = this.#handed;
+      const check = new StreamCheck(this.file, { client, handed });
+      const { signal } = this.#context;
+      const all = { begin: 0, end: this.file.size, signal };
+      for await (const chunk of client.stream(this.file, all)) check.update(chunk);
+      await check.finish();
+      this.#handed = this.#handed.filter((span) => !handed.includes(span));
+    }
+  }
+
+  /** Compare the user's cache with the repository's hash. Read once. */
+  async checkCached(): Promise<void> {
+    this.#cachedCheck ??= this.#hashCached();
+    await this.#cachedCheck;
+  }
+
+  async #hashCached(): Promise<void> {
+    const { client, signal } = this.#context;
+    const check = new StreamCheck(this.file, { client, handed: [] });
+    for (let begin = 0; begin < this.file.size; begin += BATCH) {
+      signal.throwIfAborted();
+      const end = Math.min(this.file.size, begin + BATCH);
+      check.update(await this.#readCached({ begin, end }));
+    }
+    await check.finish();
+  }
+
+  /** Close and remove what is on this machine. The transfers must have been aborted. */
+  async close(): Promise<void> {
+    await this.settled();
+    if (this.#cachedReader) await (await this.#cachedReader)[Symbol.asyncDispose]();
+    const copy = this.#copy;
+    if (!copy) return;
+    await (await copy.reader)?.[Symbol.asyncDispose]();
+    if (await this.#context.disk.lstat(copy.path)) await this.#context.disk.remove(copy.path);
+  }
+}
+
+function keyOf({ begin, end }: Span): string {
+  return `${begin}-${end}`;
+}

@@ -1,0 +1,106 @@
+/** The command line with models of the Hub: the same bytes as from a folder, refusals with exit code 4, a token that is never shown. */
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { type FakeHub, READ_TOKEN, startFakeHub, STRANGER_TOKEN } from "../fake_hub/mod.ts";
+import { makeCheckpoint, TINY_CONFIG, tinyTensors } from "../tiny.ts";
+import { inFolder, names, type Outcome, sluice } from "./host.ts";
+
+/** Run a command line against a fake Hub. */
+function onHub(
+  hub: FakeHub,
+  words: readonly string[],
+  env: Readonly<Record<string, string>> = {},
+): Promise<Outcome> {
+  const all: Readonly<Record<string, string>> = {
+    HF_ENDPOINT: hub.endpoint,
+    HF_TOKEN: READ_TOKEN,
+    HF_HOME: "/nonexistent",
+    ...env,
+  };
+  return sluice(words, { env: (name) => all[name] });
+}
+
+/** Run `test` with a fake Hub that has a small Llama in several guises. */
+function withHub(
+  test: (hub: FakeHub, model: string, folder: string) => Promise<void>,
+): Promise<void> {
+  return inFolder(async (folder) => {
+    const model = await makeCheckpoint(tinyTensors(), { config: TINY_CONFIG });
+    await Deno.rename(model, `${folder}/model`);
+    const files = `${folder}/model`;
+    await using hub = await startFakeHub({
+      repos: {
+        "org/model": files,
+        "org/gated": { files, gated: "manual" },
+        "org/private": { files, private: true },
+        "org/old": { renamedTo: "org/model" },
+      },
+      largeFileBytes: 1000,
+    });
+    await test(hub, files, folder);
+    assert.deepEqual(hub.violations, []);
+  });
+}
+
+Deno.test("quantize org/name gives the bytes that the same model gives from a folder", () =>
+  withHub(async (hub, model, folder) => {
+    const words = ["--scheme", "W4A16", "--group-size", "32", "--device", "wasm", "--quiet"];
+    const local = await sluice(["quantize", model, ...words, "--output", `${folder}/local`]);
+    assert.equal(local.code, 0, local.err);
+    for (const [out, more] of [["staged", []], ["ranged", ["--max-disk", "1kB"]]] as const) {
+      const { code, err } = await onHub(hub, [
+        "quantize",
+        "org/model",
+        ...words,
+        ...more,
+        "--output",
+        `${folder}/${out}`,
+      ]);
+      assert.equal(code, 0, err);
+      assert.deepEqual(names(`${folder}/${out}`), names(`${folder}/local`));
+      for (const name of names(`${folder}/local`)) {
+        assert(
+          readFileSync(`${folder}/${out}/${name}`).equals(readFileSync(`${folder}/local/${name}`)),
+          name,
+        );
+      }
+    }
+  }));
+
+Deno.test("inspect, plan and evaluate take org/name, and a renamed repository is followed", () =>
+  withHub(async (hub) => {
+    for (const name of ["org/model", "org/model@main", "org/old"]) {
+      const { code, out, err } = await onHub(hub, ["inspect", name]);
+      assert.equal(code, 0, err);
+      assert.match(out, /model\.embed_tokens\.weight|llama/);
+    }
+    const planned = await onHub(hub, ["plan", "org/model", "--scheme", "NF4", "--device", "wasm"]);
+    assert.equal(planned.code, 0, planned.err);
+  }));
+
+for (
+  const [what, words, env, says] of [
+    ["missing", ["org/none"], {}, /no model "org\/none"/],
+    ["missing revision", ["org/model@v9"], {}, /no revision "v9"/],
+    ["gated", ["org/gated"], { HF_TOKEN: STRANGER_TOKEN }, /gated|terms/i],
+    ["private", ["org/private"], { HF_TOKEN: STRANGER_TOKEN }, /private/],
+    ["wrong token", ["org/private"], { HF_TOKEN: "hf_wrong" }, /token/],
+    ["offline", ["org/model"], { HF_HUB_OFFLINE: "1" }, /HF_HUB_OFFLINE/],
+    ["unreachable", ["org/model"], { HF_ENDPOINT: "http://127.0.0.1:9" }, /cannot be reached/],
+  ] as const
+) {
+  Deno.test(`quantize refuses a repository that is ${what} with exit code 4 and one sentence`, () =>
+    withHub(async (hub, _model, folder) => {
+      const { code, out, err } = await onHub(
+        hub,
+        ["quantize", ...words, "--scheme", "NF4", "--quiet", "--output", `${folder}/out`],
+        env,
+      );
+      assert.equal(code, 4, err);
+      assert.equal(out, "");
+      assert.match(err, says);
+      assert.match(err, /^sluice: [^\n]+\n$/);
+      assert(!err.includes("hf_"), "a token is shown");
+      assert.deepEqual(names(folder), ["model"]);
+    }));
+}
