@@ -62,6 +62,7 @@ export function denoHost(signal: AbortSignal): Host {
         throw error;
       }
     },
+    confirm: (question) => Deno.stdin.isTerminal() ? confirm(question) : undefined,
     env(variable) {
       const { state } = Deno.permissions.querySync({ name: "env", variable });
       return state === "granted" ? Deno.env.get(variable) : undefined;

@@ -16,7 +16,14 @@
  *
  * @module
  */
-export { open, openBackend } from "./src/open.ts";
+export { type HubAccess, open, openBackend } from "./src/open.ts";
+export { HubClient, type HubClientOptions } from "./src/hub/client.ts";
+export { hubSettings } from "./src/hub/settings.ts";
+export { planPublish, publish } from "./src/publish.ts";
+export type { PublishOptions, PublishPlan, PublishReport } from "./src/publish.ts";
+export { type CardFacts, modelCard } from "./src/model_card.ts";
+export { factsOfCheckpoint, factsOfRun } from "./src/card_facts.ts";
+export { readSourceCard } from "./src/source_card.ts";
 export { plan } from "./src/plan.ts";
 export type {
   DeviceLimits,
@@ -55,6 +62,7 @@ export { schemeNames } from "./src/schemes/options.ts";
 export {
   CheckpointError,
   DeviceError,
+  HubError,
   RequestError,
   SpaceError,
   UnsupportedError,

@@ -51,6 +51,8 @@ export interface TensorSource extends AsyncDisposable {
    * them. A second order replaces what is left of the first.
    */
   schedule?(order: readonly Reading[]): void;
+  /** The checkpoint's own model card (README.md), if it has one: licence and language are carried over from it. */
+  modelCard?(): Promise<string | undefined>;
   /**
    * Resolves when every byte that was given out has been checked, where it can be. To be awaited before an output is committed.
    *

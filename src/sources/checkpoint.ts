@@ -22,6 +22,9 @@ const CONFIG_LIMIT = 10_000_000;
 /** Weight files of which headers are read at once: for a disk no gain, for a network the waits overlap. */
 const OPEN_AT_ONCE = 4;
 
+/** Bytes of the largest model card that is looked at. */
+const CARD_LIMIT = 1e6;
+
 /** What of a checkpoint is accepted. */
 export interface Limits {
   /** Largest header accepted, in bytes: 25 MB unless given, at most 100 MB. */
@@ -194,6 +197,13 @@ async function openFiles(
     config,
     configText,
     locate,
+    async modelCard() {
+      const path = `${folder}/README.md`;
+      const found = file === undefined ? await disk.stat(path) : undefined;
+      if (found?.kind !== "file" || found.size > CARD_LIMIT) return undefined;
+      await using reader = await disk.open(path);
+      return new TextDecoder().decode(await reader.read(0, found.size));
+    },
     read(name, rows) {
       const { file, begin, end } = locate(name, rows);
       return readers.get(file)!.read(begin, end);

@@ -58,6 +58,8 @@ export interface Host {
   readText(path: string): Promise<string>;
   /** The text of a file that need not be there, or that may not be read. */
   readTextIfAny(path: string): Promise<string | undefined>;
+  /** Ask a person a question that is answered by yes or no; undefined when there is nobody to ask. */
+  confirm(question: string): boolean | undefined;
   /** A variable of the environment; undefined when it is not set or may not be read. */
   env(name: string): string | undefined;
   writeText(path: string, text: string): Promise<void>;

@@ -5,6 +5,7 @@ import { devicesCommand } from "./devices.ts";
 import { evaluateCommand } from "./evaluate.ts";
 import { inspectCommand } from "./inspect.ts";
 import { planCommand } from "./plan.ts";
+import { publishCommand } from "./publish.ts";
 import { quantizeCommand } from "./quantize.ts";
 import { verifyCommand } from "./verify.ts";
 
@@ -15,6 +16,7 @@ export const COMMANDS: readonly Command[] = [
   evaluateCommand,
   inspectCommand,
   verifyCommand,
+  publishCommand,
   devicesCommand,
   demoCommand,
 ];

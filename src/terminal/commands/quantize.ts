@@ -4,6 +4,12 @@ import { RequestError } from "../../errors.ts";
 import { plan } from "../../plan.ts";
 import { run } from "../../run.ts";
 import { openFolderSink } from "../../sinks/folder.ts";
+import { isOnHub } from "../../open.ts";
+import { factsOfRun } from "../../card_facts.ts";
+import type { CardBase } from "../../model_card.ts";
+import { readSourceCard } from "../../source_card.ts";
+import type { TensorSource } from "../../source.ts";
+import { PUBLISH_FLAGS, publishFolder, verifyForPublishing } from "./publish.ts";
 import { planSentence } from "../plan_view.ts";
 import { jsonLine } from "../progress.ts";
 import { showRun, showTensors, tensorsCsv } from "../result_view.ts";
@@ -53,6 +59,14 @@ export const quantizeCommand: Command = {
       group: OUTPUT_GROUP,
     },
     {
+      name: "upload-repo",
+      type: "string",
+      placeholder: "org/name",
+      help: "publish the result on the Hub; without --output nothing stays here",
+      group: OUTPUT_GROUP,
+    },
+    ...PUBLISH_FLAGS,
+    {
       name: "dry-run",
       type: "boolean",
       help: "show the plan and stop",
@@ -98,14 +112,21 @@ export const quantizeCommand: Command = {
 async function quantize(said: Said, host: Host): Promise<void> {
   if (said.get("dry-run")) return await showPlanned(said, host);
   const [model] = said.arguments as [string];
-  const output = said.get("output");
+  const upload = said.get("upload-repo");
+  await using stack = new AsyncDisposableStack();
+  const output = said.get("output") ??
+    (upload === undefined
+      ? undefined
+      : `${stack.use(await host.temporaryFolder()).path}/checkpoint`);
   if (output === undefined) {
     throw new RequestError(
       "Cannot quantize: say where the result goes, --output and a new folder (or --dry-run).",
     );
   }
+  if (upload !== undefined && !isOnHub(String(upload))) {
+    throw new RequestError(`Cannot publish to "${upload}": give a repository as org/name.`);
+  }
   const recipe = await readRecipe(said, host);
-  await using stack = new AsyncDisposableStack();
   const views = stack.use(openViews(said, host));
   const source = await openModel(model, { said, host, report: views.report, stack });
   await checkApart(model, String(output));
@@ -168,4 +189,62 @@ async function quantize(said: Said, host: Host): Promise<void> {
     if (csv === true) host.out.write(showTensors(report.tensors) + "\n");
     host.out.write(showRun({ output: String(output), plan: planned, report }));
   }
+  if (upload === undefined) return;
+  const facts = {
+    ...factsOfRun(planned, { report, config: source.config }),
+    base: await baseOf(model, source),
+    command: commandLine(quantizeCommand, said),
+    ...(said.has("recipe")
+      ? {
+        recipe: {
+          language: "yaml" as const,
+          text: await host.readText(String(said.get("recipe"))),
+        },
+      }
+      : {}),
+    versions: { Sluice: host.version, Deno: Deno.version.deno },
+    device: backend.description,
+    ...(windows
+      ? {
+        protocol: {
+          corpus: String(said.get("corpus")),
+          seqLen: windows.seqLen,
+          windows: windows.windows.length,
+          available: windows.available,
+        },
+      }
+      : {}),
+  };
+  const verified = await verifyForPublishing(String(output), { backend, host });
+  views[Symbol.dispose]();
+  const publication = { folder: String(output), repo: String(upload), facts, verified };
+  await publishFolder(publication, { said, host });
+}
+
+/** What the card says of the model it was made of: its name on the Hub, never a path. */
+async function baseOf(model: string, source: TensorSource): Promise<CardBase> {
+  const card = await source.modelCard?.();
+  const [id, commit] = source.id.split("@");
+  return {
+    ...(isOnHub(model) && id && commit ? { id, commit } : {}),
+    ...(card === undefined ? {} : { card: readSourceCard(card) }),
+  };
+}
+
+/** The command as others can repeat it: a path on this machine is replaced. */
+function commandLine({ name, flags }: Command, said: Said): string {
+  const [model] = said.arguments;
+  const words = flags.filter((flag) => said.has(flag.name)).flatMap((flag) => {
+    const values = flag.repeat ? said.all(flag.name) : [said.get(flag.name)];
+    return values.map((value) =>
+      value === true
+        ? `--${flag.name}`
+        : `--${flag.name} ${
+          ["output", "recipe", "log-file", "timeline"].includes(flag.name)
+            ? flag.placeholder
+            : value
+        }`
+    );
+  });
+  return ["sluice", name, isOnHub(model!) ? model : "./model", ...words].join(" ");
 }

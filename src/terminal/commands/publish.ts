@@ -1,0 +1,190 @@
+/** `sluice publish`: a checkpoint's folder to the Hub in one commit; and the same for what `quantize` just made. */
+import type { Backend } from "../../backend.ts";
+import { factsOfCheckpoint } from "../../card_facts.ts";
+import type { Command, Flag, Host, Said } from "../command.ts";
+import { RequestError } from "../../errors.ts";
+import { type CardFacts, modelCard } from "../../model_card.ts";
+import { openCheckpoint } from "../../sources/checkpoint.ts";
+import { planPublish, publish, type PublishPlan } from "../../publish.ts";
+import { jsonLine } from "../progress.ts";
+import { count, size } from "../text.ts";
+import { verify, type VerifyReport } from "../../verify.ts";
+import { DEVICE_FLAGS, hubAccess, MESSAGE_FLAGS, openDevice, openViews } from "./flags.ts";
+
+const GROUP = "Publishing";
+
+/** Where and how a checkpoint is published. */
+export const PUBLISH_FLAGS: readonly Flag[] = [
+  {
+    name: "private",
+    type: "boolean",
+    help: "a new repository is seen by its owners only (so it is unless told)",
+    default: false,
+    group: GROUP,
+  },
+  {
+    name: "public",
+    type: "boolean",
+    help: "a new repository is seen by everyone",
+    default: false,
+    group: GROUP,
+  },
+  {
+    name: "branch",
+    type: "string",
+    placeholder: "name",
+    help: "commit to this branch, made if it is not there (main unless given)",
+    group: GROUP,
+  },
+  {
+    name: "pull-request",
+    type: "boolean",
+    help: "propose the files as a pull request",
+    default: false,
+    group: GROUP,
+  },
+  {
+    name: "force",
+    type: "boolean",
+    help: "write over files that Sluice did not publish; nothing is deleted",
+    default: false,
+    group: GROUP,
+  },
+  {
+    name: "yes",
+    type: "boolean",
+    help: "do not ask before publishing",
+    default: false,
+    group: GROUP,
+  },
+];
+
+/** What is published, and what is known of it. */
+export interface Publication {
+  readonly folder: string;
+  /** `org/name` */
+  readonly repo: string;
+  readonly facts: Omit<CardFacts, "name">;
+  readonly verified: VerifyReport;
+}
+
+/** Where the flags say that it goes. */
+function target(said: Said) {
+  if (said.get("private") && said.get("public")) {
+    throw new RequestError(
+      "Cannot use --private and --public together: a repository is one or the other.",
+    );
+  }
+  const branch = said.get("branch");
+  return {
+    ...(said.get("public") ? { visibility: "public" as const } : {}),
+    ...(said.get("private") ? { visibility: "private" as const } : {}),
+    ...(branch === undefined ? {} : { branch: String(branch) }),
+    pullRequest: said.get("pull-request") === true,
+    force: said.get("force") === true,
+  };
+}
+
+/** Show what will be published, ask, and publish. */
+export async function publishFolder(
+  { folder, repo, facts, verified }: Publication,
+  { said, host }: { said: Said; host: Host },
+): Promise<void> {
+  const { writeToken, endpoint, userAgent, idleTimeout, offline } = await hubAccess(host);
+  const options = {
+    ...target(said),
+    hub: {
+      endpoint,
+      userAgent,
+      token: writeToken,
+      ...(idleTimeout === undefined ? {} : { idleTimeout }),
+      ...(offline === undefined ? {} : { offline }),
+    },
+    card: modelCard({ ...facts, name: repo }),
+    signal: host.signal,
+  };
+  const plan = await planPublish(folder, repo, options);
+  if (!said.get("quiet")) host.err.write(describe(plan));
+  if (!said.get("yes")) {
+    const answer = host.confirm(`Publish to ${plan.repo}?`);
+    if (answer === undefined) {
+      throw new RequestError(
+        `Cannot ask whether to publish to ${plan.repo}: there is no terminal. Say --yes.`,
+      );
+    }
+    if (!answer) throw new RequestError(`Nothing was published to ${plan.repo}, as you said.`);
+  }
+  let shown = -1;
+  const report = await publish(folder, repo, {
+    ...options,
+    plan,
+    verified,
+    report: (event) => {
+      if (event.type !== "uploading" || said.get("quiet")) return;
+      const percent = Math.floor(event.done / Math.max(1, event.total) * 10) * 10;
+      if (percent === shown) return;
+      shown = percent;
+      host.err.write(`sluice: uploaded ${percent} % of ${size(event.total)}\n`);
+    },
+  });
+  if (said.get("json")) host.out.write(jsonLine({ type: "published", ...report }));
+  else if (!said.get("quiet")) {
+    const what = report.unchanged ? "was there already, just so" : "published";
+    host.out.write(`${what}  ${report.pullRequestUrl ?? report.commitUrl}\n`);
+  }
+}
+
+function describe(plan: PublishPlan): string {
+  const where = plan.newRepo
+    ? `a new ${plan.visibility} repository`
+    : `a ${plan.visibility} repository that is there`;
+  const way = plan.pullRequest ? `a pull request to ${plan.branch}` : `branch ${plan.branch}`;
+  return [
+    `sluice: to ${plan.url}, ${where}, ${way}: ${count(plan.files.length)} files, ${
+      size(plan.bytes)
+    }`,
+    ...plan.files.map((file) => `sluice:   ${file.path}  ${size(file.size)}`),
+    ...(plan.overwritten.length > 0
+      ? [`sluice: other contents than now: ${plan.overwritten.join(", ")}`]
+      : []),
+    ...(plan.skipped.length > 0 ? [`sluice: left out: ${plan.skipped.join(", ")}`] : []),
+    "",
+  ].join("\n");
+}
+
+/** Check what was written, as `publish` wants it. */
+export function verifyForPublishing(
+  folder: string,
+  { backend, host }: { backend: Backend; host: Host },
+): Promise<VerifyReport> {
+  return verify(folder, { backend, signal: host.signal });
+}
+
+/** `sluice publish DIR org/name` */
+export const publishCommand: Command = {
+  name: "publish",
+  summary: "verify a quantized checkpoint, write its model card, and commit it to the Hub",
+  arguments: [
+    { name: "folder", help: "the checkpoint's folder" },
+    { name: "repo", help: "where it goes: org/name" },
+  ],
+  flags: [...PUBLISH_FLAGS, ...DEVICE_FLAGS, ...MESSAGE_FLAGS],
+  examples: [
+    ["publish SmolLM2-int4 me/SmolLM2-135M-int4", "to a new private repository, after a question"],
+    ["publish SmolLM2-int4 me/SmolLM2-135M-int4 --public --yes", "for everyone, without one"],
+  ],
+  async run(said, host) {
+    const [folder, repo] = said.arguments as [string, string];
+    await using stack = new AsyncDisposableStack();
+    const views = stack.use(openViews(said, host));
+    const backend = stack.use(await openDevice(said, views.report));
+    const verified = await verifyForPublishing(folder, { backend, host });
+    await using source = await openCheckpoint(folder);
+    const facts = {
+      ...factsOfCheckpoint(verified, source.config),
+      versions: { Sluice: host.version },
+    };
+    views[Symbol.dispose]();
+    await publishFolder({ folder, repo, facts, verified }, { said, host });
+  },
+};
