@@ -53,7 +53,6 @@ function sparedBecause(name: string): string | undefined {
  * @throws {UnsupportedError} a rule asks for what a scheme, a method, a format or this checkpoint cannot do.
  */
 export function assign(recipe: Recipe, source: TensorSource, model: Model | undefined): Assignment {
-  refuseQuantized(source);
   const linears = model &&
     new Set(model.blocks.flatMap((block) => block.linears.map((l) => l.weight)));
   const tied = model !== undefined && model.head.weight === model.embedding;
@@ -179,7 +178,8 @@ export function droppedBecause(name: string): string | undefined {
     : undefined;
 }
 
-function refuseQuantized(source: TensorSource): void {
+/** @throws {UnsupportedError} some tool has quantized the checkpoint before; the sentence has the name of its format. */
+export function refuseQuantized(source: TensorSource): void {
   const by = quantizedBy(source);
   if (by === undefined) return;
   throw new UnsupportedError(

@@ -61,14 +61,17 @@ function sliceMemory({ source, fate, outputs, sliceRows }: Step): number {
 /** Plan the memory of a run. */
 export function budget(
   blocks: readonly PlannedBlock[],
-  { device, model, evaluation }: {
+  { device, model, evaluation, buffers }: {
     device: DeviceLimits;
     model: Model | undefined;
     evaluation: EvaluationRequest | undefined;
+    /** `TensorSource.bufferBytes` */
+    buffers: number;
   },
 ): MemoryPlan {
-  const base = BASE[device.name] + READ_AHEAD_BYTES + WRITE_BEHIND_BYTES;
-  const slice = Math.max(0, ...blocks.flatMap(({ steps }) => steps.map(sliceMemory)));
+  const base = BASE[device.name] + READ_AHEAD_BYTES + WRITE_BEHIND_BYTES + buffers;
+  const slice = blocks.flatMap(({ steps }) => steps)
+    .reduce((most, step) => Math.max(most, Math.ceil(sliceMemory(step))), 0);
   if (!model || !evaluation) {
     return { base, slice, weights: 0, states: 0, activations: 0, peak: base + slice };
   }

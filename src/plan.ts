@@ -2,7 +2,7 @@
  * What will be done, decided from headers alone: each tensor's fate, every output file with names, dtypes, shapes and offsets, the
  * bits per weight, the peak memory. Every refusal happens here, before anything is written; after `plan()` only faults stop a run.
  */
-import { assign, type Fate } from "./assign.ts";
+import { assign, type Fate, refuseQuantized } from "./assign.ts";
 import type { Backend } from "./backend.ts";
 import { budget, type Budgets, fit, type MemoryPlan, spilledBytes } from "./budget.ts";
 import type { Layout } from "./container.ts";
@@ -103,6 +103,7 @@ export function plan(
     budgets?: Budgets;
   },
 ): Plan {
+  refuseQuantized(source);
   const model = asked ? modelOf(source) : modelIfKnown(source);
   if (model && asked) checkShapes(model, (name) => source.tensors.get(name)?.shape);
   const { fates, format, weights, modelDType } = assign(recipe, source, model);
@@ -121,7 +122,11 @@ export function plan(
           : { sliceRows: 0, rowStep: 0 }),
       }));
       const blocks = arrange(steps, model);
-      return { blocks, evaluation, memory: budget(blocks, { device, model, evaluation }) };
+      return {
+        blocks,
+        evaluation,
+        memory: budget(blocks, { device, model, evaluation, buffers: source.bufferBytes ?? 0 }),
+      };
     },
     { device, model, evaluation: asked, budgets },
   );

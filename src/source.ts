@@ -51,6 +51,8 @@ export interface TensorSource extends AsyncDisposable {
    * them. A second order replaces what is left of the first.
    */
   schedule?(order: readonly Reading[]): void;
+  /** Memory it holds beside the bytes it gave out: buffers of downloads on their way. */
+  readonly bufferBytes?: number;
   /** The checkpoint's own model card (README.md), if it has one: licence and language are carried over from it. */
   modelCard?(): Promise<string | undefined>;
   /**

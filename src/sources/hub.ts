@@ -28,6 +28,9 @@ export interface OpenHubOptions extends Limits {
   readonly disk?: Disk;
 }
 
+/** Memory of one download, measured: what the network gave and the disk has not taken, and what waits to be collected. */
+const BUFFER_BYTES = 40e6;
+
 /**
  * Open `org/name` or `org/name@revision`.
  *
@@ -83,6 +86,7 @@ export async function openHub(
   return {
     ...source,
     label,
+    bufferBytes: downloads * BUFFER_BYTES,
     id: `${pinned.id}@${pinned.commit}`,
     async read(name, rows) {
       const { file, begin, end } = source.locate(name, rows);

@@ -67,7 +67,7 @@ export interface Host {
   openLog(path: string): { write(line: string): void } & Disposable;
   /** A new folder for passing use; removed when disposed of. */
   temporaryFolder(): Promise<{ readonly path: string } & AsyncDisposable>;
-  /** Bytes of memory the process holds now. */
+  /** The most bytes of memory that the process has held so far. */
   residentBytes(): number;
 }
 

@@ -1,6 +1,7 @@
 // deno-lint-ignore-file no-console
 /** Every benchmark, one after the other: ratios, measured side by side in one run. `deno task bench [name…]` */
 import { run as fileToFile } from "./file_to_file.ts";
+import { run as hubToFile } from "./hub_to_file.ts";
 import { formatRatio, type Ratio } from "./measure.ts";
 import { run as pack } from "./pack.ts";
 import { run as wasmMatmul } from "./wasm_matmul.ts";
@@ -11,6 +12,7 @@ const BENCHES: Readonly<Record<string, () => Promise<Ratio[]>>> = {
   webgpu_matmul: webgpuMatmul,
   pack,
   file_to_file: fileToFile,
+  hub_to_file: hubToFile,
 };
 
 const asked = Deno.args.length > 0 ? Deno.args : Object.keys(BENCHES);

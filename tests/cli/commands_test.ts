@@ -169,7 +169,7 @@ Deno.test("quantize --evaluate ends with size, bits, perplexity, divergence, tim
         /^KL divergence +0\.0\d+ ± 0\.00\d+ nats per token, 99 % below 0\.\d+$/m,
         /^same top token +\d+\.\d+ %$/m,
         /^time +\d/m,
-        /^peak memory +\d+ MB at most, planned \d+ MB$/m,
+        /^peak memory +[\d.]+ [MG]B at most, planned \d+ MB$/m,
         /^transformers +yes/m,
       ]
     ) assert.match(out, row);

@@ -1,7 +1,7 @@
 /** The command line with models of the Hub: the same bytes as from a folder, refusals with exit code 4, a token that is never shown. */
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
-import { type FakeHub, READ_TOKEN, startFakeHub, STRANGER_TOKEN } from "../fake_hub/mod.ts";
+import { type FakeHub, READ_TOKEN, startFakeHub, STRANGER_TOKEN, TOKEN } from "../fake_hub/mod.ts";
 import { makeCheckpoint, TINY_CONFIG, tinyTensors } from "../tiny.ts";
 import { inFolder, names, type Outcome, sluice } from "./host.ts";
 
@@ -10,6 +10,7 @@ function onHub(
   hub: FakeHub,
   words: readonly string[],
   env: Readonly<Record<string, string>> = {},
+  confirm: boolean | undefined = undefined,
 ): Promise<Outcome> {
   const all: Readonly<Record<string, string>> = {
     HF_ENDPOINT: hub.endpoint,
@@ -17,7 +18,7 @@ function onHub(
     HF_HOME: "/nonexistent",
     ...env,
   };
-  return sluice(words, { env: (name) => all[name] });
+  return sluice(words, { env: (name) => all[name], confirm: () => confirm });
 }
 
 /** Run `test` with a fake Hub that has a small Llama in several guises. */
@@ -104,3 +105,84 @@ for (
       assert.deepEqual(names(folder), ["model"]);
     }));
 }
+
+const QUANTIZE = ["--scheme", "W4A16", "--group-size", "32", "--device", "wasm"] as const;
+
+Deno.test("quantize org/name --upload-repo makes one private commit of what quantize writes, and shows no token", () =>
+  withHub(async (hub, model, folder) => {
+    const words = [
+      "quantize",
+      "org/model",
+      ...QUANTIZE,
+      "--evaluate",
+      "--seq-len",
+      "16",
+      "--num-samples",
+      "2",
+    ];
+    // The tiny model has no tokenizer: what cannot be measured is refused before anything is written or sent.
+    const measured = await onHub(hub, [...words, "--upload-repo", "me/out", "--yes"], {
+      HF_TOKEN: TOKEN,
+    });
+    assert.equal(measured.code, 1, measured.err);
+    assert.match(measured.err, /no tokenizer\.json/);
+    const { code, out, err } = await onHub(
+      hub,
+      ["quantize", "org/model", ...QUANTIZE, "--upload-repo", "me/out", "--yes"],
+      { HF_TOKEN: TOKEN },
+    );
+    assert.equal(code, 0, err);
+    assert(!`${out}${err}`.includes(TOKEN), "a token is shown");
+    const published = hub.repo("me/out");
+    assert.equal(published.settings.private, true);
+    await sluice(["quantize", model, ...QUANTIZE, "--quiet", "--output", `${folder}/local`]);
+    const again = await onHub(
+      hub,
+      ["quantize", "me/out", ...QUANTIZE, "--output", `${folder}/no`],
+      {
+        HF_TOKEN: TOKEN,
+      },
+    );
+    assert.match(again.err, /quantized already \(compressed-tensors\)/);
+    const commits = hub.log.filter(({ method, path }) =>
+      method === "POST" && path.includes("/commit/")
+    );
+    assert.equal(commits.length, 1);
+    for (const name of names(`${folder}/local`)) {
+      const response = await fetch(`${hub.endpoint}/me/out/resolve/main/${name}`, {
+        headers: { authorization: `Bearer ${TOKEN}` },
+      });
+      const bytes = new Uint8Array(await response.arrayBuffer());
+      assert(readFileSync(`${folder}/local/${name}`).equals(bytes), name);
+    }
+  }));
+
+Deno.test("publish asks before it sends, and without a terminal wants --yes", () =>
+  withHub(async (hub, model, folder) => {
+    await sluice(["quantize", model, ...QUANTIZE, "--quiet", "--output", `${folder}/out`]);
+    const words = ["publish", `${folder}/out`, "me/asked", "--device", "wasm"];
+    const nobody = await onHub(hub, words, { HF_TOKEN: TOKEN });
+    assert.equal(nobody.code, 1);
+    assert.match(nobody.err, /a new private repository, branch main: \d files[^]*Say --yes\./);
+    const declined = await onHub(hub, words, { HF_TOKEN: TOKEN }, false);
+    assert.equal(declined.code, 1);
+    assert.match(declined.err, /Nothing was published to me\/asked/);
+    assert(!hub.log.some(({ method }) => method !== "GET" && method !== "HEAD"));
+    const agreed = await onHub(hub, [...words, "--public"], { HF_TOKEN: TOKEN }, true);
+    assert.equal(agreed.code, 0, agreed.err);
+    assert.match(
+      agreed.out,
+      /^published {2}http:\/\/127\.0\.0\.1:\d+\/me\/asked\/commit\/[0-9a-f]{40}\n$/,
+    );
+    assert.equal(hub.repo("me/asked").settings.private ?? false, false);
+    const readOnly = await onHub(hub, [
+      "publish",
+      `${folder}/out`,
+      "me/other",
+      "--yes",
+      "--device",
+      "wasm",
+    ]);
+    assert.equal(readOnly.code, 4, readOnly.err);
+    assert.match(readOnly.err, /token/);
+  }));
