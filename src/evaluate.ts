@@ -15,15 +15,8 @@ import { type Disk, disk as realDisk } from "./io/disk.ts";
 import { modelOf } from "./plan.ts";
 import type { Reporter } from "./report.ts";
 import type { TensorSource } from "./source.ts";
-import {
-  type EvaluationInput,
-  type ModelWeights,
-  originalWeights,
-  scoreTokens,
-  storedWeights,
-  Streams,
-  tensorsRead,
-} from "./streams.ts";
+import { type EvaluationInput, scoreTokens, Streams, tensorsRead } from "./streams.ts";
+import { type ModelWeights, originalWeights, storedWeights } from "./weights.ts";
 
 /** Bytes of hidden states kept in memory unless told otherwise. */
 export const STATE_BUDGET = 1e9;

@@ -17,16 +17,10 @@ import type { Reporter, TensorReport } from "./report.ts";
 import { schemeKind } from "./schemes/mod.ts";
 import type { Sink } from "./sink.ts";
 import type { Reading, Rows, TensorSource } from "./source.ts";
-import {
-  type EvaluationInput,
-  originalWeights,
-  quantizedWeights,
-  scoreTokens,
-  Streams,
-  tensorsRead,
-} from "./streams.ts";
+import { type EvaluationInput, scoreTokens, Streams, tensorsRead } from "./streams.ts";
 import { byteLength, elementCount, matrixShape } from "./tensor.ts";
 import { Stopwatch, type Timeline } from "./timeline.ts";
+import { originalWeights, quantizedWeights } from "./weights.ts";
 
 /** What a run needs beside its plan. */
 export interface RunOptions {

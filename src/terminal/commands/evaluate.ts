@@ -12,11 +12,11 @@ import {
   MESSAGE_FLAGS,
   MODEL,
   openDevice,
-  openModel,
   openViews,
   readWindows,
   withSpill,
 } from "./flags.ts";
+import { openModel } from "./model.ts";
 
 /** `sluice evaluate MODEL` */
 export const evaluateCommand: Command = {

@@ -1,13 +1,12 @@
 /** The flags that several commands share, and what is made of them: a device, a recipe, windows of text, views of the events. */
 import { disk } from "../../io/disk.ts";
 import type { Backend } from "../../backend.ts";
-import type { Budgets } from "../../budget.ts";
 import type { Argument, Flag, Host, Said } from "../command.ts";
 import { RequestError } from "../../errors.ts";
 import { type PreparedWindows, prepareWindows, SEQ_LEN, STATE_BUDGET } from "../../evaluate.ts";
 import { HubClient } from "../../hub/client.ts";
-import { HUB_VARIABLES, hubSettings } from "../../hub/settings.ts";
-import { type HubAccess, isOnHub, open, openBackend } from "../../open.ts";
+import { openBackend } from "../../open.ts";
+import { hubAccess } from "./model.ts";
 import {
   parseRecipe,
   type Recipe,
@@ -112,98 +111,6 @@ export const DEVICE_FLAGS: readonly Flag[] = [
     group: DEVICE_GROUP,
   },
 ];
-
-/** What a run may use at most. */
-export const BUDGET_FLAGS: readonly Flag[] = [
-  {
-    name: "max-ram",
-    type: "bytes",
-    placeholder: "size",
-    min: 1,
-    help:
-      "memory of the process that the plan must keep to (slices shrink, hidden states go to disk)",
-    group: DEVICE_GROUP,
-  },
-  {
-    name: "max-vram",
-    type: "bytes",
-    placeholder: "size",
-    min: 1,
-    help: "memory of the GPU that the plan must keep to",
-    group: DEVICE_GROUP,
-  },
-  {
-    name: "max-disk",
-    type: "bytes",
-    placeholder: "size",
-    min: 1,
-    help: "temporary files: hidden states, shards of a Hub repository; the output is not counted",
-    group: DEVICE_GROUP,
-  },
-];
-
-/** Bytes of staged shards unless `--max-disk` says otherwise: two of the usual 5 GB, and the beginning of a third. */
-const STAGING_BYTES = 12e9;
-
-/**
- * Open what a word names: a path, `sample`, or a repository of the Hub, reached as the environment says.
- *
- * @throws what `open` throws.
- */
-export async function openModel(
-  model: string,
-  { said, host, report, stack }: {
-    said: Said;
-    host: Host;
-    report: Reporter;
-    stack: AsyncDisposableStack;
-  },
-): Promise<TensorSource> {
-  if (!isOnHub(model) || await disk.stat(model)) return stack.use(await open(model));
-  const { writeToken: _, ...hub } = await hubAccess(host);
-  const limit = budgetsOf(said).disk;
-  const staging = stack.use(await host.temporaryFolder());
-  return stack.use(
-    await open(model, {
-      hub: {
-        ...hub,
-        report,
-        stagingFolder: staging.path,
-        // Where hidden states may go to disk too, both have half.
-        maxDisk: limit === undefined ? STAGING_BYTES : said.has("evaluate") ? limit / 2 : limit,
-      },
-    }),
-  );
-}
-
-/** The way to the Hub, as the environment says; the token for reading, and the one for writing. */
-export async function hubAccess(
-  host: Host,
-): Promise<HubAccess & { readonly writeToken: string | undefined }> {
-  const env = Object.fromEntries(HUB_VARIABLES.map((name) => [name, host.env(name)]));
-  const { endpoint, token, readToken, offline, cacheFolder, idleTimeout } = await hubSettings(
-    env,
-    (path) => host.readTextIfAny(path),
-  );
-  return {
-    endpoint,
-    token: readToken,
-    writeToken: token,
-    offline,
-    cacheFolder,
-    idleTimeout,
-    userAgent: `sluice/${host.version}`,
-  };
-}
-
-/** The budgets that the flags set. */
-export function budgetsOf(said: Said): Budgets {
-  const bytes = (flag: string) => {
-    const value = said.knows(flag) ? said.get(flag) : undefined;
-    return value === undefined ? undefined : Number(value);
-  };
-  return { ram: bytes("max-ram"), vram: bytes("max-vram"), disk: bytes("max-disk") };
-}
 
 const MESSAGE_GROUP = "Messages";
 

@@ -3,7 +3,8 @@ import type { Command } from "../command.ts";
 import { inspect } from "../../inspect.ts";
 import { plainNumbers } from "../progress.ts";
 import { showInspection } from "../result_view.ts";
-import { JSON_FLAG, MODEL, openModel, warningsTo } from "./flags.ts";
+import { JSON_FLAG, MODEL, warningsTo } from "./flags.ts";
+import { openModel } from "./model.ts";
 
 /** `sluice inspect MODEL` */
 export const inspectCommand: Command = {

@@ -3,21 +3,20 @@ import type { Command, Host, Said } from "../command.ts";
 import { plan } from "../../plan.ts";
 import { planDocument, showPlan } from "../plan_view.ts";
 import { plainNumbers } from "../progress.ts";
+import { BUDGET_FLAGS, budgetsOf } from "./budgets.ts";
 import {
-  BUDGET_FLAGS,
-  budgetsOf,
   CORPUS_FLAGS,
   DEVICE_FLAGS,
   JSON_FLAG,
   MODEL,
   openDevice,
-  openModel,
   readRecipe,
   readWindows,
   RECIPE_FLAGS,
   requestOf,
   warningsTo,
 } from "./flags.ts";
+import { openModel } from "./model.ts";
 
 /** What `plan` and `quantize` share: whether the run will be measured. */
 export const EVALUATE_FLAG = {

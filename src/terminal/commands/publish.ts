@@ -9,7 +9,8 @@ import { planPublish, publish, type PublishPlan } from "../../publish.ts";
 import { jsonLine } from "../progress.ts";
 import { count, size } from "../text.ts";
 import { verify, type VerifyReport } from "../../verify.ts";
-import { DEVICE_FLAGS, hubAccess, MESSAGE_FLAGS, openDevice, openViews } from "./flags.ts";
+import { DEVICE_FLAGS, MESSAGE_FLAGS, openDevice, openViews } from "./flags.ts";
+import { hubAccess } from "./model.ts";
 
 const GROUP = "Publishing";
 

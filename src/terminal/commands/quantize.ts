@@ -14,9 +14,8 @@ import { planSentence } from "../plan_view.ts";
 import { jsonLine } from "../progress.ts";
 import { showRun, showTensors, tensorsCsv } from "../result_view.ts";
 import { timelineSvg } from "../timeline_view.ts";
+import { BUDGET_FLAGS, budgetsOf } from "./budgets.ts";
 import {
-  BUDGET_FLAGS,
-  budgetsOf,
   checkApart,
   CORPUS_FLAGS,
   corpusSentence,
@@ -24,7 +23,6 @@ import {
   MESSAGE_FLAGS,
   MODEL,
   openDevice,
-  openModel,
   openViews,
   readRecipe,
   readWindows,
@@ -32,6 +30,7 @@ import {
   requestOf,
   withSpill,
 } from "./flags.ts";
+import { openModel } from "./model.ts";
 import { EVALUATE_FLAG, showPlanned } from "./plan.ts";
 
 const OUTPUT_GROUP = "Output";

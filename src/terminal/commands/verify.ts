@@ -3,7 +3,8 @@ import type { Command } from "../command.ts";
 import { jsonLine } from "../progress.ts";
 import { showVerification } from "../result_view.ts";
 import { verify } from "../../verify.ts";
-import { DEVICE_FLAGS, MESSAGE_FLAGS, openDevice, openModel, openViews } from "./flags.ts";
+import { DEVICE_FLAGS, MESSAGE_FLAGS, openDevice, openViews } from "./flags.ts";
+import { openModel } from "./model.ts";
 
 /** `sluice verify OUT` */
 export const verifyCommand: Command = {

@@ -1,0 +1,62 @@
+/** From the word that names a model to a checkpoint, and from the environment to the Hub. */
+import type { Host, Said } from "../command.ts";
+import { HUB_VARIABLES, hubSettings } from "../../hub/settings.ts";
+import { disk } from "../../io/disk.ts";
+import { type HubAccess, isOnHub, open } from "../../open.ts";
+import type { Reporter } from "../../report.ts";
+import type { TensorSource } from "../../source.ts";
+import { budgetsOf } from "./budgets.ts";
+
+/** Bytes of staged shards unless `--max-disk` says otherwise: two of the usual 5 GB, and the beginning of a third. */
+const STAGING_BYTES = 12e9;
+
+/**
+ * Open what a word names: a path, `sample`, or a repository of the Hub, reached as the environment says.
+ *
+ * @throws what `open` throws.
+ */
+export async function openModel(
+  model: string,
+  { said, host, report, stack }: {
+    said: Said;
+    host: Host;
+    report: Reporter;
+    stack: AsyncDisposableStack;
+  },
+): Promise<TensorSource> {
+  if (!isOnHub(model) || await disk.stat(model)) return stack.use(await open(model));
+  const { writeToken: _, ...hub } = await hubAccess(host);
+  const limit = budgetsOf(said).disk;
+  const staging = stack.use(await host.temporaryFolder());
+  return stack.use(
+    await open(model, {
+      hub: {
+        ...hub,
+        report,
+        stagingFolder: staging.path,
+        // Where hidden states may go to disk too, both have half.
+        maxDisk: limit === undefined ? STAGING_BYTES : said.has("evaluate") ? limit / 2 : limit,
+      },
+    }),
+  );
+}
+
+/** The way to the Hub, as the environment says; the token for reading, and the one for writing. */
+export async function hubAccess(
+  host: Host,
+): Promise<HubAccess & { readonly writeToken: string | undefined }> {
+  const env = Object.fromEntries(HUB_VARIABLES.map((name) => [name, host.env(name)]));
+  const { endpoint, token, readToken, offline, cacheFolder, idleTimeout } = await hubSettings(
+    env,
+    (path) => host.readTextIfAny(path),
+  );
+  return {
+    endpoint,
+    token: readToken,
+    writeToken: token,
+    offline,
+    cacheFolder,
+    idleTimeout,
+    userAgent: `sluice/${host.version}`,
+  };
+}
