@@ -171,7 +171,9 @@ async function openReader(path: string, growing: boolean): Promise<DiskReader> {
         attempt("read", path, async () => {
           const bytes = new Uint8Array(end - begin);
           let filled = 0;
-          if (bytes.length > 0) await file.seek(begin, Deno.SeekMode.Start);
+          // Where to read and whether it changed are asked in place: each takes a microsecond, and a wait for it would last as long
+          // as the kernel that the thread is in, so that nothing would be read meanwhile.
+          if (bytes.length > 0) file.seekSync(begin, Deno.SeekMode.Start);
           while (filled < bytes.length) {
             const got = await file.read(bytes.subarray(filled));
             if (got === null) {
@@ -183,7 +185,7 @@ async function openReader(path: string, growing: boolean): Promise<DiskReader> {
             filled += got;
           }
           if (growing) return bytes;
-          const now = await file.stat();
+          const now = file.statSync();
           if (now.size !== size || now.mtime?.getTime() !== mtime?.getTime()) {
             return changed("as its size or time shows", begin);
           }
@@ -204,7 +206,7 @@ async function openWriter(path: string, size: number): Promise<DiskWriter> {
     write: (offset, bytes) =>
       inTurn(() =>
         attempt("write", path, async () => {
-          await file.seek(offset, Deno.SeekMode.Start);
+          file.seekSync(offset, Deno.SeekMode.Start);
           for (let done = 0; done < bytes.length;) done += await file.write(bytes.subarray(done));
         })
       ),
