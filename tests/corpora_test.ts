@@ -46,7 +46,10 @@ Deno.test("wikitext2 is the raw test split joined by empty lines, the training s
 });
 
 Deno.test("c4 is the first 1100 documents joined by spaces, of which no more is fetched than that", async () => {
-  const documents = Array.from({ length: 60_000 }, (_, i) => `document ${i} ${Math.sin(i)}`);
+  const documents = Array.from(
+    { length: 12_000 },
+    (_, i) => Array.from({ length: 50 }, (_, j) => Math.sin(i * 50 + j)).join(" "),
+  );
   const packed = Uint8Array.from(gzipSync(jsonl(documents)));
   await using hub = await startHub({}, {
     repos: {

@@ -348,8 +348,15 @@ Deno.test("waits are those that the server asks for, else grow with jitter", asy
   hub.faults.add({ kind: "status", status: 429, headers: { RateLimit: '"api";r=0;t=20' }, path });
   hub.faults.add({ kind: "status", status: 503, path, times: 3 });
   const timing = { ...hasty(), random: () => 0.5 };
-  await clientOf(hub, { timing }).pin(parseRepoSpec("org/model")!);
+  const events: Event[] = [];
+  const client = clientOf(hub, { timing, report: (event) => events.push(event) });
+  await client.pin(parseRepoSpec("org/model")!);
   assert.deepEqual(timing.waits, [7000, 21_000, 2000, 4000, 8000]);
+  // Waits that a person would wonder about are told.
+  assert.deepEqual(
+    events.map((event) => event.type === "warning" && /waiting (\d+) s/.exec(event.message)?.[1]),
+    ["7", "21", "8"],
+  );
 });
 
 Deno.test("progress resets the count of failures, the lack of it does not", async () => {

@@ -1,7 +1,8 @@
 /**
  * Checkpoints on the Hub, through the fake one: the same bytes as from a folder, within the budget of disk, whatever the network does. The
  * cases are those of the fault table in the project's notes (N1 to N9, C1, C3). SLUICE_FAULT_SEED replays a run, SLUICE_FAULT_STEP (bytes
- * between two cuts, 4096 unless given) makes it finer.
+ * between two cuts, 4096 unless given) makes it finer; SLUICE_FAULT_FLIPS (60) and SLUICE_FAULT_ROUNDS (60) say how many bits of a shard are flipped and
+ * how many mixes are tried.
  */
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
@@ -30,6 +31,8 @@ const SHARDS = Object.keys(FILES).filter((name) => name.endsWith(".safetensors")
 const shardBytes = (name: string) => FILES[name] as Uint8Array<ArrayBuffer>;
 const LARGEST = Math.max(...SHARDS.map((name) => shardBytes(name).length));
 const STEP = Number(Deno.env.get("SLUICE_FAULT_STEP") ?? 4096);
+/** Bits that are flipped in each shard. */
+const FLIPS = Number(Deno.env.get("SLUICE_FAULT_FLIPS") ?? 60);
 /** What a run without faults gives. */
 const GOLDEN = await (async () => {
   await using hub = await startHub(FILES);
@@ -179,7 +182,12 @@ Deno.test("N5: storms of refusals that pass are sat out, longer ones are told", 
     { path: SHARDS[0]!, on: "storage" },
   ];
   const cases = (times: number) =>
-    places.flatMap((place) => storms.map((storm) => [{ ...storm, ...place, times }]));
+    places.flatMap((place) =>
+      storms
+        // Where nobody ever answered, the third reset is the last.
+        .filter(({ kind }) => kind !== "reset" || place.path !== "/revision/" || times === 1)
+        .map((storm) => [{ ...storm, ...place, times }])
+    );
   for (const times of [1, 3, 5]) {
     const { failed } = await withFaults(cases(times), { ways: [WAYS[times % 2]!] });
     assert.deepEqual(failed, [], `${times} times`);
@@ -362,8 +370,8 @@ Deno.test("C1: a flipped bit anywhere in a shard that is read whole is found or 
   const cases: (Fault & FaultMatch)[][] = [];
   for (const name of SHARDS) {
     const size = shardBytes(name).length;
-    for (let i = 0; i < 60; i++) {
-      const at = i < 30
+    for (let i = 0; i < FLIPS; i++) {
+      const at = i < FLIPS / 2
         ? Math.floor(random() * headerOf(shardBytes(name)).headerBytes)
         : Math.floor(random() * size);
       // Once, or whenever the byte is read; the first time or the second: the header is read before the file is.
@@ -380,7 +388,7 @@ Deno.test("C1: a flipped bit anywhere in a shard that is read whole is found or 
     }
   }
   const { same, failed } = await withFaults(cases, { ways: [WAYS[0]!] });
-  assert.ok(failed.length >= 40, `${failed.length} of ${same + failed.length}`);
+  assert.ok(failed.length >= 0.6 * FLIPS, `${failed.length} of ${same + failed.length}`);
 });
 
 Deno.test("C1: a byte that was read by range and comes otherwise in the whole file is found", async () => {
@@ -450,7 +458,7 @@ Deno.test("C3: sizes and hashes that do not fit are refused", async () => {
       [[wrongHash], /says the file's SHA-256 is [0-9a-f]{64}, and its list of files says 0{64}/],
       [[wrongSize], /says the file has \d+ bytes, and its list of files says \d+/],
       [[wrongHash, headers], /its SHA-256 is [0-9a-f]{64}, and the repository promises 0{64}/],
-      [[wrongSize, headers], /sent "bytes 0-\d+\/\d+", expected "bytes 0-\d+\/\d+"/],
+      [[wrongSize, headers], /sends \d+ bytes, expected \d+, 6 times/],
       [[wrongGit], /its git hash is [0-9a-f]{40}, and the repository promises 1{40}/],
     ] as const
   ) {
@@ -458,6 +466,78 @@ Deno.test("C3: sizes and hashes that do not fit are refused", async () => {
     assert.equal(same, 0);
     assert.match(failed[0]!, message);
   }
+});
+
+Deno.test("any mix of faults, orders and budgets ends in the same bytes or a clear error, and soon", async () => {
+  const random = seeded(SEED);
+  const pick = <T>(list: readonly T[]) => list[Math.floor(random() * list.length)]!;
+  const makeFault = (): Fault => {
+    const at = Math.floor(random() * LARGEST);
+    return pick<Fault>([
+      { kind: "cut", at, how: pick(["close", "reset", "stall"]) },
+      { kind: "short", by: 1 + at % 500, framing: pick(["length", "chunked", "close"]) },
+      { kind: "long", by: 1 + at % 500, framing: pick(["length", "chunked", "close"]) },
+      { kind: "corrupt", at, xor: 1 << at % 8 },
+      { kind: "status", status: pick([403, 404, 408, 429, 500, 503]) },
+      { kind: "dribble", size: 1000 + at },
+      { kind: "ignore_range" },
+      { kind: "html" },
+      { kind: "gzip" },
+      { kind: "reset" },
+      { kind: "delay", ms: at % 30 },
+      { kind: "content_range", value: undefined },
+    ]);
+  };
+  await using hub = await startHub(FILES);
+  const rounds = Number(Deno.env.get("SLUICE_FAULT_ROUNDS") ?? 60);
+  let same = 0, checked = 0;
+  for (let round = 0; round < rounds; round++) {
+    hub.faults.clear();
+    const faults = Array.from({ length: 1 + Math.floor(random() * 5) }, () => ({
+      ...makeFault(),
+      ...pick<FaultMatch>([
+        { on: "storage", path: SHARDS[0]! },
+        { on: "storage", path: SHARDS[1]! },
+        { on: "storage" },
+        { on: "hub" },
+        {},
+      ]),
+      skip: Math.floor(random() * 4),
+      times: pick([1, 1, 1, 2, 4, 1000]),
+    }));
+    for (const fault of faults) hub.faults.add(fault);
+    const maxDisk = pick([undefined, 1000, LARGEST, LARGEST + 5, 2 * LARGEST]);
+    const shuffled = random() < 0.5;
+    const about = `seed ${SEED}, round ${round}: ${JSON.stringify({ faults, maxDisk, shuffled })}`;
+    const slow = Promise.withResolvers<never>();
+    const timer = setTimeout(() => slow.reject(new Error(`No end after 30 s. ${about}`)), 30_000);
+    const { digest, error } = await Promise.race([
+      readModel(hub, {
+        client: { idleTimeout: 100 },
+        open: { downloads: pick([1, 2, 3]) },
+        ...(maxDisk === undefined ? {} : { maxDisk }),
+        order: (names) =>
+          shuffled
+            ? names.map((name) => [random(), name] as const).sort().map(([, name]) => name)
+            : names,
+      }),
+      slow.promise,
+    ]);
+    clearTimeout(timer);
+    // What is read by range alone is not checked, as an event says.
+    const unchecked = (maxDisk ?? 0) < LARGEST && faults.some(({ kind }) => kind === "corrupt");
+    if (error === undefined && !unchecked) {
+      assert.equal(digest, GOLDEN, about);
+      same++;
+    } else if (error !== undefined) {
+      assert.ok(
+        error instanceof HubError || error instanceof CheckpointError,
+        `${about}: ${describe(error)}`,
+      );
+    }
+    checked++;
+  }
+  assert.ok(checked === rounds && same > rounds / 5, `${same} of ${rounds}, seed ${SEED}`);
 });
 
 Deno.test("resuming fetches only what is missing", async () => {
@@ -558,6 +638,31 @@ Deno.test("a disk that is full stops the reading with its own error", async () =
   };
   const { error } = await readModel(hub, { maxDisk: LARGEST, open: { disk } });
   assert.ok(error instanceof SpaceError, describe(error));
+});
+
+Deno.test("a source that is closed in the middle ends its transfers and leaves nothing", async () => {
+  await using hub = await startHub(FILES);
+  const parent = await Deno.makeTempDir();
+  for (const at of [0, 100, 30_000]) {
+    hub.faults.clear();
+    hub.faults.add({ kind: "cut", at, how: "stall", on: "storage", skip: 2, times: 99 });
+    let reading: Promise<unknown>;
+    {
+      await using source = await openHub("org/model", {
+        client: clientOf(hub, { idleTimeout: 60_000 }),
+        stagingFolder: `${parent}/staging`,
+        maxDisk: 2 * LARGEST,
+      });
+      const names = [...source.tensors.keys()];
+      source.schedule!(names.map((name) => ({ name })));
+      reading = source.read(names.at(-1)!);
+      reading.catch(() => {});
+      await new Promise((resolve) => setTimeout(resolve, 30));
+    }
+    await assert.rejects(reading, /The checkpoint was closed/);
+    assert.deepEqual([...Deno.readDirSync(parent)], []);
+  }
+  await Deno.remove(parent);
 });
 
 /** A cache as Python makes it: contents in `blobs`, links to them in `snapshots`. */

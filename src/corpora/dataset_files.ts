@@ -75,6 +75,6 @@ function describe(file: HubFile): DataFile | undefined {
 }
 
 function some(names: readonly string[]): string {
-  const shown = names.slice(0, 8).map((name) => JSON.stringify(name)).join(", ");
+  const shown = names.toSorted().slice(0, 8).map((name) => JSON.stringify(name)).join(", ");
   return names.length > 8 ? `${shown} and ${names.length - 8} more` : shown;
 }

@@ -3,50 +3,21 @@
  * commit, every answer is checked, and what breaks off goes on where it stopped. Refused: Xet's own protocol (the Hub serves every file
  * over plain HTTP too), answers that are not exactly what was asked for.
  */
-import { createHash } from "node:crypto";
 import { HubError, quote } from "../errors.ts";
 import type { Reporter } from "../report.ts";
+import { readEntry, readPin, wrongIdentity, wrongSpan } from "./answers.ts";
+import { createFileHash, type HubFile, type PinnedRepo, type Span } from "./file.ts";
 import type { Ask } from "./refusals.ts";
-import { formatRepoSpec, isCommit, parseRepoSpec, type RepoSpec } from "./repo_spec.ts";
+import { formatRepoSpec, type RepoSpec } from "./repo_spec.ts";
 import { Passing, type Reply, Transport, type TransportOptions } from "./transport.ts";
+
+export { createFileHash };
+export type { FileHash, HubFile, PinnedRepo, Span } from "./file.ts";
 
 /** How to reach the Hub. */
 export interface HubClientOptions extends TransportOptions {
-  /** Hears of renamed repositories. */
+  /** Hears of long waits and of renamed repositories. */
   readonly report?: Reporter;
-}
-
-/** A repository at a commit. */
-export interface PinnedRepo {
-  readonly kind: RepoSpec["kind"];
-  /** Its name today. */
-  readonly id: string;
-  /** What was asked for. */
-  readonly revision: string | undefined;
-  /** 40 hexadecimal digits. */
-  readonly commit: string;
-}
-
-/** A file of a repository at a commit. */
-export interface HubFile {
-  readonly repo: PinnedRepo;
-  /** With `/`, as the Hub gives it: not checked yet. */
-  readonly path: string;
-  readonly size: number;
-  /** What its bytes must hash to. */
-  readonly hash: FileHash;
-}
-
-/** SHA-256 of the bytes, for a file that the Hub keeps outside git; else the name of git's blob: SHA-1 of `blob <size>\0` and the bytes. */
-export interface FileHash {
-  readonly kind: "sha256" | "git";
-  readonly hex: string;
-}
-
-/** Bytes `[begin, end)` of a file. */
-export interface Span {
-  readonly begin: number;
-  readonly end: number;
 }
 
 /** Bytes of one page of JSON. */
@@ -62,9 +33,9 @@ export class HubClient {
   readonly #storage = new Map<string, URL>();
 
   /** @throws {RequestError} the endpoint cannot be used. */
-  constructor({ report = () => {}, ...options }: HubClientOptions) {
+  constructor(options: HubClientOptions) {
     this.#transport = new Transport(options);
-    this.#report = report;
+    this.#report = options.report ?? (() => {});
   }
 
   get endpoint(): string {
@@ -84,13 +55,9 @@ export class HubClient {
     const ask: Ask = { doing: `open ${quote(formatRepoSpec(repo))} on the Hub`, repo };
     const url = this.#api(repo, `revision/${encodeURIComponent(repo.revision ?? "main")}`);
     const { value } = await this.#json(url, { ask, signal });
-    const { id, sha } = isObject(value) ? value : {};
-    if (
-      typeof sha !== "string" || !isCommit(sha) || typeof id !== "string" ||
-      parseRepoSpec(id)?.id !== id
-    ) {
-      return this.#wrong(ask, "tells neither a commit nor a name", url);
-    }
+    const found = readPin(value);
+    if (!found) return this.#wrong(ask, "tells neither a commit nor a name", url);
+    const { id, commit } = found;
     if (id !== repo.id) {
       this.#report({
         type: "warning",
@@ -98,7 +65,7 @@ export class HubClient {
         message: `${quote(repo.id)} is now ${quote(id)} on the Hub. Use the new name.`,
       });
     }
-    return { kind: repo.kind, id, revision: repo.revision, commit: sha };
+    return { kind: repo.kind, id, revision: repo.revision, commit };
   }
 
   /**
@@ -240,7 +207,7 @@ export class HubClient {
       const expired = this.#expired(fault, known !== undefined);
       throw expired ?? fault;
     }
-    const fault = wrongSpan(reply, file, { begin, end, whole }) ?? wrongIdentity(reply, file);
+    const fault = wrongIdentity(reply, file) ?? wrongSpan(reply, file, { begin, end, whole });
     if (fault !== undefined) {
       await reply.discard();
       this.#storage.delete(key);
@@ -358,80 +325,4 @@ export class HubClient {
     const prefix = kind === "dataset" ? "datasets/" : "";
     return new URL(`${this.endpoint}/${prefix}${id}/resolve/${commit}/${segments.join("/")}`);
   }
-}
-
-/** A hash of a file that has seen what git puts before its bytes. */
-export function createFileHash({ hash, size }: Pick<HubFile, "hash" | "size">) {
-  return hash.kind === "sha256"
-    ? createHash("sha256")
-    : createHash("sha1").update(`blob ${size}\0`);
-}
-
-/** A file of the list; false for a folder, undefined for what is neither. */
-function readEntry(repo: PinnedRepo, entry: unknown): HubFile | false | undefined {
-  if (!isObject(entry)) return undefined;
-  const { type, path, size, oid, lfs } = entry;
-  if (type === "directory") return false;
-  if (type !== "file" || typeof path !== "string") return undefined;
-  const stored = isObject(lfs) ? lfs.size : size;
-  const hex = isObject(lfs) ? lfs.oid : oid;
-  const kind = isObject(lfs) ? "sha256" : "git";
-  if (
-    typeof stored !== "number" || !Number.isSafeInteger(stored) || stored < 0 ||
-    size !== stored || typeof hex !== "string" ||
-    !(kind === "git" ? /^[0-9a-f]{40}$/ : /^[0-9a-f]{64}$/).test(hex)
-  ) return undefined;
-  return { repo, path, size: stored, hash: { kind, hex } };
-}
-
-/** Why an answer does not hold just the bytes asked for; undefined when it does. */
-function wrongSpan(
-  { status, headers }: Reply,
-  { size, path }: HubFile,
-  { begin, end, whole }: Span & { readonly whole: boolean },
-): string | undefined {
-  const range = headers.get("content-range");
-  const length = headers.get("content-length");
-  if (/^text\/html/i.test(headers.get("content-type") ?? "") && !/\.html?$/i.test(path)) {
-    return "sent an HTML page in place of the file";
-  }
-  if (status === 206) {
-    const wanted = `bytes ${begin}-${end - 1}/${size}`;
-    if (range !== wanted) {
-      return range === null
-        ? `sent a part without saying which, expected ${quote(wanted)}`
-        : `sent ${quote(range)}, expected ${quote(wanted)}`;
-    }
-  } else if (status !== 200 || !whole) {
-    return whole ? `answers ${status}, expected 200` : `answers ${status} to a range, expected 206`;
-  }
-  return length !== null && length !== String(end - begin)
-    ? `sends ${length} bytes, expected ${end - begin}`
-    : undefined;
-}
-
-/** Why what the Hub says of a file on its way does not fit the list of files; undefined when it does. */
-function wrongIdentity(
-  { headers, passed }: Reply,
-  { repo, size, hash }: HubFile,
-): string | undefined {
-  for (const said of [...passed, headers]) {
-    const commit = said.get("x-repo-commit");
-    if (commit !== null && commit !== repo.commit) {
-      return `serves commit ${quote(commit)}, expected ${repo.commit}`;
-    }
-    const linked = said.get("x-linked-size");
-    if (linked !== null && linked !== String(size)) {
-      return `says the file has ${linked} bytes, and its list of files says ${size}`;
-    }
-    const etag = said.get("x-linked-etag")?.replace(/^W\//, "").replaceAll('"', "");
-    if (hash.kind === "sha256" && etag && /^[0-9a-f]{64}$/.test(etag) && etag !== hash.hex) {
-      return `says the file's SHA-256 is ${etag}, and its list of files says ${hash.hex}`;
-    }
-  }
-  return undefined;
-}
-
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }

@@ -80,7 +80,7 @@ export function explain(
           `its owners must agree.`,
     );
   }
-  if (status === 401 && /invalid (?:credentials|user token|username)/i.test(said)) {
+  if (status === 401 && code === "" && token !== undefined) {
     return of(
       "unauthorized",
       "the Hub does not know your token",

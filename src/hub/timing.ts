@@ -29,8 +29,8 @@ export const machineTiming: Timing = {
     }),
 };
 
-/** The longest wait that a server may ask for; longer ones are told to the user instead. */
-export const LONGEST_WAIT = 5 * 60_000;
+/** The longest wait that a server may ask for, the Hub's window of five minutes; longer ones are told to the user instead. */
+export const LONGEST_WAIT = 301_000;
 
 /** Full jitter: anything from nothing to 1, 2, 4 … 30 seconds, so that many clients do not come back at once. */
 export function backoff(failures: number, timing: Timing): number {

@@ -4,8 +4,12 @@
  * five redirects, encoded bodies.
  */
 import { type HubError, quote, RequestError } from "../errors.ts";
+import type { Reporter } from "../report.ts";
+import { Passing, Patience } from "./patience.ts";
 import { type Ask, type Asker, explain, type Failure, hubError } from "./refusals.ts";
-import { askedWait, backoff, LONGEST_WAIT, machineTiming, type Timing } from "./timing.ts";
+import { askedWait, machineTiming, type Timing } from "./timing.ts";
+
+export { Passing, Patience };
 
 /** How the Hub is reached. */
 export interface TransportOptions {
@@ -21,29 +25,15 @@ export interface TransportOptions {
   /** How often a request is made again without progress; 5 unless given. */
   readonly retries?: number;
   readonly timing?: Timing;
+  /** Hears of long waits. */
+  readonly report?: Reporter;
 }
 
 const MAX_REDIRECTS = 5;
-/** Tries again when no server has ever answered: without a network, nobody should wait for long. */
-const FIRST_CONTACT_RETRIES = 2;
-/** Bytes that count as progress: a connection that dies after fewer, again and again, is of no use. */
-const PROGRESS = 64 * 2 ** 10;
 const ERROR_TEXT = 4096;
 const PASSING: ReadonlySet<number> = new Set([408, 429, 500, 502, 503, 504]);
 
-/** A fault that may be gone the next time. */
-export class Passing extends Error {
-  readonly failure: Failure;
-  /** Milliseconds after which to try again, if the server said so. */
-  readonly wait: number | undefined;
-  constructor(failure: Failure, wait?: number) {
-    super(failure.found);
-    this.failure = failure;
-    this.wait = wait;
-  }
-}
-
-/** The reason of an abort: a server was silent for too long. */
+/** A server was silent for too long. */
 class Silence extends Error {}
 
 /** One request. */
@@ -80,6 +70,7 @@ export class Transport implements Asker {
   readonly timing: Timing;
   readonly retries: number;
   readonly offline: boolean;
+  readonly report: Reporter;
   readonly #origin: URL;
   readonly #fetch: typeof fetch;
   readonly #userAgent: string;
@@ -94,6 +85,7 @@ export class Transport implements Asker {
     this.offline = options.offline ?? false;
     this.timing = options.timing ?? machineTiming;
     this.retries = options.retries ?? 5;
+    this.report = options.report ?? (() => {});
     this.#fetch = options.fetch ?? fetch;
     this.#userAgent = options.userAgent;
     this.#idle = options.idleTimeout ?? 10_000;
@@ -168,29 +160,37 @@ export class Transport implements Asker {
     passed: readonly Headers[],
   ): Promise<Reply> {
     signal?.throwIfAborted();
-    const silence = new AbortController();
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const wait = () => {
-      clearTimeout(timer);
-      timer = setTimeout(() => silence.abort(new Silence()), idle);
-    };
+    const end = new AbortController();
+    // Starts the clock of the wait that is under way anew.
+    let alive = () => {};
     const timed = async <T>(act: () => Promise<T>): Promise<T> => {
-      wait();
-      try {
-        return await act();
-      } catch (cause) {
-        signal?.throwIfAborted();
-        throw this.#networkFault(cause, { url, silence: silence.signal, idle });
-      } finally {
+      // Ends by itself: that a body hears of an abort cannot be relied on (Deno 2.9 forgets signals that AbortSignal.any made).
+      const { promise, reject } = Promise.withResolvers<never>();
+      let timer: ReturnType<typeof setTimeout> | undefined;
+      alive = () => {
         clearTimeout(timer);
-        timer = undefined;
+        timer = setTimeout(() => reject(new Silence()), idle);
+      };
+      const stop = () => reject(signal!.reason);
+      alive();
+      signal?.addEventListener("abort", stop, { once: true });
+      try {
+        return await Promise.race([act(), promise]);
+      } catch (cause) {
+        end.abort();
+        signal?.throwIfAborted();
+        throw this.#networkFault(cause, { url, idle });
+      } finally {
+        alive = () => {};
+        clearTimeout(timer);
+        signal?.removeEventListener("abort", stop);
       }
     };
     const response = await timed(() =>
       this.#fetch(url, {
         method,
         redirect: "manual",
-        ...(makeBody ? { body: makeBody(() => timer && wait()) } : {}),
+        ...(makeBody ? { body: makeBody(() => alive()) } : {}),
         headers: {
           ...headers,
           "user-agent": this.#userAgent,
@@ -200,7 +200,7 @@ export class Transport implements Asker {
             ? { authorization: `Bearer ${this.token}` }
             : {}),
         },
-        signal: signal ? AbortSignal.any([signal, silence.signal]) : silence.signal,
+        signal: end.signal,
       })
     );
     this.reached = true;
@@ -237,9 +237,9 @@ export class Transport implements Asker {
   /** What a failed `fetch` or a failed read of a body means. Anything that is no fault of the network is left as it is. */
   #networkFault(
     cause: unknown,
-    { url, silence, idle }: { url: URL; silence: AbortSignal; idle: number },
+    { url, idle }: { readonly url: URL; readonly idle: number },
   ): unknown {
-    if (silence.aborted && silence.reason instanceof Silence) {
+    if (cause instanceof Silence) {
       return new Passing({
         kind: "unreachable",
         found: `${quote(url.host)} sent nothing for ${idle / 1000} seconds`,
@@ -292,57 +292,6 @@ export class Transport implements Asker {
   }
 }
 
-/** How often, and after how long, one thing is asked for again. */
-export class Patience {
-  readonly #transport: Transport;
-  readonly #ask: Ask;
-  readonly #signal: AbortSignal | undefined;
-  #failures = 0;
-  #received = 0;
-
-  constructor(
-    transport: Transport,
-    { ask, signal }: { ask: Ask; signal: AbortSignal | undefined },
-  ) {
-    this.#transport = transport;
-    this.#ask = ask;
-    this.#signal = signal;
-  }
-
-  /** Some bytes came: with enough of them, earlier failures are forgotten. */
-  progressed(bytes: number): void {
-    this.#received += bytes;
-    if (this.#received < PROGRESS) return;
-    this.#received = 0;
-    this.#failures = 0;
-  }
-
-  /**
-   * Wait before the next try.
-   *
-   * @throws {HubError} it failed too often, or the server wants to be left alone for too long.
-   * @throws what `fault` is, when it is not a `Passing`.
-   */
-  async failed(fault: unknown): Promise<void> {
-    if (!(fault instanceof Passing)) throw fault;
-    const { timing, retries, reached } = this.#transport;
-    this.#failures++;
-    const most = reached ? retries : Math.min(retries, FIRST_CONTACT_RETRIES);
-    const { wait, failure } = fault;
-    if (wait !== undefined && wait > LONGEST_WAIT) {
-      throw this.#transport.error(this.#ask, {
-        ...failure,
-        advice: `It asks to wait ${Math.ceil(wait / 60_000)} minutes: come back then.`,
-      });
-    }
-    if (this.#failures > most) {
-      const found = most === 0 ? failure.found : `${failure.found}, ${most + 1} times`;
-      throw this.#transport.error(this.#ask, { ...failure, found });
-    }
-    await timing.wait(wait ?? backoff(this.#failures, timing), this.#signal);
-  }
-}
-
 /** The first bytes of a refusal's body, as far as they come. */
 async function startOf(reply: Reply): Promise<string> {
   if (reply.headers.has("content-encoding")) {
@@ -363,10 +312,12 @@ async function startOf(reply: Reply): Promise<string> {
   return text.slice(0, ERROR_TEXT);
 }
 
-/** The innermost reason that the runtime gives. */
-function reason(cause: TypeError): string {
-  const parts = cause.message.replace(/ for url \([^)]*\)/, "").split(": ");
-  return parts.slice(-2).join(": ").trim();
+/** The innermost reason that the runtime gives, without the URL that it names. */
+function reason(cause: Error): string {
+  let inner = cause;
+  while (inner.cause instanceof Error) inner = inner.cause;
+  return inner.message.replace(/^error sending request for url \([^)]*\): /, "")
+    .replace(/^client error \(\w+\): /, "");
 }
 
 function isLoopback({ hostname }: URL): boolean {

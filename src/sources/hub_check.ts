@@ -15,6 +15,8 @@ export function sha256(bytes: Uint8Array): string {
 
 /** Follows a file from its first byte to its last. */
 export class StreamCheck {
+  /** What was given out before, and is compared. */
+  readonly handed: readonly Handed[];
   readonly #file: HubFile;
   readonly #client: HubClient;
   readonly #whole: ReturnType<typeof createFileHash>;
@@ -28,10 +30,21 @@ export class StreamCheck {
     file: HubFile,
     { client, handed }: { readonly client: HubClient; readonly handed: readonly Handed[] },
   ) {
+    this.handed = handed;
     this.#file = file;
     this.#client = client;
     this.#whole = createFileHash(file);
     this.#parts = handed.map((handed) => ({ handed, hash: createHash("sha256") }));
+  }
+
+  /** Pass a stream of the file on, looking at every chunk. */
+  async *follow(
+    chunks: AsyncIterable<Uint8Array<ArrayBuffer>>,
+  ): AsyncGenerator<Uint8Array<ArrayBuffer>, void, undefined> {
+    for await (const chunk of chunks) {
+      this.update(chunk);
+      yield chunk;
+    }
   }
 
   /** The next bytes of the file. */

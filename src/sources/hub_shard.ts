@@ -2,14 +2,12 @@
  * One weight file of a repository, and the ways to its bytes: by range from the Hub, from a copy on this machine that is complete or
  * still arriving, from the user's cache. Whatever is given out is remembered until it was checked against the repository's hash.
  */
-import { createHash } from "node:crypto";
 import { HubError, quote } from "../errors.ts";
 import type { HubClient, HubFile, Span } from "../hub/client.ts";
 import type { Disk, DiskReader } from "../io/disk.ts";
 import { type Handed, sha256, StreamCheck } from "./hub_check.ts";
+import { BATCH, Copy } from "./hub_copy.ts";
 
-/** Bytes that are written to disk, or read from it to be hashed, at once. */
-const BATCH = 2 ** 20;
 /** Bytes that are fetched first: most headers are shorter. */
 const HEAD = 64 * 2 ** 10;
 
@@ -18,27 +16,6 @@ export interface ShardContext {
   readonly client: HubClient;
   readonly disk: Disk;
   readonly signal: AbortSignal;
-}
-
-/** A copy on disk that is complete or grows. */
-interface Copy {
-  readonly path: string;
-  /** Opened when first read. */
-  reader: Promise<DiskReader> | undefined;
-  /** Bytes from the start that can be read. */
-  available: number;
-  /** Reads under way. */
-  reading: number;
-  /** To be called when there are none. */
-  quiet: (() => void) | undefined;
-  /** Whether any of its bytes were given out. */
-  served: boolean;
-  /** Settles when the copy is complete and its hash was found right, or with what went wrong. */
-  done: Promise<void>;
-  settled: boolean;
-  fault: { readonly error: unknown } | undefined;
-  /** Those who wait for more bytes. */
-  waiting: { readonly end: number; readonly wake: () => void }[];
 }
 
 /** A weight file. */
@@ -52,6 +29,8 @@ export class Shard {
   #cachedReader: Promise<DiskReader> | undefined;
   #cachedCheck: Promise<void> | undefined;
   #copy: Copy | undefined;
+  /** Settles when the copy is complete and its hash was found right, or with what went wrong. */
+  #copied: Promise<void> | undefined;
   #head: Promise<Uint8Array<ArrayBuffer>> | undefined;
   /** Given out, and not checked yet. */
   #handed: Handed[] = [];
@@ -87,13 +66,12 @@ export class Shard {
 
   /** Whether the copy is complete, right, and nobody reads it just now. */
   get isIdle(): boolean {
-    const copy = this.#copy;
-    return copy !== undefined && copy.settled && !copy.fault && copy.reading === 0;
+    return this.#copy?.isIdle === true;
   }
 
   /** Whether bytes were given out of which `check` has something to say. */
   get isUnchecked(): boolean {
-    return this.#handed.length > 0 || this.#copy?.served === true ||
+    return this.#handed.length > 0 || this.#copy?.isServed === true ||
       this.#cachedReader !== undefined;
   }
 
@@ -104,7 +82,7 @@ export class Shard {
 
   /** Settles when the copy or the check that is under way has ended. */
   async settled(): Promise<void> {
-    await Promise.allSettled([this.#copy?.done, this.#cachedCheck]);
+    await Promise.allSettled([this.#copied, this.#cachedCheck]);
   }
 
   /** Bytes at the start, for the header. Few requests: the first fetches more than is asked for. */
@@ -130,7 +108,7 @@ export class Shard {
   async read(span: Span): Promise<Uint8Array<ArrayBuffer>> {
     if (span.begin === span.end) return new Uint8Array();
     if (this.isCached) return await this.#readCached(span);
-    return this.#copy ? await this.#readCopy(this.#copy, span) : await this.#readRange(span);
+    return this.#copy ? await this.#copy.read(span) : await this.#readRange(span);
   }
 
   async #readCached({ begin, end }: Span): Promise<Uint8Array<ArrayBuffer>> {
@@ -164,98 +142,41 @@ export class Shard {
     }
   }
 
-  async #readCopy(copy: Copy, { begin, end }: Span): Promise<Uint8Array<ArrayBuffer>> {
-    copy.reading++;
-    try {
-      while (copy.available < end && !copy.fault) {
-        await new Promise<void>((wake) => copy.waiting.push({ end, wake }));
-      }
-      if (copy.fault) throw copy.fault.error;
-      copy.served = true;
-      copy.reader ??= this.#context.disk.open(copy.path, { growing: true });
-      return await (await copy.reader).read(begin, end);
-    } finally {
-      if (--copy.reading === 0) copy.quiet?.();
-    }
-  }
-
   /** Begin a copy at `path`; reads go there from now on. Resolves when it has ended, well or not: `check` tells. */
   async stage(path: string): Promise<void> {
-    const copy: Copy = {
-      path,
-      reader: undefined,
-      available: 0,
-      reading: 0,
-      quiet: undefined,
-      served: false,
-      done: Promise.resolve(),
-      settled: false,
-      fault: undefined,
-      waiting: [],
-    };
+    const copy = new Copy(path, this.#context.disk);
     this.#copy = copy;
-    copy.done = this.#fill(copy);
+    this.#copied = this.#fill(copy);
     try {
-      await copy.done;
+      await this.#copied;
+      copy.settle();
     } catch (error) {
       // Told to those who read the copy or ask whether it was right.
-      copy.fault = { error };
+      copy.settle({ error });
     }
-    copy.settled = true;
-    for (const { wake } of copy.waiting.splice(0)) wake();
   }
 
   async #fill(copy: Copy): Promise<void> {
-    const { client, disk } = this.#context;
+    const { size } = this.file;
     for (let again = false;; again = true) {
-      const handed = this.#handed;
+      const check = this.#startCheck();
       try {
-        await using writer = await disk.create(copy.path, this.file.size);
-        const check = new StreamCheck(this.file, { client, handed });
-        for await (const { offset, bytes } of this.#batches(check)) {
-          await writer.write(offset, bytes);
-          copy.available = offset + bytes.length;
-          copy.waiting = copy.waiting.filter(({ end, wake }) => {
-            if (end <= copy.available) wake();
-            return end > copy.available;
-          });
-        }
-        await check.finish();
-        this.#handed = this.#handed.filter((span) => !handed.includes(span));
+        await copy.fill(size, check.follow(this.#stream()));
+        await this.#finishCheck(check);
         return;
       } catch (fault) {
         const wrong = fault instanceof HubError && fault.kind === "damaged";
         // As long as nobody has had a byte of it, a damaged file can be fetched once more.
-        if (!wrong || again || copy.served) throw fault;
-        copy.available = 0;
-        await disk.remove(copy.path);
+        if (!wrong || again || copy.isServed) throw fault;
+        await copy.startAgain();
       }
     }
   }
 
-  /** The file from the Hub, in pieces that are worth a write; each was shown to `check`. */
-  async *#batches(
-    check: StreamCheck,
-  ): AsyncGenerator<{ readonly offset: number; readonly bytes: Uint8Array<ArrayBuffer> }> {
+  /** The whole file from the Hub. */
+  #stream(): AsyncGenerator<Uint8Array<ArrayBuffer>, void, undefined> {
     const { client, signal } = this.#context;
-    let batch = new Uint8Array(BATCH), filled = 0, offset = 0;
-    for await (
-      const chunk of client.stream(this.file, { begin: 0, end: this.file.size, signal })
-    ) {
-      check.update(chunk);
-      for (let taken = 0; taken < chunk.length;) {
-        const part = chunk.subarray(taken, taken + batch.length - filled);
-        batch.set(part, filled);
-        filled += part.length;
-        taken += part.length;
-        if (filled < batch.length) continue;
-        yield { offset, bytes: batch };
-        offset += filled;
-        filled = 0;
-        batch = new Uint8Array(BATCH);
-      }
-    }
-    if (filled > 0) yield { offset, bytes: batch.subarray(0, filled) };
+    return client.stream(this.file, { begin: 0, end: this.file.size, signal });
   }
 
   /**
@@ -263,20 +184,10 @@ export class Shard {
    */
   async unstage(later: readonly Span[] = []): Promise<void> {
     const copy = this.#copy!;
-    for (const span of later) this.#known.set(keyOf(span), await this.#digestCopy(copy, span));
+    for (const span of later) this.#known.set(keyOf(span), await copy.digest(span));
     // From here on bytes come by range; reads that began before are let finish.
-    this.#copy = undefined;
-    if (copy.reading > 0) await new Promise<void>((quiet) => copy.quiet = quiet);
-    await (await copy.reader)?.[Symbol.asyncDispose]();
-    await this.#context.disk.remove(copy.path);
-  }
-
-  async #digestCopy(copy: Copy, { begin, end }: Span): Promise<string> {
-    const hash = createHash("sha256");
-    for (let at = begin; at < end; at += BATCH) {
-      hash.update(await this.#readCopy(copy, { begin: at, end: Math.min(end, at + BATCH) }));
-    }
-    return hash.digest("hex");
+    this.#copy = this.#copied = undefined;
+    await copy.remove();
   }
 
   /**
@@ -285,19 +196,24 @@ export class Shard {
    * @throws {HubError | CheckpointError} it is not what the repository promises, or could not be read to the end.
    */
   async check(): Promise<void> {
-    await this.#copy?.done;
+    await this.#copied;
     if (this.isCached) {
       if (this.#cachedReader) await this.checkCached();
     } else if (this.#handed.length > 0) {
-      const { client } = this.#context;
-      const handed = this.#handed;
-      const check = new StreamCheck(this.file, { client, handed });
-      const { signal } = this.#context;
-      const all = { begin: 0, end: this.file.size, signal };
-      for await (const chunk of client.stream(this.file, all)) check.update(chunk);
-      await check.finish();
-      this.#handed = this.#handed.filter((span) => !handed.includes(span));
+      const check = this.#startCheck();
+      for await (const _ of check.follow(this.#stream()));
+      await this.#finishCheck(check);
     }
+  }
+
+  /** Compare with what was given out so far. */
+  #startCheck(): StreamCheck {
+    return new StreamCheck(this.file, { client: this.#context.client, handed: this.#handed });
+  }
+
+  async #finishCheck(check: StreamCheck): Promise<void> {
+    await check.finish();
+    this.#handed = this.#handed.filter((span) => !check.handed.includes(span));
   }
 
   /** Compare the user's cache with the repository's hash. Read once. */
@@ -307,10 +223,9 @@ export class Shard {
   }
 
   async #hashCached(): Promise<void> {
-    const { client, signal } = this.#context;
-    const check = new StreamCheck(this.file, { client, handed: [] });
+    const check = this.#startCheck();
     for (let begin = 0; begin < this.file.size; begin += BATCH) {
-      signal.throwIfAborted();
+      this.#context.signal.throwIfAborted();
       const end = Math.min(this.file.size, begin + BATCH);
       check.update(await this.#readCached({ begin, end }));
     }
@@ -320,11 +235,8 @@ export class Shard {
   /** Close and remove what is on this machine. The transfers must have been aborted. */
   async close(): Promise<void> {
     await this.settled();
-    if (this.#cachedReader) await (await this.#cachedReader)[Symbol.asyncDispose]();
-    const copy = this.#copy;
-    if (!copy) return;
-    await (await copy.reader)?.[Symbol.asyncDispose]();
-    if (await this.#context.disk.lstat(copy.path)) await this.#context.disk.remove(copy.path);
+    await (await this.#cachedReader)?.[Symbol.asyncDispose]();
+    await this.#copy?.remove();
   }
 }
 

@@ -39,6 +39,7 @@ export class Staging implements AsyncDisposable {
   /** What stopped a decision that nobody waited for. */
   #fault: { readonly error: unknown } | undefined;
   #told = false;
+  #closed = false;
 
   constructor(options: StagingOptions) {
     this.#options = options;
@@ -102,13 +103,15 @@ export class Staging implements AsyncDisposable {
 
   /** Remove every copy. Transfers must have been aborted. */
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#closed = true;
     await this.#turn;
     for (const shard of this.#shards.values()) await shard.close();
   }
 
   /** Whether a copy of a file should be made. */
   #isWanted(shard: Shard): boolean {
-    return !shard.isCached && !shard.isStaged && !shard.isKnown && this.#mayHold(shard.file) &&
+    return !this.#closed && !shard.isCached && !shard.isStaged && !shard.isKnown &&
+      this.#mayHold(shard.file) &&
       this.#left(shard) > 0;
   }
 
