@@ -19,7 +19,7 @@ import type { DeviceDType } from "../../src/op.ts";
 import { modelOf } from "../../src/plan.ts";
 import { recognize } from "../../src/formats/mod.ts";
 import { schemeKind } from "../../src/schemes/mod.ts";
-import type { ModelWeights } from "../../src/streams.ts";
+import type { ModelWeights } from "../../src/weights.ts";
 import { matrixShape } from "../../src/tensor.ts";
 import { open, openBackend } from "../../mod.ts";
 
