@@ -223,6 +223,17 @@ Deno.test("plan() refuses a memory budget that nothing keeps, with the number th
     () => plan(recipe, source, { device: DEVICE, budgets: { vram: 1e9 } }),
     /--max-vram: the device is wasm/,
   );
+  // On a GPU the runtime's own memory does not count.
+  const gpu = { ...DEVICE, name: "webgpu" as const };
+  const { memory: { peak, base } } = plan(recipe, source, { device: gpu });
+  assert.equal(
+    plan(recipe, source, { device: gpu, budgets: { vram: peak - base } }).memory.peak,
+    peak,
+  );
+  assert.throws(
+    () => plan(recipe, source, { device: gpu, budgets: { vram: 1000 } }),
+    /Cannot keep to --max-vram: this run needs at least \d+ bytes\. Give --max-vram \d+\./,
+  );
   await Deno.remove(folder, { recursive: true });
 });
 
