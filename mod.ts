@@ -19,7 +19,7 @@
 export { type HubAccess, open, openBackend } from "./src/open.ts";
 export { HubClient, type HubClientOptions } from "./src/hub/client.ts";
 export { hubSettings } from "./src/hub/settings.ts";
-export { planPublish, publish } from "./src/publish.ts";
+export { checkPublish, planPublish, publish } from "./src/publish.ts";
 export type { PublishOptions, PublishPlan, PublishReport } from "./src/publish.ts";
 export { type CardFacts, modelCard } from "./src/model_card.ts";
 export { factsOfCheckpoint, factsOfRun } from "./src/card_facts.ts";

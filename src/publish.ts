@@ -11,7 +11,7 @@ import type { RepoSpec } from "./hub/repo_spec.ts";
 import { type Disk, disk as machine, type DiskReader } from "./io/disk.ts";
 import { modelCard } from "./model_card.ts";
 import { FileBlob } from "./publish/file_blob.ts";
-import { type PlanOptions, planPublish, type PublishPlan } from "./publish/plan.ts";
+import { checkPublish, type PlanOptions, planPublish, type PublishPlan } from "./publish/plan.ts";
 import { firstDifference, readFiles, readHead } from "./publish/remote.ts";
 import { createBranch, createRepo } from "./publish/repository.ts";
 import { Sender } from "./publish/sender.ts";
@@ -20,7 +20,7 @@ import type { TensorSource } from "./source.ts";
 import { openCheckpoint } from "./sources/checkpoint.ts";
 import { verify, type VerifyReport } from "./verify.ts";
 
-export { planPublish };
+export { checkPublish, planPublish };
 export type { PlanOptions, PublishPlan };
 
 /** What happens while a checkpoint is published. */

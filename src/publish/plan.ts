@@ -95,19 +95,16 @@ export async function planPublish(
   name: string,
   options: PlanOptions,
 ): Promise<PublishPlan> {
-  const { hub, branch = "main", pullRequest = false, card, signal, disk = machine } = options;
-  const repo = checkTarget(name, { branch, hub });
+  const { branch = "main", pullRequest = false, card, signal, disk = machine } = options;
+  checkTarget(name, options);
   const { files, skipped } = await listFolder(disk, folder);
   const text = files.some(({ path }) => path === "README.md") ? undefined : card;
   const all = text === undefined ? files : [...files, {
     path: "README.md",
     size: new TextEncoder().encode(text).length,
   }].sort((a, b) => a.path < b.path ? -1 : 1);
-  const sender = new Sender(hub), client = new HubClient(hub);
-  await checkToken(sender, signal);
-  const asking = { sender, client, repo, signal };
-  const found = await findRepo(asking);
-  checkFound(found, { name, ...options });
+  const { found, asking } = await checkPublish(name, options);
+  const { repo, sender, client } = asking;
   const parent = found && await headOf(asking);
   const there = parent === undefined ? new Map<string, HubFile>() : await readFiles(parent, asking);
   const ours = await isOurs(there, { client, signal });
@@ -141,11 +138,25 @@ export async function planPublish(
   return plan;
 }
 
+/**
+ * Find out whether there is any use in making something to publish there: the name, the token, and the repository, if it is there already.
+ *
+ * @throws {RequestError} the name or the branch cannot be used; the repository has another visibility than was asked for.
+ * @throws {HubError} there is no token, or it may only read; or the Hub cannot be asked.
+ */
+export async function checkPublish(name: string, options: PlanOptions) {
+  const { hub, signal } = options;
+  const repo = checkTarget(name, options);
+  const sender = new Sender(hub), client = new HubClient(hub);
+  await checkToken(sender, signal);
+  const asking = { sender, client, repo, signal };
+  const found = await findRepo(asking);
+  checkFound(found, { name, ...options });
+  return { found, asking };
+}
+
 /** The repository and branch, if they can be named so. */
-function checkTarget(
-  name: string,
-  { branch, hub }: { branch: string; hub: TransportOptions },
-): RepoSpec {
+function checkTarget(name: string, { branch = "main", hub }: PlanOptions): RepoSpec {
   const repo = parseRepoSpec(name);
   if (!repo || repo.revision !== undefined || !repo.id.includes("/")) {
     throw new RequestError(

@@ -133,6 +133,15 @@ Deno.test("quantize org/name --upload-repo makes one private commit of what quan
     );
     assert.equal(code, 0, err);
     assert(!`${out}${err}`.includes(TOKEN), "a token is shown");
+    const early = await onHub(hub, [
+      "quantize",
+      "org/model",
+      ...QUANTIZE,
+      "--upload-repo",
+      "me/other",
+    ]);
+    assert.equal(early.code, 4);
+    assert.match(early.err, /^sluice: [^\n]*your token may only read[^\n]*\n$/);
     const published = hub.repo("me/out");
     assert.equal(published.settings.private, true);
     await sluice(["quantize", model, ...QUANTIZE, "--quiet", "--output", `${folder}/local`]);

@@ -5,7 +5,7 @@ import type { Command, Flag, Host, Said } from "../command.ts";
 import { RequestError } from "../../errors.ts";
 import { type CardFacts, modelCard } from "../../model_card.ts";
 import { openCheckpoint } from "../../sources/checkpoint.ts";
-import { planPublish, publish, type PublishPlan } from "../../publish.ts";
+import { checkPublish, planPublish, publish, type PublishPlan } from "../../publish.ts";
 import { jsonLine } from "../progress.ts";
 import { count, size } from "../text.ts";
 import { verify, type VerifyReport } from "../../verify.ts";
@@ -86,13 +86,10 @@ function target(said: Said) {
   };
 }
 
-/** Show what will be published, ask, and publish. */
-export async function publishFolder(
-  { folder, repo, facts, verified }: Publication,
-  { said, host }: { said: Said; host: Host },
-): Promise<void> {
+/** Where it goes, by which way. */
+async function optionsOf(said: Said, host: Host) {
   const { writeToken, endpoint, userAgent, idleTimeout, offline } = await hubAccess(host);
-  const options = {
+  return {
     ...target(said),
     hub: {
       endpoint,
@@ -101,8 +98,26 @@ export async function publishFolder(
       ...(idleTimeout === undefined ? {} : { idleTimeout }),
       ...(offline === undefined ? {} : { offline }),
     },
-    card: modelCard({ ...facts, name: repo }),
     signal: host.signal,
+  };
+}
+
+/** See before hours of work whether its result may be published there. @throws what `checkPublish` throws. */
+export async function checkRepo(
+  repo: string,
+  { said, host }: { said: Said; host: Host },
+): Promise<void> {
+  await checkPublish(repo, await optionsOf(said, host));
+}
+
+/** Show what will be published, ask, and publish. */
+export async function publishFolder(
+  { folder, repo, facts, verified }: Publication,
+  { said, host }: { said: Said; host: Host },
+): Promise<void> {
+  const options = {
+    ...await optionsOf(said, host),
+    card: modelCard({ ...facts, name: repo }),
   };
   const plan = await planPublish(folder, repo, options);
   if (!said.get("quiet")) host.err.write(describe(plan));

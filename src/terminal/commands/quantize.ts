@@ -9,7 +9,7 @@ import { factsOfRun } from "../../card_facts.ts";
 import type { CardBase } from "../../model_card.ts";
 import { readSourceCard } from "../../source_card.ts";
 import type { TensorSource } from "../../source.ts";
-import { PUBLISH_FLAGS, publishFolder, verifyForPublishing } from "./publish.ts";
+import { checkRepo, PUBLISH_FLAGS, publishFolder, verifyForPublishing } from "./publish.ts";
 import { planSentence } from "../plan_view.ts";
 import { jsonLine } from "../progress.ts";
 import { showRun, showTensors, tensorsCsv } from "../result_view.ts";
@@ -122,9 +122,7 @@ async function quantize(said: Said, host: Host): Promise<void> {
       "Cannot quantize: say where the result goes, --output and a new folder (or --dry-run).",
     );
   }
-  if (upload !== undefined && !isOnHub(String(upload))) {
-    throw new RequestError(`Cannot publish to "${upload}": give a repository as org/name.`);
-  }
+  if (upload !== undefined) await checkRepo(String(upload), { said, host });
   const recipe = await readRecipe(said, host);
   const views = stack.use(openViews(said, host));
   const source = await openModel(model, { said, host, report: views.report, stack });
