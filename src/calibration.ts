@@ -13,6 +13,7 @@ import type { Disk } from "./io/disk.ts";
 import type { Reporter } from "./report.ts";
 import type { TensorSource } from "./source.ts";
 import { SAMPLE_CALIBRATION, SAMPLE_VALIDATION } from "./sources/sample.ts";
+import { isObject } from "./json.ts";
 
 /** Bytes of the largest text that is read: at a megabyte or so per second, tokenizing it takes minutes. */
 const LARGEST_CORPUS = 128 * 2 ** 20;
@@ -152,10 +153,6 @@ async function readJson(
     throw new CheckpointError(`Cannot read ${file}: it holds no JSON object.`, { file });
   }
   return value;
-}
-
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 /**

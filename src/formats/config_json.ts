@@ -3,6 +3,7 @@
  * type, and JSON.stringify(6.0) is `6`. Uses the source text that JSON.parse gives a reviver, and JSON.rawJSON (ES2026).
  */
 import { CheckpointError } from "../errors.ts";
+import { isObject } from "../json.ts";
 
 /** The parts of JSON that TypeScript's library does not declare yet. */
 interface SourceKeepingJson {
@@ -38,10 +39,6 @@ function parseKeepingNumbers(text: string): unknown {
     text,
     (_key, value, { source }) => typeof value === "number" ? numberAs(source!) : value,
   );
-}
-
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 /** A dtype in the names that `config.json` uses. */

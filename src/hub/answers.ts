@@ -3,6 +3,7 @@ import { quote } from "../errors.ts";
 import type { HubFile, PinnedRepo, Span } from "./file.ts";
 import { isCommit, parseRepoSpec } from "./repo_spec.ts";
 import type { Reply } from "./transport.ts";
+import { isObject } from "../json.ts";
 
 /** The commit and the name of today that the Hub tells of a repository; undefined when it does not. */
 export function readPin(
@@ -76,8 +77,4 @@ export function wrongIdentity(
     }
   }
   return undefined;
-}
-
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }

@@ -8,7 +8,7 @@ import type { HubClient } from "../hub/client.ts";
 import type { Ask } from "../hub/refusals.ts";
 import type { RepoSpec } from "../hub/repo_spec.ts";
 import { readHead, sameFiles } from "./remote.ts";
-import { isObject } from "./json.ts";
+import { isObject } from "../json.ts";
 import { isUncertain, type Sender } from "./sender.ts";
 import type { SentFile } from "./upload_fetch.ts";
 import type { Passing } from "../hub/transport.ts";

@@ -6,7 +6,7 @@
 import { HubError, quote } from "../errors.ts";
 import type { Ask } from "../hub/refusals.ts";
 import type { FileBlob } from "./file_blob.ts";
-import { isObject } from "./json.ts";
+import { isObject } from "../json.ts";
 import type { Answer } from "./sender.ts";
 import type { UploadOptions } from "./upload_fetch.ts";
 

@@ -11,7 +11,7 @@ import { type Disk, disk as machine } from "../io/disk.ts";
 import { CARD_TAG } from "../model_card.ts";
 import { readSourceCard } from "../source_card.ts";
 import { listFolder } from "./folder.ts";
-import { isObject } from "./json.ts";
+import { isObject } from "../json.ts";
 import { findRepo, readFiles, readHead, type RemoteRepo } from "./remote.ts";
 import { Sender } from "./sender.ts";
 
@@ -103,7 +103,7 @@ export async function planPublish(
     path: "README.md",
     size: new TextEncoder().encode(text).length,
   }].sort((a, b) => a.path < b.path ? -1 : 1);
-  const { found, asking } = await checkPublish(name, options);
+  const { found, asking } = await reach(name, options);
   const { repo, sender, client } = asking;
   const parent = found && await headOf(asking);
   const there = parent === undefined ? new Map<string, HubFile>() : await readFiles(parent, asking);
@@ -144,7 +144,12 @@ export async function planPublish(
  * @throws {RequestError} the name or the branch cannot be used; the repository has another visibility than was asked for.
  * @throws {HubError} there is no token, or it may only read; or the Hub cannot be asked.
  */
-export async function checkPublish(name: string, options: PlanOptions) {
+export async function checkPublish(name: string, options: PlanOptions): Promise<void> {
+  await reach(name, options);
+}
+
+/** The repository, if it is there, and the way to it. */
+async function reach(name: string, options: PlanOptions) {
   const { hub, signal } = options;
   const repo = checkTarget(name, options);
   const sender = new Sender(hub), client = new HubClient(hub);

@@ -3,7 +3,7 @@ import { HubError, quote } from "../errors.ts";
 import type { HubClient, HubFile } from "../hub/client.ts";
 import type { Ask } from "../hub/refusals.ts";
 import { isCommit, type RepoSpec } from "../hub/repo_spec.ts";
-import { isObject } from "./json.ts";
+import { isObject } from "../json.ts";
 import type { Sender } from "./sender.ts";
 import type { SentFile } from "./upload_fetch.ts";
 

@@ -10,7 +10,7 @@ import type { Ask } from "../hub/refusals.ts";
 import type { RepoSpec } from "../hub/repo_spec.ts";
 import { type CommitCall, commitOnce } from "./commit_once.ts";
 import { FileBlob } from "./file_blob.ts";
-import { isObject } from "./json.ts";
+import { isObject } from "../json.ts";
 import { type Call, LargeFiles } from "./large_files.ts";
 import type { Answer, Sender } from "./sender.ts";
 
