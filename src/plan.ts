@@ -14,7 +14,7 @@ import type { Recipe } from "./recipe.ts";
 import { layoutFiles, sidecarsOf } from "./shards.ts";
 import { sliceOf } from "./slices.ts";
 import type { TensorSource } from "./source.ts";
-import { byteLength, elementCount, type TensorInfo } from "./tensor.ts";
+import { byteLength, elementCount, sum, type TensorInfo } from "./tensor.ts";
 
 /** What becomes of one source tensor. */
 export interface Step {
@@ -195,10 +195,6 @@ function refuseEvaluation(source: TensorSource): never {
     `Cannot evaluate ${source.label}: ${found}, and Sluice runs llama and mistral models. Quantize it without --evaluate.`,
     { what: String(type ?? "model_type"), reason: found },
   );
-}
-
-function sum<T>(items: readonly T[], value: (item: T) => number): number {
-  return items.reduce((total, item) => total + value(item), 0);
 }
 
 function outputsOf(tensor: TensorInfo, fate: Fate, format: Format): readonly TensorInfo[] {

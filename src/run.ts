@@ -58,6 +58,8 @@ interface Context extends RunOptions {
   readonly tensors: TensorReport[];
   /** Packed tensors of the block at hand, kept while it is to be evaluated. */
   readonly packed: Map<string, Uint8Array<ArrayBuffer>>;
+  /** Of those, the ones that stay until the end. */
+  readonly kept: ReadonlySet<string>;
   readonly reads: ReadAhead;
   readonly watch: Stopwatch;
   peak: number;
@@ -94,6 +96,7 @@ export async function run(plan: Plan, options: RunOptions): Promise<RunReport> {
     output,
     tensors: [],
     packed: new Map(),
+    kept: neededAtTheEnd(plan),
     reads: new ReadAhead(source, plan.blocks.flatMap(({ steps }) => steps), watch),
     watch,
     peak: 0,
@@ -113,7 +116,9 @@ export async function run(plan: Plan, options: RunOptions): Promise<RunReport> {
       );
     }
     sample(context);
-    forget(context);
+    for (const tensor of context.packed.keys()) {
+      if (!context.kept.has(tensor)) context.packed.delete(tensor);
+    }
   }
   const scores = streams
     ? scoreTokens(
@@ -146,16 +151,13 @@ function readings({ blocks, model }: Plan, { measured }: { measured: boolean }):
   ];
 }
 
-/** Drop a block's packed bytes, but for the output head's, which are needed at the end. */
-function forget({ packed, plan: { model, blocks } }: Context): void {
-  const head = blocks.flatMap(({ steps }) => steps).find(({ source }) =>
+/** Output tensors that the scores are computed from: the last block's, and the output head's, which may be the embedding. */
+function neededAtTheEnd({ model, blocks }: Plan): ReadonlySet<string> {
+  const head = blocks.flatMap(({ steps }) => steps).filter(({ source }) =>
     source.name === model?.head.weight
   );
-  const kept = new Set(
-    [...head?.outputs ?? [], ...blocks.at(-1)?.steps.flatMap(({ outputs }) => outputs) ?? []]
-      .map(({ name }) => name),
-  );
-  for (const name of packed.keys()) if (!kept.has(name)) packed.delete(name);
+  const steps = [...head, ...blocks.at(-1)?.steps ?? []];
+  return new Set(steps.flatMap(({ outputs }) => outputs).map(({ name }) => name));
 }
 
 function sample(context: Context): void {

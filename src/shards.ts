@@ -3,11 +3,7 @@ import type { TensorSource } from "./source.ts";
 import { layoutFile } from "./containers/safetensors.ts";
 import { spliceConfig } from "./formats/config_json.ts";
 import type { PlannedBlock, PlannedFile, Sidecar } from "./plan.ts";
-import { byteLength, type TensorInfo } from "./tensor.ts";
-
-function sum<T>(items: readonly T[], value: (item: T) => number): number {
-  return items.reduce((total, item) => total + value(item), 0);
-}
+import { byteLength, sum, type TensorInfo } from "./tensor.ts";
 
 /** Fill shards in order; the tensors one weight becomes stay together, and so do a module's weight and bias. */
 export function layoutFiles(blocks: readonly PlannedBlock[], maxShardSize: number): PlannedFile[] {

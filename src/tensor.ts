@@ -59,3 +59,8 @@ export function matrixShape(shape: Shape): readonly [rows: number, columns: numb
   const [rows = 1, ...rest] = shape;
   return [rows, elementCount(rest)];
 }
+
+/** Add up a number of each item. */
+export function sum<T>(items: readonly T[], value: (item: T) => number): number {
+  return items.reduce((total, item) => total + value(item), 0);
+}

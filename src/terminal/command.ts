@@ -77,7 +77,7 @@ export interface Said {
   readonly arguments: readonly string[];
   /** Whether the command has such a flag at all. */
   knows(flag: string): boolean;
-  /** Whether a flag was given; false for one that the command does not have. */
+  /** Whether a flag was given. */
   has(flag: string): boolean;
   /** A flag's value, or its default; `undefined` where it has neither. A flag with `bare` and no value is `true`. */
   get(flag: string): OptionValue | undefined;

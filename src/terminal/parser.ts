@@ -108,7 +108,7 @@ function checkWords(command: Command, parser: Parser): Said {
   return {
     arguments: parser.processedArgs.map(String),
     knows: (name) => command.flags.some((flag) => flag.name === name),
-    has: (name) => values.has(name) || lists.has(name),
+    has: (name) => values.has(row(name).name) || lists.has(name),
     get(name) {
       const flag = row(name);
       const value = values.get(name) ?? flag.default;

@@ -1,7 +1,23 @@
 /** Budgets and the timeline on the command line. */
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
+import { budgetsOf } from "../../src/terminal/commands/budgets.ts";
 import { inFolder, names, sluice } from "./host.ts";
+
+Deno.test("--max-disk is shared between staged shards and hidden states, and never counted twice", () => {
+  const given = new Map<string, number | boolean>([["max-disk", 1001], ["evaluate", true]]);
+  const said = {
+    arguments: [],
+    knows: () => true,
+    has: (flag: string) => given.has(flag),
+    get: (flag: string) => given.get(flag),
+    all: () => [],
+  };
+  assert.equal(budgetsOf(said, { staged: true }).disk, 500);
+  assert.equal(budgetsOf(said, { staged: false }).disk, 1001);
+  given.delete("evaluate");
+  assert.equal(budgetsOf(said, { staged: true }).disk, 1001);
+});
 
 const ON_CPU = ["--device", "wasm"] as const;
 

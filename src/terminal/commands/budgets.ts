@@ -33,11 +33,20 @@ export const BUDGET_FLAGS: readonly Flag[] = [
   },
 ];
 
-/** The budgets that the flags set. */
-export function budgetsOf(said: Said): Budgets {
+/**
+ * The budgets that the flags set. Where shards of a Hub repository are `staged` and hidden states may go to disk too, each has half of
+ * `--max-disk`.
+ */
+export function budgetsOf(said: Said, { staged }: { readonly staged: boolean }): Budgets {
   const bytes = (flag: string) => {
     const value = said.knows(flag) ? said.get(flag) : undefined;
     return value === undefined ? undefined : Number(value);
   };
-  return { ram: bytes("max-ram"), vram: bytes("max-vram"), disk: bytes("max-disk") };
+  const disk = bytes("max-disk");
+  const shared = staged && said.knows("evaluate") && said.get("evaluate") === true;
+  return {
+    ram: bytes("max-ram"),
+    vram: bytes("max-vram"),
+    disk: disk !== undefined && shared ? Math.floor(disk / 2) : disk,
+  };
 }

@@ -26,7 +26,6 @@ export async function openModel(
 ): Promise<TensorSource> {
   if (!isOnHub(model) || await disk.stat(model)) return stack.use(await open(model));
   const { writeToken: _, ...hub } = await hubAccess(host);
-  const limit = budgetsOf(said).disk;
   const staging = stack.use(await host.temporaryFolder());
   return stack.use(
     await open(model, {
@@ -34,8 +33,7 @@ export async function openModel(
         ...hub,
         report,
         stagingFolder: staging.path,
-        // Where hidden states may go to disk too, both have half.
-        maxDisk: limit === undefined ? STAGING_BYTES : said.has("evaluate") ? limit / 2 : limit,
+        maxDisk: budgetsOf(said, { staged: true }).disk ?? STAGING_BYTES,
       },
     }),
   );

@@ -40,7 +40,7 @@ export async function showPlanned(said: Said, host: Host): Promise<void> {
   const planned = plan(recipe, source, {
     device,
     ...(evaluation ? { evaluation: requestOf(evaluation) } : {}),
-    budgets: budgetsOf(said),
+    budgets: budgetsOf(said, { staged: source.schedule !== undefined }),
   });
   host.out.write(
     said.get("json")

@@ -137,7 +137,7 @@ async function quantize(said: Said, host: Host): Promise<void> {
   const planned = plan(recipe, source, {
     device: backend,
     ...(windows ? { evaluation: requestOf(windows) } : {}),
-    budgets: budgetsOf(said),
+    budgets: budgetsOf(said, { staged: source.schedule !== undefined }),
   });
   if (!said.get("quiet")) {
     host.err.write(`sluice: ${planSentence(planned)}\n`);
