@@ -8,12 +8,13 @@ const bits = new Uint32Array(f32.buffer);
 const f16 = new Float16Array(1);
 const f16Bits = new Uint16Array(f16.buffer);
 
-/** Adding and subtracting 1.5·2^52 leaves no bits below one: IEEE addition itself rounds half to even. */
-const ROUNDER = 1.5 * 2 ** 52;
+/** From here on a float64 has no bits below one: moved up here, IEEE addition itself rounds half to even. */
+const ROUNDER = 2 ** 52;
 
 /** Nearest integer, ties to even; NaN and infinities stay what they are. */
 export function roundHalfEven(x: number): number {
-  return Math.abs(x) < 2 ** 51 ? (x + ROUNDER) - ROUNDER : x;
+  if (!(Math.abs(x) < ROUNDER)) return x;
+  return x < 0 ? (x - ROUNDER) + ROUNDER : (x + ROUNDER) - ROUNDER;
 }
 
 /** The value of bfloat16 bits: the upper half of an f32. */

@@ -73,10 +73,14 @@ Deno.test("roundHalfEven() gives the nearest whole number, and of two as near th
   fc.assert(fc.property(fc.double({ noNaN: true, noDefaultInfinity: true }), (x) => {
     const rounded = roundHalfEven(x);
     assert.ok(Number.isInteger(rounded));
-    if (Math.abs(x) >= 2 ** 51) return rounded === x || Math.abs(x) < 2 ** 53;
+    if (Math.abs(x) >= 2 ** 52) return rounded === x;
     const distance = Math.abs(x - rounded);
     return distance < 0.5 || (distance === 0.5 && rounded % 2 === 0);
   }));
+  // Between 2^51 and 2^52, where halves still exist.
+  const large = 2411043366234402;
+  assert.deepEqual([large + 0.5, large + 1.5].map(roundHalfEven), [large, large + 2]);
+  assert.deepEqual([-large - 0.5, -large - 1.5].map(roundHalfEven), [-large, -large - 2]);
   const pairs = [[0.5, 0], [1.5, 2], [2.5, 2], [-0.5, 0], [-1.5, -2], [0.49999999999999994, 0]];
   for (const [x, want] of pairs) assert.equal(roundHalfEven(x!) + 0, want);
   assert.equal(roundHalfEven(-Infinity), -Infinity);
