@@ -13,6 +13,10 @@ fn sizes() -> vec3<u32> {
   return vec3(args.T, args.C, args.R);
 }
 
+fn wanted(group: vec3<u32>) -> bool {
+  return true;
+}
+
 fn x_at(t: u32, c: u32) -> f32 {
   return x[t * args.C + c];
 }

@@ -1,5 +1,6 @@
-// The tiled product x · wᵀ that matmul_nt and matmul_packed share. A shader that stands before this file defines
+// The tiled product x · wᵀ that matmul_nt, matmul_packed and gemm share. A shader that stands before this file defines
 //   fn sizes() -> vec3<u32>                    T, C, R
+//   fn wanted(group: vec3<u32>) -> bool        whether a tile is to be computed
 //   fn x_at(t: u32, c: u32) -> f32             inside T × C
 //   fn w_at(r: u32, c: u32) -> f32             inside R × C
 //   fn put(t: u32, r: u32, value: f32)         inside T × R
@@ -19,6 +20,7 @@ fn put_four(t: u32, r: u32, values: vec4<f32>) {
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+  if !wanted(group) { return; }
   let size = sizes();
   let last = size - 1u;
   let load_c = lane % DEPTH;

@@ -1,9 +1,9 @@
-// NF4 or FP4 codes and an absmax per block, as bitsandbytes' CPU code has them. One invocation a word of codes: eight elements;
-// the absmax of a block is stored by the one that has its first element.
+// NF4 or FP4 codes and an absmax per block, as bitsandbytes' CPU code has them; with `given` by the absmax that is there. One invocation a
+// word of codes: eight elements; the absmax of a block is stored by the one that has its first element.
 
 override w_dtype: u32;
 
-struct Args { N: u32, P: u32, B: u32, block: u32, kind: u32 }
+struct Args { N: u32, P: u32, B: u32, block: u32, kind: u32, given: u32 }
 
 @group(0) @binding(0) var<storage, read> w: array<u32>; // f32|bf16|f16[N]
 @group(0) @binding(1) var<storage, read_write> codes: array<u32>; // u8[P]
@@ -12,33 +12,13 @@ struct Args { N: u32, P: u32, B: u32, block: u32, kind: u32 }
 
 var<workgroup> maxima: array<u32, LANES>;
 
-// Midpoints between neighbouring levels (src/codebook.ts), and FP4's codes in ascending order of value.
-const NF4_BOUNDS = array<f32, 15>(
-  -0.8480964, -0.6106329, -0.45999527, -0.33967942, -0.2346074, -0.13791174, -0.045525018, 0.03979015,
-  0.12025525, 0.20352125, 0.29201376, 0.38931254, 0.50166345, 0.6427869, 0.86147845,
-);
-const FP4_BOUNDS = array<f32, 15>(
-  -0.8333334, -0.5833334, -0.4166667, -0.2916667, -0.20833334, -0.0859375, -0.0026041667, 0.0,
-  0.0026041667, 0.0859375, 0.20833334, 0.2916667, 0.4166667, 0.5833334, 0.8333334,
-);
-const FP4_ORDER = array<u32, 16>(11, 10, 13, 12, 15, 14, 9, 0, 8, 1, 6, 7, 4, 5, 2, 3);
-
-fn code_of(level: f32) -> u32 {
-  var rank = 0u;
-  if args.kind == 0u {
-    for (var k = 0u; k < 15u; k++) { rank += u32(level > NF4_BOUNDS[k]); }
-    return rank;
-  }
-  for (var k = 0u; k < 15u; k++) { rank += u32(level > FP4_BOUNDS[k]); }
-  return FP4_ORDER[rank];
-}
-
 fn bits_at(i: u32) -> u32 {
   return decode_bits(w[word_of(i, w_dtype)], i, w_dtype);
 }
 
 // The largest magnitude of every `stride`th element of a block, as bits; at least infinity when one is not finite.
 fn most_of(block: u32, offset: u32, stride: u32) -> u32 {
+  if args.given != 0u { return select(0u, absmax[min(block, args.B - 1u)], block < args.B); }
   var most = 0u;
   let end = min(args.N, (block + 1u) * args.block);
   for (var i = block * args.block + offset; i < end; i += stride) {
@@ -72,12 +52,12 @@ fn main(
       let block = i / args.block;
       let begins = i % args.block == 0u;
       if begins && i != first { most = most_of(block, 0u, 1u); }
-      if begins { absmax[block] = min(most, INFINITY_BITS); }
+      if begins && args.given == 0u { absmax[block] = min(most, INFINITY_BITS); }
       if most >= SMALLEST_BITS && is_finite(most) {
         let value = bitcast<f32>(bits_at(i));
         let divisor = bitcast<f32>(most);
         let full = (block + 1u) * args.block <= args.N;
-        code = code_of(select(value / divisor, value * (1.0 / divisor), full));
+        code = code_4bit(select(value / divisor, value * (1.0 / divisor), full), args.kind);
       }
     }
     // The first of two codes is in the high nibble of its byte.

@@ -1,21 +1,22 @@
-// The scale and zero point of each tile with the least error, of 80 shrunken ranges (objective 1: with and without a
-// least-squares refit of each). One workgroup a word of zero, that is four tiles after one another; one lane a range.
+// The scale and zero point of each tile with the least error, of 80 candidates (objective 1: with and without a
+// least-squares refit of each). One workgroup a word of zero, that is four tiles after one another; one lane a candidate.
 
 override w_dtype: u32;
 
 struct Args {
   R: u32, C: u32, A: u32, B: u32,
-  bits: u32, grid: u32, tile_rows: u32, tile_columns: u32, scale_dtype: u32, objective: u32,
+  bits: u32, grid: u32, tile_rows: u32, tile_columns: u32, scale_dtype: u32, objective: u32, is_signed: u32,
 }
 
 @group(0) @binding(0) var<storage, read> w: array<u32>; // f32|bf16|f16[R, C]
-@group(0) @binding(1) var<storage, read_write> scale: array<u32>; // f32[A, B], as bits: it may be infinite
-@group(0) @binding(2) var<storage, read_write> zero: array<u32>; // i8[A, B]
+@group(0) @binding(1) var<storage, read> importance: array<f32>; // f32[C]
+@group(0) @binding(2) var<storage, read_write> scale: array<u32>; // f32[A, B], as bits: it may be infinite
+@group(0) @binding(3) var<storage, read_write> zero: array<u32>; // i8[A, B]
 @group(1) @binding(0) var<uniform> args: Args;
 
 const STEPS = 80u;
 const CHUNK = 480u; // elements of a tile in workgroup memory; their errors are summed apart
-var<workgroup> chunk: array<f32, CHUNK>;
+var<workgroup> chunk: array<vec2<f32>, CHUNK>; // a weight and its importance
 var<workgroup> lows: array<f32, STEPS>;
 var<workgroup> highs: array<f32, STEPS>;
 var<workgroup> broken: atomic<u32>;
@@ -40,7 +41,8 @@ fn weight_bits(tile: Tile, e: u32) -> u32 {
 fn stage(tile: Tile, start: u32, lane: u32) {
   workgroupBarrier();
   for (var k = lane; k < min(CHUNK, tile.count - start); k += STEPS) {
-    chunk[k] = bitcast<f32>(weight_bits(tile, start + k));
+    let by = importance[tile.column + (start + k) % tile.width];
+    chunk[k] = vec2(bitcast<f32>(weight_bits(tile, start + k)), by);
   }
   workgroupBarrier();
 }
@@ -61,13 +63,14 @@ fn measure(tile: Tile, step: f32, offset: f32, lane: u32) -> vec3<f32> {
     stage(tile, start, lane);
     var sum = vec3(0.0);
     for (var k = 0u; k < min(CHUNK, tile.count - start); k++) {
-      let weight = chunk[k];
+      let weight = chunk[k].x;
+      let by = chunk[k].y;
       let level = level_of(weight, step, offset);
       let residual = (weight - level * upper) - level * lower;
       if args.objective == 0u {
-        sum.x += pow(abs(residual), 2.4);
+        sum.x += by * pow(abs(residual), 2.4);
       } else {
-        sum += vec3(residual * residual, residual * level, level * level);
+        sum += by * vec3(residual * residual, residual * level, level * level);
       }
     }
     total += sum;
@@ -97,6 +100,18 @@ fn range_of(tile: Tile, lane: u32) -> vec3<f32> {
   return vec3(low, high, f32(atomicLoad(&broken)));
 }
 
+// A scale with which the largest weight of a range meets the lowest code, or for the upper half of the lanes its opposite.
+fn signed_scale(range: vec2<f32>, lane: u32) -> f32 {
+  let extreme = select(range.y, range.x, -range.x > range.y);
+  if extreme == 0.0 { return 1.0; }
+  let part = f32(110u - 2u * (lane % 40u)) / 100.0;
+  let size = max(
+    stored_scale(part * abs(extreme) / f32(1u << (args.bits - 1u)), args.scale_dtype),
+    smallest_scale(args.scale_dtype),
+  );
+  return select(size, -size, (extreme < 0.0) != (lane < 40u));
+}
+
 @compute @workgroup_size(STEPS)
 fn main(
   @builtin(workgroup_id) group: vec3<u32>,
@@ -111,13 +126,15 @@ fn main(
     let tile = tile_at(t);
     let range = range_of(tile, lane);
     let shrink = f32(100u - lane) / 100.0;
-    let found = grid_of(shrink * range.x, shrink * range.y, args.bits, args.grid, args.scale_dtype);
+    var found = grid_of(shrink * range.x, shrink * range.y, args.bits, args.grid, args.scale_dtype);
+    if args.is_signed != 0u { found = vec2(signed_scale(range.xy, lane), 0.0); }
     var step = found.x;
     let sums = measure(tile, step, found.y, lane);
     var error = sums.x;
     if args.objective == 1u {
       let refitted = stored_scale(step + sums.y / sums.z, args.scale_dtype);
-      let usable = sums.z > 0.0 && refitted >= smallest_scale(args.scale_dtype);
+      let size = select(refitted, abs(refitted), args.is_signed != 0u);
+      let usable = sums.z > 0.0 && size >= smallest_scale(args.scale_dtype);
       let other = measure(tile, select(step, refitted, usable), found.y, lane).x;
       if other < error { error = other; step = refitted; }
     }

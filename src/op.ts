@@ -46,6 +46,8 @@ export interface Op {
   readonly wgsl: string;
   /** Workgroups to dispatch; a count over 65535 must be folded into y by the op. */
   workgroups(dims: Dims, scalars: Scalars): readonly [x: number, y: number, z: number];
+  /** Multiply-adds of a call, where dims do not tell them; work is handed to a GPU in pieces of about the same length. */
+  work?(dims: Dims, scalars: Scalars): number;
   /** Why dims and scalars do not fit together, or `true`. */
   check?(dims: Dims, scalars: Scalars): true | string;
   /** The definition: plain, in float64 where it matters, slow. `dtypes` tells what the tensors were before widening. */

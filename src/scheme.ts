@@ -112,6 +112,52 @@ export interface Quantized {
 /** How scales are found: min-max, the p-norm search with exponent 2.4 (GPTQ's "mse"), or min‖W − S·Ŵ‖². */
 export type ScaleSearch = "minmax" | "mse" | "frobenius";
 
+/** How the scales of a weight are found, and where they are put. */
+export interface ScaleOptions {
+  /** The result's tensors belong to it. */
+  readonly scope: Scope;
+  readonly search: ScaleSearch;
+  /** f32[C]: how much an error in each column counts in a search; all alike when absent. */
+  readonly importance?: Tensor;
+  /** A search may give symmetric int grids scales of either sign, so that the largest weight meets the lowest code (−2^(b−1)). */
+  readonly signed?: boolean;
+}
+
+/** The values a weight's elements may take, as `gptq_block` reads them: tiles that share a scale, and which grid is scaled. */
+export interface ValueGrid {
+  /** f32[A, B]; the absmax of a block for codebooks. */
+  readonly scale: Tensor;
+  /** i8[A, B] */
+  readonly zero: Tensor;
+  readonly scalars: {
+    readonly tile_rows: number;
+    readonly tile_columns: number;
+    readonly kind: number;
+    readonly bits: number;
+    readonly grid: number;
+  };
+}
+
+/** Scales first, then any method's choice among the values they allow, then codes. */
+export interface ValueChoice<S extends Scheme = Scheme> {
+  /** Why weights of this shape have no grid whose tiles lie within rows, or `true`. */
+  check(scheme: S, shape: Shape): true | string;
+  /** Scales of a weight f32[R, C]: tensors of a {@linkcode Quantized}. */
+  params(scheme: S, weight: Tensor, options: ScaleOptions): Readonly<Record<string, Tensor>>;
+  /** The grid of those scales for a weight of `shape`; what it allocates belongs to `scope`. */
+  grid(
+    scheme: S,
+    params: Readonly<Record<string, Tensor>>,
+    options: { readonly shape: Shape; readonly scope: Scope },
+  ): ValueGrid;
+  /** The codes of values f32[R, C] that lie on the grid. */
+  encode(
+    scheme: S,
+    values: Tensor,
+    options: { readonly params: Readonly<Record<string, Tensor>>; readonly scope: Scope },
+  ): Quantized;
+}
+
 /** What is known about one kind of scheme. Implementations are in schemes/, listed in schemes/mod.ts. */
 export interface SchemeKind<S extends Scheme = Scheme> {
   readonly kinds: readonly S["kind"][];
@@ -125,12 +171,10 @@ export interface SchemeKind<S extends Scheme = Scheme> {
   workBytes(scheme: S, rows: number, columns: number): number;
   /** Bytes of the runtime scratch that one `linear` of this weight allocates beside the quantized tensors. */
   linearBytes(scheme: S, shape: Shape, tokens: number): number;
-  /** Round to nearest. `weight` is f32|bf16|f16[R, C]; the result's tensors belong to `scope`. */
-  quantize(
-    scheme: S,
-    weight: Tensor,
-    options: { readonly scope: Scope; readonly search: ScaleSearch },
-  ): Quantized;
+  /** Round to nearest. `weight` is f32|bf16|f16[R, C]. */
+  quantize(scheme: S, weight: Tensor, options: ScaleOptions): Quantized;
+  /** What a method needs that chooses values itself (GPTQ); absent where there is nothing to choose. */
+  readonly choice?: ValueChoice<S>;
   /** The values the codes stand for: f32[R, C], in `scope`. */
   dequantize(quantized: Quantized, scope: Scope): Tensor;
   /** y[:, column … column+R) = the product the runtime would compute of x f32[T, C] and the weight; y is f32[T, Y]. */

@@ -65,7 +65,7 @@ for (const [kind, table] of [[0, NF4_TABLE], [1, FP4_TABLE]] as const) {
       w: ["bf16", [167], bytesOf(golden.weight)],
       codes: ["u8", [84]],
       absmax: ["f32", [6]],
-    }, { block: 32, kind });
+    }, { block: 32, kind, given: 0 });
     assert.deepEqual(codes, bytesOf(golden[name].codes));
     assert.deepEqual(f32(absmax!), [...floatsOf(golden[name].absmax)]);
     const { w } = await define(dequantize4bit, {
@@ -161,11 +161,45 @@ Deno.test("search_params shrinks the range where one outlier would cost the rest
   for (const objective of [0, 1]) {
     const { scale } = await define(searchParams, {
       w: ["f32", [1, 64], weights],
+      importance: ["f32", [64], new Float32Array(64).fill(1)],
       scale: ["f32", [1, 1]],
       zero: ["i8", [1, 1]],
-    }, { bits: 3, grid: 0, tile_rows: 1, tile_columns: 64, scale_dtype: 0, objective });
+    }, { bits: 3, grid: 0, tile_rows: 1, tile_columns: 64, scale_dtype: 0, objective, signed: 0 });
     const plain = 1.4 / 3.5;
     assert.ok(f32(scale!)[0]! < plain * 0.99, `${f32(scale!)[0]} is not below ${plain}`);
+  }
+});
+
+Deno.test("search_params covers the outlier after all where its column counts for more than the others", async () => {
+  const weights = Float32Array.from({ length: 64 }, (_, i) => i === 9 ? 1.4 : Math.sin(i) * 0.8);
+  const { scale } = await define(searchParams, {
+    w: ["f32", [1, 64], weights],
+    importance: ["f32", [64], Float32Array.from(weights, (w) => w === weights[9] ? 1e4 : 1)],
+    scale: ["f32", [1, 1]],
+    zero: ["i8", [1, 1]],
+  }, { bits: 3, grid: 1, tile_rows: 1, tile_columns: 64, scale_dtype: 0, objective: 1, signed: 0 });
+  const whole = Array.from([1, 2, 3], (code) => Math.abs(1.4 - code * f32(scale!)[0]!));
+  assert.ok(Math.min(...whole) < 1e-3, `no code times ${f32(scale!)[0]} is near 1.4`);
+});
+
+Deno.test("search_params with signed scales meets the largest weight with the lowest code, which has no opposite", async () => {
+  for (const sign of [1, -1]) {
+    const { scale } = await define(searchParams, {
+      w: ["f32", [1, 4], Float32Array.of(4 * sign, -3 * sign, 2 * sign, sign)],
+      importance: ["f32", [4], Float32Array.of(1, 1, 1, 1)],
+      scale: ["f32", [1, 1]],
+      zero: ["i8", [1, 1]],
+    }, {
+      bits: 3,
+      grid: 0,
+      tile_rows: 1,
+      tile_columns: 4,
+      scale_dtype: 0,
+      objective: 1,
+      signed: 1,
+    });
+    // −4 … 3 times −1 holds 4 and −3 exactly; times 1 it would clip 4 to 3.
+    assert.equal(f32(scale!)[0], -sign);
   }
 });
 

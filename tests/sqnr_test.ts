@@ -49,8 +49,10 @@ function roundInt(
     const scale = scope.alloc("f32", [rows, 1]);
     const zero = scope.alloc("i8", [rows, 1]);
     if (search) {
-      const scalars = { bits, grid, ...tiles, scale_dtype: 0, objective: 1 };
-      backend.run(searchParams, { w, scale, zero }, scalars);
+      const scalars = { bits, grid, ...tiles, scale_dtype: 0, objective: 1, signed: 0 };
+      const importance = scope.alloc("f32", [group]);
+      backend.write(importance, new Uint8Array(new Float32Array(group).fill(1).buffer));
+      backend.run(searchParams, { w, importance, scale, zero }, scalars);
     } else {
       const [low, high] = [scope.alloc("f32", [rows, 1]), scope.alloc("f32", [rows, 1])];
       backend.run(tileRange, { w, low, high }, tiles);
@@ -72,7 +74,7 @@ function round4bit(
     const { backend } = scope;
     const codes = scope.alloc("u8", [SAMPLES / 2]);
     const absmax = scope.alloc("f32", [SAMPLES / block]);
-    backend.run(quantize4bit, { w, codes, absmax }, { block, kind });
+    backend.run(quantize4bit, { w, codes, absmax }, { block, kind, given: 0 });
     const rounded = scope.alloc("f32", w.shape);
     backend.run(dequantize4bit, { codes, absmax, w: rounded }, { block, kind });
     return rounded;

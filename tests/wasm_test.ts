@@ -213,6 +213,7 @@ const positive = (shape: number[]): Given => {
   floats.forEach((value, i) => floats[i] = Math.abs(value) + 0.01);
   return values;
 };
+const INT4 = { bits: 4, grid: 0 };
 const skip = integers("u32", [C], Array.from({ length: C }, (_, c) => c % 50 === 3 ? 1 : 0));
 const listed = Array.from({ length: C }, (_, c) => c).filter((c) => c % 50 === 3);
 const columns = integers("u32", [C + 1], [
@@ -234,7 +235,8 @@ const CALLS: Readonly<Record<string, Call>> = {
   dequantize_int: { ...tiled, scalars: tiles },
   search_params: {
     ...tiled,
-    scalars: { bits: 4, grid: 2, scale_dtype: 2, objective: 0, ...tiles },
+    scalars: { bits: 4, grid: 2, scale_dtype: 2, objective: 0, signed: 0, ...tiles },
+    given: { importance: positive([C]) },
   },
   pack_bits: {
     dims: { R, C, P: Math.ceil(C * 3 / 32) },
@@ -242,7 +244,7 @@ const CALLS: Readonly<Record<string, Call>> = {
     given: { codes: whole("i8", [R, C], { low: -4, high: 3, seed: 3 }) },
   },
   unpack_bits: { dims: { R, C, P: Math.ceil(C * 7 / 32) }, scalars: { bits: 7 } },
-  quantize_4bit: { dims: blocked(200_001, 96), scalars: { block: 96, kind: 0 } },
+  quantize_4bit: { dims: blocked(200_001, 96), scalars: { block: 96, kind: 0, given: 0 } },
   dequantize_4bit: { dims: blocked(200_001, 65), scalars: { block: 65, kind: 1 } },
   quantize_dynamic8: {
     dims: { N: 100_003, K: 256, B: Math.ceil(100_003 / 256) },
@@ -291,7 +293,63 @@ const CALLS: Readonly<Record<string, Call>> = {
   histogram: { dims: { N: 100_003, K: 1000 }, scalars: { low: -4, high: 4 } },
   quantize_fp8: { ...tiled, scalars: tiles, given: { scale: positive([TILES.A, TILES.B]) } },
   dequantize_fp8: { ...tiled, scalars: tiles },
+  gemm: {
+    dims: { A: T, D: R, B: T, E: C, C: R, F: C },
+    scalars: {
+      m: R - 3,
+      n: C - 2,
+      k: T,
+      a_row: 0,
+      a_column: 1,
+      a_transposed: 1,
+      b_row: 0,
+      b_column: 2,
+      b_transposed: 1,
+      c_row: 2,
+      c_column: 1,
+      add: 1,
+      half: 1,
+      diagonal: 64,
+      alpha: 0.5,
+    },
+  },
+  copy: {
+    dims: { A: C, D: R, B: R, E: C },
+    scalars: {
+      rows: R - 1,
+      columns: C - 2,
+      from_row: 2,
+      from_column: 1,
+      to_row: 0,
+      to_column: 1,
+      transposed: 1,
+    },
+  },
+  mirror: { dims: { P: R, C }, scalars: { first: C - R } },
+  permute_gram: {
+    dims: { P: R, C, Q: R },
+    scalars: { from: 5, to: 9, damp: 0.1 },
+    given: { order: reversed(C) },
+  },
+  permute_columns: { dims: { R, C }, given: { order: reversed(C) } },
+  factor_block: {
+    dims: { P: 300, C: 300, K: 64, S: 1 },
+    scalars: { first: 128, panel: 0, least: 1e-6 },
+  },
+  gptq_block: {
+    dims: { P: C, C, A: R, B: 11, R },
+    scalars: { first: 64, count: 64, panel: 0, tile_rows: 1, tile_columns: 47, kind: 0, ...INT4 },
+    given: { order: reversed(C), scale: positive([R, 11]), v: positive([C, C]) },
+  },
+  row_dots: { dims: { R, C } },
+  subtract: { dims: { N: 100_003 } },
+  column_stats: { dims: { T, C, S: 3 } },
 };
+
+/** The order C − 1 … 0. */
+function reversed(count: number): Given {
+  return integers("u32", [count], Array.from({ length: count }, (_, i) => count - 1 - i));
+}
 
 /** 256 ascending values. */
 function sorted(): Given {
@@ -371,7 +429,36 @@ const LARGE: Readonly<Record<string, Call>> = {
   },
   search_params: {
     dims: { R: 150, C: 517, A: 1, B: 1 },
-    scalars: { bits: 4, grid: 2, tile_rows: 150, tile_columns: 517, scale_dtype: 0, objective: 0 },
+    scalars: {
+      bits: 4,
+      grid: 2,
+      tile_rows: 150,
+      tile_columns: 517,
+      scale_dtype: 0,
+      objective: 0,
+      signed: 0,
+    },
+    given: { importance: positive([517]) },
+  },
+  gemm: {
+    dims: { A: 600, D: 300, B: 600, E: 500, C: 300, F: 500 },
+    scalars: {
+      m: 300,
+      n: 500,
+      k: 600,
+      a_row: 0,
+      a_column: 0,
+      a_transposed: 1,
+      b_row: 0,
+      b_column: 0,
+      b_transposed: 1,
+      c_row: 0,
+      c_column: 0,
+      add: 1,
+      half: 0,
+      diagonal: 0,
+      alpha: 1,
+    },
   },
   histogram: { dims: { N: 50_000, K: 300_000 }, scalars: { low: -4, high: 4 } },
   tile_range: {

@@ -13,9 +13,13 @@ const LEAST_ABSMAX = Math.fround(1e-38);
  */
 export function rankBlock(
   values: readonly number[],
-  { block, bounds }: { readonly block: number; readonly bounds: ArrayLike<number> },
+  { block, bounds, absmax = values.reduce((most, x) => Math.max(most, Math.abs(x)), 0) }: {
+    readonly block: number;
+    readonly bounds: ArrayLike<number>;
+    /** Taken instead of the block's own. */
+    readonly absmax?: number;
+  },
 ): { readonly absmax: number; readonly ranks: readonly number[] } {
-  const absmax = values.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
   const divisor = Math.max(absmax, LEAST_ABSMAX);
   const reciprocal = Math.fround(1 / divisor);
   const ranks = values.map((value) => {

@@ -1,4 +1,5 @@
 /** For metrics, for the quantized model's forward pass, and for checkpoints read back, in NF4 and FP4. */
+import tables from "../../shaders/codebook.wgsl" with { type: "text" };
 import wgsl from "../../shaders/dequantize_4bit.wgsl" with { type: "text" };
 import { CODEBOOKS } from "../codebook.ts";
 import { defineOp, spread } from "../op.ts";
@@ -10,7 +11,7 @@ export const dequantize4bit = defineOp({
   inputs: { codes: "u8[P]", absmax: "f32[B]" },
   outputs: { w: "f32[N]" },
   scalars: { block: "u32", kind: "u32" },
-  wgsl,
+  wgsl: tables + wgsl,
   workgroups: ({ N = 0 }) => spread(N),
   check: check4bit,
   reference({ codes, absmax, w }, { N = 0 }, { block = 1, kind = 0 }) {

@@ -3,6 +3,8 @@ import type { Op } from "../op.ts";
 import { add } from "./add.ts";
 import { addBias } from "./add_bias.ts";
 import { attention } from "./attention.ts";
+import { columnStats } from "./column_stats.ts";
+import { copy } from "./copy.ts";
 import { dequantize4bit } from "./dequantize_4bit.ts";
 import { dequantizeDynamic8 } from "./dequantize_dynamic8.ts";
 import { dequantizeFp8 } from "./dequantize_fp8.ts";
@@ -10,15 +12,21 @@ import { dequantizeInt } from "./dequantize_int.ts";
 import { divergence } from "./divergence.ts";
 import { embedding } from "./embedding.ts";
 import { errorSums } from "./error_sums.ts";
+import { factorBlock } from "./factor_block.ts";
 import { fakeQuantizeRows } from "./fake_quantize_rows.ts";
+import { gemm } from "./gemm.ts";
+import { gptqBlock } from "./gptq_block.ts";
 import { histogram } from "./histogram.ts";
 import { matmulColumns } from "./matmul_columns.ts";
 import { matmulInt8 } from "./matmul_int8.ts";
 import { matmulNt } from "./matmul_nt.ts";
 import { matmulPacked } from "./matmul_packed.ts";
+import { mirror } from "./mirror.ts";
 import { narrow } from "./narrow.ts";
 import { outlierColumns } from "./outlier_columns.ts";
 import { packBits } from "./pack_bits.ts";
+import { permuteColumns } from "./permute_columns.ts";
+import { permuteGram } from "./permute_gram.ts";
 import { quantize4bit } from "./quantize_4bit.ts";
 import { quantizeDynamic8 } from "./quantize_dynamic8.ts";
 import { quantizeFp8 } from "./quantize_fp8.ts";
@@ -27,9 +35,11 @@ import { quantizeRowsInt8 } from "./quantize_rows_int8.ts";
 import { rescaleInt8 } from "./rescale_int8.ts";
 import { rmsNorm } from "./rms_norm.ts";
 import { rope } from "./rope.ts";
+import { rowDots } from "./row_dots.ts";
 import { scaleParams } from "./scale_params.ts";
 import { searchParams } from "./search_params.ts";
 import { siluMul } from "./silu_mul.ts";
+import { subtract } from "./subtract.ts";
 import { tileRange } from "./tile_range.ts";
 import { unpackBits } from "./unpack_bits.ts";
 import { widen } from "./widen.ts";
@@ -38,6 +48,8 @@ export {
   add,
   addBias,
   attention,
+  columnStats,
+  copy,
   dequantize4bit,
   dequantizeDynamic8,
   dequantizeFp8,
@@ -45,15 +57,21 @@ export {
   divergence,
   embedding,
   errorSums,
+  factorBlock,
   fakeQuantizeRows,
+  gemm,
+  gptqBlock,
   histogram,
   matmulColumns,
   matmulInt8,
   matmulNt,
   matmulPacked,
+  mirror,
   narrow,
   outlierColumns,
   packBits,
+  permuteColumns,
+  permuteGram,
   quantize4bit,
   quantizeDynamic8,
   quantizeFp8,
@@ -62,9 +80,11 @@ export {
   rescaleInt8,
   rmsNorm,
   rope,
+  rowDots,
   scaleParams,
   searchParams,
   siluMul,
+  subtract,
   tileRange,
   unpackBits,
   widen,
@@ -105,4 +125,14 @@ export const OPS: readonly Op[] = [
   histogram,
   quantizeFp8,
   dequantizeFp8,
+  gemm,
+  copy,
+  mirror,
+  permuteGram,
+  permuteColumns,
+  factorBlock,
+  gptqBlock,
+  rowDots,
+  subtract,
+  columnStats,
 ];

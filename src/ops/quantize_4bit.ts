@@ -1,4 +1,5 @@
 /** For the schemes NF4 and FP4 (QLoRA, arXiv 2305.14314). */
+import tables from "../../shaders/codebook.wgsl" with { type: "text" };
 import wgsl from "../../shaders/quantize_4bit.wgsl" with { type: "text" };
 import { CODEBOOKS } from "../codebook.ts";
 import { defineOp, type Dims, type Scalars, spread } from "../op.ts";
@@ -20,22 +21,26 @@ export function check4bit(
 /**
  * NF4 (kind 0) or FP4 (kind 1) codes and an absmax per block of the flattened weight, as bitsandbytes has them (`rankBlock`
  * tells the arithmetic). The first of two codes is in the high nibble; past an odd end is the code of 0. A block that is not
- * finite has absmax +∞ and codes of 0.
+ * finite has absmax +∞ and codes of 0. With `given` 1 the absmax that is there is taken instead, where a method has chosen values already.
  */
 export const quantize4bit = defineOp({
   name: "quantize_4bit",
   inputs: { w: "f32|bf16|f16[N]" },
   outputs: { codes: "u8[P]", absmax: "f32[B]" },
-  scalars: { block: "u32", kind: "u32" },
-  wgsl,
+  scalars: { block: "u32", kind: "u32", given: "u32" },
+  wgsl: tables + wgsl,
   workgroups: ({ N = 0 }) => spread(Math.ceil(N / 8)),
   check: check4bit,
-  reference({ w, codes, absmax }, { N = 0, P = 0, B = 0 }, { block = 0, kind = 0 }) {
+  reference({ w, codes, absmax }, { N = 0, P = 0, B = 0 }, { block = 0, kind = 0, given = 0 }) {
     const { order, bounds, zero } = CODEBOOKS[kind]!;
     const nibbles = new Uint8Array(P * 2).fill(zero);
     for (let b = 0; b < B; b++) {
       const values = Array.from(w!.subarray(b * block, Math.min(N, (b + 1) * block)));
-      const ranked = rankBlock(values, { block, bounds });
+      const ranked = rankBlock(values, {
+        block,
+        bounds,
+        ...(given ? { absmax: absmax![b]! } : {}),
+      });
       absmax![b] = ranked.absmax;
       ranked.ranks.forEach((rank, i) => nibbles[b * block + i] = order[rank]!);
     }

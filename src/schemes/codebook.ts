@@ -3,8 +3,15 @@ import type { Scope, Tensor } from "../backend.ts";
 import { dequantize4bit } from "../ops/dequantize_4bit.ts";
 import { matmulNt } from "../ops/matmul_nt.ts";
 import { quantize4bit } from "../ops/quantize_4bit.ts";
-import { blockRowStep, type CodebookScheme, type Quantized, type SchemeKind } from "../scheme.ts";
+import {
+  blockRowStep,
+  type CodebookScheme,
+  type Quantized,
+  type ScaleOptions,
+  type SchemeKind,
+} from "../scheme.ts";
 import { elementCount, matrixShape } from "../tensor.ts";
+import { noZeroPoints } from "./tiles.ts";
 
 /** Block sizes bitsandbytes takes. */
 const BLOCKS: readonly number[] = [32, 64, 128, 256, 512, 1024, 2048, 4096];
@@ -21,6 +28,34 @@ function dequantize({ scheme, rows, columns, tensors }: Quantized, scope: Scope)
   const { codes, absmax } = tensors as Record<"codes" | "absmax", Tensor>;
   scope.backend.run(dequantize4bit, { codes, absmax, w }, opScalars(scheme as CodebookScheme));
   return w;
+}
+
+/** Codes of a weight, by its own absmax of each block or one that is given. */
+function encode(
+  scheme: CodebookScheme,
+  weight: Tensor,
+  { scope, absmax: given }: { scope: Scope; absmax?: Tensor },
+): Quantized {
+  const { block } = scheme;
+  const [rows, columns] = matrixShape(weight.shape);
+  const count = rows * columns;
+  const codes = scope.alloc("u8", [Math.ceil(count / 2)]);
+  const blocks = columns % block === 0 ? [rows, columns / block] : [Math.ceil(count / block)];
+  const absmax = given ?? scope.alloc("f32", blocks);
+  const scalars = { ...opScalars(scheme), given: given ? 1 : 0 };
+  scope.backend.run(quantize4bit, { w: weight, codes, absmax }, scalars);
+  return { scheme, rows, columns, tensors: { codes, absmax } };
+}
+
+function quantize(
+  scheme: CodebookScheme,
+  weight: Tensor,
+  { scope, search }: ScaleOptions,
+): Quantized {
+  if (search !== "minmax") {
+    throw new RangeError(`Cannot search scales for ${scheme.kind}: its scale is the absmax`);
+  }
+  return encode(scheme, weight, { scope });
 }
 
 /** See {@linkcode CodebookScheme}. */
@@ -47,16 +82,27 @@ export const codebook: SchemeKind<CodebookScheme> = {
   linearBytes(_scheme, shape) {
     return elementCount(shape) * 4;
   },
-  quantize(scheme, weight, { scope, search }) {
-    if (search !== "minmax") {
-      throw new RangeError(`Cannot search scales for ${scheme.kind}: its scale is the absmax`);
-    }
-    const [rows, columns] = matrixShape(weight.shape);
-    const count = rows * columns;
-    const codes = scope.alloc("u8", [Math.ceil(count / 2)]);
-    const absmax = scope.alloc("f32", [Math.ceil(count / scheme.block)]);
-    scope.backend.run(quantize4bit, { w: weight, codes, absmax }, opScalars(scheme));
-    return { scheme, rows, columns, tensors: { codes, absmax } };
+  quantize,
+  choice: {
+    check({ block }, shape) {
+      const [, columns] = matrixShape(shape);
+      return columns % block === 0 ||
+        `blocks of ${block} run over the ends of rows of ${columns} columns; a block size that divides them would do`;
+    },
+    params(scheme, weight, { scope, search }) {
+      using scratch = scope.backend.scope();
+      const { absmax } = quantize(scheme, weight, { scope: scratch, search }).tensors;
+      return { absmax: scope.adopt(scratch.release(absmax!)) };
+    },
+    grid({ block, kind }, params, { shape, scope }) {
+      return {
+        scale: params.absmax!,
+        zero: noZeroPoints({ kind: "group", size: block }, shape, scope),
+        scalars: { tile_rows: 1, tile_columns: block, kind: 2 + KIND[kind], bits: 4, grid: 0 },
+      };
+    },
+    encode: (scheme, values, { params, scope }) =>
+      encode(scheme, values, { scope, absmax: params.absmax! }),
   },
   dequantize,
   linear(quantized, x, y, { scope, column }) {

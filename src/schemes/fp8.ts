@@ -4,11 +4,13 @@ import { dequantizeFp8 } from "../ops/dequantize_fp8.ts";
 import { fakeQuantizeRows } from "../ops/fake_quantize_rows.ts";
 import { matmulNt } from "../ops/matmul_nt.ts";
 import { quantizeFp8 } from "../ops/quantize_fp8.ts";
-import type { Fp8Scheme, Quantized, SchemeKind } from "../scheme.ts";
+import type { Fp8Scheme, Quantized, ScaleOptions, SchemeKind } from "../scheme.ts";
 import { elementCount, matrixShape } from "../tensor.ts";
 import {
   checkStrategy,
+  GRID,
   minMaxParams,
+  noZeroPoints,
   scaleCount,
   strategyLabel,
   strategyRowStep,
@@ -21,6 +23,32 @@ function dequantize({ scheme, rows, columns, tensors }: Quantized, scope: Scope)
   const { strategy } = scheme as Fp8Scheme;
   scope.backend.run(dequantizeFp8, { codes, scale, w }, tileScalars(strategy, [rows, columns]));
   return w;
+}
+
+function findParams(
+  { strategy, scaleDType }: Fp8Scheme,
+  weight: Tensor,
+  { scope, search }: ScaleOptions,
+): { scale: Tensor } {
+  if (search !== "minmax") {
+    throw new RangeError("Cannot search scales for fp8: its scale is absmax/448");
+  }
+  const { scale } = minMaxParams(weight, { strategy, grid: "fp8", bits: 8, scaleDType, scope });
+  return { scale };
+}
+
+/** The codes of weights by their scales, and those. */
+function encode(
+  scheme: Fp8Scheme,
+  weight: Tensor,
+  { params, scope }: { params: Readonly<Record<string, Tensor>>; scope: Scope },
+): Quantized {
+  const [rows, columns] = matrixShape(weight.shape);
+  const scale = params.scale!;
+  const codes = scope.alloc("f8_e4m3", [rows, columns]);
+  const tiles = tileScalars(scheme.strategy, weight.shape);
+  scope.backend.run(quantizeFp8, { w: weight, scale, codes }, tiles);
+  return { scheme, rows, columns, tensors: { codes, scale } };
 }
 
 /** See {@linkcode Fp8Scheme}. */
@@ -43,20 +71,21 @@ export const fp8: SchemeKind<Fp8Scheme> = {
     const [, columns] = matrixShape(shape);
     return elementCount(shape) * 4 + (activations === "fp8" ? tokens * columns * 4 : 0);
   },
-  quantize(scheme, weight, { scope, search }) {
-    if (search !== "minmax") {
-      throw new RangeError("Cannot search scales for fp8: its scale is absmax/448");
-    }
-    const [rows, columns] = matrixShape(weight.shape);
-    const { strategy, scaleDType } = scheme;
-    const { scale } = minMaxParams(weight, { strategy, grid: "fp8", bits: 8, scaleDType, scope });
-    const codes = scope.alloc("f8_e4m3", [rows, columns]);
-    scope.backend.run(
-      quantizeFp8,
-      { w: weight, scale, codes },
-      tileScalars(strategy, weight.shape),
-    );
-    return { scheme, rows, columns, tensors: { codes, scale } };
+  quantize(scheme, weight, options) {
+    const params = findParams(scheme, weight, options);
+    return encode(scheme, weight, { params, scope: options.scope });
+  },
+  choice: {
+    check: () => true,
+    params: findParams,
+    grid({ strategy }, params, { shape, scope }) {
+      return {
+        scale: params.scale!,
+        zero: noZeroPoints(strategy, shape, scope),
+        scalars: { ...tileScalars(strategy, shape), kind: 1, bits: 8, grid: GRID.fp8 },
+      };
+    },
+    encode,
   },
   dequantize,
   linear(quantized, x, y, { scope, column }) {

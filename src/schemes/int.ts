@@ -7,13 +7,14 @@ import { matmulPacked } from "../ops/matmul_packed.ts";
 import { packBits } from "../ops/pack_bits.ts";
 import { quantizeInt } from "../ops/quantize_int.ts";
 import { searchParams } from "../ops/search_params.ts";
-import type { IntScheme, Quantized, ScaleSearch, SchemeKind } from "../scheme.ts";
+import type { IntScheme, Quantized, ScaleOptions, SchemeKind } from "../scheme.ts";
 import { matrixShape } from "../tensor.ts";
 import {
   allocParams,
   checkStrategy,
   GRID,
   minMaxParams,
+  ones,
   SCALE_DTYPE,
   scaleCount,
   strategyLabel,
@@ -38,21 +39,44 @@ function wordsPerRow(bits: number, columns: number): number {
 function findParams(
   scheme: IntScheme,
   weight: Tensor,
-  { scope, search }: { readonly scope: Scope; readonly search: ScaleSearch },
+  { scope, search, importance, signed = false }: ScaleOptions,
 ): { scale: Tensor; zero: Tensor } {
   const { strategy, grid, bits, scaleDType } = scheme;
   if (search === "minmax") {
     return minMaxParams(weight, { strategy, grid, bits, scaleDType, scope });
   }
   const params = allocParams(strategy, weight.shape, scope);
-  scope.backend.run(searchParams, { w: weight, ...params }, {
+  using scratch = scope.backend.scope();
+  scope.backend.run(searchParams, {
+    w: weight,
+    importance: importance ?? ones(matrixShape(weight.shape)[1], scratch),
+    ...params,
+  }, {
     bits,
     grid: GRID[grid],
     ...tileScalars(strategy, weight.shape),
     scale_dtype: SCALE_DTYPE[scaleDType],
     objective: OBJECTIVE[search],
+    signed: signed && grid === "full" ? 1 : 0,
   });
   return params;
+}
+
+/** The codes of weights by their scales, and those. */
+function encode(
+  scheme: IntScheme,
+  weight: Tensor,
+  { params, scope }: { params: Readonly<Record<string, Tensor>>; scope: Scope },
+): Quantized {
+  const [rows, columns] = matrixShape(weight.shape);
+  const { scale, zero } = params as Record<"scale" | "zero", Tensor>;
+  const codes = scope.alloc("i8", [rows, columns]);
+  scope.backend.run(quantizeInt, { w: weight, scale, zero, codes }, {
+    bits: scheme.bits,
+    grid: GRID[scheme.grid],
+    ...tileScalars(scheme.strategy, weight.shape),
+  });
+  return { scheme, rows, columns, tensors: { codes, scale, zero } };
 }
 
 function dequantize({ scheme, rows, columns, tensors }: Quantized, scope: Scope): Tensor {
@@ -95,15 +119,18 @@ export const int: SchemeKind<IntScheme> = {
     return weight + (scheme.activations === "int8" ? tokens * columns * 4 : 0);
   },
   quantize(scheme, weight, options) {
-    const [rows, columns] = matrixShape(weight.shape);
     const params = findParams(scheme, weight, options);
-    const codes = options.scope.alloc("i8", [rows, columns]);
-    options.scope.backend.run(quantizeInt, { w: weight, ...params, codes }, {
-      bits: scheme.bits,
-      grid: GRID[scheme.grid],
-      ...tileScalars(scheme.strategy, weight.shape),
-    });
-    return { scheme, rows, columns, tensors: { codes, ...params } };
+    return encode(scheme, weight, { params, scope: options.scope });
+  },
+  choice: {
+    check: () => true,
+    params: findParams,
+    grid({ strategy, bits, grid }, params, { shape }) {
+      const { scale, zero } = params as Record<"scale" | "zero", Tensor>;
+      const scalars = { ...tileScalars(strategy, shape), kind: 0, bits, grid: GRID[grid] };
+      return { scale, zero, scalars };
+    },
+    encode,
   },
   dequantize,
   linear(quantized, x, y, { scope, column }) {

@@ -4,7 +4,7 @@ import { scaleParams } from "../ops/scale_params.ts";
 import { tileRange } from "../ops/tile_range.ts";
 import { type ScaleDType, scaleShape, type Strategy, tileOf } from "../scheme.ts";
 import type { Scope } from "../backend.ts";
-import { matrixShape, type Shape } from "../tensor.ts";
+import { elementCount, matrixShape, type Shape } from "../tensor.ts";
 
 /** `scale_dtype` as `scale_params` and `search_params` number it. */
 export const SCALE_DTYPE: Readonly<Record<ScaleDType, number>> = { f32: 0, bf16: 1, f16: 2 };
@@ -110,4 +110,19 @@ export function minMaxParams(
     scale_dtype: SCALE_DTYPE[scaleDType],
   });
   return params;
+}
+
+/** f32[N] of ones, in `scope`: every column counts alike. */
+export function ones(count: number, scope: Scope): Tensor {
+  const tensor = scope.alloc("f32", [count]);
+  scope.backend.write(tensor, new Uint8Array(new Float32Array(count).fill(1).buffer));
+  return tensor;
+}
+
+/** i8[A, B] zero points of 0 for a weight of `shape`, in `scope`. */
+export function noZeroPoints(strategy: Strategy, shape: Shape, scope: Scope): Tensor {
+  const tiles = scaleShape(strategy, shape);
+  const tensor = scope.alloc("i8", tiles);
+  scope.backend.write(tensor, new Uint8Array(elementCount(tiles)));
+  return tensor;
 }

@@ -7,6 +7,7 @@ import type { Backend, Tensor } from "../../src/backend.ts";
 import { referenceBackend } from "../../src/backends/reference.ts";
 import { bindDims, deviceBytes } from "../../src/op.ts";
 import { OPS } from "../../src/ops/mod.ts";
+import { calibrationCases } from "./cases_calibration.ts";
 import { codebookCases } from "./cases_codebook.ts";
 import { gridCases } from "./cases_grid.ts";
 import { matmulCases } from "./cases_matmul.ts";
@@ -21,6 +22,7 @@ const CASES: readonly Case[] = [
   ...codebookCases,
   ...matmulCases,
   ...modelCases,
+  ...calibrationCases,
 ];
 
 /** How a case reads in a test's name. */

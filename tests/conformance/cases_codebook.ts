@@ -76,7 +76,7 @@ export const codebookCases: readonly Case[] = [
           codes: blank("u8", [Math.ceil(n / 2)]),
           absmax: blank("f32", [Math.ceil(n / block)]),
         },
-        scalars: { block, kind },
+        scalars: { block, kind, given: 0 },
         judge: { codes: codes4bit, absmax: equal },
       }))
     )
@@ -90,7 +90,7 @@ export const codebookCases: readonly Case[] = [
         codes: blank("u8", [140]),
         absmax: blank("f32", [7]),
       },
-      scalars: { block: 40, kind },
+      scalars: { block: 40, kind, given: 0 },
       judge: { codes: codes4bit },
     },
     {
@@ -101,7 +101,7 @@ export const codebookCases: readonly Case[] = [
         codes: blank("u8", [100]),
         absmax: blank("f32", [5]),
       },
-      scalars: { block: 40, kind },
+      scalars: { block: 40, kind, given: 0 },
       judge: { codes: codes4bit },
     },
     {
@@ -117,9 +117,24 @@ export const codebookCases: readonly Case[] = [
         codes: blank("u8", [23]),
         absmax: blank("f32", [1]),
       },
-      scalars: { block: 64, kind },
+      scalars: { block: 64, kind, given: 0 },
       judge: { codes: codes4bit },
     },
+    ...[[3, 32], [1033, 64]].map(([n = 0, block = 0]) => ({
+      op: quantize4bit,
+      note: "by an absmax that is given",
+      tensors: {
+        w: normal("f32", [n], { seed: 107 }),
+        codes: blank("u8", [Math.ceil(n / 2)]),
+        absmax: floats(
+          "f32",
+          [Math.ceil(n / block)],
+          gaussian(Math.ceil(n / block), 108).map((x) => 1 + Math.abs(x)),
+        ),
+      },
+      scalars: { block, kind, given: 1 },
+      judge: { codes: codes4bit },
+    })),
     ...[[1, 32], [3, 32], [65, 64], [1033, 64]].map(([n = 0, block = 0]) => ({
       op: dequantize4bit,
       tensors: {

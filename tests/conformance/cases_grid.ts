@@ -99,7 +99,10 @@ const zeroPoint: Judge = equalButTies(({ before: { low }, want: { scale } }) =>
 /** Scales found by search: as small an error as the definition's, up to what f32 sums of errors can tell apart. */
 const foundScales: Judge = ({ before, dims, scalars, got, want }) => {
   eachTile(dims, scalars, (tile, elements) => {
-    const weights = Array.from(elements, (i) => before.w![i]!);
+    const weights = Array.from(elements, (i) => ({
+      w: before.w![i]!,
+      by: before.importance![i % dims.C!]!,
+    }));
     const params = (from: Readonly<Record<string, Values>>) => ({
       scale: from.scale![tile]!,
       zero: from.zero![tile]!,
@@ -111,10 +114,11 @@ const foundScales: Judge = ({ before, dims, scalars, got, want }) => {
     }
     const { dtype, smallest } = SCALE_DTYPES[scalars.scale_dtype!]!;
     assert.equal(mine.scale, roundTo(dtype, mine.scale), `tile ${tile}: a scale is not ${dtype}`);
-    assert.ok(mine.scale >= smallest, `tile ${tile}: scale ${mine.scale}`);
+    const size = scalars.signed ? Math.abs(mine.scale) : mine.scale;
+    assert.ok(size >= smallest, `tile ${tile}: scale ${mine.scale}`);
     const [error, least] = [mine, right].map((p) => searchError(weights, p, scalars));
     // What remains when every weight is met but for the last bits of its scale.
-    const dust = weights.reduce((sum, w) => sum + (2 ** -20 * Math.abs(w)) ** 2, 0);
+    const dust = weights.reduce((sum, { w, by }) => sum + by * (2 ** -20 * Math.abs(w)) ** 2, 0);
     assert.ok(
       error! <= least! * 1.001 + dust,
       `tile ${tile}: error ${error}, the definition has ${least}`,
@@ -298,17 +302,23 @@ export const gridCases: readonly Case[] = [
 
   ...FLOATS.flatMap((dtype) =>
     TILED.map(tiled).flatMap(({ shape, tiles, scalars }) =>
-      [[4, 0, 0], [4, 2, 1], [8, 1, 2], [2, 0, 0], [3, 2, 0]].flatMap((
-        [bits = 0, grid = 0, scale_dtype = 0],
+      [[4, 0, 0, 0], [4, 2, 1, 0], [8, 1, 2, 0], [2, 0, 0, 0], [3, 2, 0, 0], [4, 0, 1, 1], [
+        2,
+        0,
+        0,
+        1,
+      ]].flatMap((
+        [bits = 0, grid = 0, scale_dtype = 0, signed = 0],
       ) =>
         [0, 1].map((objective) => ({
           op: searchParams,
           tensors: {
             w: normal(dtype, shape, { seed: 108 }),
+            importance: floats("f32", [shape[1]], gaussian(shape[1], 107).map((x) => x * x)),
             scale: blank("f32", tiles),
             zero: blank("i8", tiles),
           },
-          scalars: { bits, grid, ...scalars, scale_dtype, objective },
+          scalars: { bits, grid, ...scalars, scale_dtype, objective, signed },
           judge: { scale: foundScales, zero: foundScales },
         }))
       )
@@ -320,22 +330,40 @@ export const gridCases: readonly Case[] = [
       note: "NaN and an infinity",
       tensors: {
         w: brokenWeights("bf16"),
+        importance: floats("f32", [40], new Array(40).fill(1)),
         scale: blank("f32", [5, 1]),
         zero: blank("i8", [5, 1]),
       },
-      scalars: { bits: 4, grid: 2, tile_rows: 1, tile_columns: 40, scale_dtype: 1, objective },
+      scalars: {
+        bits: 4,
+        grid: 2,
+        tile_rows: 1,
+        tile_columns: 40,
+        scale_dtype: 1,
+        objective,
+        signed: 0,
+      },
       judge: { scale: foundScales, zero: foundScales },
     },
-    {
+    ...[0, 1].map((signed) => ({
       op: searchParams,
       note: "zeros, one spike, all equal, exact ties",
       tensors: {
         w: floats("f32", [4, 40], [0, 2, 3, 4].flatMap((row) => ODD_ROWS[row]!)),
+        importance: floats("f32", [40], new Array(40).fill(1)),
         scale: blank("f32", [4, 1]),
         zero: blank("i8", [4, 1]),
       },
-      scalars: { bits: 4, grid: 0, tile_rows: 1, tile_columns: 40, scale_dtype: 0, objective },
+      scalars: {
+        bits: 4,
+        grid: 0,
+        tile_rows: 1,
+        tile_columns: 40,
+        scale_dtype: 0,
+        objective,
+        signed,
+      },
       judge: { scale: foundScales, zero: foundScales },
-    },
+    })),
   ]),
 ];

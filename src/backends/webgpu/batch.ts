@@ -91,7 +91,9 @@ export class Batch {
     });
     for (const { buffer } of tensors) this.#used.add(buffer);
     const [x, y, z] = workgroups;
-    this.#work += x * y * z * Math.max(...Object.values(dims));
+    this.#work += op.work
+      ? op.work(dims, scalars) / 4096
+      : x * y * z * Math.max(...Object.values(dims));
     if (this.#dispatches.length === MOST_DISPATCHES || this.#work >= MOST_WORK) this.submit();
   }
 

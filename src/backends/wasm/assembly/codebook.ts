@@ -4,7 +4,7 @@ import { ceilDiv, CHUNK, claim, dim, dtype, scalarF, scalarU, scratch, tensor } 
 import { run } from "./cast";
 
 /** Levels by code: NF4, then FP4. */
-const TABLES = memory.data<u32>([
+export const TABLES = memory.data<u32>([
   0xbf800000, 0xbf3239b1, 0xbf066b30, 0xbeca32a0, 0xbe91a24d, 0xbe3d353f, 0xbdba7871, 0x00000000,
   0x3da2faff, 0x3e24cae3, 0x3e7c04dd, 0x3ead033a, 0x3ee1a4b8, 0x3f1007ab, 0x3f3913b3, 0x3f800000,
   0x00000000, 0x3baaaaab, 0x3f2aaaab, 0x3f800000, 0x3eaaaaab, 0x3f000000, 0x3e2aaaab, 0x3e800000,
@@ -12,7 +12,7 @@ const TABLES = memory.data<u32>([
 ]);
 
 /** Codes in ascending order of their levels: NF4, then FP4. */
-const ORDERS = memory.data<u8>([
+export const ORDERS = memory.data<u8>([
   0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,
   11, 10, 13, 12, 15, 14, 9, 0, 8, 1, 6, 7, 4, 5, 2, 3,
 ]);
@@ -76,7 +76,7 @@ function packNibbles(codes: usize, out: usize, n: i32): void {
 /** An item is a run of whole blocks with an even number of elements (or the end of the tensor). */
 export function quantize_4bit(thread: i32): void {
   const w = tensor(0), codes = tensor(1), absmax = tensor(2), type = dtype(0), N = dim(0);
-  const block = scalarU(0), kind = scalarU(1);
+  const block = scalarU(0), kind = scalarU(1), given = scalarU(2) != 0;
   const table = TABLES + <usize>(64 * kind), order = v128.load(ORDERS + <usize>(16 * kind));
   const bounds = scratch(thread), buffer = bounds + 256, bytes = buffer + ((RUN + 16) << 2);
   for (let i: i32 = 0; i < 15; i++) {
@@ -88,7 +88,7 @@ export function quantize_4bit(thread: i32): void {
   const step = ceilDiv(CHUNK, 2 * block) * 2 * block;
   for (let from = claim() * step; from < N; from = claim() * step) {
     const last = min(N, from + step);
-    for (let at = from; at < last; at += block) {
+    for (let at = from; at < last && !given; at += block) {
       const end = min(N, at + block);
       let most: f32 = 0;
       for (let i = at; i < end; i += RUN) {

@@ -10,19 +10,43 @@ import { unpackFloats } from "./bits";
 const KC: i32 = 256;
 /** rows of A per panel block: 96 KiB, at home in the L2 cache */
 const MC: i32 = 96;
-/** rows and columns of C in a work item */
+/** rows and columns of C in a work item; fewer rows where there would be too few items for several threads */
 const TILE_M: i32 = 192;
 const TILE_N: i32 = 256;
+const FEW_ITEMS: i32 = 8;
+const SMALL_TILE_M: i32 = 48;
 
 /** Where rows come from: a float dtype of call.ts (0…2), or one of these. */
 export const PACKED: i32 = 4;
 export const INT8: i32 = 5;
 export const GATHER: i32 = 6;
 export const GATHER_INT8: i32 = 7;
+/** f32 rows that lie as columns: element k of row r is at k · stride + r. */
+export const COLUMNS: i32 = 8;
+
+/** Blocks on one side of the diagonal, as src/ops/gemm.ts has them: 1 lower, 2 upper. */
+const HALF_SHIFT: i32 = 6;
 
 // Thread-private: what the sources beyond plain rows need, set before `gemm`.
 let packedBits: i32 = 0, packedGroup: i32 = 1, packedScale: usize = 0, packedZero: usize = 0;
 let gatherColumns: usize = 0, gatherAbsmax: usize = 0;
+// Which blocks of C are computed, and what A is multiplied by; every product but `gemm`'s own leaves them as they are here.
+let half: i32 = 0, diagonal: i32 = 0, alpha: f32 = 1;
+
+/** Compute only blocks on one side of the diagonal, and alpha · A · Bᵀ. */
+export function setHalf(side: i32, offset: i32, factor: f32): void {
+  half = side;
+  diagonal = offset;
+  alpha = factor;
+}
+
+/** Whether some block of rows [m, mEnd) and columns [n, nEnd) is computed. */
+@inline
+function isWanted(m: i32, mEnd: i32, n: i32, nEnd: i32): bool {
+  if (half == 0) return true;
+  if (half == 1) return n >> HALF_SHIFT <= (mEnd - 1 + diagonal) >> HALF_SHIFT;
+  return (nEnd - 1) >> HALF_SHIFT >= (m + diagonal) >> HALF_SHIFT;
+}
 
 export function setPacked(bits: i32, group: i32, scale: usize, zero: usize): void {
   packedBits = bits;
@@ -76,12 +100,22 @@ export function packRows(
   kind: i32, base: usize, stride: i32, r: i32, rows: i32, k: i32, count: i32, columns: i32,
   out: usize, width: usize, buffer: usize,
 ): void {
+  const line = width << 2;
+  if (kind == COLUMNS) {
+    // Past the last row come other values, whose sums nobody reads.
+    let from = base + (<usize>(k * stride + r) << 2);
+    for (let i: i32 = 0; i < count; i++) {
+      v128.store(out, v128.load(from));
+      out += line;
+      from += <usize>stride << 2;
+    }
+    return;
+  }
   const size: usize = (KC + 16) << 2, last = rows - 1;
   let p0 = rowOf(kind, base, stride, r, k, count, buffer, columns);
   let p1 = rowOf(kind, base, stride, min(r + 1, last), k, count, buffer + size, columns);
   let p2 = rowOf(kind, base, stride, min(r + 2, last), k, count, buffer + 2 * size, columns);
   let p3 = rowOf(kind, base, stride, min(r + 3, last), k, count, buffer + 3 * size, columns);
-  const line = width << 2;
   for (let i: i32 = 0; i < count; i += 4) {
     const v0 = v128.load(p0), v1 = v128.load(p1), v2 = v128.load(p2), v3 = v128.load(p3);
     const t0 = v128.shuffle<f32>(v0, v1, 0, 4, 1, 5), t1 = v128.shuffle<f32>(v2, v3, 0, 4, 1, 5);
@@ -96,6 +130,12 @@ export function packRows(
     p2 += 16;
     p3 += 16;
   }
+}
+
+/** Multiply a panel of `lines` vectors by alpha. */
+function scalePanel(p: usize, lines: i32): void {
+  const factor = f32x4.splat(alpha);
+  for (const end = p + (<usize>lines << 4); p < end; p += 16) v128.store(p, f32x4.mul(v128.load(p), factor));
 }
 
 /** c += a · b in 32-bit units: one float product (fused where the CPU fuses), or two exact int16 products. */
@@ -158,10 +198,13 @@ export function gemm<T>(
   const corner = scratch(thread), buffer = corner + 128;
   const aPanels = buffer + 4 * ((KC + 16) << 2), bPanels = aPanels + ((MC * KC) << 2);
   const stride = <usize>cStride << 2;
-  const tilesN = ceilDiv(N, TILE_N), tiles = ceilDiv(M, TILE_M) * tilesN;
+  const tilesN = ceilDiv(N, TILE_N);
+  const tileM = ceilDiv(M, TILE_M) * tilesN < FEW_ITEMS ? SMALL_TILE_M : TILE_M;
+  const tiles = ceilDiv(M, tileM) * tilesN;
   for (let tile = claim(); tile < tiles; tile = claim()) {
-    const m0 = tile / tilesN * TILE_M, m1 = min(M, m0 + TILE_M);
+    const m0 = tile / tilesN * tileM, m1 = min(M, m0 + tileM);
     const n0 = tile % tilesN * TILE_N, n1 = min(N, n0 + TILE_N);
+    if (!isWanted(m0, m1, n0, n1)) continue;
     for (let k: i32 = 0; k < units; k += KC) {
       const count = min(KC, units - k), padded = (count + 3) & -4;
       const fresh = k == 0 && !add;
@@ -173,11 +216,14 @@ export function gemm<T>(
       for (let mc = m0; mc < m1; mc += MC) {
         const mEnd = min(m1, mc + MC);
         for (let m = mc; m < mEnd; m += 4) {
-          packRows(aKind, a, aStride, m, M, k, count, K, aPanels + (<usize>((m - mc) * padded) << 2), 4, buffer);
+          const out = aPanels + (<usize>((m - mc) * padded) << 2);
+          packRows(aKind, a, aStride, m, M, k, count, K, out, 4, buffer);
+          if (isFloat<T>() && alpha != 1) scalePanel(out, count);
         }
         for (let n = n0; n < n1; n += 8) {
           const bp = bPanels + (<usize>((n - n0) * padded) << 2);
           for (let m = mc; m < mEnd; m += 4) {
+            if (!isWanted(m, m + 1, n, n + 1)) continue;
             const ap = aPanels + (<usize>((m - mc) * padded) << 2);
             const cp = c + <usize>m * stride + (<usize>n << 2);
             if (m + 4 <= m1 && n + 8 <= n1) micro<T>(ap, bp, cp, stride, count, fresh);

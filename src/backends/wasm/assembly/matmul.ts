@@ -1,13 +1,13 @@
 // Matrix products by the core of gemm.ts, and what belongs to LLM.int8()'s.
-import { ceilDiv, claim, dim, dtype, rowsPerItem, scalarU, tensor } from "./call";
+import { ceilDiv, claim, dim, dtype, rowsPerItem, scalarF, scalarU, tensor } from "./call";
 import { F32 } from "./call";
-import { gemm, GATHER, GATHER_INT8, INT8, PACKED, setGather, setPacked } from "./gemm";
+import { COLUMNS, gemm as product, GATHER, GATHER_INT8, INT8, PACKED, setGather, setHalf, setPacked } from "./gemm";
 
 /** y[T, column…column+R) = x[T, C] · w[R, C]ᵀ */
 export function matmul_nt(thread: i32): void {
   const T = dim(0), C = dim(1), R = dim(2), Y = dim(3);
   const y = tensor(2) + (<usize>scalarU(0) << 2);
-  gemm<f32>(thread, F32, tensor(0), C, dtype(1), tensor(1), C, y, Y, T, R, C, false);
+  product<f32>(thread, F32, tensor(0), C, dtype(1), tensor(1), C, y, Y, T, R, C, false);
 }
 
 /** The same with w as packed codes, (q − zero) · scale. */
@@ -15,13 +15,13 @@ export function matmul_packed(thread: i32): void {
   const T = dim(0), C = dim(1), R = dim(2), P = dim(3), G = dim(4), Y = dim(5);
   const y = tensor(4) + (<usize>scalarU(1) << 2);
   setPacked(scalarU(0), C / G, tensor(2), tensor(3));
-  gemm<f32>(thread, F32, tensor(0), C, PACKED, tensor(1), P, y, Y, T, R, C, false);
+  product<f32>(thread, F32, tensor(0), C, PACKED, tensor(1), P, y, Y, T, R, C, false);
 }
 
 /** y i32[T, R] = x i8[T, C] · w i8[R, C]ᵀ, exact. */
 export function matmul_int8(thread: i32): void {
   const T = dim(0), C = dim(1), R = dim(2);
-  gemm<i32>(thread, INT8, tensor(0), C, INT8, tensor(1), C, tensor(2), R, T, R, C, false);
+  product<i32>(thread, INT8, tensor(0), C, INT8, tensor(1), C, tensor(2), R, T, R, C, false);
 }
 
 /** y[T, column…column+R) += x[:, columns] · (w[:, columns] · absmax/127)ᵀ */
@@ -30,7 +30,23 @@ export function matmul_columns(thread: i32): void {
   const columns = tensor(1), y = tensor(4) + (<usize>scalarU(0) << 2);
   setGather(columns + 4, tensor(3));
   const count = min(D - 1, load<i32>(columns));
-  gemm<f32>(thread, GATHER, tensor(0), C, GATHER_INT8, tensor(2), C, y, Y, T, R, count, true);
+  product<f32>(thread, GATHER, tensor(0), C, GATHER_INT8, tensor(2), C, y, Y, T, R, count, true);
+}
+
+/** Where a rectangle begins whose row and column are scalars from `i` on; a row has `width` elements. */
+@inline
+function viewOf(base: usize, width: i32, i: i32): usize {
+  return base + (<usize>(<u32>scalarU(i) * <u32>width + <u32>scalarU(i + 1)) << 2);
+}
+
+/** c (+)= alpha · a · bᵀ on rectangles. */
+export function gemm(thread: i32): void {
+  const D = dim(1), E = dim(3), F = dim(5), M = scalarU(0), N = scalarU(1), K = scalarU(2);
+  const aKind = scalarU(5) ? COLUMNS : F32, bKind = scalarU(8) ? COLUMNS : F32;
+  const a = viewOf(tensor(0), D, 3), b = viewOf(tensor(1), E, 6), c = viewOf(tensor(2), F, 9);
+  setHalf(scalarU(12), scalarU(13), scalarF(14));
+  product<f32>(thread, aKind, a, D, bKind, b, E, c, F, M, N, K, scalarU(11) != 0);
+  setHalf(0, 0, 1);
 }
 
 /** z[t, column+r] = y · a[t] · b[r] / 127² */

@@ -1,0 +1,91 @@
+/** The inner loop of GPTQ (Frantar et al., arXiv 2210.17323, algorithm 1): a block of columns, one after the other. */
+import tables from "../../shaders/codebook.wgsl" with { type: "text" };
+import wgsl from "../../shaders/gptq_block.wgsl" with { type: "text" };
+import { CODEBOOKS } from "../codebook.ts";
+import { e4m3ToF32, f32ToE4m3 } from "../number.ts";
+import { defineOp, fold, type Scalars } from "../op.ts";
+import { checkGrid, checkTiles, codeOf, codeRange, tileOf } from "./grid.ts";
+
+/** The most columns of a block. */
+export const GPTQ_BLOCK = 64;
+
+/** `kind` by number: what values a weight may take. */
+export const VALUE_KINDS = ["int", "fp8", "nf4", "fp4"] as const;
+
+/** The value of a grid nearest to a weight, as f32; for the codebooks `scale` is the absmax of the block. */
+export function nearestValue(
+  weight: number,
+  { scale, zero }: { readonly scale: number; readonly zero: number },
+  { kind = 0, bits = 0, grid = 0 }: Scalars,
+): number {
+  if (kind === 0) {
+    const code = codeOf(weight, { scale, zero, ...codeRange({ bits, grid }) });
+    return Math.fround((code - zero) * scale);
+  }
+  if (kind === 1) return Math.fround(e4m3ToF32(f32ToE4m3(Math.fround(weight / scale))) * scale);
+  const { table, order, bounds } = CODEBOOKS[kind - 2]!;
+  const level = scale === 0 ? 0 : Math.fround(weight * Math.fround(1 / scale));
+  const rank = bounds.filter((bound) => level > bound).length;
+  return Math.fround(table[order[rank]!]! * scale);
+}
+
+/**
+ * Columns `first` … `first + count` of w, whose columns are in the order `order`: with what the columns before left to them taken off, each
+ * becomes the nearest value of its grid, q, and its error e = (w − q)/v[c, c] is taken off the columns after it in the block, times v. `v` holds
+ * rows `panel` … of V = Uᵀ, U the upper Cholesky factor of H⁻¹. Errors of columns before the block are the caller's affair. loss[r] grows by
+ * Σ e²/2. Scales are those of the tiles of the weight as its columns were before.
+ */
+export const gptqBlock = defineOp({
+  name: "gptq_block",
+  inputs: { v: "f32[P, C]", scale: "f32[A, B]", zero: "i8[A, B]", order: "u32[C]" },
+  outputs: { w: "f32[R, C]", e: "f32[R, C]", loss: "f32[R]" },
+  scalars: {
+    first: "u32",
+    count: "u32",
+    panel: "u32",
+    tile_rows: "u32",
+    tile_columns: "u32",
+    kind: "u32",
+    bits: "u32",
+    grid: "u32",
+  },
+  wgsl: tables + wgsl,
+  workgroups: ({ R = 0 }) => fold(Math.ceil(R / 64)),
+  work: ({ R = 0 }, { count = 0 }) => R * count * count * 4,
+  check(dims, scalars) {
+    const { P = 0, C = 0 } = dims;
+    const { first = 0, count = 0, panel = 0, kind = 0, bits, grid = 0 } = scalars;
+    if (!(kind in VALUE_KINDS)) return `kind must be 0 (int) to 3 (fp4), got ${kind}`;
+    const verdict = kind === 0 ? checkGrid({ bits: bits!, grid }) : true;
+    if (verdict !== true) return verdict;
+    if (count < 1 || count > GPTQ_BLOCK || first + count > C) {
+      return `a block has 1 to ${GPTQ_BLOCK} of ${C} columns, got ${count} from ${first} on`;
+    }
+    if (panel > first || first + count > panel + P) {
+      return `rows ${first} to ${first + count} of v are not inside those from ${panel} to ${
+        panel + P
+      }`;
+    }
+    return checkTiles(dims, scalars);
+  },
+  reference({ v, scale, zero, order, w, e, loss }, dims, scalars) {
+    const { R = 0, C = 0 } = dims;
+    const { first = 0, count = 0, panel = 0 } = scalars;
+    for (let r = 0; r < R; r++) {
+      let sum = 0;
+      for (let i = 0; i < count; i++) {
+        const column = first + i;
+        const row = (column - panel) * C;
+        let weight = w![r * C + column]!;
+        for (let k = 0; k < i; k++) weight -= e![r * C + first + k]! * v![row + first + k]!;
+        const tile = tileOf(r, order![column]!, dims, scalars);
+        const value = nearestValue(weight, { scale: scale![tile]!, zero: zero![tile]! }, scalars);
+        const error = (weight - value) / v![row + column]!;
+        w![r * C + column] = value;
+        e![r * C + column] = error;
+        sum += error * error / 2;
+      }
+      loss![r]! += sum;
+    }
+  },
+});
