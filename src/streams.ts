@@ -7,7 +7,7 @@ import { LOGIT_BYTES, TABLE_BYTES } from "./budget.ts";
 import type { Score, TokenScores } from "./evaluator.ts";
 import { headRows, scoreHead } from "./evaluators/head.ts";
 import { EVALUATORS } from "./evaluators/mod.ts";
-import type { Block, Forward, Model } from "./family.ts";
+import { type Block, type Forward, forwardBlock, type Model } from "./family.ts";
 import { HiddenStates, type SpillStore } from "./hidden_states.ts";
 import { embedding } from "./ops/mod.ts";
 import type { Reporter } from "./report.ts";
@@ -165,13 +165,13 @@ export class Streams implements AsyncDisposable {
     using scope = this.#backend.scope();
     const forward: Forward = {
       scope,
-      linear: (linear, x) => loaded.linear(linear, x, scope),
+      linear: (linear, x, scope) => loaded.linear(linear, x, scope),
       weight: (name) => loaded.weight(name),
       cos: this.#cos,
       sin: this.#sin,
     };
     const x = await states.get(window, scope);
-    await states.set(window, this.#model.forward(block, x, forward), scope);
+    await states.set(window, forwardBlock(block, x, forward), scope);
     await this.#backend.finish();
   }
 

@@ -4,7 +4,7 @@ import { type Backend, makeScope, type Scope, type Tensor } from "../src/backend
 import { referenceBackend } from "../src/backends/reference.ts";
 import { CheckpointError, UnsupportedError } from "../src/errors.ts";
 import { checkShapes, FAMILIES, familyOf } from "../src/families/mod.ts";
-import type { Forward, Model } from "../src/family.ts";
+import { type Forward, forwardBlock, type Model } from "../src/family.ts";
 import { addBias, embedding, matmulNt } from "../src/ops/mod.ts";
 import type { TensorSource } from "../src/source.ts";
 import { openCheckpoint } from "../src/sources/checkpoint.ts";
@@ -56,7 +56,7 @@ async function load(
     cos: cos!,
     sin: sin!,
     weight: (name) => weights.get(name)!,
-    linear({ weight, bias }, x) {
+    linear({ weight, bias }, x, scope) {
       const w = weights.get(weight)!;
       const y = scope.alloc("f32", [x.shape[0]!, w.shape[0]!]);
       backend.run(matmulNt, { x, w, y }, { column: 0 });
@@ -80,10 +80,10 @@ async function runModel(
   backend.run(embedding, { ids: tokens, table: weights.get(model.embedding)!, x }, { first: 0 });
   for (const block of model.blocks) {
     using inner = backend.scope();
-    x = scope.adopt(inner.release(model.forward(block, x, stream(inner))));
+    x = scope.adopt(inner.release(forwardBlock(block, x, stream(inner))));
   }
   const forward = stream(scope);
-  const logits = forward.linear(model.head, model.finish(x, forward));
+  const logits = forward.linear(model.head, model.finish(x, forward), scope);
   const [bytes] = await backend.read(logits);
   return new Float32Array(bytes!.buffer);
 }
@@ -152,10 +152,12 @@ Deno.test("a family is found by model_type, and none for a model that is not kno
   assert.equal(familyOf({}), undefined);
 });
 
-Deno.test("linears with one input share a tap, and those that engines fuse share a label within their block", () => {
+Deno.test("linears with one input share a step, and those that engines fuse share a label within their block", () => {
   const { blocks } = configured({});
   assert.deepEqual(
-    blocks[1]!.linears.map(({ weight, tap, fused }) => [weight, tap, fused]),
+    blocks[1]!.steps.flatMap(({ tap, linears }) =>
+      linears.map(({ weight, fused }) => [weight, tap, fused])
+    ),
     [
       ["q_proj", "attn_in", "qkv_proj"],
       ["k_proj", "attn_in", "qkv_proj"],
@@ -295,7 +297,7 @@ Deno.test("a block's forward pass leaves nothing on the device but its result, a
   backend.write(x, new Uint8Array(new Float32Array(5 * model.hiddenSize).fill(0.5).buffer));
   const before = [...live];
   const inner = backend.scope();
-  const y = model.forward(model.blocks[0]!, x, stream(inner));
+  const y = forwardBlock(model.blocks[0]!, x, stream(inner));
   assert.deepEqual([...live], [...before, y]);
   inner[Symbol.dispose]();
   assert.deepEqual([...live], before);

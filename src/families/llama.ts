@@ -6,7 +6,7 @@
  * config.json does not announce (transformers would leave them out, and the measured model would not be the one that is loaded).
  */
 import { CheckpointError, UnsupportedError } from "../errors.ts";
-import type { Block, Family, Forward, Linear, Model } from "../family.ts";
+import type { Block, Family, Linear, Model, Position, Step, StepContext } from "../family.ts";
 import type { Scope, Tensor } from "../backend.ts";
 import { add } from "../ops/add.ts";
 import { attention } from "../ops/attention.ts";
@@ -36,12 +36,12 @@ interface Sizes {
   readonly maxPositions: number;
 }
 
-/** A block and the parts its forward pass names. */
-interface LlamaBlock extends Block {
-  readonly norm: { readonly attention: string; readonly mlp: string };
-  readonly part: Readonly<
-    Record<"q" | "k" | "v" | "o" | "gate" | "up" | "down", Linear>
-  >;
+/** What the steps of every block compute with. */
+interface Arithmetic {
+  readonly eps: number;
+  readonly headDim: number;
+  /** Tokens that attention sees; 0: all. */
+  readonly window: number;
 }
 
 /** See {@linkcode Family.configure}. */
@@ -81,15 +81,15 @@ function configure(config: Config, has: (tensor: string) => boolean): Model {
     return tensor;
   };
   const embedding = need("model.embed_tokens.weight", [sizes.vocab, sizes.hidden]);
+  const arithmetic = { eps, headDim: sizes.headDim, window };
   const blocks = Array.from(
     { length: sizes.layers },
-    (_, i) => makeBlock(`model.layers.${i}`, { sizes, need, has, biased }),
+    (_, i) => makeBlock(`model.layers.${i}`, { sizes, need, has, biased, arithmetic }),
   );
   const norm = need("model.norm.weight", [sizes.hidden]);
   // A head of its own is used even where the config says "tied": transformers ties the two only when they are equal.
   const tied = readBoolean(config, "tie_word_embeddings", false) && !has("lm_head.weight");
   const head = tied ? embedding : need("lm_head.weight", [sizes.vocab, sizes.hidden]);
-  const byName = new Map(blocks.map((block) => [block.name, block]));
   return {
     modelType,
     hiddenSize: sizes.hidden,
@@ -99,21 +99,9 @@ function configure(config: Config, has: (tensor: string) => boolean): Model {
     shapes,
     embedding,
     final: [norm],
-    head: { weight: head, bias: undefined, tap: "head", fused: undefined },
+    head: { weight: head, bias: undefined, fused: undefined },
     blocks,
     rotary: (length) => rotaryTables(rotary, length),
-    forward(block, x, forward) {
-      const known = byName.get(block.name);
-      if (!known) {
-        throw new RangeError(`Cannot run block "${block.name}": the model has no such block`);
-      }
-      const head_dim = sizes.headDim;
-      const scale = 1 / Math.sqrt(head_dim);
-      const middle = attend(known, x, forward, { eps, head_dim, window, scale });
-      const y = feed(known, middle, forward, { eps });
-      free(middle, forward.scope);
-      return y;
-    },
     finish(x, { scope, weight }) {
       return normalize(x, weight(norm), { scope, eps });
     },
@@ -176,24 +164,20 @@ function checkLayerTypes(config: Config, expected: string): void {
   }
 }
 
-/** The names and parts of one block, every tensor asked for. */
+/** The steps of one block, every tensor asked for. */
 function makeBlock(
   name: string,
-  { sizes, need, has, biased }: {
+  { sizes, need, has, biased, arithmetic }: {
     readonly sizes: Sizes;
     readonly need: (tensor: string, shape: Shape) => string;
     readonly has: (tensor: string) => boolean;
     readonly biased: { readonly attention: boolean; readonly mlp: boolean };
+    readonly arithmetic: Arithmetic;
   },
-): LlamaBlock {
+): Block {
   const linear = (
     path: string,
-    { rows, columns, tap, fused }: {
-      rows: number;
-      columns: number;
-      tap: string;
-      fused?: string;
-    },
+    { rows, columns, fused }: { rows: number; columns: number; fused?: string },
   ): Linear => {
     const part = path.startsWith("mlp.") ? "mlp" : "attention";
     const bias = `${name}.${path}.bias`;
@@ -206,98 +190,121 @@ function makeBlock(
     return {
       weight: need(`${name}.${path}.weight`, [rows, columns]),
       bias: biased[part] ? need(bias, [rows]) : undefined,
-      tap,
       fused: fused && `${name}.${fused}`,
     };
   };
   const { hidden, queries, keys, intermediate } = sizes;
-  const qkv = { columns: hidden, tap: "attn_in", fused: "self_attn.qkv_proj" };
-  const gateUp = {
-    rows: intermediate,
-    columns: hidden,
-    tap: "mlp_in",
-    fused: "mlp.gate_up_proj",
+  const qkv = { columns: hidden, fused: "self_attn.qkv_proj" };
+  const gateUp = { rows: intermediate, columns: hidden, fused: "mlp.gate_up_proj" };
+  const q = linear("self_attn.q_proj", { rows: queries, ...qkv });
+  const k = linear("self_attn.k_proj", { rows: keys, ...qkv });
+  const v = linear("self_attn.v_proj", { rows: keys, ...qkv });
+  const o = linear("self_attn.o_proj", { rows: hidden, columns: queries });
+  const gate = linear("mlp.gate_proj", gateUp);
+  const up = linear("mlp.up_proj", gateUp);
+  const down = linear("mlp.down_proj", { rows: hidden, columns: intermediate });
+  const attentionNorm = need(`${name}.input_layernorm.weight`, [hidden]);
+  const mlpNorm = need(`${name}.post_attention_layernorm.weight`, [hidden]);
+  const steps: Step[] = [
+    {
+      ...normed("attn_in", [q, k, v], { channels: hidden, norm: attentionNorm, arithmetic }),
+      next: ({ residual }, [q, k, v], context) => ({
+        residual,
+        hidden: attend({ q: q!, k: k!, v: v! }, context, arithmetic),
+      }),
+    },
+    joining("attn_out", o, {
+      channels: queries,
+      scaledBy: { kind: "linear", linear: v, rows: valueRows(sizes) },
+    }),
+    {
+      ...normed("mlp_in", [gate, up], { channels: hidden, norm: mlpNorm, arithmetic }),
+      next({ residual }, [gate, up], { scope: { backend } }) {
+        backend.run(siluMul, { up: up!, gate: gate! });
+        return { residual, hidden: gate! };
+      },
+    },
+    joining("mlp_down", down, {
+      channels: intermediate,
+      scaledBy: {
+        kind: "linear",
+        linear: up,
+        rows: Uint32Array.from({ length: intermediate }, (_, i) => i),
+      },
+    }),
+  ];
+  return {
+    name,
+    steps,
+    linears: steps.flatMap(({ linears }) => linears),
+    others: [attentionNorm, mlpNorm],
   };
-  const part = {
-    q: linear("self_attn.q_proj", { rows: queries, ...qkv }),
-    k: linear("self_attn.k_proj", { rows: keys, ...qkv }),
-    v: linear("self_attn.v_proj", { rows: keys, ...qkv }),
-    o: linear("self_attn.o_proj", { rows: hidden, columns: queries, tap: "attn_out" }),
-    gate: linear("mlp.gate_proj", gateUp),
-    up: linear("mlp.up_proj", gateUp),
-    down: linear("mlp.down_proj", { rows: hidden, columns: intermediate, tap: "mlp_down" }),
-  };
-  const norm = {
-    attention: need(`${name}.input_layernorm.weight`, [hidden]),
-    mlp: need(`${name}.post_attention_layernorm.weight`, [hidden]),
-  };
-  return { name, norm, part, linears: Object.values(part), others: Object.values(norm) };
 }
 
-/** x + attention(norm(x)): f32[T, C] → f32[T, C]. */
-function attend(
-  { norm, part }: LlamaBlock,
-  x: Tensor,
-  forward: Forward,
-  { eps, ...scalars }: {
-    readonly eps: number;
-    readonly head_dim: number;
-    readonly window: number;
-    readonly scale: number;
+/** The row of v_proj that makes each channel of o_proj's input: query heads share key and value heads. */
+function valueRows({ headDim, queries, keys }: Sizes): Uint32Array {
+  const shared = queries / keys;
+  return Uint32Array.from({ length: queries }, (_, channel) => {
+    const head = Math.floor(channel / headDim);
+    return Math.floor(head / shared) * headDim + channel % headDim;
+  });
+}
+
+/** A step whose input is the norm of the residual stream. */
+function normed(
+  tap: string,
+  linears: readonly Linear[],
+  { channels, norm, arithmetic: { eps } }: {
+    readonly channels: number;
+    readonly norm: string;
+    readonly arithmetic: Arithmetic;
   },
+): Omit<Step, "next"> {
+  return {
+    tap,
+    linears,
+    channels,
+    stored: false,
+    joins: false,
+    scaledBy: { kind: "norm", weight: norm },
+    input: ({ residual }, { scope, weight }) => normalize(residual, weight(norm), { scope, eps }),
+  };
+}
+
+/** A step whose one linear adds its output to the residual stream. */
+function joining(
+  tap: string,
+  linear: Linear,
+  { channels, scaledBy }: Pick<Step, "channels" | "scaledBy">,
+): Step {
+  return {
+    tap,
+    linears: [linear],
+    channels,
+    stored: true,
+    joins: true,
+    scaledBy,
+    input: ({ hidden }) => hidden!,
+    next({ residual }: Position, [y]: readonly Tensor[], { scope: { backend } }) {
+      backend.run(add, { y: residual, x: y! });
+      return { residual: y! };
+    },
+  };
+}
+
+/** attention(rope(q), rope(k), v): f32[T, Q], f32[T, K] twice → f32[T, Q]. */
+function attend(
+  { q, k, v }: Readonly<Record<"q" | "k" | "v", Tensor>>,
+  { scope, cos, sin }: StepContext,
+  { headDim, window }: Arithmetic,
 ): Tensor {
-  const { backend } = forward.scope;
-  using scope = backend.scope();
-  const { linear, weight, cos, sin } = within(forward, scope);
-  const normed = normalize(x, weight(norm.attention), { scope, eps });
-  const q = linear(part.q, normed);
-  const k = linear(part.k, normed);
-  const v = linear(part.v, normed);
-  free(normed, scope);
+  const { backend } = scope;
   backend.run(rope, { cos, sin, x: q });
   backend.run(rope, { cos, sin, x: k });
   const o = scope.alloc("f32", q.shape);
-  backend.run(attention, { q, k, v, o }, scalars);
-  const y = linear(part.o, o);
-  backend.run(add, { y: x, x: y });
-  return forward.scope.adopt(scope.release(y));
-}
-
-/** x + SwiGLU(norm(x)): f32[T, C] → f32[T, C]. */
-function feed(
-  { norm, part }: LlamaBlock,
-  x: Tensor,
-  forward: Forward,
-  { eps }: { readonly eps: number },
-): Tensor {
-  const { backend } = forward.scope;
-  using scope = backend.scope();
-  const { linear, weight } = within(forward, scope);
-  const normed = normalize(x, weight(norm.mlp), { scope, eps });
-  const gate = linear(part.gate, normed);
-  const up = linear(part.up, normed);
-  free(normed, scope);
-  backend.run(siluMul, { up, gate });
-  free(up, scope);
-  const y = linear(part.down, gate);
-  backend.run(add, { y: x, x: y });
-  return forward.scope.adopt(scope.release(y));
-}
-
-/** The same stream with a shorter-lived scope, so that a block's intermediates are freed as soon as they can be. */
-function within(forward: Forward, scope: Scope): Forward {
-  return {
-    scope,
-    cos: forward.cos,
-    sin: forward.sin,
-    weight: (name) => forward.weight(name),
-    linear: (linear, x) => scope.adopt(forward.scope.release(forward.linear(linear, x))),
-  };
-}
-
-/** Free a tensor before its scope ends. */
-function free(tensor: Tensor, scope: Scope): void {
-  scope.release(tensor)[Symbol.dispose]();
+  const scale = 1 / Math.sqrt(headDim);
+  backend.run(attention, { q, k, v, o }, { head_dim: headDim, window, scale });
+  return o;
 }
 
 /** RMSNorm (arXiv 1910.07467): x f32[T, C], weight [C] → f32[T, C] in `scope`. */

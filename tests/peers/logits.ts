@@ -13,7 +13,7 @@ import { Buffer } from "node:buffer";
 import process from "node:process";
 import type { Backend, Scope, Tensor } from "../../src/backend.ts";
 import { weightsOf } from "../../src/evaluate.ts";
-import type { Block, Forward, Model } from "../../src/family.ts";
+import { type Block, type Forward, forwardBlock, type Model } from "../../src/family.ts";
 import { addBias, embedding, matmulNt } from "../../src/ops/mod.ts";
 import type { DeviceDType } from "../../src/op.ts";
 import { modelOf } from "../../src/plan.ts";
@@ -118,12 +118,12 @@ async function logits(
   for (const block of model.blocks) {
     using scope = backend.scope();
     const loaded = await loadBlock(block, weights, { scope, kind });
-    const y = model.forward(block, x, {
+    const y = forwardBlock(block, x, {
       scope,
       cos,
       sin,
       weight: loaded.weight,
-      linear: ({ weight, bias }, x) => {
+      linear: ({ weight, bias }, x, scope) => {
         const y = loaded.linear(weight, x, scope);
         if (bias) backend.run(addBias, { b: loaded.weight(bias), y });
         return y;
