@@ -31,7 +31,7 @@ function folderOf(path: string): string {
 
 /** What a folder may import beside itself and the root's files. */
 const ALLOWED: Readonly<Record<string, readonly string[]>> = {
-  methods: ["ops", "schemes"],
+  methods: ["ops", "schemes", "observers"],
   schemes: ["ops"],
   families: ["ops"],
   formats: ["ops", "schemes"],

@@ -341,6 +341,11 @@ const CALLS: Readonly<Record<string, Call>> = {
     scalars: { first: 64, count: 64, panel: 0, tile_rows: 1, tile_columns: 47, kind: 0, ...INT4 },
     given: { order: reversed(C), scale: positive([R, 11]), v: positive([C, C]) },
   },
+  diagonal: {
+    dims: { P: R, C },
+    scalars: { first: 9, inverse_square: 1 },
+    given: { order: reversed(C) },
+  },
   row_dots: { dims: { R, C } },
   subtract: { dims: { N: 100_003 } },
   column_stats: { dims: { T, C, S: 3 } },

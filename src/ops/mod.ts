@@ -9,6 +9,7 @@ import { dequantize4bit } from "./dequantize_4bit.ts";
 import { dequantizeDynamic8 } from "./dequantize_dynamic8.ts";
 import { dequantizeFp8 } from "./dequantize_fp8.ts";
 import { dequantizeInt } from "./dequantize_int.ts";
+import { diagonal } from "./diagonal.ts";
 import { divergence } from "./divergence.ts";
 import { embedding } from "./embedding.ts";
 import { errorSums } from "./error_sums.ts";
@@ -54,6 +55,7 @@ export {
   dequantizeDynamic8,
   dequantizeFp8,
   dequantizeInt,
+  diagonal,
   divergence,
   embedding,
   errorSums,
@@ -135,4 +137,5 @@ export const OPS: readonly Op[] = [
   rowDots,
   subtract,
   columnStats,
+  diagonal,
 ];

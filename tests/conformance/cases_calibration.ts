@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { codeRange, tileOf } from "../../src/ops/grid.ts";
 import { columnStats } from "../../src/ops/column_stats.ts";
 import { copy } from "../../src/ops/copy.ts";
+import { diagonal } from "../../src/ops/diagonal.ts";
 import { factorBlock } from "../../src/ops/factor_block.ts";
 import { gemm, isWanted } from "../../src/ops/gemm.ts";
 import { gptqBlock, nearestValue } from "../../src/ops/gptq_block.ts";
@@ -296,6 +297,19 @@ export const calibrationCases: readonly Case[] = [
       factor: normal("f32", [c], { seed: 73 }),
       y: blank("f32", [r, c]),
     },
+  })),
+  ...[[1, 1, 0, 0], [70, 70, 0, 1], [65, 131, 66, 1]].map((
+    [p = 0, c = 0, first = 0, inverse_square = 0],
+  ): Case => ({
+    op: diagonal,
+    tensors: {
+      m: normal("f32", [p, c], { seed: 68 }),
+      order: integers("u32", [c], shuffled(c, 69)),
+      y: normal("f32", [c], { seed: 70 }),
+    },
+    scalars: { first, inverse_square },
+    // A product and a quotient, each within 2.5 units in WGSL; what is copied is exact.
+    judge: { y: within(({ want }) => want.y!.map((y) => inverse_square * 6 * U * Math.abs(y))) },
   })),
   ...[1, 31, 1027].map((n) => ({
     op: subtract,

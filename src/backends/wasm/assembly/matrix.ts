@@ -138,3 +138,15 @@ function storeLanes(p: usize, v: v128, n: i32): void {
   if (n > 1) store<f32>(p, f32x4.extract_lane(v, 1), 4);
   if (n > 2) store<f32>(p, f32x4.extract_lane(v, 2), 8);
 }
+
+/** y[order[first + i]] = m[i, first + i], or 1 / its square. */
+export function diagonal(thread: i32): void {
+  const m = tensor(0), order = tensor(1), y = tensor(2), P = dim(0), C = dim(1), first = scalarU(0);
+  const step: i32 = 256;
+  for (let from = claim() * step; from < P; from = claim() * step) {
+    for (let i = from, last = min(P, from + step); i < last; i++) {
+      const value = load<f32>(at(m, i, C, first + i)), place = load<u32>(order + (<usize>(first + i) << 2));
+      store<f32>(y + (<usize>place << 2), scalarU(1) ? <f32>(1 / (<f64>value * <f64>value)) : value);
+    }
+  }
+}

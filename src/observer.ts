@@ -1,0 +1,51 @@
+/**
+ * An observer gathers a statistic of a linear's input while the windows of calibration pass by. Methods and schemes say which they need.
+ * Implementations: observers/, each in its own file.
+ */
+import type { Backend, Scope, Tensor } from "./backend.ts";
+
+/** A statistic of the input of one step's linears. `R` is what is known in the end. */
+export interface Observer<R = unknown> {
+  readonly name: string;
+  /** Bytes of device memory for inputs of this many channels. */
+  bytes(channels: number, backend: Pick<Backend, "maxTensorBytes">): number;
+  /** Begin to observe; what is kept on the device belongs to `scope`. */
+  open(options: { readonly channels: number; readonly scope: Scope }): Observation<R>;
+}
+
+/** One statistic being gathered. */
+export interface Observation<R = unknown> {
+  /** Take in a window's inputs, f32[T, channels]. */
+  add(x: Tensor): void | Promise<void>;
+  /** What all of it comes to. */
+  finish(): Promise<R>;
+}
+
+/** What was observed of one step's input. */
+export class Statistics {
+  readonly channels: number;
+  /** Tokens seen. */
+  readonly tokens: number;
+  readonly #results: ReadonlyMap<Observer, unknown>;
+
+  constructor(
+    results: ReadonlyMap<Observer, unknown>,
+    { channels, tokens }: { readonly channels: number; readonly tokens: number },
+  ) {
+    this.channels = channels;
+    this.tokens = tokens;
+    this.#results = results;
+  }
+
+  /**
+   * What an observer found.
+   *
+   * @throws {RangeError} it did not look.
+   */
+  of<R>(observer: Observer<R>): R {
+    if (!this.#results.has(observer)) {
+      throw new RangeError(`Cannot use the statistic "${observer.name}": it was not observed`);
+    }
+    return this.#results.get(observer) as R;
+  }
+}

@@ -1,0 +1,81 @@
+/**
+ * The Gram matrix Σ x·xᵀ of a linear's input, which GPTQ calls the Hessian but for a factor 2/tokens: symmetric, accumulated by its lower half,
+ * one window's products at a time, so that a sum of many tokens is a sum of few partial sums (f32 throughout).
+ */
+import { copy } from "../ops/copy.ts";
+import { diagonal } from "../ops/diagonal.ts";
+import { multiply } from "../ops/gemm.ts";
+import { mirror } from "../ops/mirror.ts";
+import type { Observer } from "../observer.ts";
+import { allocPanels, type Panels } from "../panels.ts";
+import type { Backend, Scope } from "../backend.ts";
+
+/** Σ x·xᵀ over all tokens, both halves. */
+export interface Gram extends Panels {
+  readonly tokens: number;
+  /** Σ x_c² by channel, on the host. */
+  readonly diagonal: Float32Array<ArrayBuffer>;
+}
+
+/** See the head of this file. */
+export const gram: Observer<Gram> = {
+  name: "gram",
+  bytes: (channels) => channels * channels * 4,
+  open({ channels, scope }) {
+    const { backend } = scope;
+    const sums = allocPanels(channels, scope);
+    let tokens = 0;
+    return {
+      add(x) {
+        const [k = 0] = x.shape;
+        for (const { first, rows, tensor } of sums.panels) {
+          multiply(backend, {
+            a: { tensor: x, column: first, transposed: true },
+            b: { tensor: x, transposed: true },
+            c: { tensor },
+          }, { m: rows, n: first + rows, k, add: tokens > 0, half: "lower", diagonal: first });
+        }
+        tokens += k;
+      },
+      async finish() {
+        fillUpperHalf(sums, backend);
+        return { ...sums, tokens, diagonal: await readDiagonal(sums, scope) };
+      },
+    };
+  },
+};
+
+/** Queue the copying of the lower half of a symmetric matrix to its upper half. */
+function fillUpperHalf({ panels }: Panels, backend: Backend): void {
+  for (const [i, panel] of panels.entries()) {
+    backend.run(mirror, { h: panel.tensor }, { first: panel.first });
+    for (const later of panels.slice(i + 1)) {
+      backend.run(copy, { from: later.tensor, to: panel.tensor }, {
+        rows: panel.rows,
+        columns: later.rows,
+        from_row: 0,
+        from_column: panel.first,
+        to_row: 0,
+        to_column: later.first,
+        transposed: 1,
+      });
+    }
+  }
+}
+
+/** The diagonal of a square matrix, on the host. */
+async function readDiagonal(
+  { size, panels }: Panels,
+  scope: Scope,
+): Promise<Float32Array<ArrayBuffer>> {
+  const { backend } = scope;
+  using scratch = backend.scope();
+  const order = scratch.alloc("u32", [size]);
+  backend.write(order, new Uint8Array(Uint32Array.from({ length: size }, (_, i) => i).buffer));
+  const y = scratch.alloc("f32", [size]);
+  for (const { first, tensor } of panels) {
+    backend.run(diagonal, { m: tensor, order, y }, { first, inverse_square: 0 });
+  }
+  const [bytes] = await backend.read(y);
+  return new Float32Array(bytes!.buffer);
+}
