@@ -27,12 +27,12 @@ export { readSourceCard } from "./src/source_card.ts";
 export { plan } from "./src/plan.ts";
 export type {
   DeviceLimits,
-  EvaluationRequest,
   Plan,
   PlannedBlock,
   PlannedFile,
   Sidecar,
   Step,
+  WindowsRequest,
 } from "./src/plan.ts";
 export type { Fate } from "./src/assign.ts";
 export type { Budgets, MemoryPlan } from "./src/budget.ts";

@@ -3,10 +3,11 @@
  * refusal is a sentence. What an unknown architecture's tensors are is judged by their names.
  */
 import { UnsupportedError } from "./errors.ts";
-import type { Model } from "./family.ts";
+import type { Model, ScaleSource, Step } from "./family.ts";
 import type { Format, PlannedWeight } from "./format.ts";
 import { formatNamed, FORMATS } from "./formats/mod.ts";
-import { methodNamed } from "./methods/mod.ts";
+import type { ScalingMethod } from "./method.ts";
+import { type Chain, chainNamed } from "./methods/mod.ts";
 import { matches, modulePath, type Recipe, type Rule } from "./recipe.ts";
 import type { Scheme } from "./scheme.ts";
 import { schemeKind } from "./schemes/mod.ts";
@@ -16,8 +17,15 @@ import { type DType, matrixShape, type TensorInfo } from "./tensor.ts";
 
 /** What becomes of one tensor. */
 export type Fate =
-  | { readonly kind: "quantize"; readonly rule: Rule; readonly scheme: Scheme }
+  | {
+    readonly kind: "quantize";
+    readonly rule: Rule;
+    readonly scheme: Scheme;
+    readonly chain: Chain;
+  }
   | { readonly kind: "copy"; readonly reason: string }
+  /** A norm that takes over scales of the linears after it; dtype and shape stay. */
+  | { readonly kind: "scale"; readonly reason: string }
   | { readonly kind: "drop"; readonly reason: string };
 
 /** Every tensor's fate, and what the format needs to know of the weights. */
@@ -78,7 +86,10 @@ export function assign(recipe: Recipe, source: TensorSource, model: Model | unde
       { what: source.label, reason: "nothing to quantize" },
     );
   }
-  if (model) checkFused(model, fates);
+  if (model) {
+    checkFused(model, fates);
+    scaleNorms(model, fates);
+  }
   const format = chooseFormat(recipe, source, fates);
   return {
     fates,
@@ -107,7 +118,7 @@ export function assign(recipe: Recipe, source: TensorSource, model: Model | unde
     if (scheme.kind === "cast") {
       return scheme.dtype === dtype
         ? { kind: "copy", reason: `it is ${dtype} already` }
-        : { kind: "quantize", rule, scheme };
+        : { kind: "quantize", rule, scheme, chain: chainNamed("rtn") };
     }
     const weightLike = (shape.length === 2 || shape.length === 4) &&
       /(^|\.)weight$|[^.]+$/.test(name);
@@ -126,11 +137,18 @@ export function assign(recipe: Recipe, source: TensorSource, model: Model | unde
         : "not a weight";
       if (spared) return { kind: "copy", reason: spared };
     }
-    checkWeight(tensor, scheme, rule);
-    return { kind: "quantize", rule, scheme };
+    const chain = rule.method === "auto"
+      ? chainNamed(linears?.has(name) && wantsCalibration(scheme) ? CALIBRATED : "rtn")
+      : chainNamed(rule.method);
+    checkWeight(tensor, scheme, { rule, chain });
+    return { kind: "quantize", rule, scheme, chain };
   }
 
-  function checkWeight(tensor: TensorInfo, scheme: Scheme, rule: Rule): void {
+  function checkWeight(
+    tensor: TensorInfo,
+    scheme: Scheme,
+    { rule, chain }: { rule: Rule; chain: Chain },
+  ): void {
     if (tied && tensor.name === model?.embedding) {
       refuse(
         tensor.name,
@@ -142,8 +160,88 @@ export function assign(recipe: Recipe, source: TensorSource, model: Model | unde
     }
     const verdict = schemeKind(scheme).check(scheme, matrixShape(tensor.shape));
     if (verdict !== true) refuse(tensor.name, verdict);
-    const able = methodNamed(rule.method).supports(scheme, rule.options);
-    if (able !== true) refuse(tensor.name, able);
+    for (const method of [...chain.scaling, chain.rounding]) {
+      const able = method.supports(scheme, rule.options);
+      if (able !== true) refuse(tensor.name, able);
+    }
+    if (isCalibrated({ scheme, rule, chain }) && !linears?.has(tensor.name)) {
+      refuse(
+        tensor.name,
+        `${chain.name} must see its inputs, and ${
+          model ? "it is not a linear layer of a block" : "Sluice does not run this architecture"
+        }; rtn needs none`,
+      );
+    }
+    if (isCalibrated({ scheme, rule, chain })) {
+      const shapes = schemeKind(scheme).choice?.check(scheme, tensor.shape) ?? true;
+      if (shapes !== true) refuse(tensor.name, shapes);
+    }
+  }
+}
+
+/** What `auto` takes where rounding to nearest loses too much. */
+const CALIBRATED = "awq+gptq";
+
+/** Whether `auto` calibrates: at 4 bits and below rounding to nearest loses too much. */
+function wantsCalibration(scheme: Scheme): boolean {
+  return scheme.kind === "int" && scheme.bits <= 4 && scheme.activations === "none";
+}
+
+/** Whether quantizing a weight takes statistics of its input. */
+export function isCalibrated(
+  { scheme, rule, chain }: { scheme: Scheme; rule: Pick<Rule, "options">; chain: Chain },
+): boolean {
+  return [...chain.scaling, chain.rounding].some((method) =>
+    method.needs(scheme, rule.options).length > 0
+  );
+}
+
+/** Scales that may be moved out of a step's input. */
+export interface StepScaling {
+  /** Those that find scales, to be tried in this order. */
+  readonly methods: readonly ScalingMethod[];
+  readonly source: ScaleSource;
+}
+
+/**
+ * Whether scales may be moved at a step: all its linears are quantized by the same methods, some of which move scales, and what makes its input can
+ * take them over.
+ */
+export function scalingOf(
+  { linears, scaledBy: source }: Step,
+  fates: ReadonlyMap<string, Fate>,
+): StepScaling | undefined {
+  const chains = linears.map(({ weight }) => {
+    const fate = fates.get(weight);
+    return fate?.kind === "quantize" ? fate.chain : undefined;
+  });
+  const [first] = chains;
+  if (!source || !first || chains.some((chain) => chain?.name !== first.name)) return undefined;
+  const methods = first.scaling.filter(({ after }) =>
+    source.kind === "norm" || after === "norms and linears"
+  );
+  const able = source.kind === "norm"
+    ? ["copy", "scale"].includes(fates.get(source.weight)?.kind ?? "")
+    : source.linear.bias === undefined && canScaleRows(fates.get(source.linear.weight));
+  return able && methods.length > 0 ? { methods, source } : undefined;
+}
+
+/** Whether a weight's rows can be divided after its codes were chosen. */
+function canScaleRows(fate: Fate | undefined): boolean {
+  if (fate?.kind !== "quantize") return false;
+  return schemeKind(fate.scheme).choice?.rowsScale(fate.scheme) === true;
+}
+
+/** Norms that take over scales are rewritten. */
+function scaleNorms(model: Model, fates: Map<string, Fate>): void {
+  for (const step of model.blocks.flatMap(({ steps }) => steps)) {
+    const scaling = scalingOf(step, fates);
+    if (scaling?.source.kind !== "norm") continue;
+    const names = scaling.methods.map(({ name }) => name).join(", ");
+    fates.set(scaling.source.weight, {
+      kind: "scale",
+      reason: `divided by the scales that ${names} moves`,
+    });
   }
 }
 

@@ -1,7 +1,11 @@
 /** The peak memory of a run, from the plan: what each phase holds at once, and the largest of them. Bytes throughout. */
+import { isCalibrated } from "./assign.ts";
+import { statesPerToken } from "./calibrate.ts";
 import { UnsupportedError } from "./errors.ts";
-import type { DeviceLimits, EvaluationRequest, PlannedBlock, Step } from "./plan.ts";
-import type { Model } from "./family.ts";
+import { factorBytes } from "./factor.ts";
+import type { DeviceLimits, PlannedBlock, Step, WindowsRequest } from "./plan.ts";
+import type { Block, Model, Step as BlockStep } from "./family.ts";
+import { propagationBytes } from "./propagation.ts";
 import { schemeKind } from "./schemes/mod.ts";
 import { BITS, byteLength, matrixShape } from "./tensor.ts";
 
@@ -13,7 +17,9 @@ export interface MemoryPlan {
   readonly slice: number;
   /** The block under evaluation: its weights in both streams, and its packed bytes. */
   readonly weights: number;
-  /** Hidden states of all windows in both streams, up to the budget. */
+  /** The block under calibration: its weights and their codes, statistics and factors of one step, a slice at work. */
+  readonly calibration: number;
+  /** Hidden states of all windows that are kept in memory, of the evaluation and of the calibration. */
   readonly states: number;
   /** One window's activations and one chunk of logits. */
   readonly activations: number;
@@ -44,7 +50,7 @@ export const COPY_BYTES = 8 * 2 ** 20;
 
 function sliceMemory({ source, fate, outputs, sliceRows }: Step): number {
   if (fate.kind === "drop") return 0;
-  if (fate.kind === "copy") return 2 * Math.min(COPY_BYTES, byteLength(source));
+  if (fate.kind !== "quantize") return 2 * Math.min(COPY_BYTES, byteLength(source));
   const [rows, columns] = matrixShape(source.shape);
   const bytes = sliceRows * columns * BITS[source.dtype] / 8;
   const packed = outputs.reduce((n, output) => n + byteLength(output), 0);
@@ -58,28 +64,41 @@ function sliceMemory({ source, fate, outputs, sliceRows }: Step): number {
     2 * packed * sliceRows / rows + sliceRows * columns * 4 + nested;
 }
 
+/** Windows that walk through the model. */
+export interface Walks {
+  readonly evaluation?: WindowsRequest;
+  readonly calibration?: WindowsRequest;
+}
+
+interface Surroundings {
+  readonly model: Model | undefined;
+  readonly windows: Walks;
+  /** Whether the original's hidden states walk along in the calibration. */
+  readonly propagate: boolean;
+}
+
 /** Plan the memory of a run. */
 export function budget(
   blocks: readonly PlannedBlock[],
-  { device, model, evaluation, buffers }: {
+  { device, buffers, ...around }: Surroundings & {
     device: DeviceLimits;
-    model: Model | undefined;
-    evaluation: EvaluationRequest | undefined;
     /** `TensorSource.bufferBytes` */
     buffers: number;
   },
 ): MemoryPlan {
+  const { model, windows: { evaluation, calibration: calibrated } } = around;
   const base = BASE[device.name] + READ_AHEAD_BYTES + WRITE_BEHIND_BYTES + buffers;
   const slice = blocks.flatMap(({ steps }) => steps)
     .reduce((most, step) => Math.max(most, Math.ceil(sliceMemory(step))), 0);
-  if (!model || !evaluation) {
-    return { base, slice, weights: 0, states: 0, activations: 0, peak: base + slice };
+  if (!model || !(evaluation || calibrated)) {
+    const nothing = { weights: 0, calibration: 0, states: 0, activations: 0 };
+    return { base, slice, ...nothing, peak: base + slice };
   }
-  const tokens = evaluation.seqLen;
+  const tokens = evaluation?.seqLen ?? 0;
   let weights = 0;
   let scratch = 0;
   for (const { name, steps } of blocks) {
-    if (name === "embedding") continue;
+    if (name === "embedding" || !evaluation) continue;
     let held = 0;
     for (const { source, fate, outputs } of steps) {
       held += byteLength(source);
@@ -91,14 +110,109 @@ export function budget(
     }
     weights = Math.max(weights, held);
   }
-  const window = tokens * model.hiddenSize * 4;
-  const states = Math.min(evaluation.stateBudget, 2 * evaluation.windows * window) + 2 * window;
+  const calibration = calibrated ? calibrationMemory(blocks, model, around) : 0;
+  const window = (calibrated?.seqLen ?? 0) * statesPerToken(model, around) * 4;
+  const states = statesInMemory(model, around) + 2 * tokens * model.hiddenSize * 4 + window;
   const { vocabSize, hiddenSize } = model;
   const logits = 2 * Math.min(LOGIT_BYTES, tokens * vocabSize * 4) +
     2 * Math.min(TABLE_BYTES, vocabSize * hiddenSize * 4);
-  const activations = Math.max(tokens * model.widestActivation * 4 + scratch, logits);
-  const peak = base + Math.max(slice, weights + activations) + states;
-  return { base, slice, weights, states, activations, peak };
+  const activations = evaluation
+    ? Math.max(tokens * model.widestActivation * 4 + scratch, logits)
+    : 0;
+  const peak = base + Math.max(slice, weights + activations, calibration) + states;
+  return { base, slice, weights, calibration, states, activations, peak };
+}
+
+/** What calibrating the largest block holds at once, hidden states apart. */
+function calibrationMemory(
+  blocks: readonly PlannedBlock[],
+  model: Model,
+  { windows: { calibration }, propagate }: Surroundings,
+): number {
+  const tokens = calibration!.seqLen;
+  const planned = new Map(
+    blocks.flatMap(({ steps }) => steps).map((step) => [step.source.name, step]),
+  );
+  return model.blocks.reduce(
+    (most, block) => Math.max(most, blockMemory(block, { planned, tokens, propagate })),
+    0,
+  );
+}
+
+function blockMemory(
+  { linears, steps }: Block,
+  { planned, ...how }: {
+    planned: ReadonlyMap<string, Step>;
+    tokens: number;
+    propagate: boolean;
+  },
+): number {
+  // Weights as they were, and their codes until the block is packed; packed, they are on the host twice.
+  const held = linears.reduce((bytes, { weight }) => {
+    const { source, fate, outputs } = planned.get(weight)!;
+    const codes = fate.kind === "quantize"
+      ? schemeKind(fate.scheme).workBytes(fate.scheme, ...matrixShape(source.shape)) +
+        2 * outputs.reduce((n, output) => n + byteLength(output), 0)
+      : 0;
+    return bytes + byteLength(source) + codes;
+  }, 0);
+  const working = steps.map((step) => stepMemory(step, { planned, ...how }));
+  return held + Math.max(...working);
+}
+
+/** Slices of a weight, f32, that rounding holds at once: the target and its move, scaled, reordered, errors, values. */
+const SLICE_COPIES = 7;
+
+function stepMemory(
+  { channels, linears, joins }: BlockStep,
+  { planned, tokens, propagate }: {
+    planned: ReadonlyMap<string, Step>;
+    tokens: number;
+    propagate: boolean;
+  },
+): number {
+  const weights = linears.map(({ weight }) => planned.get(weight)!);
+  const rows = weights.map(({ source }) => matrixShape(source.shape)[0]);
+  const passing = tokens * 4 * (2 * channels + rows.reduce((sum, count) => sum + count, 0)) +
+    Math.max(
+      0,
+      ...weights.map(({ source, fate }) =>
+        fate.kind === "quantize"
+          ? schemeKind(fate.scheme).linearBytes(fate.scheme, matrixShape(source.shape), tokens)
+          : 0
+      ),
+    );
+  const calibrated = weights.filter(({ fate }) => fate.kind === "quantize" && isCalibrated(fate));
+  if (calibrated.length === 0) return passing;
+  const statistics = channels * channels * 4 +
+    (propagate
+      ? propagationBytes(channels, joins ? rows[0] : undefined) + tokens * channels * 4
+      : 0);
+  const slices = calibrated.map(({ sliceRows }) => SLICE_COPIES * sliceRows * channels * 4);
+  // The factor that targets are moved with, and that of the rounding.
+  const solving = (propagate ? factorBytes(channels) : 0) + factorBytes(channels) +
+    Math.max(...slices);
+  return statistics + Math.max(passing, solving);
+}
+
+/** Bytes of hidden states kept in memory. */
+function statesInMemory(model: Model, around: Surroundings): number {
+  const { evaluation, calibration } = around.windows;
+  const all = walkBytes(model, around);
+  return Math.min(evaluation?.stateBudget ?? 0, all.evaluation) +
+    Math.min(calibration?.stateBudget ?? 0, all.calibration);
+}
+
+/** Bytes of all hidden states as f32. */
+function walkBytes(
+  model: Model,
+  { windows: { evaluation, calibration }, propagate }: Surroundings,
+): { readonly evaluation: number; readonly calibration: number } {
+  const tokens = (walk: WindowsRequest | undefined) => walk ? walk.windows * walk.seqLen : 0;
+  return {
+    evaluation: 2 * tokens(evaluation) * model.hiddenSize * 4,
+    calibration: tokens(calibration) * statesPerToken(model, { propagate }) * 4,
+  };
 }
 
 /** Bytes a run may use; what is absent is unlimited. */
@@ -111,17 +225,22 @@ export interface Budgets {
   readonly disk?: number | undefined;
 }
 
-/** Bytes of hidden states that go to disk at once. */
+/** Bytes of hidden states that go to disk at once: those of the evaluation as f32, those of the calibration as bf16. */
 export function spilledBytes(
   model: Model | undefined,
-  evaluation: EvaluationRequest | undefined,
+  windows: Walks,
+  { propagate }: { readonly propagate: boolean },
 ): number {
-  if (!model || !evaluation) return 0;
-  const { windows, seqLen, stateBudget } = evaluation;
-  const window = seqLen * model.hiddenSize * 4;
-  // Each stream keeps whole windows within its half of the budget.
-  const kept = Math.min(windows, Math.floor(stateBudget / 2 / window));
-  return 2 * (windows - kept) * window;
+  if (!model) return 0;
+  const spilled = (walk: WindowsRequest | undefined, perWindow: number) => {
+    if (!walk) return 0;
+    const kept = Math.min(walk.windows, Math.floor(walk.stateBudget / perWindow));
+    return (walk.windows - kept) * perWindow;
+  };
+  const { evaluation, calibration } = windows;
+  const all = walkBytes(model, { model, windows, propagate });
+  return spilled(evaluation, all.evaluation / (evaluation?.windows ?? 1)) +
+    spilled(calibration, all.calibration / (calibration?.windows ?? 1)) / 2;
 }
 
 /** Slices are not made smaller than this to keep a budget: below it, every other cost is larger. */
@@ -130,7 +249,7 @@ const SMALLEST_SLICE = 64 * 2 ** 10;
 /** What {@linkcode fit} may choose. */
 export interface Choice {
   readonly sliceBytes: number;
-  readonly evaluation: EvaluationRequest | undefined;
+  readonly windows: Walks;
 }
 
 /**
@@ -140,20 +259,19 @@ export interface Choice {
  */
 export function fit<T extends { readonly memory: MemoryPlan }>(
   make: (choice: Choice) => T,
-  { device, model, evaluation, budgets }: {
+  { device, budgets, ...around }: Surroundings & {
     device: DeviceLimits;
-    model: Model | undefined;
-    evaluation: EvaluationRequest | undefined;
     budgets: Budgets;
   },
 ): T {
+  const { model, windows } = around;
   if (budgets.vram !== undefined && device.name !== "webgpu") {
     refuse(
       "--max-vram",
       `the device is ${device.name}, which has no memory of its own; use --max-ram`,
     );
   }
-  let choice: Choice = { sliceBytes: device.sliceBytes, evaluation };
+  let choice: Choice = { sliceBytes: device.sliceBytes, windows };
   for (;;) {
     const made = make(choice);
     const { base, peak } = made.memory;
@@ -162,7 +280,7 @@ export function fit<T extends { readonly memory: MemoryPlan }>(
       peak - base - (budgets.vram ?? Infinity),
     );
     if (over <= 0) {
-      const spilled = spilledBytes(model, choice.evaluation);
+      const spilled = spilledBytes(model, choice.windows, around);
       if (spilled <= (budgets.disk ?? Infinity)) return made;
       refuse(
         "--max-disk",
@@ -170,12 +288,9 @@ export function fit<T extends { readonly memory: MemoryPlan }>(
           `more memory, or fewer --num-samples`,
       );
     }
-    const held = choice.evaluation && Math.min(choice.evaluation.stateBudget, made.memory.states);
-    if (choice.evaluation && held) {
-      choice = {
-        ...choice,
-        evaluation: { ...choice.evaluation, stateBudget: Math.max(0, held - over) },
-      };
+    const fewer = model && fewerStates(over, model, { ...around, windows: choice.windows });
+    if (fewer) {
+      choice = { ...choice, windows: fewer };
     } else if (choice.sliceBytes > SMALLEST_SLICE) {
       choice = { ...choice, sliceBytes: choice.sliceBytes / 2 };
     } else {
@@ -185,11 +300,24 @@ export function fit<T extends { readonly memory: MemoryPlan }>(
       refuse(
         flag,
         `this run needs at least ${least} bytes. Give ${flag} ${least}${
-          evaluation ? ", a shorter --seq-len, or leave out --evaluate" : ""
+          windows.evaluation ? ", a shorter --seq-len, or leave out --evaluate" : ""
         }`,
       );
     }
   }
+}
+
+/** The same walks with `over` bytes less for hidden states; undefined when none are left in memory. */
+function fewerStates(over: number, model: Model, around: Surroundings): Walks | undefined {
+  const all = walkBytes(model, around);
+  for (const walk of ["evaluation", "calibration"] as const) {
+    const asked = around.windows[walk];
+    const held = asked && Math.min(asked.stateBudget, all[walk]);
+    if (!asked || !held) continue;
+    const stateBudget = Math.max(0, held - over);
+    return { ...around.windows, [walk]: { ...asked, stateBudget } };
+  }
+  return undefined;
 }
 
 function refuse(flag: string, reason: string): never {

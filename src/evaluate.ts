@@ -13,7 +13,7 @@ import { recognize } from "./formats/mod.ts";
 import type { HubClient } from "./hub/client.ts";
 import { type Disk, disk as realDisk } from "./io/disk.ts";
 import { modelOf } from "./plan.ts";
-import type { Reporter } from "./report.ts";
+import { type Reporter, StepCounter } from "./report.ts";
 import type { TensorSource } from "./source.ts";
 import { type EvaluationInput, scoreTokens, Streams, tensorsRead } from "./streams.ts";
 import { type ModelWeights, originalWeights, storedWeights } from "./weights.ts";
@@ -121,7 +121,7 @@ export async function evaluate(
   await using streams = await Streams.open(model, {
     backend,
     evaluation,
-    report,
+    counter: new StepCounter(report),
     count: reference ? 2 : 1,
   });
   const places = ["embedding", ...model.blocks.map(({ name }) => name)];

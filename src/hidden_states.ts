@@ -3,7 +3,9 @@
  */
 import type { Backend, Scope, Tensor } from "./backend.ts";
 import type { Disk, DiskWriter } from "./io/disk.ts";
-import { elementCount } from "./tensor.ts";
+import { narrow } from "./ops/narrow.ts";
+import { widen } from "./ops/widen.ts";
+import { byteLength, elementCount } from "./tensor.ts";
 
 /** Where hidden states go that the device has no room for. */
 export interface SpillStore {
@@ -12,9 +14,13 @@ export interface SpillStore {
   readonly folder: string;
 }
 
+/** How states are written to disk: exactly, or rounded to half the bytes. */
+export type SpillDType = "f32" | "bf16";
+
 /**
  * The hidden states of every window of one stream: f32[T, C] each. As many windows as the budget allows stay on the device, the others
- * are files' bytes, exactly as they were, so that results do not depend on the budget.
+ * are a file's bytes: exactly as they were for an evaluation, whose results must not depend on the budget; in bf16 for a calibration, which
+ * averages over all of them.
  */
 export class HiddenStates implements AsyncDisposable {
   readonly #backend: Backend;
@@ -23,17 +29,20 @@ export class HiddenStates implements AsyncDisposable {
   readonly #resident: (Tensor | undefined)[];
   #spilled: Spilled | undefined;
   readonly #written = new Set<number>();
+  readonly #dtype: SpillDType;
 
   private constructor(
     backend: Backend,
-    { shape, windows, resident, spilled }: {
+    { shape, windows, resident, spilled, dtype }: {
       shape: readonly [number, number];
       windows: number;
       resident: number;
       spilled: Spilled | undefined;
+      dtype: SpillDType;
     },
   ) {
     this.#backend = backend;
+    this.#dtype = dtype;
     this.#shape = shape;
     this.#windows = windows;
     this.#resident = new Array<Tensor | undefined>(resident).fill(undefined);
@@ -45,12 +54,13 @@ export class HiddenStates implements AsyncDisposable {
    * @throws {RangeError} the budget does not hold all windows and there is no `spill`.
    * @throws {SpaceError} the spill file cannot be made.
    */
-  static async open({ backend, windows, shape, budget, spill }: {
+  static async open({ backend, windows, shape, budget, spill, dtype = "f32" }: {
     readonly backend: Backend;
     readonly windows: number;
     readonly shape: readonly [tokens: number, channels: number];
     readonly budget: number;
-    readonly spill?: SpillStore;
+    readonly spill?: SpillStore | undefined;
+    readonly dtype?: SpillDType;
   }): Promise<HiddenStates> {
     const size = elementCount(shape) * 4;
     const resident = Math.min(windows, Math.max(0, Math.floor(budget / size)));
@@ -62,9 +72,13 @@ export class HiddenStates implements AsyncDisposable {
       );
     }
     const spilled = resident < windows && spill
-      ? await openSpilled(spill, { size, count: windows - resident })
+      ? await openSpilled(spill, {
+        size: byteLength({ dtype, shape }),
+        count: windows - resident,
+        dtype,
+      })
       : undefined;
-    return new HiddenStates(backend, { shape, windows, resident, spilled });
+    return new HiddenStates(backend, { shape, windows, resident, spilled, dtype });
   }
 
   /** How many windows are kept on disk. */
@@ -85,8 +99,11 @@ export class HiddenStates implements AsyncDisposable {
       if (tensor) return tensor;
     } else if (this.#written.has(window)) {
       const bytes = await this.#spilled!.read(window - this.#resident.length);
+      const stored = scope.alloc(this.#dtype, this.#shape);
+      this.#backend.write(stored, bytes);
+      if (this.#dtype === "f32") return stored;
       const tensor = scope.alloc("f32", this.#shape);
-      this.#backend.write(tensor, bytes);
+      this.#backend.run(widen, { x: stored, y: tensor });
       return tensor;
     }
     throw new RangeError(`Cannot get the hidden states of window ${window}: they were never set`);
@@ -104,7 +121,7 @@ export class HiddenStates implements AsyncDisposable {
       );
     }
     if (window >= this.#resident.length) {
-      const [bytes] = await this.#backend.read(tensor);
+      const [bytes] = await this.#backend.read(this.#narrowed(tensor, scope));
       await this.#spilled!.write(window - this.#resident.length, bytes!);
       this.#written.add(window);
       return;
@@ -113,6 +130,13 @@ export class HiddenStates implements AsyncDisposable {
     if (before === tensor) return;
     this.#resident[window] = scope.release(tensor);
     before?.[Symbol.dispose]();
+  }
+
+  #narrowed(tensor: Tensor, scope: Scope): Tensor {
+    if (this.#dtype === "f32") return tensor;
+    const half = scope.alloc(this.#dtype, this.#shape);
+    this.#backend.run(narrow, { x: tensor, y: half });
+    return half;
   }
 
   #check(window: number): void {
@@ -138,9 +162,13 @@ interface Spilled extends AsyncDisposable {
 
 async function openSpilled(
   { disk, folder }: SpillStore,
-  { size, count }: { readonly size: number; readonly count: number },
+  { size, count, dtype }: {
+    readonly size: number;
+    readonly count: number;
+    readonly dtype: SpillDType;
+  },
 ): Promise<Spilled> {
-  const path = `${folder}/hidden-${crypto.randomUUID()}.f32`;
+  const path = `${folder}/hidden-${crypto.randomUUID()}.${dtype}`;
   const writer: DiskWriter = await disk.create(path, size * count);
   return {
     async read(part) {

@@ -1,31 +1,120 @@
-/** A method chooses codes for a scheme. It reads weights and statistics; it does no I/O and knows no format. Implementations: methods/. */
-import type { Scope, Tensor } from "./backend.ts";
+/**
+ * A method decides what a weight becomes. Some choose codes for a scheme (rounding methods: RTN, GPTQ, HQQ), some move scales between a weight and
+ * what makes its input before codes are chosen (scaling methods: AWQ, SmoothQuant). A recipe names a list of them, of which the last rounds.
+ * They read weights and statistics; they do no I/O and know no format. Implementations: methods/.
+ */
+import type { Backend, Scope, Tensor } from "./backend.ts";
+import type { Observer, Statistics } from "./observer.ts";
 import type { Option, OptionValues } from "./option.ts";
+import type { Reporter } from "./report.ts";
 import type { Quantized, Scheme } from "./scheme.ts";
 
-/** A weight, or one slice of its rows, already on the device. */
-export interface Job {
-  /** The tensor's name in the checkpoint, for messages. */
-  readonly name: string;
-  /** f32|bf16|f16[R, C]. */
-  readonly weight: Tensor;
-  readonly scheme: Scheme;
-  readonly options: OptionValues;
-  /** The result's tensors are allocated here. */
-  readonly scope: Scope;
-}
-
-/** A way of choosing codes. */
-export interface Method {
+interface MethodBase {
   readonly name: string;
   readonly summary: string;
   /** Rows that become flags, help and recipe keys. */
   readonly options: readonly Option[];
   /** Statistics of a linear's input that it must have seen; none for a data-free method. */
-  readonly needs: readonly string[];
-  /** Whether quantizing slices of rows equals quantizing the whole (slices being multiples of the scheme's `rowStep`). */
-  readonly rowSeparable: boolean;
-  /** Whether it chooses codes for this scheme, with these options if they are given. */
-  supports(scheme: Scheme, options?: OptionValues): true | string;
-  quantize(job: Job): Promise<Quantized>;
+  needs(scheme: Scheme, options: OptionValues): readonly Observer[];
+  /** Whether it can do its part for this scheme, with these options. */
+  supports(scheme: Scheme, options: OptionValues): true | string;
 }
+
+/** A weight, or one slice of its rows, already on the device. */
+export interface Job {
+  /** f32|bf16|f16[R, C]; f32 for methods that need statistics. */
+  readonly weight: Tensor;
+  /** The result's tensors are allocated here. */
+  readonly scope: Scope;
+}
+
+/** What rounding weights of one step takes. */
+export interface RoundingRequest {
+  /** The linears, for messages. */
+  readonly names: readonly string[];
+  readonly scheme: Scheme;
+  readonly options: OptionValues;
+  /** Of the input of the linears, as it was before any scaling; absent for methods that need none. */
+  readonly statistics?: Statistics;
+  /** What the channels of the input have been divided by since: f32[C]. The weights come multiplied by it. */
+  readonly scales?: Float32Array | undefined;
+  /** What the rounder keeps on the device belongs to it. */
+  readonly scope: Scope;
+  readonly report: Reporter;
+}
+
+/** What became of a slice. */
+export interface Rounded {
+  readonly quantized: Quantized;
+  /** f32[R]: GPTQ's loss of each row, Σ e²/2; of methods that have one. */
+  readonly loss?: Tensor;
+}
+
+/** Chooses codes for weights that read one input. */
+export interface Rounder {
+  round(job: Job): Promise<Rounded> | Rounded;
+  /** What the report says of it: damping that was used, why another method did the work. */
+  readonly remarks: RoundingRemarks;
+}
+
+/** See {@linkcode Rounder.remarks}. */
+export interface RoundingRemarks {
+  /** λ as a share of the Gram matrix's diagonal. */
+  readonly damping?: number;
+  /** Σ 1/U_ii² over all columns, and f32[C] by column on the device: from which the loss can be told before. */
+  readonly importance?: Tensor;
+  /** Why weights were rounded to nearest instead. */
+  readonly fallback?: string;
+}
+
+/** Chooses codes. */
+export interface RoundingMethod extends MethodBase {
+  readonly kind: "rounding";
+  /** Whether rounding slices of rows equals rounding the whole (slices being multiples of the scheme's `rowStep`). */
+  readonly rowSeparable: boolean;
+  /** Prepare to round the weights of linears that read one input. */
+  open(request: RoundingRequest): Promise<Rounder> | Rounder;
+}
+
+/** One linear that a scaling method may look at. */
+export interface ScalableWeight {
+  readonly name: string;
+  /** R */
+  readonly rows: number;
+  readonly scheme: Scheme;
+  /** Rows of the weight that will be rounded, f32[ids.length, C] in `scope`. */
+  take(ids: Uint32Array<ArrayBuffer>, scope: Scope): Tensor;
+  /** Open the rounding that will follow, with scales. */
+  open(scales: Float32Array | undefined, scope: Scope): Promise<Rounder> | Rounder;
+}
+
+/** What finding scales takes. */
+export interface ScalingRequest {
+  readonly weights: readonly ScalableWeight[];
+  readonly options: OptionValues;
+  readonly statistics: Statistics;
+  readonly backend: Backend;
+  /** Channels with one number must share a scale; absent: none must. */
+  readonly shared?: Uint32Array | undefined;
+  readonly report: Reporter;
+}
+
+/** What a scaling method found. */
+export interface Scaling {
+  /** By what the channels of the input are to be divided, and the weights multiplied: f32[C], all positive. */
+  readonly scales: Float32Array<ArrayBuffer>;
+  /** The exponent or strength that was chosen. */
+  readonly strength: number;
+}
+
+/** Moves scales. */
+export interface ScalingMethod extends MethodBase {
+  readonly kind: "scaling";
+  /** Which channels it scales: those after norms, or also those that a linear makes. */
+  readonly after: "norms" | "norms and linears";
+  /** The best scales; undefined when none are better than all ones. */
+  scale(request: ScalingRequest): Promise<Scaling | undefined>;
+}
+
+/** A way of quantizing, or a part of one. */
+export type Method = RoundingMethod | ScalingMethod;

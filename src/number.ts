@@ -89,3 +89,22 @@ export function roundTo(dtype: "f32" | "bf16" | "f16", x: number): number {
   if (dtype === "f16") return f16ToF32(f32ToF16(x));
   return Math.fround(x);
 }
+
+/** The values of a tensor of floats, from its bytes. */
+export function floatsFrom(
+  dtype: "f32" | "bf16" | "f16",
+  bytes: Uint8Array<ArrayBuffer>,
+): Float32Array<ArrayBuffer> {
+  const { buffer } = bytes.slice();
+  return dtype === "f32" ? new Float32Array(buffer) : widenAll(dtype, new Uint16Array(buffer));
+}
+
+/** The bytes of a tensor of floats, each rounded to the nearest of its dtype. */
+export function bytesFrom(
+  dtype: "f32" | "bf16" | "f16",
+  values: Float32Array,
+): Uint8Array<ArrayBuffer> {
+  if (dtype === "f32") return new Uint8Array(values.slice().buffer);
+  const encode = dtype === "bf16" ? f32ToBf16 : f32ToF16;
+  return new Uint8Array(Uint16Array.from(values, encode).buffer);
+}

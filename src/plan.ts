@@ -2,7 +2,7 @@
  * What will be done, decided from headers alone: each tensor's fate, every output file with names, dtypes, shapes and offsets, the
  * bits per weight, the peak memory. Every refusal happens here, before anything is written; after `plan()` only faults stop a run.
  */
-import { assign, type Fate, refuseQuantized } from "./assign.ts";
+import { assign, type Fate, isCalibrated, refuseQuantized } from "./assign.ts";
 import type { Backend } from "./backend.ts";
 import { budget, type Budgets, fit, type MemoryPlan, spilledBytes } from "./budget.ts";
 import type { Layout } from "./container.ts";
@@ -47,8 +47,8 @@ export interface Sidecar {
   readonly bytes?: Uint8Array<ArrayBuffer>;
 }
 
-/** How a model will be measured while it is quantized. */
-export interface EvaluationRequest {
+/** How many windows will walk through a model: to measure it while it is quantized, or to calibrate on. */
+export interface WindowsRequest {
   /** Tokens per window. */
   readonly seqLen: number;
   /** Windows that will run. */
@@ -79,7 +79,9 @@ export interface Plan {
   readonly sourceBytes: number;
   readonly memory: MemoryPlan;
   /** The measurement, with as much memory for hidden states as the budgets leave. */
-  readonly evaluation?: EvaluationRequest;
+  readonly evaluation?: WindowsRequest;
+  /** The calibration, likewise; present when a method needs one. */
+  readonly calibration?: WindowsRequest;
   /** Bytes of hidden states on disk at once. */
   readonly spilledBytes: number;
   readonly loaders: readonly Loader[];
@@ -97,23 +99,28 @@ export type DeviceLimits = Pick<Backend, "name" | "maxTensorBytes" | "sliceBytes
 export function plan(
   recipe: Recipe,
   source: TensorSource,
-  { device, evaluation: asked, budgets = {} }: {
+  { device, evaluation: asked, calibration: given, budgets = {} }: {
     device: DeviceLimits;
-    evaluation?: EvaluationRequest;
+    evaluation?: WindowsRequest;
+    /** Required when a method of the recipe is calibrated; not used when none is. */
+    calibration?: WindowsRequest;
     budgets?: Budgets;
   },
 ): Plan {
   refuseQuantized(source);
   const model = asked ? modelOf(source) : modelIfKnown(source);
-  if (model && asked) checkShapes(model, (name) => source.tensors.get(name)?.shape);
   const { fates, format, weights, modelDType } = assign(recipe, source, model);
+  const calibration = calibrationOf(fates, given);
+  if (model && (asked || calibration)) {
+    checkShapes(model, (name) => source.tensors.get(name)?.shape);
+  }
   const section = format.section(weights, modelDType);
   const tensors = [...source.tensors.values()].map((tensor) => {
     const fate = fates.get(tensor.name)!;
     return { source: tensor, fate, outputs: outputsOf(tensor, fate, format) };
   });
-  const { blocks, evaluation, memory } = fit(
-    ({ sliceBytes, evaluation }) => {
+  const { blocks, windows, memory } = fit(
+    ({ sliceBytes, windows }) => {
       const limits = { ...device, sliceBytes };
       const steps = tensors.map((tensor): Step => ({
         ...tensor,
@@ -122,13 +129,25 @@ export function plan(
           : { sliceRows: 0, rowStep: 0 }),
       }));
       const blocks = arrange(steps, model);
-      return {
-        blocks,
-        evaluation,
-        memory: budget(blocks, { device, model, evaluation, buffers: source.bufferBytes ?? 0 }),
-      };
+      const memory = budget(blocks, {
+        device,
+        model,
+        windows,
+        propagate: recipe.propagate,
+        buffers: source.bufferBytes ?? 0,
+      });
+      return { blocks, windows, memory };
     },
-    { device, model, evaluation: asked, budgets },
+    {
+      device,
+      model,
+      windows: {
+        ...(asked ? { evaluation: asked } : {}),
+        ...(calibration ? { calibration } : {}),
+      },
+      propagate: recipe.propagate,
+      budgets,
+    },
   );
   const steps = blocks.flatMap((block) => block.steps);
   const files = layoutFiles(blocks, recipe.maxShardSize);
@@ -154,10 +173,29 @@ export function plan(
     totalBytes: sum(files, ({ size }) => size) + sum(sidecars, ({ size }) => size),
     sourceBytes: sum([...source.tensors.values()], byteLength),
     memory,
-    ...(evaluation ? { evaluation } : {}),
-    spilledBytes: spilledBytes(model, evaluation),
+    ...windows,
+    spilledBytes: spilledBytes(model, windows, recipe),
     loaders: format.loaders(schemes, weights),
   };
+}
+
+/**
+ * The calibration of a plan; undefined when nothing is calibrated.
+ *
+ * @throws {UnsupportedError} something is, and there are no windows.
+ */
+function calibrationOf(
+  fates: ReadonlyMap<string, Fate>,
+  given: WindowsRequest | undefined,
+): WindowsRequest | undefined {
+  const found = [...fates].find(([, fate]) => fate.kind === "quantize" && isCalibrated(fate));
+  if (!found || given) return found && given;
+  const [name, fate] = found;
+  const method = fate.kind === "quantize" ? fate.chain.name : "";
+  throw new UnsupportedError(
+    `Cannot quantize "${name}" by ${method} without calibration: give windows of a text (prepareCalibration), or method rtn, which needs none.`,
+    { what: name, reason: `${method} must see its inputs` },
+  );
 }
 
 /**
@@ -202,6 +240,7 @@ function outputsOf(tensor: TensorInfo, fate: Fate, format: Format): readonly Ten
     case "quantize":
       return format.layout(tensor, fate.scheme);
     case "copy":
+    case "scale":
       return [tensor];
     case "drop":
       return [];

@@ -5,7 +5,7 @@
 import picomatch from "picomatch";
 import { parse as parseYaml } from "yaml";
 import { RequestError } from "./errors.ts";
-import { methodNamed, METHODS } from "./methods/mod.ts";
+import { chainNamed, METHODS } from "./methods/mod.ts";
 import {
   type Option,
   type OptionValue,
@@ -25,7 +25,7 @@ export interface Rule {
   readonly match?: string;
   /** A scheme's name (`W4A16`, `NF4`, …) or `none`. */
   readonly scheme: string;
-  /** A method's name. */
+  /** Methods joined by `+`, of which the last chooses codes, or `auto`. */
   readonly method: string;
   /** Values of {@linkcode RULE_OPTIONS}, by option name; defaults filled in where an option has one. */
   readonly options: OptionValues;
@@ -41,6 +41,10 @@ export interface Recipe {
   readonly format?: string;
   /** Bytes of the largest output shard, header not counted. */
   readonly maxShardSize: number;
+  /** Whose hidden states calibration sees: those that the quantized blocks before give, or the original's. */
+  readonly calibrateOn: "quantized" | "float";
+  /** Whether each linear's target is moved so that it repairs errors of the blocks before it. */
+  readonly propagate: boolean;
 }
 
 /** The scheme and the method of a rule. */
@@ -54,9 +58,13 @@ const SCHEME: Option = {
 const METHOD: Option = {
   name: "method",
   type: "string",
-  choices: METHODS.map(({ name }) => name),
-  help: "how codes are chosen",
-  default: "rtn",
+  placeholder: "name",
+  help:
+    `how codes are chosen: ${
+      METHODS.map(({ name }) => name).join(", ")
+    }, or several, as awq+gptq; ` +
+    "auto takes awq+gptq for int weights of 4 bits and below in models that Sluice can run, rtn for others",
+  default: "auto",
 };
 
 /** Options of one rule: its scheme, its method, and what those take. */
@@ -64,7 +72,8 @@ export const RULE_OPTIONS: readonly Option[] = [
   SCHEME,
   METHOD,
   ...SCHEME_OPTIONS,
-  ...METHODS.flatMap(({ options }) => options),
+  // Methods share some.
+  ...new Set(METHODS.flatMap(({ options }) => options)),
 ];
 
 /** Options of a recipe that are not of a rule. */
@@ -84,6 +93,20 @@ export const RECIPE_OPTIONS: readonly Option[] = [
     default: "5GB",
     min: 1,
   },
+  {
+    name: "calibrate-on",
+    type: "string",
+    choices: ["quantized", "float"],
+    help:
+      "whose hidden states calibration sees: those that the quantized blocks before give, or the original model's",
+    default: "quantized",
+  },
+  {
+    name: "propagate",
+    type: "boolean",
+    help:
+      "move each linear's target so that it repairs errors of the blocks before it (default true; calibration on float cannot)",
+  },
 ];
 
 function ruleFrom(values: ReadonlyMap<string, OptionValue>, match?: string): Rule {
@@ -93,7 +116,7 @@ function ruleFrom(values: ReadonlyMap<string, OptionValue>, match?: string): Rul
       `Cannot use scheme "${scheme}": it must be none, or one of ${schemeNames().join(", ")}.`,
     );
   }
-  const method = methodNamed(String(values.get(METHOD.name) ?? METHOD.default));
+  const method = String(values.get(METHOD.name) ?? METHOD.default).toLowerCase();
   const options: Record<string, OptionValue> = {};
   for (const option of RULE_OPTIONS) {
     if (option === SCHEME || option === METHOD) continue;
@@ -103,7 +126,7 @@ function ruleFrom(values: ReadonlyMap<string, OptionValue>, match?: string): Rul
   return {
     ...(match === undefined ? {} : { match }),
     scheme: scheme.toLowerCase() === "none" ? "none" : scheme.toUpperCase(),
-    method: method.name,
+    method: method === "auto" ? method : chainNamed(method).name,
     options,
   };
 }
@@ -132,12 +155,24 @@ function assemble(
 ): Recipe {
   for (const pattern of [...ignore, ...rules.flatMap(({ match }) => match ?? [])]) compile(pattern);
   const format = values.get("format");
-  const shard = RECIPE_OPTIONS.find(({ name }) => name === "max-shard-size")!;
+  const valueOf = (name: string) => {
+    const option = RECIPE_OPTIONS.find((option) => option.name === name)!;
+    return values.get(name) ?? parseOption(option, option.default);
+  };
+  const calibrateOn = valueOf("calibrate-on") as Recipe["calibrateOn"];
+  const propagate = values.get("propagate") ?? calibrateOn === "quantized";
+  if (propagate && calibrateOn === "float") {
+    throw new RequestError(
+      "Cannot use --propagate with --calibrate-on float: the original model's hidden states have no errors to repair.",
+    );
+  }
   return {
     rules,
     ignore,
     ...(format === undefined ? {} : { format: String(format) }),
-    maxShardSize: Number(values.get("max-shard-size") ?? parseOption(shard, shard.default)),
+    maxShardSize: Number(valueOf("max-shard-size")),
+    calibrateOn,
+    propagate: propagate === true,
   };
 }
 
@@ -218,7 +253,9 @@ function readValues(
       const names = [...options.map(recipeKey), ...others].join(", ");
       throw new RequestError(`Cannot read ${what}: it has no key "${key}". Keys are ${names}.`);
     }
-    values.set(option.name, parseOption(option, value));
+    // Methods may be given as a list, too.
+    const said = option === METHOD && Array.isArray(value) ? value.join("+") : value;
+    values.set(option.name, parseOption(option, said));
   }
   return values;
 }

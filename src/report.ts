@@ -9,6 +9,24 @@ export interface TensorReport {
   readonly bitsPerWeight: number;
   /** By metric name; empty unless metrics were asked for. */
   readonly metrics: Readonly<Record<string, number>>;
+  /** Absent for weights that were quantized without data. */
+  readonly calibration?: CalibrationFacts;
+}
+
+/** What is known of one weight's calibration. */
+export interface CalibrationFacts {
+  /** `awq+gptq` */
+  readonly method: string;
+  /** Tokens seen. */
+  readonly tokens: number;
+  /** λ as a share of the Gram matrix's diagonal. */
+  readonly damping?: number;
+  /** The exponent or strength with which scales were moved; absent: none were. */
+  readonly strength?: number;
+  /** GPTQ's loss, Σ e²/2 over all rows, per token. */
+  readonly loss?: number;
+  /** Why the weight was rounded to nearest instead. */
+  readonly fallback?: string;
 }
 
 /** One thing that happened in a run. */
@@ -19,12 +37,12 @@ export type Event =
     readonly device: string;
     readonly tensors: number;
     readonly bytes: number;
-    /** Window-blocks of the evaluation, if there is one. */
+    /** Steps of windows, of the evaluation and of the calibration, if there are any. */
     readonly windows?: number;
   }
   | { readonly type: "quantized"; readonly tensor: TensorReport; readonly bytes: number }
   | { readonly type: "copied"; readonly name: string; readonly bytes: number }
-  /** A block's windows are going through: `done` of `total` window-blocks of the whole evaluation. */
+  /** Windows are going through a block: `done` of `total` steps of windows, of the whole evaluation and calibration. */
   | {
     readonly type: "advanced";
     readonly block: string;
@@ -39,3 +57,20 @@ export type Event =
 
 /** Receives events. */
 export type Reporter = (event: Event) => void;
+
+/** Counts the steps that windows have gone, of all walks of a run. */
+export class StepCounter {
+  readonly #report: Reporter;
+  #done = 0;
+  /** Steps of all windows in all walks; to be known before the first is counted. */
+  total = 0;
+
+  constructor(report: Reporter) {
+    this.#report = report;
+  }
+
+  /** A window has gone one step. */
+  count(block: string): void {
+    this.#report({ type: "advanced", block, done: ++this.#done, total: this.total });
+  }
+}

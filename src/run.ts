@@ -1,26 +1,28 @@
 /**
- * Doing what was planned: read a slice, choose its codes, pack, write, forget; after each block, send the windows of the evaluation
- * through it in both streams. Refuses nothing; what stops it is a fault.
+ * Doing what was planned: read a slice, choose its codes, pack, write, forget; or with calibration, a block at a time (calibrated_block.ts). After
+ * each block, send the windows of the evaluation through it in both streams. Refuses nothing; what stops it is a fault.
  */
-import type { Backend } from "./backend.ts";
+import type { Backend, Scope, Tensor } from "./backend.ts";
+import { Calibration, type CalibrationInput } from "./calibrate.ts";
+import { quantizeBlock, type QuantizedWeight, unscaled } from "./calibrated_block.ts";
 import { DeviceError } from "./errors.ts";
 import type { Score } from "./evaluator.ts";
+import type { Block } from "./family.ts";
 import type { Packer, Piece } from "./format.ts";
 import { METRICS } from "./metrics/mod.ts";
 import { ErrorGatherer } from "./metrics/sums.ts";
-import { methodNamed } from "./methods/mod.ts";
 import type { DeviceDType } from "./op.ts";
 import { Output } from "./output.ts";
 import type { Plan, Step } from "./plan.ts";
 import { ReadAhead } from "./read_ahead.ts";
-import type { Reporter, TensorReport } from "./report.ts";
+import { type CalibrationFacts, type Reporter, StepCounter, type TensorReport } from "./report.ts";
 import { schemeKind } from "./schemes/mod.ts";
 import type { Sink } from "./sink.ts";
 import type { Reading, Rows, TensorSource } from "./source.ts";
 import { type EvaluationInput, scoreTokens, Streams, tensorsRead } from "./streams.ts";
-import { byteLength, elementCount, matrixShape } from "./tensor.ts";
+import { byteLength, elementCount, matrixShape, type TensorInfo } from "./tensor.ts";
 import { Stopwatch, type Timeline } from "./timeline.ts";
-import { originalWeights, quantizedWeights } from "./weights.ts";
+import { LoadedBlock, type ModelWeights, originalWeights, quantizedWeights } from "./weights.ts";
 
 /** What a run needs beside its plan. */
 export interface RunOptions {
@@ -34,6 +36,8 @@ export interface RunOptions {
   readonly metrics?: boolean;
   /** Measure the model in the same pass; the plan must have been made with the same windows. */
   readonly evaluation?: EvaluationInput;
+  /** What to calibrate on; required if the plan has a calibration, and must be of the same windows. */
+  readonly calibration?: CalibrationInput;
   /** Resident bytes of the process now; sampled for the report's peak. */
   readonly residentBytes?: () => number;
 }
@@ -74,21 +78,24 @@ interface Context extends RunOptions {
  */
 export async function run(plan: Plan, options: RunOptions): Promise<RunReport> {
   const { source, backend, sink, evaluation, signal, report = () => {} } = options;
+  const counter = new StepCounter(report);
   const begun = performance.now();
   const watch = new Stopwatch();
   await using output = new Output(plan.files, { sink, report, watch });
   await using streams = evaluation && plan.model
-    ? await Streams.open(plan.model, { backend, evaluation, report })
+    ? await Streams.open(plan.model, { backend, evaluation, counter })
     : undefined;
+  await using calibration = await openCalibration(plan, options, counter);
   report({
     type: "start",
     what: plan.source.label,
     device: backend.description,
     tensors: source.tensors.size,
     bytes: plan.sourceBytes,
-    ...(streams ? { windows: streams.total } : {}),
+    ...(counter.total > 0 ? { windows: counter.total } : {}),
   });
-  source.schedule?.(readings(plan, { measured: streams !== undefined }));
+  const calibrated = calibration ? calibratedBlocks(plan) : new Map<string, Block>();
+  source.schedule?.(readings(plan, { measured: streams !== undefined, calibrated }));
   const context: Context = {
     ...options,
     plan,
@@ -97,22 +104,34 @@ export async function run(plan: Plan, options: RunOptions): Promise<RunReport> {
     tensors: [],
     packed: new Map(),
     kept: neededAtTheEnd(plan),
-    reads: new ReadAhead(source, plan.blocks.flatMap(({ steps }) => steps), watch),
+    reads: new ReadAhead(
+      source,
+      plan.blocks.flatMap(({ name, steps }) =>
+        calibrated.has(name) ? steps.filter(isCopied) : steps
+      ),
+      watch,
+    ),
     watch,
     peak: 0,
   };
   const original = originalWeights(source);
   const quantized = quantizedWeights(plan, { source, packed: context.packed });
   for (const { name, steps } of plan.blocks) {
+    using scope = backend.scope();
+    const block = calibrated.get(name);
+    const loaded = block && calibration
+      ? await calibrateBlock(block, { context, calibration, original, scope })
+      : undefined;
     for (const step of steps) {
       signal?.throwIfAborted();
-      await perform(step, context);
+      if (!block || isCopied(step)) await perform(step, context);
     }
+    if (calibration && name === "embedding") await calibration.embed(original);
     if (streams) {
       await watch.time(
         "compute",
         0,
-        () => streams.advance(name, [original, quantized], { signal }),
+        () => streams.advance(name, [original, quantized], { signal, loaded }),
       );
     }
     sample(context);
@@ -136,17 +155,56 @@ export async function run(plan: Plan, options: RunOptions): Promise<RunReport> {
   return { tensors: context.tensors, scores, seconds, peakBytes: context.peak, timeline };
 }
 
+/** The calibration of a plan that has one. */
+async function openCalibration(
+  { model, calibration: planned, recipe }: Plan,
+  { backend, calibration: input }: RunOptions,
+  counter: StepCounter,
+): Promise<Calibration | undefined> {
+  if (!planned || !model) return undefined;
+  if (input?.windows.length !== planned.windows) {
+    throw new RangeError(
+      `Cannot run the plan: it calibrates on ${planned.windows} windows, got ${
+        input?.windows.length ?? 0
+      }`,
+    );
+  }
+  const { propagate } = recipe;
+  return await Calibration.open(model, { backend, input, propagate, counter });
+}
+
+/** The blocks that calibration walks through: all of the model's. */
+function calibratedBlocks({ model, blocks }: Plan): Map<string, Block> {
+  const named = new Map(model?.blocks.map((block) => [block.name, block]));
+  return new Map(blocks.flatMap(({ name }) => {
+    const block = named.get(name);
+    return block ? [[name, block] as const] : [];
+  }));
+}
+
+/** Whether a tensor needs no calibration even where its block is calibrated. */
+function isCopied({ fate }: Step): boolean {
+  return fate.kind === "copy" || fate.kind === "drop";
+}
+
 /** Every tensor that a run reads, in order: each block's for quantizing, then again for the windows. */
-function readings({ blocks, model }: Plan, { measured }: { measured: boolean }): Reading[] {
-  const again = (name: string | undefined) =>
-    measured && model ? tensorsRead(model, name).map((name) => ({ name })) : [];
+function readings(
+  { blocks, model }: Plan,
+  { measured, calibrated }: { measured: boolean; calibrated: ReadonlyMap<string, Block> },
+): Reading[] {
+  const whole = (name: string | undefined) =>
+    model ? tensorsRead(model, name).map((name) => ({ name })) : [];
+  const again = (name: string | undefined) => measured ? whole(name) : [];
   return [
-    ...blocks.flatMap(({ name, steps }) => [
-      ...steps.filter(({ fate }) => fate.kind !== "drop").map(({ source }) => ({
-        name: source.name,
-      })),
-      ...again(name),
-    ]),
+    ...blocks.flatMap(({ name, steps }) => {
+      const read = steps.filter(({ fate }) => fate.kind !== "drop");
+      const named = (steps: readonly Step[]) => steps.map(({ source: { name } }) => ({ name }));
+      return calibrated.has(name) ? [...whole(name), ...named(read.filter(isCopied))] : [
+        ...named(read),
+        ...(name === "embedding" && calibrated.size > 0 ? whole(name) : []),
+        ...again(name),
+      ];
+    }),
     ...again(undefined),
   ];
 }
@@ -170,9 +228,78 @@ async function perform(step: Step, context: Context): Promise<void> {
       return await quantizeWeight(step, context);
     case "copy":
       return await copyTensor(step, context);
+    case "scale":
     case "drop":
       return;
   }
+}
+
+/** Quantize a block with calibration, and write it; the block as it was, on the device until `scope` ends. */
+async function calibrateBlock(
+  block: Block,
+  { context, calibration, original, scope }: {
+    context: Context;
+    calibration: Calibration;
+    original: ModelWeights;
+    scope: Scope;
+  },
+): Promise<LoadedBlock> {
+  const { backend, plan, watch } = context;
+  const loaded = await LoadedBlock.load(block, original, { scope });
+  using held = backend.scope();
+  const last = plan.model?.blocks.at(-1) === block;
+  const quantized = await watch.time(
+    "compute",
+    0,
+    () => quantizeBlock(block, { ...context, calibration, original: loaded, scope: held, last }),
+  );
+  sample(context);
+  for (const weight of quantized.weights) await packWeight(weight, loaded, context);
+  for (const [name, tensor] of quantized.norms) await writeNorm(name, tensor, context);
+  for (
+    const { source: { name }, fate } of plan.blocks.find(({ name }) => name === block.name)!.steps
+  ) {
+    // A norm whose scales were all 1.
+    if (fate.kind === "scale" && !quantized.norms.has(name)) {
+      await writeNorm(name, loaded.weight(name), context);
+    }
+  }
+  return loaded;
+}
+
+/** Write a tensor that calibration may have changed. */
+async function writeNorm(name: string, tensor: Tensor, context: Context): Promise<void> {
+  const [bytes] = await context.backend.read(tensor);
+  if (context.evaluation) context.packed.set(name, new Uint8Array(bytes!.length));
+  await writePieces([{ tensor: name, offset: 0, bytes: bytes! }], context);
+  context.report({ type: "copied", name, bytes: bytes!.length });
+}
+
+/** Pack and write a weight whose codes were chosen. */
+async function packWeight(
+  weight: QuantizedWeight,
+  loaded: LoadedBlock,
+  context: Context,
+): Promise<void> {
+  const { planned, slices, facts } = weight;
+  const { source: tensor, fate, outputs } = planned;
+  if (fate.kind !== "quantize") return;
+  const { backend, plan, metrics } = context;
+  keepPacked(outputs, context);
+  using scope = backend.scope();
+  const packer = plan.format.packer(tensor, fate.scheme, scope);
+  using errors = metrics ? new ErrorGatherer(backend) : undefined;
+  for (const { rows, quantized } of slices) {
+    context.signal?.throwIfAborted();
+    await writePieces(await packer.add(quantized, rows), context);
+    if (!errors) continue;
+    using scratch = backend.scope();
+    const ids = Uint32Array.from({ length: rows.to - rows.from }, (_, i) => rows.from + i);
+    const values = unscaled(weight, { rows, quantized, scope: scratch });
+    await errors.add(loaded.rows(tensor.name, ids, scratch), values);
+  }
+  await writePieces(await packer.finish(), context);
+  finishWeight(planned, { errors, context, calibration: facts });
 }
 
 async function copyTensor(
@@ -191,13 +318,9 @@ async function copyTensor(
 async function quantizeWeight(step: Step, context: Context): Promise<void> {
   const { source: tensor, fate, outputs } = step;
   if (fate.kind !== "quantize") return;
-  const { backend, plan, reads, report, evaluation, metrics } = context;
+  const { backend, plan, reads, metrics } = context;
   const [rows, columns] = matrixShape(tensor.shape);
-  if (evaluation) {
-    for (const output of outputs) {
-      context.packed.set(output.name, new Uint8Array(byteLength(output)));
-    }
-  }
+  keepPacked(outputs, context);
   using scope = backend.scope();
   const packer = plan.format.packer(tensor, fate.scheme, scope);
   using errors = metrics ? new ErrorGatherer(backend) : undefined;
@@ -216,6 +339,25 @@ async function quantizeWeight(step: Step, context: Context): Promise<void> {
     sample(context);
   }
   await writePieces(await packer.finish(), context);
+  finishWeight(step, { errors, context });
+}
+
+/** Room for the stored bytes of a weight, which the evaluation runs from. */
+function keepPacked(outputs: readonly TensorInfo[], { packed, evaluation }: Context): void {
+  if (!evaluation) return;
+  for (const output of outputs) packed.set(output.name, new Uint8Array(byteLength(output)));
+}
+
+/** Say how a weight fared. */
+function finishWeight(
+  { source: tensor, fate, outputs }: Step,
+  { errors, context, calibration }: {
+    errors: ErrorGatherer | undefined;
+    context: Context;
+    calibration?: CalibrationFacts;
+  },
+): void {
+  if (fate.kind !== "quantize") return;
   const result: TensorReport = {
     name: tensor.name,
     scheme: schemeKind(fate.scheme).label(fate.scheme),
@@ -224,9 +366,10 @@ async function quantizeWeight(step: Step, context: Context): Promise<void> {
     metrics: errors
       ? Object.fromEntries(METRICS.map((metric) => [metric.name, metric.compute(errors.sums())]))
       : {},
+    ...(calibration ? { calibration } : {}),
   };
   context.tensors.push(result);
-  report({ type: "quantized", tensor: result, bytes: byteLength(tensor) });
+  context.report({ type: "quantized", tensor: result, bytes: byteLength(tensor) });
 }
 
 interface Slice {
@@ -246,14 +389,16 @@ async function quantizeSlice(step: Step, slice: Slice, context: Context): Promis
     using scope = context.backend.scope();
     const weight = scope.alloc(tensor.dtype as DeviceDType, [to - from, columns]);
     context.backend.write(weight, bytes);
-    const { scheme, rule } = fate;
-    const quantized = await methodNamed(rule.method).quantize({
-      name: tensor.name,
-      weight,
+    const { scheme, rule: { options }, chain } = fate;
+    const { report } = context;
+    const rounder = await chain.rounding.open({
+      names: [tensor.name],
       scheme,
-      options: rule.options,
+      options,
       scope,
+      report,
     });
+    const { quantized } = await rounder.round({ weight, scope });
     // All large allocations come before anything is counted, so that halves can start afresh.
     const values = errors && schemeKind(scheme).dequantize(quantized, scope);
     const pieces = await packer.add(quantized, { from, to });

@@ -150,6 +150,10 @@ export interface ValueChoice<S extends Scheme = Scheme> {
     params: Readonly<Record<string, Tensor>>,
     options: { readonly shape: Shape; readonly scope: Scope },
   ): ValueGrid;
+  /** Whether rows of a weight can be multiplied after codes were chosen, and why not. */
+  rowsScale(scheme: S): true | string;
+  /** Multiply the rows that a weight's codes stand for by f32[R]; its scales change in place. */
+  scaleRows(quantized: Quantized, factor: Tensor, scope: Scope): void;
   /** The codes of values f32[R, C] that lie on the grid. */
   encode(
     scheme: S,

@@ -3,22 +3,15 @@
  * by side, so that one read of the checkpoint gives perplexity and KL divergence.
  */
 import type { Backend, Scope, Tensor } from "./backend.ts";
-import { LOGIT_BYTES, TABLE_BYTES } from "./budget.ts";
+import { LOGIT_BYTES } from "./budget.ts";
 import type { Score, TokenScores } from "./evaluator.ts";
 import { headRows, scoreHead } from "./evaluators/head.ts";
 import { EVALUATORS } from "./evaluators/mod.ts";
 import { type Block, type Forward, forwardBlock, type Model } from "./family.ts";
 import { HiddenStates, type SpillStore } from "./hidden_states.ts";
-import { embedding } from "./ops/mod.ts";
-import type { Reporter } from "./report.ts";
-import {
-  areAlike,
-  LoadedBlock,
-  loadProduct,
-  loadTable,
-  type ModelWeights,
-  type Product,
-} from "./weights.ts";
+import type { StepCounter } from "./report.ts";
+import { areAlike, LoadedBlock, loadProduct, type ModelWeights, type Product } from "./weights.ts";
+import { embedWindows, rotaryTables, tableRows } from "./windows.ts";
 
 /** What is measured, and where hidden states may go. */
 export interface EvaluationInput {
@@ -60,45 +53,36 @@ export class Streams implements AsyncDisposable {
   readonly #model: Model;
   readonly #backend: Backend;
   readonly #input: EvaluationInput;
-  readonly #report: Reporter;
+  readonly #counter: StepCounter;
   readonly #states: readonly HiddenStates[];
   readonly #tables: Scope;
-  readonly #cos: Tensor;
-  readonly #sin: Tensor;
-  #done = 0;
+  readonly #rotary: { readonly cos: Tensor; readonly sin: Tensor };
 
   private constructor(
     model: Model,
-    { backend, evaluation, report, states }: {
+    { backend, evaluation, counter, states }: {
       backend: Backend;
       evaluation: EvaluationInput;
-      report: Reporter;
+      counter: StepCounter;
       states: readonly HiddenStates[];
     },
   ) {
     this.#model = model;
     this.#backend = backend;
     this.#input = evaluation;
-    this.#report = report;
+    this.#counter = counter;
     this.#states = states;
     this.#tables = backend.scope();
-    const { halfDim, cos, sin } = model.rotary(this.#tokens);
-    const table = (values: Float32Array<ArrayBuffer>) => {
-      const tensor = this.#tables.alloc("f32", [this.#tokens, halfDim]);
-      backend.write(tensor, new Uint8Array(values.buffer));
-      return tensor;
-    };
-    this.#cos = table(cos);
-    this.#sin = table(sin);
+    this.#rotary = rotaryTables(model, { tokens: this.#tokens, scope: this.#tables });
   }
 
   /** Streams for `count` models (one, or the original and the quantized). */
   static async open(
     model: Model,
-    { backend, evaluation, report, count = 2 }: {
+    { backend, evaluation, counter, count = 2 }: {
       backend: Backend;
       evaluation: EvaluationInput;
-      report: Reporter;
+      counter: StepCounter;
       count?: 1 | 2;
     },
   ): Promise<Streams> {
@@ -114,7 +98,9 @@ export class Streams implements AsyncDisposable {
         }),
       );
     }
-    return new Streams(model, { backend, evaluation, report, states });
+    const streams = new Streams(model, { backend, evaluation, counter, states });
+    counter.total += streams.#steps;
+    return streams;
   }
 
   get #headJob() {
@@ -130,25 +116,34 @@ export class Streams implements AsyncDisposable {
   /**
    * Send every window through what `name` names: the embedding or a block; other names change nothing.
    *
+   * @param options.loaded The original's block, if it is on the device already.
    * @throws {CheckpointError} a tensor is missing.
    */
   async advance(
     name: string,
     weights: readonly ModelWeights[],
-    { signal }: { signal?: AbortSignal | undefined } = {},
+    { signal, loaded: first }: {
+      signal?: AbortSignal | undefined;
+      loaded?: LoadedBlock | undefined;
+    } = {},
   ): Promise<void> {
-    if (name === "embedding") return await this.#embed(weights);
+    if (name === "embedding") {
+      return await embedWindows(this.#model, {
+        backend: this.#backend,
+        windows: this.#input.windows,
+        streams: this.#states.map((states, i) => ({ states, weights: weights[i]! })),
+      });
+    }
     const block = this.#model.blocks.find((candidate) => candidate.name === name);
     if (!block) return;
     using scope = this.#backend.scope();
-    let first: LoadedBlock | undefined;
+    let original = first;
     for (const [stream, states] of this.#states.entries()) {
-      const shared = weights[stream]!.source === weights[0]!.source ? first : undefined;
-      const loaded: LoadedBlock = await LoadedBlock.load(block, weights[stream]!, {
-        scope,
-        shared,
-      });
-      first ??= loaded;
+      const shared = weights[stream]!.source === weights[0]!.source ? original : undefined;
+      const loaded: LoadedBlock = stream === 0 && first
+        ? first
+        : await LoadedBlock.load(block, weights[stream]!, { scope, shared });
+      original ??= loaded;
       for (let window = 0; window < this.#input.windows.length; window++) {
         signal?.throwIfAborted();
         await this.#forward(block, loaded, { states, window });
@@ -167,40 +162,11 @@ export class Streams implements AsyncDisposable {
       scope,
       linear: (linear, x, scope) => loaded.linear(linear, x, scope),
       weight: (name) => loaded.weight(name),
-      cos: this.#cos,
-      sin: this.#sin,
+      ...this.#rotary,
     };
     const x = await states.get(window, scope);
     await states.set(window, forwardBlock(block, x, forward), scope);
     await this.#backend.finish();
-  }
-
-  async #embed(weights: readonly ModelWeights[]): Promise<void> {
-    const name = this.#model.embedding;
-    const { vocabSize, hiddenSize } = this.#model;
-    const rows = tableRows(this.#model, this.#backend);
-    for (let from = 0; from < vocabSize; from += rows) {
-      using scope = this.#backend.scope();
-      const slice = { from, to: Math.min(vocabSize, from + rows) };
-      let first: Tensor | undefined;
-      for (const [stream, states] of this.#states.entries()) {
-        const table: Tensor = first && areAlike(name, weights[0]!, weights[stream]!)
-          ? first
-          : await loadTable(name, weights[stream]!, { scope, rows: slice });
-        first ??= table;
-        for (const [window, ids] of this.#input.windows.entries()) {
-          using inner = this.#backend.scope();
-          const tokens = inner.alloc("u32", [this.#tokens]);
-          this.#backend.write(tokens, new Uint8Array(ids.buffer, ids.byteOffset, ids.byteLength));
-          const x = from === 0
-            ? inner.alloc("f32", [this.#tokens, hiddenSize])
-            : await states.get(window, inner);
-          this.#backend.run(embedding, { ids: tokens, table, x }, { first: from });
-          await states.set(window, x, inner);
-        }
-        await this.#backend.finish();
-      }
-    }
   }
 
   /** Run the final norm and the head over every window, and compare the streams. */
@@ -243,8 +209,8 @@ export class Streams implements AsyncDisposable {
     });
   }
 
-  /** Window-blocks of the whole evaluation: what `advanced` events count to. */
-  get total(): number {
+  /** Steps of windows in the whole evaluation. */
+  get #steps(): number {
     const { blocks, vocabSize } = this.#model;
     const windows = this.#input.windows.length;
     const rows = headRows(this.#headJob, this.#tokens);
@@ -253,19 +219,11 @@ export class Streams implements AsyncDisposable {
   }
 
   #progress(block: string): void {
-    this.#report({ type: "advanced", block, done: ++this.#done, total: this.total });
+    this.#counter.count(block);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#tables[Symbol.dispose]();
     for (const states of this.#states) await states[Symbol.asyncDispose]();
   }
-}
-
-/** Rows of the embedding table or the head that are on the device at once. */
-function tableRows({ hiddenSize, vocabSize }: Model, { maxTensorBytes }: Backend): number {
-  return Math.min(
-    vocabSize,
-    Math.max(1, Math.floor(Math.min(TABLE_BYTES, maxTensorBytes) / (hiddenSize * 4))),
-  );
 }

@@ -7,7 +7,7 @@ import { CheckpointError } from "./errors.ts";
 import type { Linear } from "./family.ts";
 import type { Format, ReadTensor, StoredWeight } from "./format.ts";
 import type { DeviceDType } from "./op.ts";
-import { addBias, matmulNt } from "./ops/mod.ts";
+import { addBias, embedding, matmulNt } from "./ops/mod.ts";
 import type { Plan } from "./plan.ts";
 import { schemeKind } from "./schemes/mod.ts";
 import { rowStep } from "./slices.ts";
@@ -20,6 +20,8 @@ export interface ModelWeights {
   readonly source: TensorSource;
   /** A tensor that is stored as it was. */
   info(name: string): TensorInfo | undefined;
+  /** Whether a tensor is stored as it was, so that streams of one source may share it. */
+  isOriginal(name: string): boolean;
   /** A weight that is stored quantized. */
   stored(name: string): { readonly weight: StoredWeight; readonly format: Format } | undefined;
   readonly read: ReadTensor;
@@ -30,6 +32,7 @@ export function originalWeights(source: TensorSource): ModelWeights {
   return {
     source,
     info: (name) => source.tensors.get(name),
+    isOriginal: () => true,
     stored: () => undefined,
     read: (name, rows) => source.read(name, rows),
   };
@@ -42,6 +45,7 @@ export function storedWeights(
 ): ModelWeights {
   return {
     ...originalWeights(source),
+    isOriginal: (name) => !weights.has(name),
     stored(name) {
       const weight = weights.get(name);
       return weight && { weight, format };
@@ -66,6 +70,10 @@ export function quantizedWeights(
   return {
     source,
     info: (name) => source.tensors.get(name),
+    isOriginal(name) {
+      const kind = steps.get(name)?.fate.kind;
+      return kind !== "quantize" && kind !== "scale";
+    },
     stored(name) {
       const step = steps.get(name);
       if (step?.fate.kind !== "quantize") return undefined;
@@ -85,7 +93,7 @@ export function quantizedWeights(
 
 /** Whether two streams read the same bytes for a tensor. */
 export function areAlike(name: string, one: ModelWeights, other: ModelWeights): boolean {
-  return one.source === other.source && !one.stored(name) && !other.stored(name);
+  return one.source === other.source && one.isOriginal(name) && other.isOriginal(name);
 }
 
 /** Rows of a weight on the device: y[:, column … column + rows) = x · Wᵀ as the stream's runtime computes it. */
@@ -99,16 +107,17 @@ export async function loadProduct(
 ): Promise<Product> {
   const { backend } = scope;
   const stored = weights.stored(name);
-  if (!stored) {
-    const w = await upload(name, weights, { scope, rows });
-    return (x, y, column) => backend.run(matmulNt, { x, w, y }, { column });
-  }
+  if (!stored) return productOf(await upload(name, weights, { scope, rows }), scope);
   const quantized = await stored.format.unpack(stored.weight, weights.read, { scope, rows });
   const kind = schemeKind(quantized.scheme);
   return (x, y, column) => {
     using scratch = backend.scope();
     kind.linear(quantized, x, y, { scope: scratch, column });
   };
+}
+
+function productOf(w: Tensor, { backend }: Scope): Product {
+  return (x, y, column) => backend.run(matmulNt, { x, w, y }, { column });
 }
 
 /** Bring rows of a table of floats onto the device: f32|bf16|f16[rows, C]. */
@@ -126,7 +135,13 @@ export async function loadTable(
 /** One linear's weight on the device, in slices that the device can bind. */
 interface LoadedLinear {
   readonly rows: number;
-  readonly slices: readonly { readonly column: number; readonly product: Product }[];
+  readonly columns: number;
+  readonly slices: readonly {
+    readonly column: number;
+    readonly product: Product;
+    /** The rows themselves, where they are not quantized. */
+    readonly weight: Tensor | undefined;
+  }[];
 }
 
 async function loadLinear(
@@ -143,12 +158,13 @@ async function loadLinear(
   const slices = [];
   for (let from = 0; from < rows; from += count) {
     const slice = { from, to: Math.min(rows, from + count) };
-    slices.push({
-      column: from,
-      product: await loadProduct(name, weights, { scope, rows: slice }),
-    });
+    const weight = stored ? undefined : await upload(name, weights, { scope, rows: slice });
+    const product = weight
+      ? productOf(weight, scope)
+      : await loadProduct(name, weights, { scope, rows: slice });
+    slices.push({ column: from, product, weight });
   }
-  return { rows, slices };
+  return { rows, columns, slices };
 }
 
 function infoOf(name: string, weights: ModelWeights): TensorInfo {
@@ -201,7 +217,7 @@ export class LoadedBlock {
   ): Promise<LoadedBlock> {
     const block = new LoadedBlock();
     for (const { weight, bias } of names.linears) {
-      const known = shared && !weights.stored(weight) ? shared.#linears.get(weight) : undefined;
+      const known = shared && weights.isOriginal(weight) ? shared.#linears.get(weight) : undefined;
       block.#linears.set(weight, known ?? await loadLinear(weight, weights, scope));
       if (bias) await block.#loadPlain(bias, weights, { scope, shared });
     }
@@ -214,7 +230,7 @@ export class LoadedBlock {
     weights: ModelWeights,
     { scope, shared }: { scope: Scope; shared?: LoadedBlock | undefined },
   ): Promise<void> {
-    const known = shared && !weights.stored(name) ? shared.#plain.get(name) : undefined;
+    const known = shared && weights.isOriginal(name) ? shared.#plain.get(name) : undefined;
     this.#plain.set(name, known ?? await loadPlain(name, weights, scope));
   }
 
@@ -222,6 +238,27 @@ export class LoadedBlock {
     const tensor = this.#plain.get(name);
     if (!tensor) throw new RangeError(`Cannot run the block: "${name}" was not loaded`);
     return tensor;
+  }
+
+  /**
+   * Rows of a linear weight that is not quantized, in the order asked: f32[ids.length, C] in `scope`.
+   *
+   * @throws {RangeError} the weight was not loaded, or is quantized.
+   */
+  rows(name: string, ids: Uint32Array<ArrayBuffer>, scope: Scope): Tensor {
+    const linear = this.#linears.get(name);
+    if (!linear || linear.slices.some(({ weight }) => !weight)) {
+      throw new RangeError(`Cannot take rows of "${name}": its float values were not loaded`);
+    }
+    const { backend } = scope;
+    const x = scope.alloc("f32", [ids.length, linear.columns]);
+    using scratch = backend.scope();
+    const wanted = scratch.alloc("u32", [ids.length]);
+    backend.write(wanted, new Uint8Array(ids.buffer, ids.byteOffset, ids.byteLength));
+    for (const { column, weight } of linear.slices) {
+      backend.run(embedding, { ids: wanted, table: weight!, x }, { first: column });
+    }
+    return x;
   }
 
   linear({ weight, bias }: Linear, x: Tensor, scope: Scope): Tensor {

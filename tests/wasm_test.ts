@@ -347,6 +347,7 @@ const CALLS: Readonly<Record<string, Call>> = {
     given: { order: reversed(C) },
   },
   row_dots: { dims: { R, C } },
+  scale_rows: { dims: { R, C }, scalars: { scale_dtype: 1 } },
   subtract: { dims: { N: 100_003 } },
   column_stats: { dims: { T, C, S: 3 } },
 };

@@ -1,24 +1,45 @@
-/** The methods. To add one: a file here and a row below. */
+/** The methods, and lists of them. To add one: a file here and a row below. */
 import { RequestError } from "../errors.ts";
-import type { Method } from "../method.ts";
+import type { Method, RoundingMethod, ScalingMethod } from "../method.ts";
+import { gptq } from "./gptq.ts";
 import { rtn } from "./rtn.ts";
 
-/** Every method, the default first. */
-export const METHODS: readonly Method[] = [rtn];
+/** Every method. */
+export const METHODS: readonly Method[] = [rtn, gptq];
+
+/** A list of methods that were checked to fit together: scaling methods, then one that rounds. */
+export interface Chain {
+  /** `awq+gptq` */
+  readonly name: string;
+  readonly scaling: readonly ScalingMethod[];
+  readonly rounding: RoundingMethod;
+}
 
 /**
- * The method of this name.
+ * The methods that a text names, joined by `+`. Scaling methods alone are followed by rounding to nearest.
  *
- * @throws {RequestError} there is none.
+ * @throws {RequestError} there is no such method, or the order makes no sense.
  */
-export function methodNamed(name: string): Method {
-  const method = METHODS.find((method) => method.name === name);
-  if (!method) {
-    throw new RequestError(
-      `Cannot use the method "${name}": the names are ${
-        METHODS.map(({ name }) => name).join(", ")
-      }.`,
-    );
-  }
-  return method;
+export function chainNamed(name: string): Chain {
+  const fail = (why: string): never => {
+    throw new RequestError(`Cannot use the method "${name}": ${why}.`);
+  };
+  const methods = name.split("+").map((part) =>
+    METHODS.find((method) => method.name === part) ??
+      fail(
+        `the names are ${
+          METHODS.map(({ name }) => name).join(", ")
+        }, and lists of them as awq+gptq`,
+      )
+  );
+  const last = methods.at(-1)!;
+  const rounding = last.kind === "rounding" ? last : rtn;
+  const before = last.kind === "rounding" ? methods.slice(0, -1) : methods;
+  const scaling = before.flatMap((method) =>
+    method.kind === "scaling"
+      ? [method]
+      : fail(`${method.name} chooses codes, so nothing can follow it`)
+  );
+  if (new Set(methods).size < methods.length) fail("it names a method twice");
+  return { name: [...scaling, rounding].map(({ name }) => name).join("+"), scaling, rounding };
 }

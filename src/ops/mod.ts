@@ -38,6 +38,7 @@ import { rmsNorm } from "./rms_norm.ts";
 import { rope } from "./rope.ts";
 import { rowDots } from "./row_dots.ts";
 import { scaleParams } from "./scale_params.ts";
+import { scaleRows } from "./scale_rows.ts";
 import { searchParams } from "./search_params.ts";
 import { siluMul } from "./silu_mul.ts";
 import { subtract } from "./subtract.ts";
@@ -84,6 +85,7 @@ export {
   rope,
   rowDots,
   scaleParams,
+  scaleRows,
   searchParams,
   siluMul,
   subtract,
@@ -138,4 +140,5 @@ export const OPS: readonly Op[] = [
   subtract,
   columnStats,
   diagonal,
+  scaleRows,
 ];

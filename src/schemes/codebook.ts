@@ -3,6 +3,7 @@ import type { Scope, Tensor } from "../backend.ts";
 import { dequantize4bit } from "../ops/dequantize_4bit.ts";
 import { matmulNt } from "../ops/matmul_nt.ts";
 import { quantize4bit } from "../ops/quantize_4bit.ts";
+import { scaleRows } from "../ops/scale_rows.ts";
 import {
   blockRowStep,
   type CodebookScheme,
@@ -10,7 +11,7 @@ import {
   type ScaleOptions,
   type SchemeKind,
 } from "../scheme.ts";
-import { elementCount, matrixShape } from "../tensor.ts";
+import { elementCount, matrixShape, type Shape } from "../tensor.ts";
 import { noZeroPoints } from "./tiles.ts";
 
 /** Block sizes bitsandbytes takes. */
@@ -58,6 +59,13 @@ function quantize(
   return encode(scheme, weight, { scope });
 }
 
+/** Whether every block lies within a row. */
+function blocksWithinRows({ block }: CodebookScheme, shape: Shape): true | string {
+  const [, columns] = matrixShape(shape);
+  return columns % block === 0 ||
+    `blocks of ${block} run over the ends of rows of ${columns} columns; a block size that divides them would do`;
+}
+
 /** See {@linkcode CodebookScheme}. */
 export const codebook: SchemeKind<CodebookScheme> = {
   kinds: ["nf4", "fp4"],
@@ -84,11 +92,7 @@ export const codebook: SchemeKind<CodebookScheme> = {
   },
   quantize,
   choice: {
-    check({ block }, shape) {
-      const [, columns] = matrixShape(shape);
-      return columns % block === 0 ||
-        `blocks of ${block} run over the ends of rows of ${columns} columns; a block size that divides them would do`;
-    },
+    check: blocksWithinRows,
     params(scheme, weight, { scope, search }) {
       using scratch = scope.backend.scope();
       const { absmax } = quantize(scheme, weight, { scope: scratch, search }).tensors;
@@ -100,6 +104,11 @@ export const codebook: SchemeKind<CodebookScheme> = {
         zero: noZeroPoints({ kind: "group", size: block }, shape, scope),
         scalars: { tile_rows: 1, tile_columns: block, kind: 2 + KIND[kind], bits: 4, grid: 0 },
       };
+    },
+    // Where codes are chosen one by one, every block lies within a row.
+    rowsScale: () => true,
+    scaleRows({ tensors: { absmax } }, factor, { backend }) {
+      backend.run(scaleRows, { factor, y: absmax! }, { scale_dtype: 0 });
     },
     encode: (scheme, values, { params, scope }) =>
       encode(scheme, values, { scope, absmax: params.absmax! }),

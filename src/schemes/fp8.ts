@@ -4,6 +4,7 @@ import { dequantizeFp8 } from "../ops/dequantize_fp8.ts";
 import { fakeQuantizeRows } from "../ops/fake_quantize_rows.ts";
 import { matmulNt } from "../ops/matmul_nt.ts";
 import { quantizeFp8 } from "../ops/quantize_fp8.ts";
+import { scaleRows } from "../ops/scale_rows.ts";
 import type { Fp8Scheme, Quantized, ScaleOptions, SchemeKind } from "../scheme.ts";
 import { elementCount, matrixShape } from "../tensor.ts";
 import {
@@ -11,6 +12,8 @@ import {
   GRID,
   minMaxParams,
   noZeroPoints,
+  rowsScale,
+  SCALE_DTYPE,
   scaleCount,
   strategyLabel,
   strategyRowStep,
@@ -84,6 +87,11 @@ export const fp8: SchemeKind<Fp8Scheme> = {
         zero: noZeroPoints(strategy, shape, scope),
         scalars: { ...tileScalars(strategy, shape), kind: 1, bits: 8, grid: GRID.fp8 },
       };
+    },
+    rowsScale: ({ strategy }) => rowsScale(strategy),
+    scaleRows({ scheme, tensors: { scale } }, factor, { backend }) {
+      const scale_dtype = SCALE_DTYPE[(scheme as Fp8Scheme).scaleDType];
+      backend.run(scaleRows, { factor, y: scale! }, { scale_dtype });
     },
     encode,
   },

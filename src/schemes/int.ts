@@ -6,6 +6,7 @@ import { matmulNt } from "../ops/matmul_nt.ts";
 import { matmulPacked } from "../ops/matmul_packed.ts";
 import { packBits } from "../ops/pack_bits.ts";
 import { quantizeInt } from "../ops/quantize_int.ts";
+import { scaleRows } from "../ops/scale_rows.ts";
 import { searchParams } from "../ops/search_params.ts";
 import type { IntScheme, Quantized, ScaleOptions, SchemeKind } from "../scheme.ts";
 import { matrixShape } from "../tensor.ts";
@@ -15,6 +16,7 @@ import {
   GRID,
   minMaxParams,
   ones,
+  rowsScale,
   SCALE_DTYPE,
   scaleCount,
   strategyLabel,
@@ -129,6 +131,11 @@ export const int: SchemeKind<IntScheme> = {
       const { scale, zero } = params as Record<"scale" | "zero", Tensor>;
       const scalars = { ...tileScalars(strategy, shape), kind: 0, bits, grid: GRID[grid] };
       return { scale, zero, scalars };
+    },
+    rowsScale: ({ strategy }) => rowsScale(strategy),
+    scaleRows({ scheme, tensors: { scale } }, factor, { backend }) {
+      const scale_dtype = SCALE_DTYPE[(scheme as IntScheme).scaleDType];
+      backend.run(scaleRows, { factor, y: scale! }, { scale_dtype });
     },
     encode,
   },

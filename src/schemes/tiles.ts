@@ -126,3 +126,9 @@ export function noZeroPoints(strategy: Strategy, shape: Shape, scope: Scope): Te
   scope.backend.write(tensor, new Uint8Array(elementCount(tiles)));
   return tensor;
 }
+
+/** Whether every scale belongs to one row, so that rows can be multiplied after codes were chosen. */
+export function rowsScale(strategy: Strategy): true | string {
+  return strategy.kind === "channel" || strategy.kind === "group" ||
+    `scales ${strategyLabel(strategy)} belong to several rows`;
+}

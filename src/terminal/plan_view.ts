@@ -119,6 +119,8 @@ function describeFate({ fate, source }: Step): string {
       return schemeKind(fate.scheme).label(fate.scheme);
     case "copy":
       return `${source.dtype}, as it is (${fate.reason})`;
+    case "scale":
+      return `${source.dtype}, ${fate.reason}`;
     case "drop":
       return `nothing (${fate.reason})`;
   }
@@ -152,7 +154,7 @@ export function planDocument(plan: Plan): Readonly<Record<string, unknown>> {
         block,
         fate: fate.kind,
         ...(fate.kind === "quantize"
-          ? { scheme: fate.scheme, method: fate.rule.method }
+          ? { scheme: fate.scheme, method: fate.chain.name }
           : { reason: fate.reason }),
         outputs: outputs.map(({ name }) => places.get(name)),
       }))

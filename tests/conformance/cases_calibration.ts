@@ -11,6 +11,7 @@ import { mirror } from "../../src/ops/mirror.ts";
 import { permuteColumns } from "../../src/ops/permute_columns.ts";
 import { permuteGram } from "../../src/ops/permute_gram.ts";
 import { rowDots } from "../../src/ops/row_dots.ts";
+import { scaleRows } from "../../src/ops/scale_rows.ts";
 import { subtract } from "../../src/ops/subtract.ts";
 import { blank, floats, gaussian, integers, normal, uniform, whole } from "./given.ts";
 import { type Case, type Judge, U, type View, within } from "./judge.ts";
@@ -310,6 +311,14 @@ export const calibrationCases: readonly Case[] = [
     scalars: { first, inverse_square },
     // A product and a quotient, each within 2.5 units in WGSL; what is copied is exact.
     judge: { y: within(({ want }) => want.y!.map((y) => inverse_square * 6 * U * Math.abs(y))) },
+  })),
+  ...[[1, 1, 0], [33, 5, 1], [65, 70, 2]].map(([r = 0, c = 0, scale_dtype = 0]) => ({
+    op: scaleRows,
+    tensors: {
+      factor: normal("f32", [r], { seed: 72 }),
+      y: normal("f32", [r, c], { seed: 73 }),
+    },
+    scalars: { scale_dtype },
   })),
   ...[1, 31, 1027].map((n) => ({
     op: subtract,

@@ -17,6 +17,7 @@ export {
   quantize_fp8,
   quantize_int,
   scale_params,
+  scale_rows,
   tile_range,
 } from "./quantize";
 export { outlier_columns, quantize_rows_int8 } from "./rows";

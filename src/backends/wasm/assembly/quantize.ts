@@ -37,6 +37,20 @@ export function smallestScale(dtype: i32): f32 {
   return dtype == 2 ? reinterpret<f32>(0x38800000) : reinterpret<f32>(0x00800000);
 }
 
+/** y[r, c] ·= factor[r], rounded as scales are. */
+export function scale_rows(thread: i32): void {
+  const factor = tensor(0), y = tensor(1), R = dim(0), C = dim(1), type = scalarU(0), step = rowsPerItem(C);
+  for (let from = claim() * step; from < R; from = claim() * step) {
+    for (let r = from, last = min(R, from + step); r < last; r++) {
+      const f = load<f32>(factor + (<usize>r << 2));
+      for (let c: i32 = 0; c < C; c++) {
+        const p = y + (<usize>(r * C + c) << 2), value = load<f32>(p) * f;
+        store<f32>(p, copysign<f32>(roundScale(abs<f32>(value), type), value));
+      }
+    }
+  }
+}
+
 const AFFINE: i32 = 2;
 
 /** The scale of a tile with this range, as it is stored: grid 0 full, 1 restricted, 2 affine, 3 E4M3. */

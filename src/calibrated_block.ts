@@ -1,0 +1,430 @@
+/**
+ * One block quantized with calibration, step after step: observe the inputs of the linears that come next, move their targets and scales, choose
+ * codes, go on with the quantized weights. What is packed is packed at the end of the block, because a later step may still divide the rows of a
+ * weight that makes its input.
+ */
+import { scalingOf, type StepScaling } from "./assign.ts";
+import type { Backend, Scope, Tensor } from "./backend.ts";
+import type { Calibration, StreamWeights } from "./calibrate.ts";
+import type { Block, Linear, Step } from "./family.ts";
+import type { Rounder, RoundingRequest, ScalableWeight } from "./method.ts";
+import type { Chain } from "./methods/mod.ts";
+import { type Observation, type Observer, Statistics } from "./observer.ts";
+import { gram } from "./observers/gram.ts";
+import { bytesFrom, floatsFrom, roundTo } from "./number.ts";
+import { addBias, permuteColumns, scaleRows } from "./ops/mod.ts";
+import type { Plan, Step as PlannedStep } from "./plan.ts";
+import {
+  type Difference,
+  observeInputs,
+  observeResiduals,
+  type TargetMover,
+} from "./propagation.ts";
+import type { CalibrationFacts, Reporter } from "./report.ts";
+import type { Quantized, Scheme } from "./scheme.ts";
+import { schemeKind } from "./schemes/mod.ts";
+import type { Rows } from "./source.ts";
+import { matrixShape } from "./tensor.ts";
+import type { LoadedBlock } from "./weights.ts";
+
+/** A weight whose codes were chosen, on the device, in slices of its rows. */
+export interface QuantizedWeight {
+  readonly planned: PlannedStep;
+  readonly slices: readonly { readonly rows: Rows; readonly quantized: Quantized }[];
+  /** What its columns were multiplied by; absent: nothing. */
+  readonly scales: Float32Array | undefined;
+  /** What its rows were multiplied by later; absent: nothing. */
+  rowFactors?: Float32Array;
+  readonly facts: CalibrationFacts;
+}
+
+/** What quantizing a block takes. */
+export interface BlockContext {
+  readonly plan: Plan;
+  readonly backend: Backend;
+  readonly calibration: Calibration;
+  /** The block as the checkpoint has it. */
+  readonly original: LoadedBlock;
+  /** Where what lasts until the block is packed is allocated. */
+  readonly scope: Scope;
+  readonly report: Reporter;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** A block's quantized weights, and its tensors that took over scales. */
+export interface QuantizedBlock {
+  readonly weights: readonly QuantizedWeight[];
+  /** Norms by name, in the dtype they are stored in, on the device. */
+  readonly norms: ReadonlyMap<string, Tensor>;
+}
+
+/** Quantize one block, and send every window through it, or if it is the `last` only as far as it must. */
+export async function quantizeBlock(
+  block: Block,
+  { last, ...context }: BlockContext & { readonly last: boolean },
+): Promise<QuantizedBlock> {
+  const work = new BlockWork(block, context);
+  for (const step of block.steps) await work.quantizeStep(step);
+  if (!last) await work.finish();
+  return { weights: [...work.weights.values()], norms: work.norms };
+}
+
+class BlockWork {
+  readonly weights = new Map<string, QuantizedWeight>();
+  readonly norms = new Map<string, Tensor>();
+  readonly #name: string;
+  readonly #context: BlockContext;
+  readonly #planned: ReadonlyMap<string, PlannedStep>;
+  readonly #fates: ReadonlyMap<string, PlannedStep["fate"]>;
+  readonly #original: StreamWeights;
+  readonly #quantized: StreamWeights;
+  /** The step that windows stand at. */
+  #at: Step | undefined;
+  #inputFactor: Tensor | undefined;
+
+  constructor(block: Block, context: BlockContext) {
+    const { plan, original } = context;
+    this.#name = block.name;
+    this.#context = context;
+    const steps = plan.blocks.find(({ name }) => name === block.name)?.steps ?? [];
+    this.#planned = new Map(steps.map((step) => [step.source.name, step]));
+    this.#fates = new Map(steps.map(({ source, fate }) => [source.name, fate]));
+    this.#original = {
+      linear: (linear, x, scope) => original.linear(linear, x, scope),
+      weight: (name) => original.weight(name),
+    };
+    this.#quantized = plan.recipe.calibrateOn === "float" ? this.#original : {
+      linear: (linear, x, scope) => this.#product(linear, x, scope),
+      weight: (name) => this.norms.get(name) ?? original.weight(name),
+    };
+  }
+
+  /** A linear of the quantized stream: from its codes, or as it was. */
+  #product(linear: Linear, x: Tensor, scope: Scope): Tensor {
+    const weight = this.weights.get(linear.weight);
+    const { backend, original } = this.#context;
+    if (!weight) return original.linear(linear, x, scope);
+    const [rows] = matrixShape(weight.planned.source.shape);
+    const y = scope.alloc("f32", [x.shape[0]!, rows]);
+    for (const { rows: { from }, quantized } of weight.slices) {
+      using scratch = backend.scope();
+      schemeKind(quantized.scheme).linear(quantized, x, y, { scope: scratch, column: from });
+    }
+    if (linear.bias) backend.run(addBias, { b: this.#quantized.weight(linear.bias), y });
+    return y;
+  }
+
+  /** Observe a step's input, then quantize its linears. */
+  async quantizeStep(step: Step): Promise<void> {
+    const { backend } = this.#context;
+    using scope = backend.scope();
+    const groups = this.#groupsOf(step);
+    const observers = [...new Set(groups.flatMap(({ observers }) => observers))];
+    const { statistics, mover } = await this.#observe(step, observers, scope);
+    const scaling = scalingOf(step, this.#fates);
+    const strength = scaling && await this.#scale({ scaling, groups, statistics, mover });
+    for (const group of groups) {
+      const rounder = await group.open(strength?.scales, scope, statistics);
+      for (const planned of group.weights) {
+        await this.#round(planned, { group, rounder, mover, scaling: strength, statistics });
+      }
+    }
+  }
+
+  /** The last step's linears, after which windows stand at the next block. */
+  async finish(): Promise<void> {
+    await this.#pass(undefined);
+  }
+
+  async #pass(
+    to: Step | undefined,
+    observe?: NonNullable<Parameters<Calibration["pass"]>[0]["observe"]>,
+  ): Promise<void> {
+    const { calibration, signal } = this.#context;
+    await calibration.pass({
+      block: this.#name,
+      ...(this.#at ? { through: this.#at } : {}),
+      quantized: this.#quantized,
+      original: this.#original,
+      inputFactor: this.#inputFactor,
+      ...(to ? { to } : {}),
+      ...(observe ? { observe } : {}),
+      signal,
+    });
+    this.#at = to;
+    this.#inputFactor = undefined;
+  }
+
+  /** Bring every window to a step; what its input is like there, and how targets are to be moved for it. */
+  async #observe(
+    step: Step,
+    observers: readonly Observer[],
+    scope: Scope,
+  ): Promise<{ statistics: Statistics; mover: TargetMover | undefined }> {
+    const { plan, calibration } = this.#context;
+    const observations = observers.map((observer): [Observer, Observation] => [
+      observer,
+      observer.open({ channels: step.channels, scope }),
+    ]);
+    const moved = plan.recipe.propagate && observers.includes(gram);
+    const difference = moved ? this.#difference(step, scope) : undefined;
+    await this.#pass(step, async (x, gap) => {
+      for (const [, observation] of observations) await observation.add(x);
+      if (difference && gap) difference.add(x, gap);
+    });
+    const results = new Map<Observer, unknown>();
+    for (const [observer, observation] of observations) {
+      results.set(observer, await observation.finish());
+    }
+    const { tokens } = calibration;
+    const statistics = new Statistics(results, { channels: step.channels, tokens });
+    const mover = await difference?.finish(statistics.of(gram), scope);
+    return { statistics, mover };
+  }
+
+  #difference({ joins, channels, linears }: Step, scope: Scope): Difference {
+    if (!joins) return observeInputs(channels, scope);
+    const [rows] = matrixShape(this.#planned.get(linears[0]!.weight)!.source.shape);
+    return observeResiduals({ channels, rows }, scope);
+  }
+
+  /** The step's linears that are to be quantized, those together that are rounded alike. */
+  #groupsOf({ linears }: Step): Group[] {
+    const quantized = linears.flatMap(({ weight }) => {
+      const planned = this.#planned.get(weight);
+      return planned?.fate.kind === "quantize" ? [planned] : [];
+    });
+    const alike = Map.groupBy(
+      quantized,
+      ({ fate }) =>
+        fate.kind === "quantize"
+          ? JSON.stringify([fate.scheme, fate.chain.name, fate.rule.options])
+          : "",
+    );
+    return [...alike.values()].map((weights) => new Group(weights, this.#context.report));
+  }
+
+  /** Find the scales that are moved to what makes a step's input, and move them. */
+  async #scale(
+    { scaling, groups, statistics, mover }: {
+      scaling: StepScaling;
+      groups: readonly Group[];
+      statistics: Statistics;
+      mover: TargetMover | undefined;
+    },
+  ): Promise<{ scales: Float32Array; strength: number } | undefined> {
+    const { backend, report } = this.#context;
+    const weights = groups.flatMap((group) =>
+      group.weights.map((planned): ScalableWeight => ({
+        name: planned.source.name,
+        rows: matrixShape(planned.source.shape)[0],
+        scheme: group.scheme,
+        take: (ids, scope) => this.#target(planned.source.name, ids, { mover, scope }),
+        open: (scales, scope) => group.open(scales, scope, statistics),
+      }))
+    );
+    for (const method of scaling.methods) {
+      const found = await method.scale({
+        weights,
+        options: groups[0]!.options,
+        statistics,
+        backend,
+        shared: scaling.source.kind === "linear" ? scaling.source.rows : undefined,
+        report,
+      });
+      if (found) {
+        const scales = await this.#move(scaling, found.scales);
+        return { scales, strength: found.strength };
+      }
+    }
+    return undefined;
+  }
+
+  /** Divide what makes a step's input by scales; those that were in fact moved. */
+  async #move(
+    { source }: StepScaling,
+    scales: Float32Array<ArrayBuffer>,
+  ): Promise<Float32Array> {
+    const { backend, scope, original } = this.#context;
+    if (source.kind === "norm") {
+      const { tensor, moved } = await divideNorm(original.weight(source.weight), scales, scope);
+      this.norms.set(source.weight, tensor);
+      return moved;
+    }
+    using scratch = backend.scope();
+    const weight = this.weights.get(source.linear.weight)!;
+    const factors = weight.rowFactors = new Float32Array(
+      matrixShape(weight.planned.source.shape)[0],
+    ).fill(1);
+    source.rows.forEach((row, channel) => factors[row] = 1 / scales[channel]!);
+    for (const { rows: { from, to }, quantized } of weight.slices) {
+      const factor = upload(factors.subarray(from, to), scratch);
+      schemeKind(quantized.scheme).choice!.scaleRows(quantized, factor, scope);
+    }
+    this.#inputFactor = upload(scales.map((scale) => 1 / scale), scope);
+    return scales;
+  }
+
+  /** Rows of a weight as they are to be rounded, scales apart: f32[n, C] in `scope`. */
+  #target(
+    name: string,
+    ids: Uint32Array<ArrayBuffer>,
+    { mover, scope }: { mover: TargetMover | undefined; scope: Scope },
+  ): Tensor {
+    const weight = this.#context.original.rows(name, ids, scope);
+    mover?.move(weight, ids);
+    return weight;
+  }
+
+  /** Choose the codes of one weight. */
+  async #round(
+    planned: PlannedStep,
+    { group, rounder, mover, scaling, statistics }: {
+      group: Group;
+      rounder: Rounder;
+      mover: TargetMover | undefined;
+      scaling: { scales: Float32Array; strength: number } | undefined;
+      statistics: Statistics;
+    },
+  ): Promise<void> {
+    const { backend, scope, signal } = this.#context;
+    const { source: { name, shape }, sliceRows } = planned;
+    const [rows, columns] = matrixShape(shape);
+    using scratch = backend.scope();
+    const factor = scaling && upload(scaling.scales, scratch);
+    const order = upload(Uint32Array.from({ length: columns }, (_, i) => i), scratch);
+    const slices = [];
+    const losses: Tensor[] = [];
+    for (let from = 0; from < rows; from += sliceRows) {
+      signal?.throwIfAborted();
+      const to = Math.min(rows, from + sliceRows);
+      using inner = backend.scope();
+      const ids = Uint32Array.from({ length: to - from }, (_, i) => from + i);
+      let weight = this.#target(name, ids, { mover, scope: inner });
+      if (factor) {
+        const scaled = inner.alloc("f32", weight.shape);
+        backend.run(permuteColumns, { w: weight, order, factor, y: scaled });
+        weight = scaled;
+      }
+      const { quantized, loss } = await rounder.round({ weight, scope });
+      slices.push({ rows: { from, to }, quantized });
+      if (loss) losses.push(scratch.adopt(scope.release(loss)));
+    }
+    const { damping, fallback } = rounder.remarks;
+    const sums = await backend.read(...losses);
+    const loss = sums.reduce(
+      (all, bytes) => new Float32Array(bytes.buffer).reduce((sum, value) => sum + value, all),
+      0,
+    );
+    this.weights.set(name, {
+      planned,
+      slices,
+      scales: scaling?.scales,
+      facts: {
+        method: group.chain.name,
+        tokens: statistics.tokens,
+        ...(damping === undefined ? {} : { damping }),
+        ...(fallback === undefined ? {} : { fallback }),
+        ...(scaling ? { strength: scaling.strength } : {}),
+        ...(losses.length > 0 ? { loss: loss / statistics.tokens } : {}),
+      },
+    });
+  }
+}
+
+/** The values of a slice of a weight without the scales that were moved into it: f32[n, C] in `scope`. */
+export function unscaled(
+  { scales, rowFactors }: Pick<QuantizedWeight, "scales" | "rowFactors">,
+  { rows: { from, to }, quantized, scope }: {
+    readonly rows: Rows;
+    readonly quantized: Quantized;
+    readonly scope: Scope;
+  },
+): Tensor {
+  const { backend } = scope;
+  let values = schemeKind(quantized.scheme).dequantize(quantized, scope);
+  if (scales) {
+    const w = values;
+    const factor = upload(Float32Array.from(scales, (scale) => 1 / scale), scope);
+    const order = upload(Uint32Array.from(scales, (_, i) => i), scope);
+    values = scope.alloc("f32", w.shape);
+    backend.run(permuteColumns, { w, order, factor, y: values });
+  }
+  if (rowFactors) {
+    const factor = upload(rowFactors.subarray(from, to).map((factor) => 1 / factor), scope);
+    backend.run(scaleRows, { factor, y: values }, { scale_dtype: 0 });
+  }
+  return values;
+}
+
+/** Linears of one step that are rounded alike. */
+class Group {
+  readonly weights: readonly PlannedStep[];
+  readonly scheme: Scheme;
+  readonly chain: Chain;
+  readonly options: RoundingRequest["options"];
+  readonly #report: Reporter;
+
+  constructor(weights: readonly PlannedStep[], report: Reporter) {
+    const { fate } = weights[0]!;
+    if (fate.kind !== "quantize") throw new TypeError("A group holds weights to be quantized");
+    this.weights = weights;
+    this.scheme = fate.scheme;
+    this.chain = fate.chain;
+    this.options = fate.rule.options;
+    this.#report = report;
+  }
+
+  get observers(): readonly Observer[] {
+    const { scaling, rounding } = this.chain;
+    return [...scaling, rounding].flatMap((method) => method.needs(this.scheme, this.options));
+  }
+
+  /** Open the rounding of these weights, multiplied by scales. */
+  open(
+    scales: Float32Array | undefined,
+    scope: Scope,
+    statistics: Statistics,
+  ): Promise<Rounder> | Rounder {
+    return this.chain.rounding.open({
+      names: this.weights.map(({ source }) => source.name),
+      scheme: this.scheme,
+      options: this.options,
+      statistics,
+      scales,
+      scope,
+      report: this.#report,
+    });
+  }
+}
+
+/**
+ * A norm's weight divided by scales, in its own dtype and in `scope`. A scale that was in fact moved is what the rounded weight makes of it, so
+ * that moving it is exact; where rounding leaves nothing, the weight stays as it was.
+ */
+async function divideNorm(
+  norm: Tensor,
+  scales: Float32Array,
+  scope: Scope,
+): Promise<{ tensor: Tensor; moved: Float32Array<ArrayBuffer> }> {
+  const dtype = norm.dtype as "f32" | "bf16" | "f16";
+  const [bytes] = await scope.backend.read(norm);
+  const before = floatsFrom(dtype, bytes!);
+  const moved = new Float32Array(before.length).fill(1);
+  const after = before.map((value, c) => {
+    const divided = roundTo(dtype, value / scales[c]!);
+    const scale = Math.fround(value / divided);
+    if (!(scale > 0 && scale < Infinity)) return value;
+    moved[c] = scale;
+    return divided;
+  });
+  const tensor = scope.alloc(dtype, norm.shape);
+  scope.backend.write(tensor, bytesFrom(dtype, after));
+  return { tensor, moved };
+}
+
+function upload(values: Float32Array | Uint32Array, scope: Scope): Tensor {
+  const tensor = scope.alloc(values instanceof Uint32Array ? "u32" : "f32", [values.length]);
+  scope.backend.write(tensor, new Uint8Array(values.buffer, values.byteOffset, values.byteLength));
+  return tensor;
+}

@@ -1,0 +1,250 @@
+/**
+ * GPTQ (Frantar et al., arXiv 2210.17323): columns of a weight are rounded one after the other, and the error of each is made up for by those
+ * that are still to come, as the inputs' Gram matrix says they can. Scales are fixed first (static groups), so that any order of columns
+ * gives an ordinary file; a search for them counts an error in a column by 1/U_ii², which is what it costs in the loss, Σ e²/2 with
+ * e = (w − q)/U_ii. Rows do not depend on each other.
+ */
+import { type Factor, importanceOf, isSound, makeFactor } from "../factor.ts";
+import type { Job, Rounded, Rounder, RoundingMethod, RoundingRequest } from "../method.ts";
+import { gram } from "../observers/gram.ts";
+import { multiply } from "../ops/gemm.ts";
+import { GPTQ_BLOCK, gptqBlock } from "../ops/gptq_block.ts";
+import { permuteColumns } from "../ops/permute_columns.ts";
+import type { OptionValues } from "../option.ts";
+import type { Scheme } from "../scheme.ts";
+import { tileOf } from "../scheme.ts";
+import { schemeKind } from "../schemes/mod.ts";
+import type { Scope, Tensor } from "../backend.ts";
+import { natural, scaledSquares, upload } from "./channels.ts";
+import { rtn } from "./rtn.ts";
+import { SCALE, searchOf } from "./scale_option.ts";
+
+const ORDERS = ["act-order", "group-aware", "natural"] as const;
+
+/** Factors by which λ grows until the Gram matrix can be factored. */
+const LADDER = [1, 2, 5, 10, 20, 50, 100];
+
+/** See the head of this file. */
+export const gptq: RoundingMethod = {
+  kind: "rounding",
+  name: "gptq",
+  summary: "columns one after the other, later ones making up for the errors of earlier ones",
+  options: [
+    SCALE,
+    {
+      name: "damping",
+      type: "number",
+      placeholder: "x",
+      min: 1e-8,
+      max: 10,
+      help:
+        "gptq: λ, as a share of the mean of the Hessian's diagonal (0.01 unless given, up to 0.1 where tokens are few)",
+    },
+    {
+      name: "column-order",
+      type: "string",
+      choices: ORDERS,
+      default: ORDERS[0],
+      help:
+        "gptq: columns by activation, all of them (act-order, with static groups) or within and among groups, or as they are",
+    },
+    {
+      name: "unsigned-scales",
+      type: "boolean",
+      help:
+        "gptq: only positive scales for symmetric int; else a group's largest weight may take the lowest code, which has no opposite",
+    },
+  ],
+  needs: () => [gram],
+  rowSeparable: true,
+  supports(scheme, options) {
+    const { choice } = schemeKind(scheme);
+    if (!choice) return `gptq chooses codes on grids of int, fp8, nf4 and fp4, not ${scheme.kind}`;
+    const { search } = searchOf(options, "hessian");
+    if (options.scale !== undefined && search !== "minmax" && scheme.kind !== "int") {
+      return `scales of ${scheme.kind} are not searched for; only those of int are (scale: ${options.scale})`;
+    }
+    return true;
+  },
+  async open(request) {
+    const { statistics, scope, report, names } = request;
+    if (!statistics) throw new RangeError("Cannot round by gptq: no statistics were given");
+    const sums = statistics.of(gram);
+    const squares = scaledSquares(sums.diagonal, request.scales);
+    const start = dampingOf(request.options, sums);
+    for (const step of LADDER) {
+      const damping = start * step;
+      const factor = makeFactor(sums, {
+        scope,
+        order: orderOf(squares, request),
+        factor: upload(inputFactors(sums.diagonal, request.scales), scope),
+        damping: damping * base(squares),
+      });
+      if (!await isSound(factor, scope.backend)) continue;
+      if (step > 1) {
+        report({
+          type: "warning",
+          code: "damping",
+          message: `The Hessian of ${
+            names.join(", ")
+          } could be factored only with a damping of ${damping}, not ${start}.`,
+        });
+      }
+      return new GptqRounder(request, { factor, damping, dead: deadChannels(sums.diagonal) });
+    }
+    const fallback = `the Hessian cannot be factored, even with a damping of ${
+      start * LADDER.at(-1)!
+    }`;
+    report({
+      type: "warning",
+      code: "fallback",
+      message: `${names.join(", ")} are rounded to nearest: ${fallback}.`,
+    });
+    const plain = await rtn.open({ ...request, options: {} });
+    return { round: (job) => plain.round(job), remarks: { fallback } };
+  },
+};
+
+/** λ as a share of the diagonal: 0.01, more where tokens are too few to tell channels apart (measured: reference algorithms.md §6.3). */
+function dampingOf(
+  options: OptionValues,
+  { tokens, size }: { readonly tokens: number; readonly size: number },
+): number {
+  if (options.damping !== undefined) return Number(options.damping);
+  return tokens >= size ? 0.01 : tokens >= size / 4 ? 0.05 : 0.1;
+}
+
+/** What λ is a share of: the mean of the diagonal, or where a few massive activations make most of it, a multiple of the median. */
+function base(squares: Float32Array): number {
+  const live = squares.filter((square) => square > 0).sort();
+  if (live.length === 0) return 1;
+  const mean = live.reduce((sum, square) => sum + square, 0) / squares.length;
+  return Math.min(mean, MASSIVE * live[live.length >> 1]!);
+}
+
+/** A mean of more than this many medians is made by massive activations. */
+const MASSIVE = 10;
+
+/** Channels that were always 0: their weights are never used. */
+function deadChannels(squares: Float32Array): boolean {
+  return squares.some((square) => square === 0);
+}
+
+/** What the input's channels are multiplied by: 1 over the scale they were divided by, 0 for dead ones. */
+function inputFactors(squares: Float32Array, scales: Float32Array | undefined): Float32Array {
+  return squares.map((square, c) => square === 0 ? 0 : 1 / (scales?.[c] ?? 1));
+}
+
+/** The order in which columns are rounded. */
+function orderOf(
+  squares: Float32Array,
+  { options, scheme }: Pick<RoundingRequest, "options" | "scheme">,
+): Uint32Array {
+  const columns = natural(squares.length);
+  const asked = options["column-order"] ?? ORDERS[0];
+  if (asked === "natural") return columns;
+  const bySquare = (a: number, b: number) => squares[b]! - squares[a]! || a - b;
+  if (asked === "act-order") return columns.sort(bySquare);
+  // Group-aware (arXiv 2505.14638): groups by their largest channel, and channels within each.
+  const width = groupSize(scheme, squares.length);
+  const most = (column: number) => {
+    const from = column - column % width;
+    return squares.subarray(from, from + width).reduce((a, b) => Math.max(a, b), 0);
+  };
+  return columns.sort((a, b) => {
+    const [one, other] = [Math.floor(a / width), Math.floor(b / width)];
+    return one === other ? bySquare(a, b) : most(b) - most(a) || one - other;
+  });
+}
+
+function groupSize(scheme: Scheme, columns: number): number {
+  if ("strategy" in scheme) return tileOf(scheme.strategy, [1, columns])[1];
+  return "block" in scheme ? scheme.block : columns;
+}
+
+class GptqRounder implements Rounder {
+  readonly remarks;
+  readonly #request: RoundingRequest;
+  readonly #factor: Factor;
+  readonly #ones: Tensor;
+  /** f32[C]: 0 for dead channels, 1 for the others; absent when none is dead. */
+  readonly #live: Tensor | undefined;
+  readonly #natural: Tensor;
+  readonly #importance: Tensor;
+
+  constructor(
+    request: RoundingRequest,
+    { factor, damping, dead }: { factor: Factor; damping: number; dead: boolean },
+  ) {
+    const { scope, statistics } = request;
+    const { diagonal, size } = statistics!.of(gram);
+    this.#request = request;
+    this.#factor = factor;
+    this.#importance = importanceOf(factor, scope);
+    this.#natural = upload(natural(size), scope);
+    this.#ones = upload(new Float32Array(size).fill(1), scope);
+    this.#live = dead ? upload(diagonal.map((square) => square > 0 ? 1 : 0), scope) : undefined;
+    this.remarks = { damping, importance: this.#importance };
+  }
+
+  round({ weight, scope }: Job): Rounded {
+    const { backend } = scope;
+    const { scheme, options } = this.#request;
+    const [rows = 0] = weight.shape;
+    using scratch = backend.scope();
+    const start = this.#live
+      ? this.#permuted(weight, this.#natural, { factor: this.#live, scope: scratch })
+      : weight;
+    const kind = schemeKind(scheme);
+    const choice = kind.choice!;
+    const usual = scheme.kind === "int" ? "hessian" : "minmax";
+    const { search, weighted } = searchOf(options, usual);
+    const params = choice.params(scheme, start, {
+      scope,
+      search,
+      signed: options["unsigned-scales"] !== true,
+      ...(weighted ? { importance: this.#importance } : {}),
+    });
+    const grid = choice.grid(scheme, params, { shape: weight.shape, scope: scratch });
+    const w = this.#permuted(start, this.#factor.order, { scope: scratch });
+    const e = scratch.alloc("f32", weight.shape);
+    const loss = zeros(rows, scope);
+    const { size, panels } = this.#factor.v;
+    for (const { first: top, rows: height, tensor: v } of panels) {
+      for (let first = top; first < top + height; first += GPTQ_BLOCK) {
+        const count = Math.min(GPTQ_BLOCK, size - first);
+        if (first > 0) {
+          // What the columns before left to these.
+          multiply(backend, {
+            a: { tensor: e },
+            b: { tensor: v, row: first - top },
+            c: { tensor: w, column: first },
+          }, { m: rows, n: count, k: first, alpha: -1, add: true });
+        }
+        const { scale, zero, scalars } = grid;
+        backend.run(gptqBlock, { v, scale, zero, order: this.#factor.order, w, e, loss }, {
+          first,
+          count,
+          panel: top,
+          ...scalars,
+        });
+      }
+    }
+    const values = this.#permuted(w, this.#factor.places, { scope: scratch });
+    return { quantized: choice.encode(scheme, values, { params, scope }), loss };
+  }
+
+  #permuted(
+    w: Tensor,
+    order: Tensor,
+    { factor = this.#ones, scope }: { factor?: Tensor; scope: Scope },
+  ): Tensor {
+    const y = scope.alloc("f32", w.shape);
+    scope.backend.run(permuteColumns, { w, order, factor, y });
+    return y;
+  }
+}
+
+function zeros(count: number, scope: Scope): Tensor {
+  return upload(new Float32Array(count), scope);
+}
