@@ -10,6 +10,7 @@ import { type Fail, rowText } from "./corpora/rows.ts";
 import { CheckpointError, quote, RequestError, UnsupportedError } from "./errors.ts";
 import type { HubClient } from "./hub/client.ts";
 import type { Disk } from "./io/disk.ts";
+import { draw, MAX_SEED } from "./random.ts";
 import type { Reporter } from "./report.ts";
 import type { TensorSource } from "./source.ts";
 import { SAMPLE_CALIBRATION, SAMPLE_VALIDATION } from "./sources/sample.ts";
@@ -156,17 +157,20 @@ async function readJson(
 }
 
 /**
- * Windows of `seqLen` tokens that do not overlap, from the start of the stream; the tail is dropped (GPTQ protocol).
+ * Windows of `seqLen` tokens that do not overlap, from the start of the stream; the tail is dropped (GPTQ protocol). Of more windows than
+ * asked for, the first are taken, or with a seed any of them, in the order of the text.
  *
  * @throws {RequestError} the stream is shorter than one window, or the window longer than the model allows.
  */
 export function makeWindows(
   tokens: Uint32Array,
-  { seqLen, maxWindows = Infinity, maxPositions = Infinity }: {
+  { seqLen, maxWindows = Infinity, maxPositions = Infinity, seed }: {
     readonly seqLen: number;
     readonly maxWindows?: number;
     /** `Model.maxPositions`. */
     readonly maxPositions?: number;
+    /** Draws the windows, the same ones each time: a whole number below 2³². */
+    readonly seed?: number;
   },
 ): Uint32Array<ArrayBuffer>[] {
   const fail = (why: string): never => {
@@ -179,12 +183,16 @@ export function makeWindows(
   if (seqLen > maxPositions) {
     return fail(`the model was made for ${maxPositions} positions; choose a shorter window`);
   }
-  const count = Math.min(maxWindows, Math.floor(tokens.length / seqLen));
-  if (count === 0) {
+  if (seed !== undefined && !(Number.isInteger(seed) && seed >= 0 && seed <= MAX_SEED)) {
+    return fail(`the seed is ${seed}, expected a whole number from 0 to ${MAX_SEED}`);
+  }
+  const total = Math.floor(tokens.length / seqLen);
+  if (total === 0) {
     return fail(`the text has only ${tokens.length}; use a longer text or a shorter window`);
   }
-  return Array.from(
-    { length: count },
-    (_, i) => new Uint32Array(tokens.subarray(i * seqLen, (i + 1) * seqLen)),
-  );
+  const count = Math.min(Math.floor(maxWindows), total);
+  const places = seed === undefined
+    ? Array.from({ length: count }, (_, i) => i)
+    : draw(count, { total, seed });
+  return places.map((i) => new Uint32Array(tokens.subarray(i * seqLen, (i + 1) * seqLen)));
 }

@@ -3,8 +3,10 @@ import assert from "node:assert/strict";
 import type { Backend } from "../src/backend.ts";
 import { makeWindows, readCorpus, tokenize } from "../src/calibration.ts";
 import { CheckpointError, RequestError, UnsupportedError } from "../src/errors.ts";
+import { prepareCalibration, prepareWindows } from "../src/evaluate.ts";
 import { HiddenStates } from "../src/hidden_states.ts";
 import { disk } from "../src/io/disk.ts";
+import type { Event } from "../src/report.ts";
 import { openCheckpoint } from "../src/sources/checkpoint.ts";
 import { SAMPLE_MODEL } from "../src/sources/sample.ts";
 import { gaussian } from "./conformance/given.ts";
@@ -166,6 +168,108 @@ Deno.test("windows do not overlap, the tail is dropped, and a maximum is kept", 
   assert.equal(makeWindows(tokens, { seqLen: 4 })[1]!.buffer.byteLength, 16);
 });
 
+Deno.test("with a seed windows are drawn: the same for the same seed, none twice, in the text's order", () => {
+  const tokens = Uint32Array.from({ length: 1003 }, (_, i) => i);
+  const drawn = (seed: number, maxWindows = 20) =>
+    makeWindows(tokens, { seqLen: 10, maxWindows, seed }).map((window) => {
+      assert.deepEqual([...window], Array.from({ length: 10 }, (_, i) => window[0]! + i));
+      return window[0]! / 10;
+    });
+  // Written down from the first run: another order of drawing would change what people calibrated on.
+  assert.deepEqual(drawn(7), [
+    1,
+    7,
+    8,
+    24,
+    29,
+    30,
+    33,
+    40,
+    42,
+    43,
+    46,
+    49,
+    54,
+    58,
+    61,
+    70,
+    75,
+    79,
+    97,
+    98,
+  ]);
+  assert.notDeepEqual(drawn(8), drawn(7));
+  assert.deepEqual(drawn(7, 100), Array.from({ length: 100 }, (_, i) => i));
+  assert.deepEqual(drawn(7, 1e9), drawn(8, 1e9));
+  const times = new Uint32Array(100);
+  for (let seed = 0; seed < 2000; seed++) {
+    const places = drawn(seed);
+    assert.equal(new Set(places).size, 20);
+    assert.deepEqual(places, places.toSorted((a, b) => a - b));
+    for (const place of places) times[place]!++;
+  }
+  // Each window is drawn 400 times in the mean with a standard deviation of 18.
+  assert.ok(times.every((n) => n > 400 - 5 * 18 && n < 400 + 5 * 18), times.join());
+});
+
+Deno.test("prepareCalibration() takes 128 windows of 512 tokens of the sample's calibration text, and says so", async () => {
+  await using source = await openCheckpoint(SAMPLE_MODEL);
+  const events: Event[] = [];
+  const report = (event: Event) => void events.push(event);
+  const prepared = await prepareCalibration(source, { report });
+  assert.deepEqual(
+    [prepared.corpus, prepared.seqLen, prepared.windows.length, prepared.available, prepared.seed],
+    ["sample", 512, 128, 218, undefined],
+  );
+  const text = await readCorpus("sample", { disk, purpose: "calibration" });
+  assert.deepEqual(prepared.windows[0], (await tokenize(source, text)).slice(0, 512));
+  assert.deepEqual(events.map((event) => event.type === "warning" && event.code), [
+    "sample-calibration",
+  ]);
+  assert.match(JSON.stringify(events), /embedded sample text, which is old prose.*--calibration/);
+  // Asked for by name, it is no surprise; nor are the windows of an evaluation of the same text.
+  events.length = 0;
+  const options = { corpus: "sample", seed: 3, numSamples: 5, seqLen: 64, report };
+  const drawn = await prepareCalibration(source, options);
+  assert.deepEqual([drawn.windows.length, drawn.seed], [5, 3]);
+  assert.deepEqual((await prepareCalibration(source, options)).windows, drawn.windows);
+  assert.notDeepEqual(
+    (await prepareCalibration(source, { ...options, seed: 4 })).windows,
+    drawn.windows,
+  );
+  const measured = await prepareWindows(source, { report });
+  assert.deepEqual(
+    [measured.windows.length, measured.available, measured.seqLen],
+    [measured.available, measured.available, 1024],
+  );
+  assert.deepEqual(events, []);
+});
+
+Deno.test("a text with fewer windows than wanted is calibrated on with a warning, one without any is refused", async () => {
+  await using source = await openCheckpoint(SAMPLE_MODEL);
+  await withFiles({ "a.txt": "word ".repeat(1200), "b.txt": "too short" }, async (folder) => {
+    const events: Event[] = [];
+    const report = (event: Event) => void events.push(event);
+    const { windows } = await prepareCalibration(source, { corpus: `${folder}/a.txt`, report });
+    assert.ok(windows.length >= 1 && windows.length < 128);
+    assert.equal(events.length, 1);
+    const [warning] = events;
+    assert.ok(warning?.type === "warning" && warning.code === "few-windows");
+    assert.match(
+      warning.message,
+      /^Calibrating on fewer windows than wanted: ".*a\.txt" has \d+ of 128, each of 512 tokens\.$/,
+    );
+    await assert.rejects(
+      prepareCalibration(source, { corpus: `${folder}/b.txt`, report }),
+      (error) => error instanceof RequestError && /use a longer text/.test(error.message),
+    );
+    await assert.rejects(
+      prepareCalibration(source, { corpus: `${folder}/a.txt`, seqLen: 1025 }),
+      /the model was made for 1024 positions/,
+    );
+  });
+});
+
 Deno.test("windows that cannot be made are refused in a sentence", () => {
   const tokens = new Uint32Array(100);
   const wrong: [Parameters<typeof makeWindows>[1], RegExp][] = [
@@ -175,6 +279,9 @@ Deno.test("windows that cannot be made are refused in a sentence", () => {
     [{ seqLen: 2.5 }, /whole number/],
     [{ seqLen: NaN }, /whole number/],
     [{ seqLen: 10, maxWindows: 0 }, /0 windows were asked for/],
+    [{ seqLen: 10, seed: -1 }, /the seed is -1, expected a whole number from 0 to 4294967295/],
+    [{ seqLen: 10, seed: 2 ** 32 }, /the seed is 4294967296/],
+    [{ seqLen: 10, seed: 0.5 }, /the seed is 0\.5/],
   ];
   for (const [options, pattern] of wrong) {
     assert.throws(() => makeWindows(tokens, options), (error) => {
