@@ -123,13 +123,17 @@ async function prepare(
   const { hub, report, seed } = options;
   const { maxPositions } = await modelFrom(source);
   const { numSamples = usual.numSamples, seqLen = Math.min(usual.seqLen, maxPositions) } = options;
-  const text = await readCorpus(corpus, {
-    disk,
-    purpose: usual.purpose,
-    ...(hub ? { hub } : {}),
-    ...(report ? { report } : {}),
-  });
-  const tokens = await tokenize(source, text);
+  const reporting = report ? { report } : {};
+  const tokens = await tokenize(
+    source,
+    await readCorpus(corpus, {
+      disk,
+      purpose: usual.purpose,
+      ...(hub ? { hub } : {}),
+      ...reporting,
+    }),
+    reporting,
+  );
   const windows = makeWindows(tokens, {
     seqLen,
     maxPositions,
