@@ -38,7 +38,14 @@ export type { Fate } from "./src/assign.ts";
 export type { Budgets, MemoryPlan } from "./src/budget.ts";
 export type { Timeline } from "./src/timeline.ts";
 export { run, type RunOptions, type RunReport } from "./src/run.ts";
-export { evaluate, type EvaluateOptions, prepareWindows } from "./src/evaluate.ts";
+export {
+  type CorpusOptions,
+  evaluate,
+  type EvaluateOptions,
+  prepareCalibration,
+  type PreparedWindows,
+  prepareWindows,
+} from "./src/evaluate.ts";
 export type { EvaluationInput } from "./src/streams.ts";
 export { inspect, type Inspection } from "./src/inspect.ts";
 export { verify, type VerifyReport } from "./src/verify.ts";

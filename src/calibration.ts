@@ -1,19 +1,22 @@
 /**
- * What a model is run on: a text, its tokens, their windows.
- * Refused: chat messages (no template is applied yet), checkpoints without a tokenizer.json, texts shorter than one window.
+ * What a model is run on: a text or chats, their tokens, windows of these.
+ * Refused: checkpoints without a tokenizer.json, chats where there is no chat template, texts shorter than one window.
  */
 import { fileURLToPath } from "node:url";
 import { Tokenizer } from "@huggingface/tokenizers";
+import { readChatTemplate } from "./chat_template.ts";
+import { type Corpus, gatherRows } from "./corpora/corpus.ts";
 import { isNamedCorpus, parseDatasetSpec } from "./corpora/dataset_spec.ts";
 import { readHubCorpus } from "./corpora/hub_corpus.ts";
-import { type Fail, rowText } from "./corpora/rows.ts";
+import { type Fail, readRow, type Row } from "./corpora/rows.ts";
 import { CheckpointError, quote, RequestError, UnsupportedError } from "./errors.ts";
 import type { HubClient } from "./hub/client.ts";
 import type { Disk } from "./io/disk.ts";
+import { draw, MAX_SEED } from "./random.ts";
 import type { Reporter } from "./report.ts";
 import type { TensorSource } from "./source.ts";
 import { SAMPLE_CALIBRATION, SAMPLE_VALIDATION } from "./sources/sample.ts";
-import { isObject } from "./json.ts";
+import { readJsonFile } from "./json.ts";
 
 /** Bytes of the largest text that is read: at a megabyte or so per second, tokenizing it takes minutes. */
 const LARGEST_CORPUS = 128 * 2 ** 20;
@@ -28,17 +31,18 @@ export interface CorpusOptions {
 }
 
 /**
- * The text that `spec` names: `sample` (the embedded validation text, or calibration text), `wikitext2` or `c4` from the Hub, a `.jsonl` file
- * with a `text` in every line (joined by an empty line, as the GPTQ protocol joins wikitext), any other file as it is, or a dataset of the Hub
- * where there is no file of that name (`corpora/dataset_spec.ts`).
+ * The text or the chats that `spec` names: `sample` (the embedded validation text, or calibration text), `wikitext2` or `c4` from the Hub, a
+ * `.jsonl` file with a `text` in every line (joined by an empty line, as the GPTQ protocol joins wikitext) or with chats (`messages`, or
+ * ShareGPT's `conversations`), any other file as it is, or a dataset of the Hub where there is no file of that name
+ * (`corpora/dataset_spec.ts`).
  *
- * @throws {RequestError} no such file, not UTF-8, too large, or lines without a text.
+ * @throws {RequestError} no such file, not UTF-8, too large, or lines that are neither all texts nor all chats.
  * @throws {HubError} the Hub does not give the dataset.
  */
 export async function readCorpus(
   spec: string,
   { disk, purpose, hub, report }: CorpusOptions,
-): Promise<string> {
+): Promise<Corpus> {
   const path = spec === "sample"
     ? fileURLToPath(purpose === "evaluation" ? SAMPLE_VALIDATION : SAMPLE_CALIBRATION)
     : spec;
@@ -68,7 +72,8 @@ export async function readCorpus(
     if (!(cause instanceof TypeError)) throw cause;
     return fail("it is not UTF-8 text", cause);
   }
-  return path.endsWith(".jsonl") ? textOfLines(text, fail) : text;
+  if (!path.endsWith(".jsonl")) return { kind: "text", text };
+  return await gatherRows(rowsOf(text, fail), { joiner: "\n\n", name: quote(spec), fail });
 }
 
 /** Whether a text is a dataset's: its name is one, and there is no file of that name that could be meant. */
@@ -77,27 +82,57 @@ async function isOnHub(spec: string, disk: Disk): Promise<boolean> {
   return !await disk.mayRead(spec) || !await disk.stat(spec);
 }
 
-/** The texts of JSON lines, joined by an empty line. */
-function textOfLines(lines: string, fail: Fail): string {
-  const texts: string[] = [];
-  lines.split("\n").forEach((line, i) => {
-    if (line.trim() === "") return;
-    texts.push(rowText(line, { column: "text", fail, where: `line ${i + 1}` }));
-  });
-  return texts.join("\n\n");
+/** The rows of JSON lines. */
+function* rowsOf(lines: string, fail: Fail): Generator<Row, void, undefined> {
+  for (const [i, line] of lines.split("\n").entries()) {
+    if (line.trim() !== "") yield readRow(line, { column: "text", fail, where: `line ${i + 1}` });
+  }
 }
 
 /**
- * The whole text as one stream of tokens, by the checkpoint's own `tokenizer.json`. Special tokens are added as the tokenizer's
- * post-processor does (Llama: one BOS at the start), which is what `tokenizer(text)` gives in transformers and the GPTQ protocol uses.
+ * A whole corpus as one stream of tokens, by the checkpoint's own `tokenizer.json`. A text gets special tokens as the tokenizer's
+ * post-processor adds them (Llama: one BOS at the start), which is what `tokenizer(text)` gives in transformers and the GPTQ protocol uses.
+ * Chats become texts by the checkpoint's chat template, which writes their special tokens itself, and are tokenized one by one, as
+ * `tokenizer.apply_chat_template(messages)` does.
  *
- * @throws {UnsupportedError} the checkpoint has no tokenizer.json.
- * @throws {CheckpointError} the tokenizer's files are broken, or give tokens without a number.
+ * @throws {UnsupportedError} the checkpoint has no tokenizer.json, or no chat template and there are chats.
+ * @throws {CheckpointError} the files of the tokenizer or the template are broken, or give tokens without a number.
+ * @throws {RequestError} the chat template refuses a chat, or what it writes is too long.
  */
 export async function tokenize(
   source: Pick<TensorSource, "files" | "readFile" | "label">,
-  text: string,
+  corpus: Corpus,
+  { report }: { readonly report?: Reporter } = {},
 ): Promise<Uint32Array<ArrayBuffer>> {
+  const encode = await readTokenizer(source);
+  if (corpus.kind === "text") return encode(corpus.text, { special: true });
+  const render = await readChatTemplate(source, report ? { report } : {});
+  let length = 0;
+  const texts = corpus.conversations.map((conversation) => {
+    const text = render(conversation);
+    length += text.length;
+    if (length <= LARGEST_CORPUS) return text;
+    throw new RequestError(
+      `Cannot use ${conversation.where}: up to it the chats have ${length} characters, at most ` +
+        `${LARGEST_CORPUS} are read; give fewer.`,
+    );
+  });
+  const parts = texts.map((text) => encode(text, { special: false }));
+  const tokens = new Uint32Array(parts.reduce((n, { length }) => n + length, 0));
+  let at = 0;
+  for (const part of parts) {
+    tokens.set(part, at);
+    at += part.length;
+  }
+  return tokens;
+}
+
+/** From a text to its tokens; `special`: with those that the tokenizer adds by itself. */
+type Encode = (text: string, options: { special: boolean }) => Uint32Array<ArrayBuffer>;
+
+async function readTokenizer(
+  source: Pick<TensorSource, "files" | "readFile" | "label">,
+): Promise<Encode> {
   const file = "tokenizer.json";
   if (!source.files.has(file)) {
     throw new UnsupportedError(
@@ -107,66 +142,51 @@ export async function tokenize(
       { what: file, reason: "other tokenizer files are not read" },
     );
   }
-  const definition = await readJson(source, file);
+  const definition = await readJsonFile(source, file);
   const settings = source.files.has("tokenizer_config.json")
-    ? await readJson(source, "tokenizer_config.json")
+    ? await readJsonFile(source, "tokenizer_config.json")
     : {};
-  let ids: number[];
-  try {
-    // Truncation and padding are settings of a past call that was saved; transformers resets them too.
-    const tokenizer = new Tokenizer({ ...definition, truncation: null, padding: null }, settings);
-    ids = tokenizer.encode(text).ids;
-  } catch (cause) {
-    // The library knows no error classes of its own, so whatever it raises is about these files.
-    throw new CheckpointError(
-      `Cannot use ${quote(source.label)}'s tokenizer.json: ${
-        cause instanceof Error ? cause.message : String(cause)
-      }.`,
-      { file, cause },
-    );
-  }
-  const wrong = ids.findIndex((id) => !Number.isInteger(id) || id < 0);
-  if (wrong !== -1) {
-    throw new CheckpointError(
-      `Cannot use ${
-        quote(source.label)
-      }'s tokenizer.json: it gives the text's token ${wrong} the number ${ids[wrong]}.`,
-      { file },
-    );
-  }
-  return Uint32Array.from(ids);
-}
-
-async function readJson(
-  source: Pick<TensorSource, "readFile">,
-  file: string,
-): Promise<Record<string, unknown>> {
-  const bytes = await source.readFile(file);
-  let value: unknown;
-  try {
-    value = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
-  } catch (cause) {
-    if (!(cause instanceof SyntaxError || cause instanceof TypeError)) throw cause;
-    throw new CheckpointError(`Cannot read ${file}: it is not JSON.`, { file, cause });
-  }
-  if (!isObject(value)) {
-    throw new CheckpointError(`Cannot read ${file}: it holds no JSON object.`, { file });
-  }
-  return value;
+  const broken = (why: string, cause?: unknown): never => {
+    throw new CheckpointError(`Cannot use ${quote(source.label)}'s tokenizer.json: ${why}.`, {
+      file,
+      cause,
+    });
+  };
+  // The library knows no error classes of its own, so whatever it raises is about these files.
+  const trying = <T>(use: () => T): T => {
+    try {
+      return use();
+    } catch (cause) {
+      return broken(cause instanceof Error ? cause.message : String(cause), cause);
+    }
+  };
+  // Truncation and padding are settings of a past call that was saved; transformers resets them too.
+  const tokenizer = trying(() =>
+    new Tokenizer({ ...definition, truncation: null, padding: null }, settings)
+  );
+  return (text, { special }) => {
+    const { ids } = trying(() => tokenizer.encode(text, { add_special_tokens: special }));
+    const wrong = ids.findIndex((id) => !Number.isInteger(id) || id < 0);
+    if (wrong !== -1) broken(`it gives the text's token ${wrong} the number ${ids[wrong]}`);
+    return Uint32Array.from(ids);
+  };
 }
 
 /**
- * Windows of `seqLen` tokens that do not overlap, from the start of the stream; the tail is dropped (GPTQ protocol).
+ * Windows of `seqLen` tokens that do not overlap, from the start of the stream; the tail is dropped (GPTQ protocol). Of more windows than
+ * asked for, the first are taken, or with a seed any of them, in the order of the text.
  *
  * @throws {RequestError} the stream is shorter than one window, or the window longer than the model allows.
  */
 export function makeWindows(
   tokens: Uint32Array,
-  { seqLen, maxWindows = Infinity, maxPositions = Infinity }: {
+  { seqLen, maxWindows = Infinity, maxPositions = Infinity, seed }: {
     readonly seqLen: number;
     readonly maxWindows?: number;
     /** `Model.maxPositions`. */
     readonly maxPositions?: number;
+    /** Draws the windows, the same ones each time: a whole number below 2³². */
+    readonly seed?: number;
   },
 ): Uint32Array<ArrayBuffer>[] {
   const fail = (why: string): never => {
@@ -179,12 +199,16 @@ export function makeWindows(
   if (seqLen > maxPositions) {
     return fail(`the model was made for ${maxPositions} positions; choose a shorter window`);
   }
-  const count = Math.min(maxWindows, Math.floor(tokens.length / seqLen));
-  if (count === 0) {
+  if (seed !== undefined && !(Number.isInteger(seed) && seed >= 0 && seed <= MAX_SEED)) {
+    return fail(`the seed is ${seed}, expected a whole number from 0 to ${MAX_SEED}`);
+  }
+  const total = Math.floor(tokens.length / seqLen);
+  if (total === 0) {
     return fail(`the text has only ${tokens.length}; use a longer text or a shorter window`);
   }
-  return Array.from(
-    { length: count },
-    (_, i) => new Uint32Array(tokens.subarray(i * seqLen, (i + 1) * seqLen)),
-  );
+  const count = Math.min(Math.floor(maxWindows), total);
+  const places = seed === undefined
+    ? Array.from({ length: count }, (_, i) => i)
+    : draw(count, { total, seed });
+  return places.map((i) => new Uint32Array(tokens.subarray(i * seqLen, (i + 1) * seqLen)));
 }

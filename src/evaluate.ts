@@ -1,11 +1,12 @@
 /**
  * Measuring a checkpoint that is there already: perplexity of one, or perplexity and KL divergence of one against its original, both
- * walking the blocks side by side. A quantized checkpoint is run from its stored codes, as its runtime would.
+ * walking the blocks side by side. A quantized checkpoint is run from its stored codes, as its runtime would. Also the windows of text that
+ * a model is measured or calibrated on.
  */
 import { quantizedBy } from "./assign.ts";
 import type { Backend } from "./backend.ts";
 import { makeWindows, readCorpus, tokenize } from "./calibration.ts";
-import { UnsupportedError } from "./errors.ts";
+import { quote, UnsupportedError } from "./errors.ts";
 import type { Score } from "./evaluator.ts";
 import { checkShapes } from "./families/mod.ts";
 import type { Model } from "./family.ts";
@@ -21,17 +22,22 @@ import { type ModelWeights, originalWeights, storedWeights } from "./weights.ts"
 /** Bytes of hidden states kept in memory unless told otherwise. */
 export const STATE_BUDGET = 1e9;
 
-/** Tokens of a window unless told otherwise; fewer when the model has fewer positions. */
+/** Tokens of a window of an evaluation unless told otherwise; fewer when the model has fewer positions. */
 export const SEQ_LEN = 2048;
 
-/** What text a model is measured on. */
+/** The windows of a calibration unless told otherwise: as many as in the GPTQ paper, but shorter, as AWQ's program has them. */
+export const CALIBRATION = { numSamples: 128, seqLen: 512 } as const;
+
+/** What text a model is run on. */
 export interface CorpusOptions {
   /** `sample`, the path of a text or JSONL file, or a dataset of the Hub. */
   readonly corpus?: string;
   /** Tokens per window. */
   readonly seqLen?: number;
-  /** The first windows of the text; all of them when absent. */
+  /** The first windows of the text; absent: all of them for an evaluation, `CALIBRATION.numSamples` for a calibration. */
   readonly numSamples?: number;
+  /** Takes any windows of the text, not the first: the same ones for the same seed. */
+  readonly seed?: number;
   /** Bytes of hidden states kept in memory. */
   readonly stateBudget?: number;
   /** A folder for hidden states beyond the budget. */
@@ -42,9 +48,13 @@ export interface CorpusOptions {
   readonly report?: Reporter;
 }
 
-/** Tokens to measure a model on, and how many there were. */
+/** Tokens to run a model on, and how many there were. */
 export interface PreparedWindows extends EvaluationInput {
+  /** The text they are of, as it was named. */
+  readonly corpus: string;
   readonly seqLen: number;
+  /** What drew the windows; undefined: they are the first of the text. */
+  readonly seed: number | undefined;
   /** Windows the whole text has; `windows` may be fewer. */
   readonly available: number;
   /** Tokens of the whole text. */
@@ -52,45 +62,92 @@ export interface PreparedWindows extends EvaluationInput {
 }
 
 /**
- * Tokenize a text with a checkpoint's tokenizer and cut it into windows: one stream, no overlap, the tail dropped (the protocol of
- * the GPTQ paper, arXiv 2210.17323).
+ * Tokenize a text with a checkpoint's tokenizer and cut it into windows to measure on: one stream, no overlap, the tail dropped (the
+ * protocol of the GPTQ paper, arXiv 2210.17323).
  *
  * @throws {RequestError} there is no such text, or it is shorter than a window.
  * @throws {UnsupportedError} the architecture is not known, or there is no tokenizer.json.
  */
 export async function prepareWindows(
   source: TensorSource,
-  {
-    corpus = "sample",
-    seqLen,
-    numSamples,
-    stateBudget = STATE_BUDGET,
-    spillFolder,
-    disk = realDisk,
-    hub,
-    report,
-  }: CorpusOptions = {},
+  options: CorpusOptions = {},
 ): Promise<PreparedWindows> {
-  const { maxPositions } = await modelFrom(source);
-  const length = seqLen ?? Math.min(SEQ_LEN, maxPositions);
-  const text = await readCorpus(corpus, {
-    disk,
+  return await prepare(source, options, {
     purpose: "evaluation",
-    ...(hub ? { hub } : {}),
-    ...(report ? { report } : {}),
+    seqLen: SEQ_LEN,
+    numSamples: undefined,
   });
-  const tokens = await tokenize(source, text);
+}
+
+/**
+ * The same for a calibration: windows that methods see the model's activations on. Events say when the embedded text is used because no
+ * other was named (`sample-calibration`), and when the text has fewer windows than wanted (`few-windows`).
+ *
+ * @throws what `prepareWindows` throws.
+ */
+export async function prepareCalibration(
+  source: TensorSource,
+  options: CorpusOptions = {},
+): Promise<PreparedWindows> {
+  const { numSamples = CALIBRATION.numSamples, report = () => {} } = options;
+  const prepared = await prepare(source, options, { purpose: "calibration", ...CALIBRATION });
+  const warn = (code: string, message: string) => report({ type: "warning", code, message });
+  if (options.corpus === undefined) {
+    warn(
+      "sample-calibration",
+      "Calibrating on the embedded sample text, which is old prose: a text like those that the " +
+        "model is used for gives a better result (--calibration).",
+    );
+  }
+  const { corpus, windows: { length: windows }, seqLen } = prepared;
+  if (windows < numSamples) {
+    warn(
+      "few-windows",
+      `Calibrating on fewer windows than wanted: ${quote(corpus)} has ${windows} of ` +
+        `${numSamples}, each of ${seqLen} tokens.`,
+    );
+  }
+  return prepared;
+}
+
+async function prepare(
+  source: TensorSource,
+  options: CorpusOptions,
+  usual: {
+    readonly purpose: "evaluation" | "calibration";
+    readonly seqLen: number;
+    readonly numSamples: number | undefined;
+  },
+): Promise<PreparedWindows> {
+  const { corpus = "sample", stateBudget = STATE_BUDGET, spillFolder, disk = realDisk } = options;
+  const { hub, report, seed } = options;
+  const { maxPositions } = await modelFrom(source);
+  const { numSamples = usual.numSamples, seqLen = Math.min(usual.seqLen, maxPositions) } = options;
+  const reporting = report ? { report } : {};
+  const tokens = await tokenize(
+    source,
+    await readCorpus(corpus, {
+      disk,
+      purpose: usual.purpose,
+      ...(hub ? { hub } : {}),
+      ...reporting,
+    }),
+    reporting,
+  );
   const windows = makeWindows(tokens, {
-    seqLen: length,
+    seqLen,
     maxPositions,
     ...(numSamples === undefined ? {} : { maxWindows: numSamples }),
+    ...(seed === undefined ? {} : { seed }),
   });
   return {
+    corpus,
     windows,
     stateBudget,
     ...(spillFolder === undefined ? {} : { spill: { disk, folder: spillFolder } }),
-    seqLen: length,
-    available: Math.floor(tokens.length / length),
+    seqLen,
+    seed,
+    available: Math.floor(tokens.length / seqLen),
     tokens: tokens.length,
   };
 }

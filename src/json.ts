@@ -1,6 +1,31 @@
 /** Looking at JSON of others. */
+import { CheckpointError } from "./errors.ts";
+import type { TensorSource } from "./source.ts";
 
 /** Whether a value is an object with keys. */
 export function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/**
+ * The object in a checkpoint's JSON file.
+ *
+ * @throws {CheckpointError} it is not JSON, or holds no object.
+ */
+export async function readJsonFile(
+  source: Pick<TensorSource, "readFile">,
+  file: string,
+): Promise<Record<string, unknown>> {
+  const bytes = await source.readFile(file);
+  let value: unknown;
+  try {
+    value = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+  } catch (cause) {
+    if (!(cause instanceof SyntaxError || cause instanceof TypeError)) throw cause;
+    throw new CheckpointError(`Cannot read ${file}: it is not JSON.`, { file, cause });
+  }
+  if (!isObject(value)) {
+    throw new CheckpointError(`Cannot read ${file}: it holds no JSON object.`, { file });
+  }
+  return value;
 }

@@ -3,8 +3,10 @@ import assert from "node:assert/strict";
 import type { Backend } from "../src/backend.ts";
 import { makeWindows, readCorpus, tokenize } from "../src/calibration.ts";
 import { CheckpointError, RequestError, UnsupportedError } from "../src/errors.ts";
+import { prepareCalibration, prepareWindows } from "../src/evaluate.ts";
 import { HiddenStates } from "../src/hidden_states.ts";
 import { disk } from "../src/io/disk.ts";
+import type { Event } from "../src/report.ts";
 import { openCheckpoint } from "../src/sources/checkpoint.ts";
 import { SAMPLE_MODEL } from "../src/sources/sample.ts";
 import { gaussian } from "./conformance/given.ts";
@@ -64,7 +66,11 @@ Deno.test("tokens equal those of Hugging Face's own library, special ones includ
   assert.ok(cases.length >= 30);
   for (const { tokenizer, text, ids } of cases) {
     const source = filesOnly({ "tokenizer.json": tokenizers[tokenizer]! });
-    assert.deepEqual([...await tokenize(source, text)], ids, `${tokenizer}: ${text}`);
+    assert.deepEqual(
+      [...await tokenize(source, { kind: "text", text })],
+      ids,
+      `${tokenizer}: ${text}`,
+    );
   }
 });
 
@@ -81,11 +87,11 @@ Deno.test("a truncation that was saved with a tokenizer does not cut the text", 
     stride: 0,
   };
   const source = filesOnly({ "tokenizer.json": JSON.stringify(definition) });
-  assert.deepEqual([...await tokenize(source, text)], ids);
+  assert.deepEqual([...await tokenize(source, { kind: "text", text })], ids);
 });
 
 Deno.test("a checkpoint without a tokenizer.json, or with a broken one, is refused in a sentence", async () => {
-  await assert.rejects(tokenize(filesOnly({}), "x"), (error) => {
+  await assert.rejects(tokenize(filesOnly({}), { kind: "text", text: "x" }), (error) => {
     assert.ok(error instanceof UnsupportedError);
     assert.match(error.message, /no tokenizer\.json/);
     return true;
@@ -103,7 +109,7 @@ Deno.test("a checkpoint without a tokenizer.json, or with a broken one, is refus
   ];
   for (const text of broken) {
     await assert.rejects(
-      tokenize(filesOnly({ "tokenizer.json": text }), "aa"),
+      tokenize(filesOnly({ "tokenizer.json": text }), { kind: "text", text: "aa" }),
       (error) => error instanceof CheckpointError && /tokenizer\.json.*\.$/s.test(error.message),
       text,
     );
@@ -117,15 +123,105 @@ Deno.test("a text file is read as it is, and JSON lines are joined by an empty l
   };
   await withFiles(files, async (folder) => {
     const read = (name: string) => readCorpus(`${folder}/${name}`, { disk, purpose: "evaluation" });
-    assert.equal(await read("a.txt"), "one\r\n\n two\u00e9");
-    assert.equal(await read("a.jsonl"), "one\n\n\n\nth\nree");
+    assert.deepEqual(await read("a.txt"), { kind: "text", text: "one\r\n\n two\u00e9" });
+    assert.deepEqual(await read("a.jsonl"), { kind: "text", text: "one\n\n\n\nth\nree" });
+  });
+});
+
+Deno.test("JSON lines with messages are conversations, ShareGPT's too; what else a message has is kept", async () => {
+  const call = { name: "add", arguments: { a: 1 } };
+  const lines = [
+    { messages: [{ role: "user", content: "q" }, { role: "assistant", content: "a", weight: 1 }] },
+    { text: null, messages: [{ role: "assistant", content: null, tool_calls: [call] }] },
+    { messages: [{ role: "user", content: [{ type: "text", text: "part" }] }] },
+    {
+      conversations: [
+        { from: "system", value: "s" },
+        { from: "human", value: "q" },
+        { from: "gpt", value: "a" },
+      ],
+    },
+    { conversations: [{ role: "user", content: "q" }] },
+  ];
+  const text = lines.map((line) => JSON.stringify(line)).join("\n\n");
+  await withFiles({ "chats.jsonl": text }, async (folder) => {
+    const corpus = await readCorpus(`${folder}/chats.jsonl`, { disk, purpose: "calibration" });
+    assert.ok(corpus.kind === "conversations");
+    assert.deepEqual(corpus.conversations.map(({ messages }) => messages), [
+      lines[0]!.messages,
+      [{ role: "assistant", tool_calls: [call] }],
+      lines[2]!.messages,
+      [
+        { role: "system", content: "s" },
+        { role: "user", content: "q" },
+        { role: "assistant", content: "a" },
+      ],
+      [{ role: "user", content: "q" }],
+    ]);
+    assert.equal(corpus.conversations[1]!.where, `line 3 of "${folder}/chats.jsonl"`);
+  });
+  // A text comes first, as it always did.
+  const both = `{"text": "one", "messages": [{"role": "user", "content": "q"}]}`;
+  await withFiles({ "both.jsonl": both }, async (folder) => {
+    const corpus = await readCorpus(`${folder}/both.jsonl`, { disk, purpose: "evaluation" });
+    assert.deepEqual(corpus, { kind: "text", text: "one" });
+  });
+});
+
+Deno.test("chats need a chat template: the sample model, which has none, is refused with what to do", async () => {
+  await using source = await openCheckpoint(SAMPLE_MODEL);
+  const chats = `{"messages": [{"role": "user", "content": "hi"}]}\n`.repeat(40);
+  await withFiles({ "chats.jsonl": chats }, async (folder) => {
+    for (const prepare of [prepareCalibration, prepareWindows]) {
+      await assert.rejects(prepare(source, { corpus: `${folder}/chats.jsonl` }), (error) => {
+        assert.ok(error instanceof UnsupportedError);
+        assert.match(error.message, /has no chat template .*Give rows with a "text", or put/);
+        return true;
+      });
+    }
+  });
+});
+
+Deno.test("a model that has a chat template is calibrated and measured on chats", async () => {
+  const row = (i: number) => ({ messages: [{ role: "user", content: `Where is number ${i}?` }] });
+  const chats = Array.from({ length: 60 }, (_, i) => JSON.stringify(row(i))).join("\n");
+  const template =
+    "{{ strftime_now('%Y') and bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}{% endfor %}";
+  await withFiles({ "chats.jsonl": chats, "chat_template.jinja": template }, async (folder) => {
+    for (const { name } of Deno.readDirSync(SAMPLE_MODEL)) {
+      await Deno.copyFile(new URL(name, SAMPLE_MODEL), `${folder}/${name}`);
+    }
+    await using source = await openCheckpoint(folder);
+    const events: Event[] = [];
+    const report = (event: Event) => void events.push(event);
+    const options = { corpus: `${folder}/chats.jsonl`, seqLen: 64, report };
+    const calibration = await prepareCalibration(source, options);
+    // The sample's tokenizer adds nothing by itself, so a text may show what the template wrote.
+    const text = "<|endoftext|>user: Where is number 0?<|endoftext|>user: Where";
+    const begin = await tokenize(source, { kind: "text", text });
+    assert.deepEqual(calibration.windows[0]!.slice(0, begin.length), begin);
+    assert.deepEqual(
+      events.map((event) => event.type === "warning" && event.code),
+      ["dated-template", "few-windows"],
+    );
+    assert.ok(calibration.windows.length > 5);
+    assert.equal(calibration.windows.length, calibration.available);
+    assert.deepEqual(await prepareWindows(source, options), calibration);
   });
 });
 
 Deno.test("a text that cannot be used is refused in a sentence that says why", async () => {
   const files = {
     "latin.txt": Uint8Array.of(0x61, 0xe9, 0x62),
-    "chat.jsonl": `{"messages": [{"role": "user", "content": "hi"}]}\n`,
+    "mixed.jsonl": `{"text": "one"}\n\n{"messages": [{"role": "user", "content": "hi"}]}\n`,
+    "mixed_too.jsonl": `{"conversations": [{"from": "human", "value": "hi"}]}\n{"text": "one"}\n`,
+    "none.jsonl": `{"messages": []}\n`,
+    "strings.jsonl": `{"messages": ["hi"]}\n`,
+    "empty.jsonl": `{"messages": [{"role": "user", "content": "hi"}, {"role": "user"}]}\n`,
+    "null.jsonl": `{"messages": [{"role": "user", "content": null}]}\n`,
+    "seven.jsonl": `{"messages": [{"role": "user", "content": 7}]}\n`,
+    "from.jsonl": `{"conversations": [{"from": "human"}]}\n`,
+    "who.jsonl": `{"conversations": [{"from": "chatgpt", "value": "hi"}]}\n`,
     "other.jsonl": `{"text": "one"}\n{"content": "two"}\n`,
     "number.jsonl": `{"text": 3}\n`,
     "array.jsonl": `["one"]\n`,
@@ -133,8 +229,16 @@ Deno.test("a text that cannot be used is refused in a sentence that says why", a
   };
   const reasons: Record<string, RegExp> = {
     "latin.txt": /is not UTF-8/,
-    "chat.jsonl": /line 1 has "messages", which need a chat template/,
-    "other.jsonl": /line 2 has no "text"/,
+    "mixed.jsonl": /line 3 has a chat and those before it have texts/,
+    "mixed_too.jsonl": /line 2 has text and those before it have chats/,
+    "none.jsonl": /line 1 has no messages/,
+    "strings.jsonl": /message 1 of line 1 has neither "role" and "content" nor "from" and "value"/,
+    "empty.jsonl": /message 2 of line 1 has no "content" that is a text or a list of parts/,
+    "null.jsonl": /message 1 of line 1 has no "content"/,
+    "seven.jsonl": /message 1 of line 1 has no "content"/,
+    "from.jsonl": /message 1 of line 1 has neither/,
+    "who.jsonl": /message 1 of line 1 is from "chatgpt", expected human, gpt or system/,
+    "other.jsonl": /line 2 has no "text", no "messages", no "conversations"/,
     "number.jsonl": /line 1 has no "text"/,
     "array.jsonl": /line 1 has no "text"/,
     "broken.jsonl": /line 2 is not JSON/,
@@ -166,6 +270,108 @@ Deno.test("windows do not overlap, the tail is dropped, and a maximum is kept", 
   assert.equal(makeWindows(tokens, { seqLen: 4 })[1]!.buffer.byteLength, 16);
 });
 
+Deno.test("with a seed windows are drawn: the same for the same seed, none twice, in the text's order", () => {
+  const tokens = Uint32Array.from({ length: 1003 }, (_, i) => i);
+  const drawn = (seed: number, maxWindows = 20) =>
+    makeWindows(tokens, { seqLen: 10, maxWindows, seed }).map((window) => {
+      assert.deepEqual([...window], Array.from({ length: 10 }, (_, i) => window[0]! + i));
+      return window[0]! / 10;
+    });
+  // Written down from the first run: another order of drawing would change what people calibrated on.
+  assert.deepEqual(drawn(7), [
+    1,
+    7,
+    8,
+    24,
+    29,
+    30,
+    33,
+    40,
+    42,
+    43,
+    46,
+    49,
+    54,
+    58,
+    61,
+    70,
+    75,
+    79,
+    97,
+    98,
+  ]);
+  assert.notDeepEqual(drawn(8), drawn(7));
+  assert.deepEqual(drawn(7, 100), Array.from({ length: 100 }, (_, i) => i));
+  assert.deepEqual(drawn(7, 1e9), drawn(8, 1e9));
+  const times = new Uint32Array(100);
+  for (let seed = 0; seed < 2000; seed++) {
+    const places = drawn(seed);
+    assert.equal(new Set(places).size, 20);
+    assert.deepEqual(places, places.toSorted((a, b) => a - b));
+    for (const place of places) times[place]!++;
+  }
+  // Each window is drawn 400 times in the mean with a standard deviation of 18.
+  assert.ok(times.every((n) => n > 400 - 5 * 18 && n < 400 + 5 * 18), times.join());
+});
+
+Deno.test("prepareCalibration() takes 128 windows of 512 tokens of the sample's calibration text, and says so", async () => {
+  await using source = await openCheckpoint(SAMPLE_MODEL);
+  const events: Event[] = [];
+  const report = (event: Event) => void events.push(event);
+  const prepared = await prepareCalibration(source, { report });
+  assert.deepEqual(
+    [prepared.corpus, prepared.seqLen, prepared.windows.length, prepared.available, prepared.seed],
+    ["sample", 512, 128, 218, undefined],
+  );
+  const corpus = await readCorpus("sample", { disk, purpose: "calibration" });
+  assert.deepEqual(prepared.windows[0], (await tokenize(source, corpus)).slice(0, 512));
+  assert.deepEqual(events.map((event) => event.type === "warning" && event.code), [
+    "sample-calibration",
+  ]);
+  assert.match(JSON.stringify(events), /embedded sample text, which is old prose.*--calibration/);
+  // Asked for by name, it is no surprise; nor are the windows of an evaluation of the same text.
+  events.length = 0;
+  const options = { corpus: "sample", seed: 3, numSamples: 5, seqLen: 64, report };
+  const drawn = await prepareCalibration(source, options);
+  assert.deepEqual([drawn.windows.length, drawn.seed], [5, 3]);
+  assert.deepEqual((await prepareCalibration(source, options)).windows, drawn.windows);
+  assert.notDeepEqual(
+    (await prepareCalibration(source, { ...options, seed: 4 })).windows,
+    drawn.windows,
+  );
+  const measured = await prepareWindows(source, { report });
+  assert.deepEqual(
+    [measured.windows.length, measured.available, measured.seqLen],
+    [measured.available, measured.available, 1024],
+  );
+  assert.deepEqual(events, []);
+});
+
+Deno.test("a text with fewer windows than wanted is calibrated on with a warning, one without any is refused", async () => {
+  await using source = await openCheckpoint(SAMPLE_MODEL);
+  await withFiles({ "a.txt": "word ".repeat(1200), "b.txt": "too short" }, async (folder) => {
+    const events: Event[] = [];
+    const report = (event: Event) => void events.push(event);
+    const { windows } = await prepareCalibration(source, { corpus: `${folder}/a.txt`, report });
+    assert.ok(windows.length >= 1 && windows.length < 128);
+    assert.equal(events.length, 1);
+    const [warning] = events;
+    assert.ok(warning?.type === "warning" && warning.code === "few-windows");
+    assert.match(
+      warning.message,
+      /^Calibrating on fewer windows than wanted: ".*a\.txt" has \d+ of 128, each of 512 tokens\.$/,
+    );
+    await assert.rejects(
+      prepareCalibration(source, { corpus: `${folder}/b.txt`, report }),
+      (error) => error instanceof RequestError && /use a longer text/.test(error.message),
+    );
+    await assert.rejects(
+      prepareCalibration(source, { corpus: `${folder}/a.txt`, seqLen: 1025 }),
+      /the model was made for 1024 positions/,
+    );
+  });
+});
+
 Deno.test("windows that cannot be made are refused in a sentence", () => {
   const tokens = new Uint32Array(100);
   const wrong: [Parameters<typeof makeWindows>[1], RegExp][] = [
@@ -175,6 +381,9 @@ Deno.test("windows that cannot be made are refused in a sentence", () => {
     [{ seqLen: 2.5 }, /whole number/],
     [{ seqLen: NaN }, /whole number/],
     [{ seqLen: 10, maxWindows: 0 }, /0 windows were asked for/],
+    [{ seqLen: 10, seed: -1 }, /the seed is -1, expected a whole number from 0 to 4294967295/],
+    [{ seqLen: 10, seed: 2 ** 32 }, /the seed is 4294967296/],
+    [{ seqLen: 10, seed: 0.5 }, /the seed is 0\.5/],
   ];
   for (const [options, pattern] of wrong) {
     assert.throws(() => makeWindows(tokens, options), (error) => {

@@ -1,7 +1,8 @@
-/** Texts from datasets of the Hub: how they are named, which files they are, and the protocols of papers. */
+/** Texts and chats from datasets of the Hub: how they are named, which files they are, and the protocols of papers. */
 import assert from "node:assert/strict";
 import { gzipSync } from "node:zlib";
 import { readCorpus } from "../src/calibration.ts";
+import type { Corpus } from "../src/corpora/corpus.ts";
 import { findSplit } from "../src/corpora/dataset_files.ts";
 import { parseDatasetSpec } from "../src/corpora/dataset_spec.ts";
 import { readHubCorpus } from "../src/corpora/hub_corpus.ts";
@@ -22,6 +23,11 @@ const TEXTS = [
   " last @-@ row ",
   ...Array.from({ length: 40 }, (_, i) => `row ${i} ` + "word ".repeat(i % 7)),
 ];
+/** A corpus that is a text, as that text. */
+function textOf(corpus: Corpus): string {
+  assert.ok(corpus.kind === "text");
+  return corpus.text;
+}
 const jsonl = (texts: readonly string[], column = "text") =>
   texts.map((text, id) => JSON.stringify({ id, [column]: text })).join("\n") + "\n";
 
@@ -38,8 +44,8 @@ Deno.test("wikitext2 is the raw test split joined by empty lines, the training s
   });
   const client = clientOf(hub);
   for (const purpose of ["evaluation", "calibration"] as const) {
-    const text = await readCorpus("wikitext2", { disk, purpose, hub: client });
-    assert.equal(text, TEXTS.join("\n\n"));
+    const corpus = await readCorpus("wikitext2", { disk, purpose, hub: client });
+    assert.equal(textOf(corpus), TEXTS.join("\n\n"));
   }
   assert.ok(hub.log.some(({ path }) => path.includes("wikitext-2-raw-v1/train")));
   assert.ok(!hub.log.some(({ path }) => path.includes("wikitext-2-v1/")));
@@ -60,12 +66,12 @@ Deno.test("c4 is the first 1100 documents joined by spaces, of which no more is 
     },
   });
   const client = clientOf(hub);
-  const text = await readHubCorpus("c4", { client, purpose: "evaluation" });
+  const text = textOf(await readHubCorpus("c4", { client, purpose: "evaluation" }));
   assert.equal(text, documents.slice(0, 1100).join(" "));
   const sent = hub.log.filter(({ origin }) => origin === "storage")
     .reduce((n, { sent }) => n + sent, 0);
   assert.ok(sent < packed.length, `${sent} of ${packed.length}`);
-  assert.equal(await readHubCorpus("c4", { client, purpose: "calibration" }), "x y");
+  assert.equal(textOf(await readHubCorpus("c4", { client, purpose: "calibration" })), "x y");
 });
 
 Deno.test("a dataset is read by configuration, split and column, or as one file", async () => {
@@ -82,8 +88,8 @@ Deno.test("a dataset is read by configuration, split and column, or as one file"
       "datasets/org/one": { "data/train-00000-of-00001.parquet": golden("rows_snappy.parquet") },
     },
   });
-  const read = (spec: string, purpose: "evaluation" | "calibration" = "evaluation") =>
-    readHubCorpus(spec, { client: clientOf(hub), purpose });
+  const read = async (spec: string, purpose: "evaluation" | "calibration" = "evaluation") =>
+    textOf(await readHubCorpus(spec, { client: clientOf(hub), purpose }));
   assert.equal(await read("org/set:default"), "test a\n\ntest b");
   assert.equal(await read("org/set:default", "calibration"), "train a\n\ntrain b");
   assert.equal(await read("org/set:default:train"), "train a\n\ntrain b");
@@ -95,7 +101,7 @@ Deno.test("a dataset is read by configuration, split and column, or as one file"
     ["org/set:nothing", /no configuration "nothing", only "default", "extra"/],
     ["org/set/extra/none.txt", /has no file "extra\/none\.txt"/],
     ["org/set/extra/content.jsonl.gz", /line 1 has no "text"/],
-    ["org/set/extra/chat.jsonl", /"messages", which need a chat template/],
+    ["org/set/extra/chat.jsonl", /line 1 has no messages/],
     ["org/one:default:train:body", /no column "body"; .*"id", "text"/],
     ["org/one:default:train:id", /row 0 of .* has no text in "id"/],
     ["org/set:a:b:c:d", /no name of a dataset/],
@@ -113,12 +119,88 @@ Deno.test("a dataset is read by configuration, split and column, or as one file"
   );
 });
 
+Deno.test("a dataset's chats are read from parquet and JSON lines, by its usual columns or one that is named", async () => {
+  const chats = [1, 2].map((i) => ({ messages: [{ role: "user", content: `question ${i}` }] }));
+  const lines = (rows: readonly unknown[]) => rows.map((row) => JSON.stringify(row)).join("\n");
+  await using hub = await startHub({}, {
+    repos: {
+      "datasets/org/chat": { "data/train-00000-of-00001.parquet": golden("rows_chat.parquet") },
+      "datasets/org/shared": { "data/train-00000-of-00001.parquet": golden("rows_shared.parquet") },
+      "datasets/org/lines": {
+        "train.jsonl": lines(chats),
+        "test.jsonl": lines([{ chosen: chats[0]!.messages }]),
+        "extra/mixed.jsonl": lines([...chats, { text: "three" }]),
+      },
+    },
+  });
+  const client = clientOf(hub);
+  const read = async (spec: string) => {
+    const corpus = await readHubCorpus(spec, { client, purpose: "calibration" });
+    assert.ok(corpus.kind === "conversations");
+    return corpus.conversations;
+  };
+  const chat = await read("org/chat");
+  assert.deepEqual(chat.map(({ messages }) => messages), [
+    [{ role: "user", content: "question 0" }, { role: "assistant", content: "answer 0 ü" }],
+    // Fields that are null are no fields, and whole numbers of 64 bits are numbers.
+    [
+      { role: "user", content: "question 1" },
+      { role: "assistant", tool_calls: [{ name: "add", arguments: { a: 1, b: 2 } }] },
+    ],
+    ...[2, 3, 4].map((i) => [
+      { role: "user", content: `question ${i}` },
+      { role: "assistant", content: `answer ${i} ü` },
+    ]),
+  ]);
+  assert.equal(chat[4]!.where, 'row 4 of "data/train-00000-of-00001.parquet" of "org/chat"');
+  assert.deepEqual((await read("org/shared"))[0]!.messages, [
+    { role: "user", content: "q" },
+    { role: "assistant", content: "a" },
+  ]);
+  assert.deepEqual(
+    (await read("org/lines:default:train")).map(({ messages }) => messages),
+    chats.map(({ messages }) => messages),
+  );
+  assert.deepEqual((await read("org/lines:default:test:chosen"))[0]!.messages, chats[0]!.messages);
+  for (
+    const [spec, message] of [
+      ["org/lines:default:test", /line 1 has no "text", no "messages", no "conversations"/],
+      ["org/lines/extra/mixed.jsonl", /line 3 has text and those before it have chats/],
+      ["org/chat:default:train:text2", /has no column "text2"; .*: "id", "messages"/],
+      ["org/chat:default:train:id", /row 0 of .* has no text in "id"/],
+    ] as const
+  ) {
+    await assert.rejects(
+      read(spec),
+      (error) => error instanceof RequestError && message.test(error.message),
+      spec,
+    );
+  }
+});
+
+Deno.test("of a large dataset of chats the first are used, and an event says so", async () => {
+  const messages = [{ role: "user", content: "x".repeat(2 ** 20) }];
+  const rows = Array.from({ length: 40 }, () => JSON.stringify({ messages })).join("\n");
+  await using hub = await startHub({}, {
+    repos: { "datasets/org/large": { "train.jsonl": rows } },
+  });
+  const events: Event[] = [];
+  const corpus = await readHubCorpus("org/large", {
+    client: clientOf(hub),
+    purpose: "calibration",
+    report: (event) => events.push(event),
+  });
+  assert.ok(corpus.kind === "conversations" && corpus.conversations.length === 16);
+  assert.match(JSON.stringify(events), /corpus-cut.*first 16 rows/);
+});
+
 Deno.test("a dataset that only a program reads is taken from the Hub's own conversion", async () => {
   await using hub = await startHub({}, {
     repos: { "datasets/org/script": { "script.py": "print()", "README.md": "" } },
   });
   const client = clientOf(hub);
-  const read = () => readHubCorpus("org/script", { client, purpose: "evaluation" });
+  const read = async () =>
+    textOf(await readHubCorpus("org/script", { client, purpose: "evaluation" }));
   await assert.rejects(read(), /has no parquet, JSON-lines or text file/);
   hub.repo("datasets/org/script").commit({
     branch: "refs/convert/parquet",
@@ -170,12 +252,14 @@ Deno.test("of a large dataset the first rows are used, and an event says so", as
     repos: { "datasets/org/large": { "train.jsonl": jsonl(Array(40).fill(row)) } },
   });
   const events: Event[] = [];
-  const text = await readCorpus("org/large", {
-    disk,
-    purpose: "calibration",
-    hub: clientOf(hub),
-    report: (event) => events.push(event),
-  });
+  const text = textOf(
+    await readCorpus("org/large", {
+      disk,
+      purpose: "calibration",
+      hub: clientOf(hub),
+      report: (event) => events.push(event),
+    }),
+  );
   assert.equal(text.length, 16 * row.length + 15 * 2);
   assert.match(JSON.stringify(events), /corpus-cut.*first 16 rows/);
 });
@@ -187,7 +271,7 @@ Deno.test("a file of this machine comes before a dataset of that name, and a pat
   const folder = await Deno.makeTempDir({ dir: ".", prefix: "corpus_" });
   await Deno.writeTextFile(`${folder}/text`, "of this machine");
   const spec = `${folder.replace(/^\.\//, "").split("/").at(-1)}/text`;
-  assert.equal(await readCorpus(spec, options), "of this machine");
+  assert.equal(textOf(await readCorpus(spec, options)), "of this machine");
   await Deno.remove(folder, { recursive: true });
   for (const wrong of ["texts/none.txt", "/none/x", "./none/x", "none.jsonl"]) {
     await assert.rejects(readCorpus(wrong, options), /there is no such file/);

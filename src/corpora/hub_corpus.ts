@@ -1,11 +1,12 @@
-/** Texts from datasets of the Hub, for calibration and evaluation. Refused: datasets that only a program can read, chat messages. */
+/** Texts and chats from datasets of the Hub, for calibration and evaluation. Refused: datasets that only a program can read. */
 import { HubError, quote, RequestError } from "../errors.ts";
 import type { HubClient, HubFile } from "../hub/client.ts";
 import { formatRepoSpec, type RepoSpec } from "../hub/repo_spec.ts";
 import type { Reporter } from "../report.ts";
+import { type Corpus, gatherRows } from "./corpus.ts";
 import { findSplit } from "./dataset_files.ts";
 import { type DatasetSpec, parseDatasetSpec, type Purpose } from "./dataset_spec.ts";
-import { type Fail, readRows } from "./rows.ts";
+import { type Fail, readRows, type Row } from "./rows.ts";
 
 /** Where the Hub keeps what it converted every dataset to. */
 const CONVERTED = "refs/convert/parquet";
@@ -21,15 +22,15 @@ export interface HubCorpusOptions {
 }
 
 /**
- * The text that `spec` names on the Hub; see `dataset_spec.ts` for how it is written.
+ * The corpus that `spec` names on the Hub; see `dataset_spec.ts` for how it is written.
  *
- * @throws {RequestError} it names nothing, or what it names holds no texts.
+ * @throws {RequestError} it names nothing, or what it names holds no texts and no chats.
  * @throws {HubError} the Hub does not give it.
  */
 export async function readHubCorpus(
   spec: string,
   { client, purpose, report = () => {} }: HubCorpusOptions,
-): Promise<string> {
+): Promise<Corpus> {
   const fail: Fail = (why, cause) => {
     throw new RequestError(`Cannot use ${quote(spec)} as a text for ${purpose}: ${why}.`, {
       cause,
@@ -43,27 +44,32 @@ export async function readHubCorpus(
     );
   }
   const files = await findFiles(dataset, { client, purpose, fail });
-  const { column, joiner, rows = Infinity } = dataset;
-  const texts: string[] = [];
-  let length = 0;
-  for (const file of files) {
-    for await (const text of readRows(file, { client, column, fail })) {
-      texts.push(text);
-      length += text.length + joiner.length;
-      if (texts.length >= rows) return texts.join(joiner);
-      if (length >= ENOUGH) {
+  const { column, joiner, rows: most = Infinity } = dataset;
+  let [count, length] = [0, 0];
+  async function* rows(): AsyncGenerator<Row, void, undefined> {
+    for (const file of files) {
+      for await (const row of readRows(file, { client, column, fail })) {
+        yield row;
+        count++;
+        length += lengthOf(row) + joiner.length;
+        if (count >= most) return;
+        if (length < ENOUGH) continue;
         report({
           type: "warning",
           code: "corpus-cut",
-          message: `Of ${quote(spec)} the first ${texts.length} rows are used, ${length} ` +
-            `characters.`,
+          message: `Of ${quote(spec)} the first ${count} rows are used, ${length} characters.`,
         });
-        return texts.join(joiner);
+        return;
       }
     }
   }
-  if (length === 0) return fail("it has no rows");
-  return texts.join(joiner);
+  const corpus = await gatherRows(rows(), { joiner, name: quote(spec), fail });
+  return count === 0 ? fail("it has no rows") : corpus;
+}
+
+/** Characters of a row, of a chat about. */
+function lengthOf({ content }: Row): number {
+  return typeof content === "string" ? content.length : JSON.stringify(content).length;
 }
 
 async function findFiles(

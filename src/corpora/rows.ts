@@ -1,4 +1,4 @@
-/** The texts of a file of rows, one after another: parquet by range, JSON lines as they stream, packed with gzip or not. */
+/** The rows of a file, texts or chats, one after another: parquet by range, JSON lines as they stream, packed with gzip or not. */
 import {
   type AsyncBuffer,
   parquetMetadataAsync,
@@ -8,6 +8,8 @@ import {
 import { compressors } from "hyparquet-compressors";
 import { HubError } from "../errors.ts";
 import type { HubClient, HubFile } from "../hub/client.ts";
+import { isObject } from "../json.ts";
+import { type Message, readMessages } from "./messages.ts";
 
 /** Parquet files up to this size are read whole, so that their hash can be checked. */
 const WHOLE = 32 * 2 ** 20;
@@ -17,6 +19,13 @@ const LONGEST_LINE = 64 * 2 ** 20;
 /** Gives up: `why` continues a sentence. */
 export type Fail = (why: string, cause?: unknown) => never;
 
+/** One row of a corpus. */
+export interface Row {
+  readonly content: string | readonly Message[];
+  /** Where it is, for messages: `line 3`. */
+  readonly where: string;
+}
+
 /** Where rows are read from. */
 export interface RowsOptions {
   readonly client: HubClient;
@@ -24,22 +33,27 @@ export interface RowsOptions {
   readonly fail: Fail;
 }
 
+/** The columns that may hold a row's text or chat, the first that is there. */
+function columnsOf(column: string): readonly string[] {
+  return column === "text" ? ["text", "messages", "conversations"] : [column];
+}
+
 /**
- * The texts of a file's rows.
+ * The rows of a file.
  *
  * @throws {HubError} it cannot be had.
  */
 export async function* readRows(
   file: HubFile,
   options: RowsOptions,
-): AsyncGenerator<string, void, undefined> {
+): AsyncGenerator<Row, void, undefined> {
   const { path } = file;
   if (path.endsWith(".parquet")) yield* parquetRows(file, options);
   else if (/\.jsonl?(?:\.gz)?$/.test(path)) yield* jsonRows(file, options);
   else if (/\.txt(?:\.gz)?$/.test(path)) {
     let text = "";
     for await (const part of decoded(file, options)) text += part;
-    yield text;
+    yield { content: text, where: JSON.stringify(path) };
   } else {
     options.fail(`${JSON.stringify(path)} is no parquet, JSON-lines or text file`);
   }
@@ -47,8 +61,8 @@ export async function* readRows(
 
 async function* parquetRows(
   file: HubFile,
-  { client, column, fail }: RowsOptions,
-): AsyncGenerator<string, void, undefined> {
+  { client, column: wanted, fail }: RowsOptions,
+): AsyncGenerator<Row, void, undefined> {
   const buffer = await openBuffer(file, client);
   const parquet = async <T>(read: () => Promise<T>): Promise<T> => {
     try {
@@ -66,9 +80,10 @@ async function* parquetRows(
   };
   const metadata = await parquet(() => parquetMetadataAsync(buffer));
   const columns = parquetSchema(metadata).children.map(({ element }) => element.name);
-  if (!columns.includes(column)) {
-    fail(
-      `${JSON.stringify(file.path)} has no column "${column}"; name one after a third colon: ${
+  const column = columnsOf(wanted).find((name) => columns.includes(name));
+  if (column === undefined) {
+    return fail(
+      `${JSON.stringify(file.path)} has no column "${wanted}"; name one after a third colon: ${
         columns.map((name) => JSON.stringify(name)).join(", ")
       }`,
     );
@@ -87,12 +102,11 @@ async function* parquetRows(
       })
     );
     for (const [i, row] of rows.entries()) {
-      const text: unknown = row[column];
-      if (typeof text !== "string") {
-        fail(`row ${rowStart + i} of ${JSON.stringify(file.path)} has no text in "${column}"`);
-      } else {
-        yield text;
-      }
+      const where = `row ${rowStart + i} of ${JSON.stringify(file.path)}`;
+      const content = contentOf(plain(row[column]), { where, fail });
+      yield content === undefined
+        ? fail(`${where} has no text in "${column}"`)
+        : { content, where };
     }
     rowStart = rowEnd;
   }
@@ -114,23 +128,23 @@ async function openBuffer(file: HubFile, client: HubClient): Promise<AsyncBuffer
 async function* jsonRows(
   file: HubFile,
   options: RowsOptions,
-): AsyncGenerator<string, void, undefined> {
+): AsyncGenerator<Row, void, undefined> {
   let number = 0;
   for await (const line of lines(decoded(file, options), options)) {
     number++;
-    if (line.trim() !== "") yield rowText(line, { ...options, where: `line ${number}` });
+    if (line.trim() !== "") yield readRow(line, { ...options, where: `line ${number}` });
   }
 }
 
 /**
- * The text of one JSON line.
+ * The row of one JSON line.
  *
  * @param options.where the line, for messages: `line 3`
  */
-export function rowText(
+export function readRow(
   line: string,
   { column, fail, where }: Pick<RowsOptions, "column" | "fail"> & { readonly where: string },
-): string {
+): Row {
   let row: unknown;
   try {
     row = JSON.parse(line);
@@ -138,17 +152,30 @@ export function rowText(
     if (!(cause instanceof SyntaxError)) throw cause;
     return fail(`${where} is not JSON`, cause);
   }
-  const fields = typeof row === "object" && row !== null && !Array.isArray(row)
-    ? row as Record<string, unknown>
-    : {};
-  const text = fields[column];
-  if (typeof text === "string") return text;
-  return fail(
-    "messages" in fields
-      ? `${where} has "messages", which need a chat template; give a file with a "${column}" in ` +
-        `every line`
-      : `${where} has no "${column}"`,
-  );
+  const fields = isObject(row) ? row : {};
+  for (const name of columnsOf(column)) {
+    const content = contentOf(fields[name], { where, fail });
+    if (content !== undefined) return { content, where };
+  }
+  return fail(`${where} has ${columnsOf(column).map((name) => `no "${name}"`).join(", ")}`);
+}
+
+/** The text or the chat that a field holds, if it holds one. */
+function contentOf(
+  value: unknown,
+  options: { where: string; fail: Fail },
+): Row["content"] | undefined {
+  if (Array.isArray(value)) return readMessages(value, options);
+  return typeof value === "string" ? value : undefined;
+}
+
+/** A value of a parquet file as JSON has it: whole numbers of 64 bits become numbers, and what is not there null. */
+function plain(value: unknown): unknown {
+  if (value === undefined) return null;
+  if (typeof value === "bigint") return Number(value);
+  if (Array.isArray(value)) return value.map(plain);
+  if (!isObject(value)) return value;
+  return Object.fromEntries(Object.entries(value).map(([name, inner]) => [name, plain(inner)]));
 }
 
 /** The text of a file as it streams. */

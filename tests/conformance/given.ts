@@ -1,7 +1,10 @@
 /** Deterministic inputs for the conformance cases: seeded numbers, and tensors made of them. */
 import { f32ToBf16, f32ToE4m3, f32ToF16, widenAll } from "../../src/number.ts";
 import type { DeviceDType } from "../../src/op.ts";
+import { uniform } from "../../src/random.ts";
 import { elementCount, type Shape } from "../../src/tensor.ts";
+
+export { uniform };
 
 /** A tensor to be: its bytes, and its elements as numbers. */
 export interface Given {
@@ -10,17 +13,6 @@ export interface Given {
   readonly bytes: Uint8Array<ArrayBuffer>;
   /** An output whose first contents must not matter: the suite fills it with 0xff. */
   readonly blank?: true;
-}
-
-/** Numbers in [0, 1) that are the same in every run (Tommy Ettinger's mulberry32). */
-export function uniform(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = Math.imul(state ^ (state >>> 15), state | 1);
-    t = (t + Math.imul(t ^ (t >>> 7), t | 61)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
 }
 
 /** `count` draws of a normal distribution (Box–Muller), as f32. */

@@ -3,9 +3,19 @@ import { disk } from "../../io/disk.ts";
 import type { Backend } from "../../backend.ts";
 import type { Argument, Flag, Host, Said } from "../command.ts";
 import { RequestError } from "../../errors.ts";
-import { type PreparedWindows, prepareWindows, SEQ_LEN, STATE_BUDGET } from "../../evaluate.ts";
+import {
+  CALIBRATION,
+  type CorpusOptions,
+  prepareCalibration,
+  type PreparedWindows,
+  prepareWindows,
+  SEQ_LEN,
+  STATE_BUDGET,
+} from "../../evaluate.ts";
 import { HubClient } from "../../hub/client.ts";
 import { openBackend } from "../../open.ts";
+import type { OptionValue } from "../../option.ts";
+import { MAX_SEED } from "../../random.ts";
 import { hubAccess } from "./model.ts";
 import {
   parseRecipe,
@@ -51,41 +61,90 @@ export const RECIPE_FLAGS: readonly Flag[] = [
 
 const MEASURE_GROUP = "Measuring";
 
+const TEXTS = "a text or .jsonl file (texts or chats), wikitext2, c4, or org/dataset on the Hub";
+
+const CORPUS_FLAG: Flag = {
+  name: "corpus",
+  type: "string",
+  placeholder: "file",
+  help: `the text to measure on: sample, ${TEXTS}`,
+  default: "sample",
+  group: MEASURE_GROUP,
+};
+
+const STATES_FLAG: Flag = {
+  name: "max-states",
+  type: "bytes",
+  placeholder: "size",
+  min: 1,
+  help: "hidden states kept in memory; more go to a temporary file",
+  default: STATE_BUDGET,
+  group: MEASURE_GROUP,
+};
+
+/** How many windows there are, and how long they are. */
+function windowFlags(
+  prefix: "" | "eval-",
+  { group, ...help }: { group: string; numSamples: string; seqLen: string },
+): Flag[] {
+  const common = { type: "integer", placeholder: "n", group } as const;
+  return [
+    { ...common, name: `${prefix}num-samples`, min: 1, help: help.numSamples },
+    { ...common, name: `${prefix}seq-len`, min: 2, help: help.seqLen },
+  ];
+}
+
 /** The text a model is measured on. */
 export const CORPUS_FLAGS: readonly Flag[] = [
+  CORPUS_FLAG,
+  ...windowFlags("", {
+    group: MEASURE_GROUP,
+    numSamples: "windows to measure, from the beginning of the text (all unless given)",
+    seqLen: `tokens per window (${SEQ_LEN}, or what the model was made for, unless given)`,
+  }),
+  STATES_FLAG,
+];
+
+/** The same where a model is quantized too: the short names are the calibration's there, and this follows them. */
+export const EVALUATION_FLAGS: readonly Flag[] = [
+  CORPUS_FLAG,
+  ...windowFlags("eval-", {
+    group: MEASURE_GROUP,
+    numSamples:
+      "windows to measure, from the beginning of the text (as --num-samples if given, else all)",
+    seqLen: `tokens per window to measure (as --seq-len if given, else ${SEQ_LEN}, or what the ` +
+      "model was made for)",
+  }),
+  STATES_FLAG,
+];
+
+const CALIBRATION_GROUP = "Calibrating";
+
+/** The text that methods see a model's activations on. */
+export const CALIBRATION_FLAGS: readonly Flag[] = [
   {
-    name: "corpus",
+    name: "calibration",
     type: "string",
     placeholder: "file",
-    help:
-      "the text to measure on: sample, a text or .jsonl file, wikitext2, c4, or org/dataset on the Hub",
-    default: "sample",
-    group: MEASURE_GROUP,
+    help: `the text to calibrate on: sample, ${TEXTS} (sample unless given)`,
+    group: CALIBRATION_GROUP,
   },
+  ...windowFlags("", {
+    group: CALIBRATION_GROUP,
+    numSamples: `windows to calibrate on (${CALIBRATION.numSamples} unless given); also to ` +
+      "measure, unless --eval-num-samples is given",
+    seqLen: `tokens per window (${CALIBRATION.seqLen}, or what the model was made for, unless ` +
+      "given); also to measure, unless --eval-seq-len is given",
+  }),
   {
-    name: "seq-len",
+    name: "seed",
     type: "integer",
     placeholder: "n",
-    min: 2,
-    help: `tokens per window (${SEQ_LEN}, or what the model was made for, unless given)`,
-    group: MEASURE_GROUP,
-  },
-  {
-    name: "num-samples",
-    type: "integer",
-    placeholder: "n",
-    min: 1,
-    help: "windows to measure, from the beginning of the text (all unless given)",
-    group: MEASURE_GROUP,
-  },
-  {
-    name: "max-states",
-    type: "bytes",
-    placeholder: "size",
-    min: 1,
-    help: "hidden states kept in memory; more go to a temporary file",
-    default: STATE_BUDGET,
-    group: MEASURE_GROUP,
+    min: 0,
+    max: MAX_SEED,
+    help: "draw the windows to calibrate on from the whole text, the same ones for the same " +
+      "number (the first ones unless given)",
+    group: CALIBRATION_GROUP,
   },
 ];
 
@@ -192,22 +251,49 @@ export async function readRecipe(said: Said, host: Host): Promise<Recipe> {
   return parseRecipe(await host.readText(String(file)), String(file));
 }
 
-/** The windows of text that the flags ask for. */
+/** The windows of text to measure on; without numbers of its own the measurement takes the calibration's. */
 export async function readWindows(
   said: Said,
   source: TensorSource,
   { host, report }: { host: Host; report: Reporter },
 ): Promise<PreparedWindows> {
-  const [seqLen, numSamples] = [said.get("seq-len"), said.get("num-samples")];
-  const corpus = String(said.get("corpus"));
+  const prefix = said.knows("eval-seq-len") ? "eval-" : "";
   return await prepareWindows(source, {
-    corpus,
+    ...await textOptions(said, { corpus: said.get("corpus"), prefix, host }),
     report,
-    ...(corpus === "sample" ? {} : { hub: new HubClient(await hubAccess(host)) }),
+  });
+}
+
+/** The windows of text to calibrate on; see {@linkcode CALIBRATION_FLAGS}. */
+export async function readCalibration(
+  said: Said,
+  source: TensorSource,
+  { host, report }: { host: Host; report: Reporter },
+): Promise<PreparedWindows> {
+  const seed = said.get("seed");
+  return await prepareCalibration(source, {
+    ...await textOptions(said, { corpus: said.get("calibration"), prefix: "", host }),
+    ...(seed === undefined ? {} : { seed: Number(seed) }),
+    report,
+  });
+}
+
+/** What text the flags ask for, and how much of it. */
+async function textOptions(
+  said: Said,
+  { corpus, prefix, host }: { corpus: OptionValue | undefined; prefix: "" | "eval-"; host: Host },
+): Promise<CorpusOptions> {
+  const number = (name: string) => said.get(`${prefix}${name}`) ?? said.get(name);
+  const [seqLen, numSamples] = [number("seq-len"), number("num-samples")];
+  return {
+    ...(corpus === undefined ? {} : { corpus: String(corpus) }),
+    ...(corpus === undefined || corpus === "sample"
+      ? {}
+      : { hub: new HubClient(await hubAccess(host)) }),
     stateBudget: Number(said.get("max-states")),
     ...(seqLen === undefined ? {} : { seqLen: Number(seqLen) }),
     ...(numSamples === undefined ? {} : { numSamples: Number(numSamples) }),
-  });
+  };
 }
 
 /** What text a number was measured on, in words. */
@@ -239,20 +325,4 @@ export function requestOf({ seqLen, windows, stateBudget }: PreparedWindows): {
   stateBudget: number;
 } {
   return { seqLen, windows: windows.length, stateBudget };
-}
-
-/** @throws {RequestError} the output would take the place of the checkpoint it is made of. */
-export async function checkApart(model: string, output: string): Promise<void> {
-  if (model === "sample") return;
-  const [from, to] = await Promise.all([real(model), real(output)]);
-  if (from === undefined || to === undefined) return;
-  if (from === to || from.startsWith(`${to}/`) || from.startsWith(`${to}\\`)) {
-    throw new RequestError(
-      `Cannot write to "${output}": the checkpoint that is read lies there. Give another folder.`,
-    );
-  }
-}
-
-async function real(path: string): Promise<string | undefined> {
-  return await disk.stat(path) ? await disk.realPath(path) : undefined;
 }

@@ -1,5 +1,6 @@
 /** From the word that names a model to a checkpoint, and from the environment to the Hub. */
 import type { Host, Said } from "../command.ts";
+import { RequestError } from "../../errors.ts";
 import { HUB_VARIABLES, hubSettings } from "../../hub/settings.ts";
 import { disk } from "../../io/disk.ts";
 import { type HubAccess, isOnHub, open } from "../../open.ts";
@@ -57,4 +58,20 @@ export async function hubAccess(
     idleTimeout,
     userAgent: `sluice/${host.version}`,
   };
+}
+
+/** @throws {RequestError} the output would take the place of the checkpoint it is made of. */
+export async function checkApart(model: string, output: string): Promise<void> {
+  if (model === "sample") return;
+  const [from, to] = await Promise.all([real(model), real(output)]);
+  if (from === undefined || to === undefined) return;
+  if (from === to || from.startsWith(`${to}/`) || from.startsWith(`${to}\\`)) {
+    throw new RequestError(
+      `Cannot write to "${output}": the checkpoint that is read lies there. Give another folder.`,
+    );
+  }
+}
+
+async function real(path: string): Promise<string | undefined> {
+  return await disk.stat(path) ? await disk.realPath(path) : undefined;
 }

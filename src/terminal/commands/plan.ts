@@ -5,8 +5,9 @@ import { planDocument, showPlan } from "../plan_view.ts";
 import { plainNumbers } from "../progress.ts";
 import { BUDGET_FLAGS, budgetsOf } from "./budgets.ts";
 import {
-  CORPUS_FLAGS,
+  CALIBRATION_FLAGS,
   DEVICE_FLAGS,
+  EVALUATION_FLAGS,
   JSON_FLAG,
   MODEL,
   openDevice,
@@ -56,8 +57,9 @@ export const planCommand: Command = {
   arguments: [MODEL],
   flags: [
     ...RECIPE_FLAGS,
+    ...CALIBRATION_FLAGS,
     EVALUATE_FLAG,
-    ...CORPUS_FLAGS,
+    ...EVALUATION_FLAGS,
     ...DEVICE_FLAGS,
     ...BUDGET_FLAGS,
     JSON_FLAG,

@@ -16,10 +16,10 @@ import { showRun, showTensors, tensorsCsv } from "../result_view.ts";
 import { timelineSvg } from "../timeline_view.ts";
 import { BUDGET_FLAGS, budgetsOf } from "./budgets.ts";
 import {
-  checkApart,
-  CORPUS_FLAGS,
+  CALIBRATION_FLAGS,
   corpusSentence,
   DEVICE_FLAGS,
+  EVALUATION_FLAGS,
   MESSAGE_FLAGS,
   MODEL,
   openDevice,
@@ -30,7 +30,7 @@ import {
   requestOf,
   withSpill,
 } from "./flags.ts";
-import { openModel } from "./model.ts";
+import { checkApart, openModel } from "./model.ts";
 import { EVALUATE_FLAG, showPlanned } from "./plan.ts";
 
 const OUTPUT_GROUP = "Output";
@@ -72,8 +72,9 @@ export const quantizeCommand: Command = {
       default: false,
       group: OUTPUT_GROUP,
     },
+    ...CALIBRATION_FLAGS,
     EVALUATE_FLAG,
-    ...CORPUS_FLAGS,
+    ...EVALUATION_FLAGS,
     {
       name: "metrics",
       type: "string",
