@@ -24,7 +24,7 @@ export type { PublishOptions, PublishPlan, PublishReport } from "./src/publish.t
 export { type CardFacts, modelCard } from "./src/model_card.ts";
 export { factsOfCheckpoint, factsOfRun } from "./src/card_facts.ts";
 export { readSourceCard } from "./src/source_card.ts";
-export { plan } from "./src/plan.ts";
+export { needsCalibration, plan } from "./src/plan.ts";
 export type {
   DeviceLimits,
   Plan,
@@ -47,6 +47,7 @@ export {
   prepareWindows,
 } from "./src/evaluate.ts";
 export type { EvaluationInput } from "./src/streams.ts";
+export type { CalibrationInput } from "./src/calibrate.ts";
 export { inspect, type Inspection } from "./src/inspect.ts";
 export { verify, type VerifyReport } from "./src/verify.ts";
 export {
@@ -79,9 +80,10 @@ export type { DType, Shape, TensorInfo } from "./src/tensor.ts";
 export type { FileInfo, Rows, TensorSource } from "./src/source.ts";
 export type { Sink, SinkFile } from "./src/sink.ts";
 export type { Quantized, Scheme, SchemeKind } from "./src/scheme.ts";
-export type { Job, Method } from "./src/method.ts";
+export type { Job, Method, Rounder, RoundingMethod, ScalingMethod } from "./src/method.ts";
+export type { Observer, Statistics } from "./src/observer.ts";
 export type { Format, Loader, Packer, StoredWeight } from "./src/format.ts";
-export type { Block, Family, Forward, Linear, Model } from "./src/family.ts";
+export type { Block, Family, Forward, Linear, Model, Position } from "./src/family.ts";
 export type { Metric } from "./src/metric.ts";
 export type { Evaluator, Score, TokenScores } from "./src/evaluator.ts";
 export type { Event, Reporter, TensorReport } from "./src/report.ts";

@@ -214,15 +214,16 @@ class BlockWork {
     },
   ): Promise<{ scales: Float32Array; strength: number } | undefined> {
     const { backend, report } = this.#context;
-    const weights = groups.flatMap((group) =>
-      group.weights.map((planned): ScalableWeight => ({
+    const weights = groups.flatMap((group) => {
+      const open: ScalableWeight["open"] = (scales, scope) => group.open(scales, scope, statistics);
+      return group.weights.map((planned): ScalableWeight => ({
         name: planned.source.name,
         rows: matrixShape(planned.source.shape)[0],
         scheme: group.scheme,
         take: (ids, scope) => this.#target(planned.source.name, ids, { mover, scope }),
-        open: (scales, scope) => group.open(scales, scope, statistics),
-      }))
-    );
+        open,
+      }));
+    });
     for (const method of scaling.methods) {
       const found = await method.scale({
         weights,

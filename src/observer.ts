@@ -37,6 +37,11 @@ export class Statistics {
     this.#results = results;
   }
 
+  /** Whether an observer looked. */
+  has(observer: Observer): boolean {
+    return this.#results.has(observer);
+  }
+
   /**
    * What an observer found.
    *

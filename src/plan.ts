@@ -180,6 +180,17 @@ export function plan(
 }
 
 /**
+ * Whether a recipe calibrates anything of a checkpoint, so that `plan` must be given windows of a text.
+ *
+ * @throws {UnsupportedError} the recipe asks for what cannot be done.
+ */
+export function needsCalibration(recipe: Recipe, source: TensorSource): boolean {
+  refuseQuantized(source);
+  const { fates } = assign(recipe, source, modelIfKnown(source));
+  return [...fates.values()].some((fate) => fate.kind === "quantize" && isCalibrated(fate));
+}
+
+/**
  * The calibration of a plan; undefined when nothing is calibrated.
  *
  * @throws {UnsupportedError} something is, and there are no windows.

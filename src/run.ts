@@ -7,7 +7,7 @@ import { Calibration, type CalibrationInput } from "./calibrate.ts";
 import { quantizeBlock, type QuantizedWeight, unscaled } from "./calibrated_block.ts";
 import { DeviceError } from "./errors.ts";
 import type { Score } from "./evaluator.ts";
-import type { Block } from "./family.ts";
+import type { Block, Model } from "./family.ts";
 import type { Packer, Piece } from "./format.ts";
 import { METRICS } from "./metrics/mod.ts";
 import { ErrorGatherer } from "./metrics/sums.ts";
@@ -158,7 +158,7 @@ export async function run(plan: Plan, options: RunOptions): Promise<RunReport> {
 /** The calibration of a plan that has one. */
 async function openCalibration(
   { model, calibration: planned, recipe }: Plan,
-  { backend, calibration: input }: RunOptions,
+  { backend, calibration: input, report = () => {} }: RunOptions,
   counter: StepCounter,
 ): Promise<Calibration | undefined> {
   if (!planned || !model) return undefined;
@@ -169,8 +169,27 @@ async function openCalibration(
       }`,
     );
   }
+  warnOfFewTokens(model, input, report);
   const { propagate } = recipe;
   return await Calibration.open(model, { backend, input, propagate, counter });
+}
+
+/** A Gram matrix of fewer tokens than it has rows does not have full rank. */
+function warnOfFewTokens(
+  { blocks }: Model,
+  { windows }: CalibrationInput,
+  report: Reporter,
+): void {
+  const tokens = windows.length * windows[0]!.length;
+  const widest = Math.max(...blocks.flatMap(({ steps }) => steps.map(({ channels }) => channels)));
+  if (tokens >= widest) return;
+  report({
+    type: "warning",
+    code: "few-tokens",
+    message:
+      `Calibrating on ${tokens} tokens, fewer than the ${widest} inputs of the widest layer: ` +
+      "the result will be worse than it could be. Use more windows (--num-samples) or longer ones (--seq-len).",
+  });
 }
 
 /** The blocks that calibration walks through: all of the model's. */

@@ -299,7 +299,7 @@ Deno.test("every preset has a kind that labels it and takes a matrix", () => {
 
 Deno.test("rtn searches scales for int only, and says so before the run", () => {
   assert.equal(rtn.supports(int(4), { scale: "mse" }), true);
-  assert.equal(rtn.supports({ kind: "nf4", block: 64, doubleQuant: true }), true);
+  assert.equal(rtn.supports({ kind: "nf4", block: 64, doubleQuant: true }, {}), true);
   assert.match(
     String(rtn.supports({ kind: "nf4", block: 64, doubleQuant: true }, { scale: "mse" })),
     /only those of int/,
@@ -318,13 +318,14 @@ Deno.test("rtn quantizes slices of rows as the whole", async () => {
   ];
   const run = async (scheme: Scheme, from: number, to: number) => {
     const weight = upload(values.slice(from * 96, to * 96), [to - from, 96], scope);
-    const { tensors } = await rtn.quantize({
-      name: "w",
-      weight,
+    const rounder = await rtn.open({
+      names: ["w"],
       scheme,
       options: { scale: "minmax" },
       scope,
+      report: () => {},
     });
+    const { quantized: { tensors } } = await rounder.round({ weight, scope });
     const [codes] = await backend.read(tensors.codes!);
     return Array.from(codes!);
   };

@@ -1,11 +1,12 @@
 /** The methods, and lists of them. To add one: a file here and a row below. */
 import { RequestError } from "../errors.ts";
 import type { Method, RoundingMethod, ScalingMethod } from "../method.ts";
+import { awq } from "./awq.ts";
 import { gptq } from "./gptq.ts";
 import { rtn } from "./rtn.ts";
 
 /** Every method. */
-export const METHODS: readonly Method[] = [rtn, gptq];
+export const METHODS: readonly Method[] = [rtn, gptq, awq];
 
 /** A list of methods that were checked to fit together: scaling methods, then one that rounds. */
 export interface Chain {

@@ -23,7 +23,9 @@ export const rtn: RoundingMethod = {
     return true;
   },
   open({ scheme, options, statistics, scales, scope }) {
-    const { search, weighted } = searchOf(options, "minmax");
+    // Where a method before it has seen inputs, there is no reason not to use them.
+    const seen = statistics?.has(gram) && scheme.kind === "int";
+    const { search, weighted } = searchOf(options, seen ? "hessian" : "minmax");
     const importance = weighted && statistics
       ? upload(scaledSquares(statistics.of(gram).diagonal, scales), scope)
       : undefined;

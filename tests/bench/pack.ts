@@ -41,7 +41,8 @@ async function quantize(name: string, options: Record<string, number>, { backend
     using scope = backend.scope();
     const weight = scope.alloc("bf16", [to - from, COLUMNS]);
     backend.write(weight, bytes.subarray(from * COLUMNS * 2, to * COLUMNS * 2));
-    const quantized = await rtn.quantize({ name: info.name, weight, scheme, options: {}, scope });
+    const request = { names: [info.name], scheme, options: {}, scope, report: () => {} };
+    const { quantized } = await (await rtn.open(request)).round({ weight, scope });
     await packer.add(quantized, { from, to });
   }
   await packer.finish();

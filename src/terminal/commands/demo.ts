@@ -10,14 +10,8 @@ import { jsonLine } from "../progress.ts";
 import { table } from "../table.ts";
 import { duration, size } from "../text.ts";
 import { byteLength } from "../../tensor.ts";
-import {
-  corpusSentence,
-  DEVICE_FLAGS,
-  MESSAGE_FLAGS,
-  openDevice,
-  openViews,
-  requestOf,
-} from "./flags.ts";
+import { corpusSentence, DEVICE_FLAGS, MESSAGE_FLAGS, openDevice, openViews } from "./flags.ts";
+import { requestOf } from "./walks.ts";
 
 /** What is shown, and the flags that make it. */
 const SHOWN: readonly (readonly [title: string, flags: Readonly<Record<string, string>>])[] = [

@@ -55,8 +55,7 @@ async function run(said: Said, host: Host): Promise<void> {
   if (!said.get("quiet")) host.err.write(`sluice: measuring ${corpusSentence(windows)}\n`);
   const evaluation = await withSpill(windows, {
     // prepareWindows has checked that the model can be run, so its config has this.
-    hiddenSize: Number(source.config.hidden_size),
-    streams: reference ? 2 : 1,
+    floatsPerToken: Number(source.config.hidden_size) * (reference ? 2 : 1),
     host,
     stack,
   });

@@ -77,7 +77,7 @@ const STATES_FLAG: Flag = {
   type: "bytes",
   placeholder: "size",
   min: 1,
-  help: "hidden states kept in memory; more go to a temporary file",
+  help: "hidden states kept in memory, of each text; more go to a temporary file",
   default: STATE_BUDGET,
   group: MEASURE_GROUP,
 };
@@ -305,24 +305,14 @@ export function corpusSentence({ windows, available, seqLen, tokens }: PreparedW
 /** Windows with a place for hidden states, if they do not fit in the budget. */
 export async function withSpill(
   evaluation: PreparedWindows,
-  { hiddenSize, streams, host, stack }: {
-    hiddenSize: number;
-    streams: number;
+  { floatsPerToken, host, stack }: {
+    floatsPerToken: number;
     host: Host;
     stack: AsyncDisposableStack;
   },
 ): Promise<EvaluationInput> {
   const { windows, seqLen, stateBudget } = evaluation;
-  if (streams * windows.length * seqLen * hiddenSize * 4 <= stateBudget) return evaluation;
+  if (windows.length * seqLen * floatsPerToken * 4 <= stateBudget) return evaluation;
   const folder = stack.use(await host.temporaryFolder());
   return { ...evaluation, spill: { disk, folder: folder.path } };
-}
-
-/** What a plan's evaluation needs to know of the windows. */
-export function requestOf({ seqLen, windows, stateBudget }: PreparedWindows): {
-  seqLen: number;
-  windows: number;
-  stateBudget: number;
-} {
-  return { seqLen, windows: windows.length, stateBudget };
 }

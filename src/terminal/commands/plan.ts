@@ -12,12 +12,11 @@ import {
   MODEL,
   openDevice,
   readRecipe,
-  readWindows,
   RECIPE_FLAGS,
-  requestOf,
   warningsTo,
 } from "./flags.ts";
 import { openModel } from "./model.ts";
+import { readTexts, requestsOf } from "./walks.ts";
 
 /** What `plan` and `quantize` share: whether the run will be measured. */
 export const EVALUATE_FLAG = {
@@ -35,12 +34,10 @@ export async function showPlanned(said: Said, host: Host): Promise<void> {
   const report = warningsTo(host);
   const source = await openModel(said.arguments[0]!, { said, host, report, stack });
   const device = stack.use(await openDevice(said, report));
-  const evaluation = said.get("evaluate")
-    ? await readWindows(said, source, { host, report })
-    : undefined;
+  const texts = await readTexts(said, { source, recipe, host, report });
   const planned = plan(recipe, source, {
     device,
-    ...(evaluation ? { evaluation: requestOf(evaluation) } : {}),
+    ...requestsOf(texts),
     budgets: budgetsOf(said, { staged: source.schedule !== undefined }),
   });
   host.out.write(

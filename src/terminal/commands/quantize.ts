@@ -25,13 +25,11 @@ import {
   openDevice,
   openViews,
   readRecipe,
-  readWindows,
   RECIPE_FLAGS,
-  requestOf,
-  withSpill,
 } from "./flags.ts";
 import { checkApart, openModel } from "./model.ts";
 import { EVALUATE_FLAG, showPlanned } from "./plan.ts";
+import { inputsOf, readTexts, requestsOf } from "./walks.ts";
 
 const OUTPUT_GROUP = "Output";
 
@@ -132,26 +130,18 @@ async function quantize(said: Said, host: Host): Promise<void> {
     await openFolderSink(String(output), { overwrite: said.get("overwrite") === true }),
   );
   const backend = stack.use(await openDevice(said, views.report));
-  const windows = said.get("evaluate")
-    ? await readWindows(said, source, { host, report: views.report })
-    : undefined;
+  const texts = await readTexts(said, { source, recipe, host, report: views.report });
+  const { evaluation: windows, calibration } = texts;
   const planned = plan(recipe, source, {
     device: backend,
-    ...(windows ? { evaluation: requestOf(windows) } : {}),
+    ...requestsOf(texts),
     budgets: budgetsOf(said, { staged: source.schedule !== undefined }),
   });
   if (!said.get("quiet")) {
     host.err.write(`sluice: ${planSentence(planned)}\n`);
+    if (calibration) host.err.write(`sluice: calibrated on ${corpusSentence(calibration)}\n`);
     if (windows) host.err.write(`sluice: measured on ${corpusSentence(windows)}\n`);
   }
-  const evaluation = windows && planned.model && planned.evaluation
-    ? await withSpill({ ...windows, stateBudget: planned.evaluation.stateBudget }, {
-      hiddenSize: planned.model.hiddenSize,
-      streams: 2,
-      host,
-      stack,
-    })
-    : undefined;
   const report = await run(planned, {
     source,
     backend,
@@ -160,7 +150,7 @@ async function quantize(said: Said, host: Host): Promise<void> {
     signal: host.signal,
     metrics: said.has("metrics"),
     residentBytes: host.residentBytes,
-    ...(evaluation ? { evaluation } : {}),
+    ...await inputsOf(texts, { plan: planned, host, stack }),
   });
   const csv = said.get("metrics");
   if (typeof csv === "string") await host.writeText(csv, tensorsCsv(report.tensors));

@@ -1,0 +1,152 @@
+/**
+ * AWQ (Lin et al., arXiv 2306.00978): channels of a linear's input that are large are divided by a scale, and the weights that read them multiplied
+ * by it, so that rounding hurts them less. Scales are a power of the channels' size, s = rms(x)^ρ; what divides the input is the norm before it,
+ * or the linear that makes it.
+ *
+ * AWQ's own programs choose ρ by the error of the layer's output, from forward passes with weights rounded to nearest. Here ρ is chosen by the
+ * output error of whatever rounding follows, tr(E·H·Eᵀ) with E = Ŵ − W and H the inputs' Gram matrix: exact for a linear, no forward pass, and
+ * for GPTQ the loss that it in fact has, whose best ρ is smaller than that of rounding to nearest. A sample of rows decides.
+ */
+import type { Backend, Scope, Tensor } from "../backend.ts";
+import type { Rounder, ScalableWeight, ScalingMethod } from "../method.ts";
+import { type Gram, gram } from "../observers/gram.ts";
+import { permuteColumns } from "../ops/permute_columns.ts";
+import { rowDots } from "../ops/row_dots.ts";
+import { subtract } from "../ops/subtract.ts";
+import { multiplyByPanels } from "../panels.ts";
+import { schemeKind } from "../schemes/mod.ts";
+import { natural, upload } from "./channels.ts";
+
+/** ρ goes up in these steps as long as that helps, then half a step is tried on both sides. */
+const STEP = 0.1;
+const MOST = 1;
+
+/** See the head of this file. */
+export const awq: ScalingMethod = {
+  kind: "scaling",
+  name: "awq",
+  summary:
+    "scales moved from weights to norms by the size of activations, for the rounding that follows",
+  options: [{
+    name: "awq-rows",
+    type: "integer",
+    placeholder: "n",
+    min: 1,
+    default: 128,
+    help: "awq: rows of each weight that are rounded to compare scales",
+  }],
+  after: "norms and linears",
+  needs: () => [gram],
+  supports: (scheme) =>
+    schemeKind(scheme).choice !== undefined ||
+    `awq moves scales for int, fp8, nf4 and fp4, not for ${scheme.kind}`,
+  async scale({ weights, options, statistics, backend, shared }) {
+    const sums = statistics.of(gram);
+    const sizes = channelSizes(sums, shared);
+    const rows = Number(options["awq-rows"] ?? 128);
+    const losses = new Map<number, number>();
+    const lossOf = async (ratio: number): Promise<number> => {
+      let loss = losses.get(ratio);
+      if (loss === undefined) {
+        const scales = ratio === 0 ? undefined : scalesFor(sizes, ratio);
+        loss = await outputError(weights, { scales, sums, rows, backend });
+        losses.set(ratio, loss);
+      }
+      return loss;
+    };
+    let best = 0;
+    for (let ratio = STEP; ratio <= MOST; ratio = round(ratio + STEP)) {
+      if (await lossOf(ratio) >= await lossOf(best)) break;
+      best = ratio;
+    }
+    for (const ratio of [round(best - STEP / 2), round(best + STEP / 2)]) {
+      if (ratio > 0 && await lossOf(ratio) < await lossOf(best)) best = ratio;
+    }
+    return best === 0 ? undefined : { scales: scalesFor(sizes, best), strength: best };
+  },
+};
+
+/** Exponents are decimals: 0.1 + 0.2 is 0.3. */
+function round(ratio: number): number {
+  return Math.round(ratio * 100) / 100;
+}
+
+/** The root mean square of each channel; of channels that share a scale, of all of them. */
+function channelSizes(
+  { diagonal, tokens }: Gram,
+  shared: Uint32Array | undefined,
+): Float32Array<ArrayBuffer> {
+  const squares = Float64Array.from(diagonal, (square) => square / tokens);
+  if (shared) {
+    const groups = new Map<number, number[]>();
+    shared.forEach((group, channel) => groups.getOrInsertComputed(group, () => []).push(channel));
+    for (const channels of groups.values()) {
+      const mean = channels.reduce((sum, c) => sum + squares[c]!, 0) / channels.length;
+      for (const c of channels) squares[c] = mean;
+    }
+  }
+  return Float32Array.from(squares, Math.sqrt);
+}
+
+/** size^ratio, scaled so that the largest and the smallest are as far from 1; channels that are never used count as the smallest. */
+function scalesFor(sizes: Float32Array, ratio: number): Float32Array<ArrayBuffer> {
+  const least = sizes.reduce((a, b) => b > 0 ? Math.min(a, b) : a, Infinity);
+  const powers = sizes.map((size) => Math.max(size, least, 1e-5) ** ratio);
+  const [low, high] = [
+    powers.reduce((a, b) => Math.min(a, b)),
+    powers.reduce((a, b) => Math.max(a, b)),
+  ];
+  return powers.map((power) => power / Math.sqrt(low * high));
+}
+
+/** tr(E·H·Eᵀ) over a sample of the weights' rows, each weight counted whole. */
+async function outputError(
+  weights: readonly ScalableWeight[],
+  { scales, sums, rows, backend }: {
+    scales: Float32Array | undefined;
+    sums: Gram;
+    rows: number;
+    backend: Backend;
+  },
+): Promise<number> {
+  using scope = backend.scope();
+  const opened = new Map<ScalableWeight["open"], Rounder>();
+  const errors: Tensor[] = [];
+  const shares: number[] = [];
+  for (const weight of weights) {
+    let rounder = opened.get(weight.open);
+    if (!rounder) opened.set(weight.open, rounder = await weight.open(scales, scope));
+    using scratch = backend.scope();
+    const count = Math.min(rows, weight.rows);
+    const ids = Uint32Array.from(
+      { length: count },
+      (_, i) => Math.floor((i + 0.5) * weight.rows / count),
+    );
+    const target = weight.take(ids, scratch);
+    const scaled = scales ? byColumn(target, scales, scratch) : target;
+    const { quantized } = await rounder.round({ weight: scaled, scope: scratch });
+    const values = schemeKind(weight.scheme).dequantize(quantized, scratch);
+    const back = scales ? byColumn(values, scales.map((scale) => 1 / scale), scratch) : values;
+    const e = scratch.alloc("f32", target.shape);
+    backend.run(subtract, { a: back, b: target, y: e });
+    const through = scratch.alloc("f32", target.shape);
+    multiplyByPanels(e, sums, through, { backend });
+    const dots = scope.alloc("f32", [count]);
+    backend.run(rowDots, { a: e, b: through, y: dots });
+    errors.push(dots);
+    shares.push(weight.rows / count);
+  }
+  const read = await backend.read(...errors);
+  return read.reduce((all, bytes, i) => {
+    const sum = new Float32Array(bytes.buffer).reduce((a, b) => a + b, 0);
+    return all + sum * shares[i]!;
+  }, 0);
+}
+
+/** w·diag(factors), in `scope`. */
+function byColumn(w: Tensor, factors: Float32Array, scope: Scope): Tensor {
+  const y = scope.alloc("f32", w.shape);
+  const [order, factor] = [upload(natural(factors.length), scope), upload(factors, scope)];
+  scope.backend.run(permuteColumns, { w, order, factor, y });
+  return y;
+}
