@@ -335,7 +335,10 @@ class BlockWork {
 
 /** The values of a slice of a weight without the scales that were moved into it: f32[n, C] in `scope`. */
 export function unscaled(
-  { scales, rowFactors }: Pick<QuantizedWeight, "scales" | "rowFactors">,
+  { scales, rowFactors }: {
+    readonly scales?: ArrayLike<number> | undefined;
+    readonly rowFactors?: ArrayLike<number> | undefined;
+  },
   { rows: { from, to }, quantized, scope }: {
     readonly rows: Rows;
     readonly quantized: Quantized;
@@ -352,7 +355,8 @@ export function unscaled(
     backend.run(permuteColumns, { w, order, factor, y: values });
   }
   if (rowFactors) {
-    const factor = upload(rowFactors.subarray(from, to).map((factor) => 1 / factor), scope);
+    const own = Array.from(rowFactors).slice(from, to);
+    const factor = upload(Float32Array.from(own, (factor) => 1 / factor), scope);
     backend.run(scaleRows, { factor, y: values }, { scale_dtype: 0 });
   }
   return values;

@@ -4,6 +4,7 @@
  */
 import { droppedBecause, quantizedBy } from "./assign.ts";
 import type { Backend } from "./backend.ts";
+import { unscaled } from "./calibrated_block.ts";
 import { checkNothingElse, compareFiles, compareTensor } from "./compare.ts";
 import { CheckpointError, quote } from "./errors.ts";
 import type { Format, Loader, StoredWeight } from "./format.ts";
@@ -11,6 +12,7 @@ import { FORMATS, recognize } from "./formats/mod.ts";
 import { plain } from "./formats/plain.ts";
 import type { ErrorSums } from "./metric.ts";
 import { ErrorGatherer, METRICS } from "./metrics/mod.ts";
+import { findMovedScales, type Moved, type MovedScales } from "./moved_scales.ts";
 import type { DeviceDType } from "./op.ts";
 import { sliceOf } from "./slices.ts";
 import type { Reporter, TensorReport } from "./report.ts";
@@ -39,6 +41,8 @@ export interface VerifyReport {
   readonly quantized: readonly TensorReport[];
   /** Tensors that equal the source's byte for byte; 0 without a source. */
   readonly copied: number;
+  /** Norms that took over scales of the weights after them (AWQ, SmoothQuant). */
+  readonly scaled: readonly string[];
   /** Tensors of the source that are left out, each for a reason. */
   readonly dropped: readonly string[];
   /** Companion files that equal the source's. */
@@ -69,6 +73,9 @@ export async function verify(path: string | URL, options: VerifyOptions): Promis
     tensors: output.tensors.size,
     bytes,
   });
+  const moved: MovedScales = source
+    ? await findMovedScales({ output, source, stored: weights, format: format ?? plain, backend })
+    : { weights: new Map(), norms: new Set() };
   const quantized: TensorReport[] = [];
   for (const weight of weights.values()) {
     const original = source && originalOf(weight, source);
@@ -77,6 +84,7 @@ export async function verify(path: string | URL, options: VerifyOptions): Promis
       ...options,
       output,
       original,
+      moved: moved.weights.get(weight.name),
       format: weight.scheme.kind === "cast" ? plain : format ?? plain,
     });
     quantized.push(result);
@@ -101,8 +109,10 @@ export async function verify(path: string | URL, options: VerifyOptions): Promis
         dropped.push(tensor.name);
         continue;
       }
-      await compareTensor(tensor, output, source, signal);
-      copied++;
+      if (!moved.norms.has(tensor.name)) {
+        await compareTensor(tensor, output, source, signal);
+        copied++;
+      }
       report({ type: "copied", name: tensor.name, bytes: byteLength(tensor) });
     }
   }
@@ -112,6 +122,7 @@ export async function verify(path: string | URL, options: VerifyOptions): Promis
     format: format?.name,
     quantized,
     copied,
+    scaled: [...moved.norms],
     dropped,
     files: source ? await compareFiles(output, source) : [],
     tensors: output.tensors.size,
@@ -191,12 +202,13 @@ function checkLayout(weight: StoredWeight, original: TensorInfo, format: Format)
 interface Check extends VerifyOptions {
   readonly output: TensorSource;
   readonly original: TensorInfo | undefined;
+  readonly moved: Moved | undefined;
   readonly format: Format;
 }
 
 /** Unpack one weight slice by slice; its scales must be finite, and its values near the source's. */
 async function checkWeight(weight: StoredWeight, check: Check): Promise<TensorReport> {
-  const { backend, source, signal, output, original, format } = check;
+  const { backend, source, signal, output, original, format, moved } = check;
   const [rows, columns] = matrixShape(weight.shape);
   const info = original ?? { name: weight.name, dtype: "f32", shape: weight.shape };
   const { sliceRows } = sliceOf(info, weight.scheme, format, backend);
@@ -209,7 +221,10 @@ async function checkWeight(weight: StoredWeight, check: Check): Promise<TensorRe
     const quantized = await format.unpack(weight, read, { scope, rows: slice });
     await checkFinite(quantized, weight.name, backend);
     if (!source || !errors) continue;
-    const values = schemeKind(weight.scheme).dequantize(quantized, scope);
+    const values = unscaled({
+      scales: moved?.columns,
+      rowFactors: moved?.rows,
+    }, { rows: slice, quantized, scope });
     const tensor = scope.alloc(info.dtype as DeviceDType, [slice.to - from, columns]);
     backend.write(tensor, await source.read(weight.name, slice));
     await errors.add(tensor, values);

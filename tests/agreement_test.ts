@@ -38,7 +38,7 @@ async function quantize(
 
 for (
   const options of [
-    { scheme: "W4A16", "group-size": 64 },
+    { scheme: "W4A16", "group-size": 64, method: "rtn" },
     { scheme: "NF4" },
     { scheme: "W8A8" },
     { scheme: "LLM_INT8" },

@@ -50,7 +50,9 @@ function fates(made: Plan): Record<string, string> {
 }
 
 Deno.test("plan() quantizes the linears of a Llama's blocks and copies the rest", async () => {
-  const made = await planOf(recipeFromOptions({ scheme: "W4A16", "group-size": 32 }));
+  const made = await planOf(
+    recipeFromOptions({ scheme: "W4A16", "group-size": 32, method: "rtn" }),
+  );
   const kinds = fates(made);
   assert.equal(kinds["model.layers.1.mlp.down_proj.weight"], "int");
   for (
@@ -101,11 +103,12 @@ Deno.test("plan() gives rules in order: the first that matches decides, ignore b
   const made = await planOf(parseRecipe(
     `
 scheme: W4A16
+method: rtn
 group_size: 64
 ignore: ["model.layers.0.*"]
 rules:
   - {match: "*.down_proj", scheme: W8A16}
-  - {match: "*_proj", scheme: W4A16, group_size: 32}
+  - {match: "*_proj", scheme: W4A16, group_size: 32, method: rtn}
 `,
     "r.yaml",
   ));
@@ -164,9 +167,12 @@ Deno.test("plan() casts every float tensor, and copies what has the dtype alread
 
 Deno.test("plan() cuts weights into slices that the device binds, at rows that scales and packing allow", async () => {
   const device = { ...DEVICE, maxTensorBytes: 4096, sliceBytes: 1024 };
-  const made = await planOf(recipeFromOptions({ scheme: "W4A16_ASYM", "group-size": 32 }), {
-    device,
-  });
+  const made = await planOf(
+    recipeFromOptions({ scheme: "W4A16_ASYM", "group-size": 32, method: "rtn" }),
+    {
+      device,
+    },
+  );
   const steps = made.blocks.flatMap(({ steps }) => steps).filter(({ fate }) =>
     fate.kind === "quantize"
   );
@@ -182,7 +188,7 @@ Deno.test("plan() cuts weights into slices that the device binds, at rows that s
 Deno.test("plan() keeps a memory budget by sending hidden states to disk, then by smaller slices", async () => {
   const folder = await makeCheckpoint(tinyTensors(), { config: TINY_CONFIG });
   await using source = await openCheckpoint(folder);
-  const recipe = recipeFromOptions({ scheme: "W4A16", "group-size": 32 });
+  const recipe = recipeFromOptions({ scheme: "W4A16", "group-size": 32, method: "rtn" });
   const evaluation = { seqLen: 64, windows: 400, stateBudget: 1e9 };
   const free = plan(recipe, source, { device: DEVICE, evaluation });
   assert.equal(free.spilledBytes, 0);
@@ -245,7 +251,7 @@ const refusals: readonly (readonly [
 ])[] = [
   [
     "a group size that does not divide a row",
-    () => planOf(recipeFromOptions({ scheme: "W4A16", "group-size": 48 })),
+    () => planOf(recipeFromOptions({ scheme: "W4A16", "group-size": 48, method: "rtn" })),
     "UnsupportedError",
     /_proj\.weight.*48 does not divide .*64, 32/s,
   ],
@@ -254,7 +260,7 @@ const refusals: readonly (readonly [
     () =>
       planOf(
         parseRecipe(
-          "scheme: W4A16\ngroup_size: 32\nrules: [{match: '*.k_proj', scheme: W8A16}]",
+          "scheme: W4A16\nmethod: rtn\ngroup_size: 32\nrules: [{match: '*.k_proj', scheme: W8A16}]",
           "r",
         ),
       ),

@@ -7,10 +7,25 @@ Deno.test("recipeFromOptions() makes one rule for every linear weight", () => {
     "lm_head",
   ]);
   assert.deepEqual(recipe, {
-    rules: [{ scheme: "W4A16", method: "rtn", options: { "group-size": 64, scale: "mse" } }],
+    rules: [{ scheme: "W4A16", method: "auto", options: { "group-size": 64, scale: "mse" } }],
     ignore: ["lm_head"],
     maxShardSize: 5e9,
+    calibrateOn: "quantized",
+    propagate: true,
   });
+});
+
+Deno.test("methods are a list, joined by + or as YAML has lists; scaling alone is followed by rounding to nearest", () => {
+  const method = (text: string) => parseRecipe(text, "a.yaml").rules[0]!.method;
+  assert.equal(method("method: AWQ+gptq"), "awq+gptq");
+  assert.equal(method("method: [awq, gptq]"), "awq+gptq");
+  assert.equal(method("method: awq"), "awq+rtn");
+  assert.equal(recipeFromOptions({ method: "gptq" }).rules[0]!.method, "gptq");
+});
+
+Deno.test("calibration on the original model leaves no errors to propagate", () => {
+  assert.equal(recipeFromOptions({ "calibrate-on": "float" }).propagate, false);
+  assert.equal(recipeFromOptions({ propagate: "false" }).propagate, false);
 });
 
 Deno.test("parseRecipe() reads YAML and JSON alike, rules first and the top level last", () => {
@@ -61,7 +76,18 @@ const refusals: readonly (readonly [what: string, act: () => unknown, sentence: 
   [
     "an unknown method",
     () => recipeFromOptions({ method: "magic" }),
-    /--method "magic".*one of rtn/,
+    /method "magic".*names are rtn, gptq/,
+  ],
+  [
+    "a method after one that chooses codes",
+    () => recipeFromOptions({ method: "gptq+rtn" }),
+    /gptq chooses codes, so nothing can follow it/,
+  ],
+  ["a method twice", () => recipeFromOptions({ method: "awq+awq+gptq" }), /names a method twice/],
+  [
+    "errors to propagate on the original model",
+    () => recipeFromOptions({ propagate: "true", "calibrate-on": "float" }),
+    /no errors to repair/,
   ],
   [
     "a group size that is no number",

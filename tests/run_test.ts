@@ -90,7 +90,11 @@ for (const scheme of ["W4A16_ASYM", "NF4", "W8A8", "FP8_DYNAMIC", "LLM_INT8"]) {
   Deno.test(`run() writes the same bytes for ${scheme} twice, with other slices and with other threads`, async () => {
     await using into = await folder();
     const model = await makeCheckpoint(tinyTensors(), { config: TINY_CONFIG });
-    const options = { scheme, ...(scheme.startsWith("W4") ? { "group-size": 32 } : {}) };
+    const options = {
+      scheme,
+      method: "rtn",
+      ...(scheme.startsWith("W4") ? { "group-size": 32 } : {}),
+    };
     await using one = await openWasm({ threads: 1 });
     await using two = await openWasm({ threads: 2 });
     const first = await quantize(model, options, { backend: one, into: into.path });
@@ -189,7 +193,11 @@ for (const scheme of ["W4A16", "W8A8", "NF4", "LLM_INT8", "FP8_DYNAMIC", "BF16"]
     const model = await makeCheckpoint(tinyTensors("f32"), { config: TINY_CONFIG });
     await using backend = await openWasm({ threads: 1 });
     const evaluation = { windows: WINDOWS, stateBudget: 1e6 };
-    const options = { scheme, ...(scheme === "W4A16" ? { "group-size": 32 } : {}) };
+    const options = {
+      scheme,
+      method: "rtn",
+      ...(scheme === "W4A16" ? { "group-size": 32 } : {}),
+    };
     const made = await quantize(model, options, { backend, into: into.path, evaluation });
     await using source = await openCheckpoint(made.out);
     await using reference = await openCheckpoint(model);

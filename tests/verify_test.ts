@@ -14,7 +14,7 @@ import type { TensorInfo } from "../src/tensor.ts";
 import { verify } from "../src/verify.ts";
 import { makeCheckpoint, TINY_CONFIG, tinyTensors } from "./tiny.ts";
 
-const INT4 = { scheme: "W4A16", "group-size": 32 } as const;
+const INT4 = { scheme: "W4A16", "group-size": 32, method: "rtn" } as const;
 
 /** What old checkpoints hold and no loader reads. */
 const FREQUENCIES = {

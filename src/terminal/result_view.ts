@@ -169,7 +169,7 @@ export function showInspection(found: Inspection): string {
 
 /** What a verification found. */
 export function showVerification(report: VerifyReport, source: string | undefined): string {
-  const { quantized, copied, dropped, files, loaders } = report;
+  const { quantized, copied, scaled, dropped, files, loaders } = report;
   const rows: Row[] = [
     ["checkpoint", visible(report.label)],
     ["format", report.format ?? "not quantized"],
@@ -187,6 +187,9 @@ export function showVerification(report: VerifyReport, source: string | undefine
           plural(files.length, "file")
         } equal it`,
       ],
+      ...(scaled.length > 0
+        ? [["scaled", `${plural(scaled.length, "norm")} took over scales of weights`] as const]
+        : []),
       ...(dropped.length > 0 ? [["left out", dropped.map(visible).join(", ")] as const] : []),
     );
   }

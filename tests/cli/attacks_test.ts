@@ -50,7 +50,13 @@ const BROKEN: readonly {
       name: `a weight with ${what}, quantized to ${scheme}`,
       code: 2,
       says: /model\.layers\.1\.mlp\.down_proj\.weight/,
-      words: ["--scheme", scheme, ...(scheme === "W4A16" ? ["--group-size", "32"] : [])],
+      words: [
+        "--scheme",
+        scheme,
+        "--method",
+        "rtn",
+        ...(scheme === "W4A16" ? ["--group-size", "32"] : []),
+      ],
       make: () =>
         makeCheckpoint(tinyTensors(), {
           config: TINY_CONFIG,
@@ -64,7 +70,7 @@ const BROKEN: readonly {
     name: "a group size that divides no row",
     code: 1,
     says: /groups? .*48.*(16|32)/s,
-    words: ["--scheme", "W4A16", "--group-size", "48"],
+    words: ["--scheme", "W4A16", "--method", "rtn", "--group-size", "48"],
     make: () => makeCheckpoint(tinyTensors(), { config: TINY_CONFIG }),
   },
   {
@@ -119,7 +125,7 @@ const BROKEN: readonly {
   },
 ];
 
-for (const { name, code, says, words = ["--scheme", "W4A16"], make } of BROKEN) {
+for (const { name, code, says, words = ["--scheme", "W4A16", "--method", "rtn"], make } of BROKEN) {
   Deno.test(`quantize refuses ${name}`, () =>
     inFolder(async (folder) => {
       const model = await make();

@@ -45,7 +45,17 @@ function withHub(
 
 Deno.test("quantize org/name gives the bytes that the same model gives from a folder", () =>
   withHub(async (hub, model, folder) => {
-    const words = ["--scheme", "W4A16", "--group-size", "32", "--device", "wasm", "--quiet"];
+    const words = [
+      "--scheme",
+      "W4A16",
+      "--method",
+      "rtn",
+      "--group-size",
+      "32",
+      "--device",
+      "wasm",
+      "--quiet",
+    ];
     const local = await sluice(["quantize", model, ...words, "--output", `${folder}/local`]);
     assert.equal(local.code, 0, local.err);
     for (const [out, more] of [["staged", []], ["ranged", ["--max-disk", "1kB"]]] as const) {
@@ -106,7 +116,16 @@ for (
     }));
 }
 
-const QUANTIZE = ["--scheme", "W4A16", "--group-size", "32", "--device", "wasm"] as const;
+const QUANTIZE = [
+  "--scheme",
+  "W4A16",
+  "--method",
+  "rtn",
+  "--group-size",
+  "32",
+  "--device",
+  "wasm",
+] as const;
 
 Deno.test("quantize org/name --upload-repo makes one private commit of what quantize writes, and shows no token", () =>
   withHub(async (hub, model, folder) => {

@@ -1,7 +1,7 @@
 /** The windows of text that `quantize` and `plan` send through a model: to calibrate on, and to measure it with. */
 import type { CalibrationInput } from "../../calibrate.ts";
 import { statesPerToken } from "../../calibrate.ts";
-import { RequestError } from "../../errors.ts";
+import { RequestError, UnsupportedError } from "../../errors.ts";
 import type { PreparedWindows } from "../../evaluate.ts";
 import { needsCalibration, type Plan, type WindowsRequest } from "../../plan.ts";
 import type { Recipe } from "../../recipe.ts";
@@ -39,6 +39,13 @@ export async function readTexts(
   if (own && !calibrated) {
     throw new RequestError(
       `Cannot use --${own.name}: no weight is quantized by a method that calibrates. Name one, as --method awq+gptq.`,
+    );
+  }
+  if (calibrated && !source.files.has("tokenizer.json")) {
+    throw new UnsupportedError(
+      `Cannot calibrate on ${source.label}: it has no tokenizer.json. Save the model's tokenizer there with transformers ` +
+        "(`AutoTokenizer.from_pretrained(…).save_pretrained(…)`), or quantize by a method that needs no text: --method rtn.",
+      { what: "tokenizer.json", reason: "a text cannot be tokenized" },
     );
   }
   const reading = { host, report };

@@ -1,0 +1,148 @@
+/**
+ * Scales that a scaling method (AWQ, SmoothQuant) moved, found again in a checkpoint beside its original: from a norm that differs, exactly; from a
+ * linear whose rows are smaller by what the columns of the next are larger, by least squares.
+ */
+import type { Backend } from "./backend.ts";
+import { UnsupportedError } from "./errors.ts";
+import type { Model, Step } from "./family.ts";
+import type { Format, StoredWeight } from "./format.ts";
+import { floatsFrom } from "./number.ts";
+import { modelOf } from "./plan.ts";
+import { schemeKind } from "./schemes/mod.ts";
+import { sliceOf } from "./slices.ts";
+import type { TensorSource } from "./source.ts";
+import { matrixShape } from "./tensor.ts";
+
+/** What the values of a stored weight were multiplied by, beside being quantized. */
+export interface Moved {
+  columns?: Float64Array;
+  rows?: Float64Array;
+}
+
+/** What was found. */
+export interface MovedScales {
+  /** By weight. */
+  readonly weights: ReadonlyMap<string, Moved>;
+  /** Norms that were divided. */
+  readonly norms: ReadonlySet<string>;
+}
+
+interface Pair {
+  readonly output: TensorSource;
+  readonly source: TensorSource;
+  readonly stored: ReadonlyMap<string, StoredWeight>;
+  readonly format: Format;
+  readonly backend: Backend;
+}
+
+/** Rows that differ by less were not scaled: least squares over quantized values does not tell more. */
+const UNSCALED = 0.02;
+
+/** Factors of rows and columns whose product is further from 1 than this do not belong together. */
+const TOLERANCE = 0.3;
+
+/** Look for moved scales; none are found where the architecture is not known. */
+export async function findMovedScales(pair: Pair): Promise<MovedScales> {
+  const weights = new Map<string, Moved>();
+  const norms = new Set<string>();
+  for (const step of modelIfKnown(pair)?.blocks.flatMap(({ steps }) => steps) ?? []) {
+    const quantized = step.linears.every(({ weight }) => isQuantized(weight, pair));
+    if (!quantized || !step.scaledBy) continue;
+    if (step.scaledBy.kind === "norm") {
+      const columns = await normScales(step.scaledBy.weight, pair);
+      if (!columns) continue;
+      norms.add(step.scaledBy.weight);
+      for (const { weight } of step.linears) weights.set(weight, { columns });
+    } else {
+      await addRowScales(step, weights, pair);
+    }
+  }
+  return { weights, norms };
+}
+
+function isQuantized(weight: string, { stored }: Pair): boolean {
+  const scheme = stored.get(weight)?.scheme;
+  return scheme !== undefined && scheme.kind !== "cast";
+}
+
+function modelIfKnown({ source }: Pair): Model | undefined {
+  try {
+    return modelOf(source);
+  } catch (error) {
+    if (error instanceof UnsupportedError) return undefined;
+    throw error;
+  }
+}
+
+/** By what a norm was divided; undefined when it was not, or when no positive scales make the one of the other. */
+async function normScales(
+  name: string,
+  { output, source }: Pair,
+): Promise<Float64Array | undefined> {
+  const [a, b] = [source.tensors.get(name), output.tensors.get(name)];
+  if (!a || a.dtype !== b?.dtype || String(a.shape) !== String(b.shape)) return undefined;
+  const dtype = a.dtype as "f32" | "bf16" | "f16";
+  const before = floatsFrom(dtype, await source.read(name));
+  const after = floatsFrom(dtype, await output.read(name));
+  if (before.every((value, i) => value === after[i])) return undefined;
+  const scales = Float64Array.from(
+    before,
+    (value, i) => value === after[i] ? 1 : value / after[i]!,
+  );
+  return scales.every((scale) => scale > 0 && scale < Infinity) ? scales : undefined;
+}
+
+/** Rows of a weight that were divided, and the columns of the next that were multiplied. */
+async function addRowScales(
+  { linears, scaledBy }: Step,
+  weights: Map<string, Moved>,
+  pair: Pair,
+): Promise<void> {
+  if (scaledBy?.kind !== "linear" || !isQuantized(scaledBy.linear.weight, pair)) return;
+  const [from, to] = [scaledBy.linear.weight, linears[0]!.weight];
+  const { rows } = await fitScales(from, weights.get(from), pair);
+  if (rows.every((factor) => Math.abs(factor - 1) < UNSCALED)) return;
+  const { columns } = await fitScales(to, undefined, pair);
+  const belong = columns.every((factor, c) =>
+    Math.abs(Math.log(factor * rows[scaledBy.rows[c]!]!)) < TOLERANCE
+  );
+  if (!belong) return;
+  weights.set(from, { ...weights.get(from), rows });
+  weights.set(to, { columns: columns.map((_, c) => 1 / rows[scaledBy.rows[c]!]!) });
+}
+
+/** The factor of each row and of each column of a stored weight that brings the original's nearest to it. */
+async function fitScales(
+  name: string,
+  moved: Moved | undefined,
+  { output, source, stored, format, backend }: Pair,
+): Promise<{ readonly rows: Float64Array; readonly columns: Float64Array }> {
+  const weight = stored.get(name)!;
+  const original = source.tensors.get(name)!;
+  const [height, width] = matrixShape(original.shape);
+  const { sliceRows } = sliceOf(original, weight.scheme, format, backend);
+  const sums = { row: pairs(height), column: pairs(width) };
+  for (let from = 0; from < height; from += sliceRows) {
+    const rows = { from, to: Math.min(height, from + sliceRows) };
+    using scope = backend.scope();
+    const quantized = await format.unpack(weight, output.read.bind(output), { scope, rows });
+    const [bytes] = await backend.read(schemeKind(weight.scheme).dequantize(quantized, scope));
+    const found = new Float32Array(bytes!.buffer);
+    const values = floatsFrom(original.dtype as "f32", await source.read(name, rows));
+    values.forEach((value, i) => {
+      const [r, c] = [from + Math.floor(i / width), i % width];
+      const expected = value * (moved?.columns?.[c] ?? 1);
+      for (const [{ cross, square }, at] of [[sums.row, r], [sums.column, c]] as const) {
+        cross[at]! += found[i]! * expected;
+        square[at]! += expected * expected;
+      }
+    });
+  }
+  const ratio = ({ cross, square }: ReturnType<typeof pairs>) =>
+    cross.map((sum, i) => sum > 0 ? sum / square[i]! : 1);
+  return { rows: ratio(sums.row), columns: ratio(sums.column) };
+}
+
+function pairs(count: number): { cross: Float64Array; square: Float64Array } {
+  return { cross: new Float64Array(count), square: new Float64Array(count) };
+}
