@@ -2,6 +2,7 @@
 import { UnsupportedError } from "./errors.ts";
 import type { DeviceLimits, EvaluationRequest, PlannedBlock, Step } from "./plan.ts";
 import type { Model } from "./family.ts";
+import type { Format } from "./format.ts";
 import { schemeKind } from "./schemes/mod.ts";
 import { BITS, byteLength, matrixShape } from "./tensor.ts";
 
@@ -42,7 +43,7 @@ export const WRITE_BEHIND_BYTES = 32 * 2 ** 20;
 /** Copied tensors are read in pieces of this size. */
 export const COPY_BYTES = 8 * 2 ** 20;
 
-function sliceMemory({ source, fate, outputs, sliceRows }: Step): number {
+function sliceMemory({ source, fate, outputs, sliceRows }: Step, format: Format): number {
   if (fate.kind === "drop") return 0;
   if (fate.kind === "copy") return 2 * Math.min(COPY_BYTES, byteLength(source));
   const [rows, columns] = matrixShape(source.shape);
@@ -53,16 +54,18 @@ function sliceMemory({ source, fate, outputs, sliceRows }: Step): number {
   const nested = "doubleQuant" in scheme && scheme.doubleQuant
     ? rows * columns / scheme.block * (4 + 4 + 1)
     : 0;
+  const gathered = format.gathers ? packed : 0;
   // Read ahead, being quantized, on the device; then codes on the device and packed on the host, dequantized to be measured.
   return 3 * bytes + schemeKind(fate.scheme).workBytes(fate.scheme, sliceRows, columns) +
-    2 * packed * sliceRows / rows + sliceRows * columns * 4 + nested;
+    2 * packed * sliceRows / rows + sliceRows * columns * 4 + nested + gathered;
 }
 
 /** Plan the memory of a run. */
 export function budget(
   blocks: readonly PlannedBlock[],
-  { device, model, evaluation, buffers }: {
+  { device, format, model, evaluation, buffers }: {
     device: DeviceLimits;
+    format: Format;
     model: Model | undefined;
     evaluation: EvaluationRequest | undefined;
     /** `TensorSource.bufferBytes` */
@@ -71,7 +74,7 @@ export function budget(
 ): MemoryPlan {
   const base = BASE[device.name] + READ_AHEAD_BYTES + WRITE_BEHIND_BYTES + buffers;
   const slice = blocks.flatMap(({ steps }) => steps)
-    .reduce((most, step) => Math.max(most, Math.ceil(sliceMemory(step))), 0);
+    .reduce((most, step) => Math.max(most, Math.ceil(sliceMemory(step, format))), 0);
   if (!model || !evaluation) {
     return { base, slice, weights: 0, states: 0, activations: 0, peak: base + slice };
   }
@@ -85,9 +88,13 @@ export function budget(
       held += byteLength(source);
       if (fate.kind !== "quantize") continue;
       const shape = matrixShape(source.shape);
-      held += outputs.reduce((n, output) => n + byteLength(output), 0);
+      const packed = outputs.reduce((n, output) => n + byteLength(output), 0);
+      held += packed;
       held += schemeKind(fate.scheme).workBytes(fate.scheme, ...shape);
-      scratch = Math.max(scratch, schemeKind(fate.scheme).linearBytes(fate.scheme, shape, tokens));
+      // Columns are taken out on the host and packed as rows on the device, before any product is computed.
+      const taken = format.gathers ? 2 * packed : 0;
+      const product = schemeKind(fate.scheme).linearBytes(fate.scheme, shape, tokens);
+      scratch = Math.max(scratch, product, taken);
     }
     weights = Math.max(weights, held);
   }

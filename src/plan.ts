@@ -125,7 +125,13 @@ export function plan(
       return {
         blocks,
         evaluation,
-        memory: budget(blocks, { device, model, evaluation, buffers: source.bufferBytes ?? 0 }),
+        memory: budget(blocks, {
+          device,
+          format,
+          model,
+          evaluation,
+          buffers: source.bufferBytes ?? 0,
+        }),
       };
     },
     { device, model, evaluation: asked, budgets },
@@ -135,6 +141,7 @@ export function plan(
   const schemes = steps.flatMap(({ fate }) => fate.kind === "quantize" ? [fate.scheme] : []);
   const sidecars = sidecarsOf(source, files, {
     section,
+    format,
     modelDType,
     cast: schemes.some((s) => s.kind === "cast"),
   });

@@ -223,10 +223,10 @@ Deno.test("verify() finds a section of a method that Sluice does not read", () =
   withOutput(INT4, async (made) => {
     await editConfig(
       made.output,
-      (config) => config.quantization_config = { quant_method: "gptq" },
+      (config) => config.quantization_config = { quant_method: "hqq" },
     );
     await refuses(made, {
-      says: /\(gptq\), and Sluice reads compressed-tensors and bitsandbytes/,
+      says: /\(hqq\), and Sluice reads compressed-tensors, bitsandbytes, gptq, awq/,
       alone: true,
     });
   }));
