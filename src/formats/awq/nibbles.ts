@@ -25,12 +25,11 @@ function transpose(block: Uint32Array): void {
     const shift = 4 * distance;
     for (let i = 0; i < WORD; i++) {
       if (i & distance) continue;
-      const [a, b] = [block[i]!, block[i + distance]!];
-      const swapped = (a >>> shift ^ b) & mask;
-      block[i] = a ^ swapped << shift;
-      block[i + distance] = b ^ swapped;
+      const exchanged = (block[i]! >>> shift ^ block[i + distance]!) & mask;
+      block[i]! ^= exchanged << shift;
+      block[i + distance]! ^= exchanged;
     }
-    mask ^= mask << (shift >> 1);
+    mask ^= mask << shift / 2;
   }
 }
 

@@ -107,8 +107,11 @@ export function recognize(
     const module = codes.name.slice(0, -".qweight".length);
     const name = `${module}.weight`;
     const scheme = schemeFor(module, scaleDTypeOf(`${module}.scales`, tensors));
+    const [words = 0, outputs = 0] = codes.shape;
     // Only g_idx tells the columns where they do not fill the last word.
-    const shape = [codes.shape[1] ?? 0, tensors.get(`${module}.g_idx`)?.shape[0] ?? 0];
+    const inputs = tensors.get(`${module}.g_idx`)?.shape[0] ??
+      Math.floor(words * 32 / scheme.bits);
+    const shape = [outputs, inputs];
     const parts = findParts(name, layout({ name, dtype: "f16", shape }, scheme), tensors);
     weights.set(name, { name, shape, scheme, parts });
   }
