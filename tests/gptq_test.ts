@@ -301,7 +301,7 @@ Deno.test("loaders of gptq and awq are told apart by widths, groups, mixtures an
     takes(gptq, planned({ q_proj: W8 })),
     but("transformers", "TGI", "llama.cpp", "ExLlama"),
   );
-  assert.deepEqual(takes(gptq, planned({ lm_head: W4 })), but("transformers"));
+  assert.deepEqual(takes(gptq, planned({ lm_head: W4 })), but("transformers", "TGI"));
   const three = scheme("W3A16", 64);
   const low = planned({ _proj: three });
   assert.deepEqual(takes(gptq, low), ["transformers", "GPTQModel", "SGLang"]);

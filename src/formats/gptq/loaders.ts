@@ -73,9 +73,10 @@ const READERS: readonly Reader[] = [
   {
     name: "TGI",
     why: "its GPTQ layers",
-    refuses: ({ schemes, mixed, left }) => [
+    refuses: ({ schemes, mixed, head, left }) => [
       schemes.some(({ bits }) => bits === 2 || bits === 3) && "2 and 3 bits are not read",
       mixed && "it reads one width and group size for all layers",
+      head && "it leaves the output head as it is",
       left && "it wants every layer of the blocks quantized",
     ],
   },
