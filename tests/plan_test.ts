@@ -368,7 +368,7 @@ for (const [what, act, error, sentence] of refusals) {
 }
 
 Deno.test("plan() makes schemes for the dtype of scales that a format asks for, and its file beside config.json", async () => {
-  const options = { scheme: "W4A16", "group-size": 32 };
+  const options = { scheme: "W4A16", method: "rtn", "group-size": 32 };
   const scales = ({ files }: Plan) =>
     files.flatMap(({ tensors }) => tensors)
       .filter(({ name }) => /scales?$/.test(name)).map(({ dtype }) => dtype);

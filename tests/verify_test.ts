@@ -205,7 +205,7 @@ Deno.test("verify() finds a companion file that differs, and one that is missing
 
 for (const format of ["gptq", "awq"]) {
   Deno.test(`verify() accepts what Sluice writes in ${format}, slice by slice, and finds what another tool would read otherwise`, () =>
-    withOutput({ ...INT4, format }, async (made) => {
+    withOutput({ ...INT4, method: "rtn", format }, async (made) => {
       const { source, output } = made;
       await using original = await openCheckpoint(source);
       // Slices of 8 rows: every one of them needs all tensors of its weight.
@@ -220,7 +220,7 @@ for (const format of ["gptq", "awq"]) {
 }
 
 Deno.test("verify() wants quantize_config.json, if it is there, to say what config.json says", () =>
-  withOutput({ ...INT4, format: "gptq" }, async (made) => {
+  withOutput({ ...INT4, method: "rtn", format: "gptq" }, async (made) => {
     const path = `${made.output}/quantize_config.json`;
     const section = JSON.parse(await Deno.readTextFile(path));
     const config = JSON.parse(await Deno.readTextFile(`${made.output}/config.json`));
