@@ -64,6 +64,7 @@ export function assign(recipe: Recipe, source: TensorSource, model: Model | unde
   const linears = model &&
     new Set(model.blocks.flatMap((block) => block.linears.map((l) => l.weight)));
   const tied = model !== undefined && model.head.weight === model.embedding;
+  const asked = recipe.format === undefined ? undefined : formatNamed(recipe.format);
   const fates = new Map<string, Fate>();
   const used = new Set<Rule>();
   for (const tensor of source.tensors.values()) {
@@ -90,7 +91,7 @@ export function assign(recipe: Recipe, source: TensorSource, model: Model | unde
     checkFused(model, fates);
     scaleNorms(model, fates);
   }
-  const format = chooseFormat(recipe, source, fates);
+  const format = chooseFormat(asked, source, fates);
   return {
     fates,
     format,
@@ -114,7 +115,10 @@ export function assign(recipe: Recipe, source: TensorSource, model: Model | unde
     if (rule.scheme === "none") {
       return { kind: "copy", reason: `left alone by the rule for "${rule.match}"` };
     }
-    const scheme = schemeFrom(rule.scheme, rule.options, dtype);
+    const scheme = schemeFrom(rule.scheme, rule.options, {
+      modelDType: dtype,
+      scaleDType: asked?.scaleDType,
+    });
     if (scheme.kind === "cast") {
       return scheme.dtype === dtype
         ? { kind: "copy", reason: `it is ${dtype} already` }
@@ -313,14 +317,15 @@ function checkFused(model: Model, fates: ReadonlyMap<string, Fate>): void {
 }
 
 function chooseFormat(
-  recipe: Recipe,
+  asked: Format | undefined,
   source: TensorSource,
   fates: ReadonlyMap<string, Fate>,
 ): Format {
   const quantized = [...fates].flatMap(([name, fate]) =>
     fate.kind === "quantize" ? [{ tensor: source.tensors.get(name)!, scheme: fate.scheme }] : []
   );
-  const candidates = recipe.format === undefined ? FORMATS : [formatNamed(recipe.format)];
+  // Schemes were made for a format with a dtype of its own only if it was asked for.
+  const candidates = asked ? [asked] : FORMATS.filter((format) => !format.scaleDType);
   const reasons: string[] = [];
   for (const format of candidates) {
     const verdict = quantized.map(({ tensor, scheme }) => {
@@ -331,8 +336,8 @@ function chooseFormat(
     reasons.push(String(verdict));
   }
   throw new UnsupportedError(
-    `Cannot store the result in ${recipe.format ?? "any one format"}: ${reasons.join("; ")}.`,
-    { what: recipe.format ?? "format", reason: reasons.join("; ") },
+    `Cannot store the result in ${asked?.name ?? "any one format"}: ${reasons.join("; ")}.`,
+    { what: asked?.name ?? "format", reason: reasons.join("; ") },
   );
 }
 

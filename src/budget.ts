@@ -5,6 +5,7 @@ import { UnsupportedError } from "./errors.ts";
 import { factorBytes } from "./factor.ts";
 import type { DeviceLimits, PlannedBlock, Step, WindowsRequest } from "./plan.ts";
 import type { Block, Model, Step as BlockStep } from "./family.ts";
+import type { Format } from "./format.ts";
 import { propagationBytes } from "./propagation.ts";
 import { schemeKind } from "./schemes/mod.ts";
 import { BITS, byteLength, matrixShape } from "./tensor.ts";
@@ -48,7 +49,7 @@ export const WRITE_BEHIND_BYTES = 32 * 2 ** 20;
 /** Copied tensors are read in pieces of this size. */
 export const COPY_BYTES = 8 * 2 ** 20;
 
-function sliceMemory({ source, fate, outputs, sliceRows }: Step): number {
+function sliceMemory({ source, fate, outputs, sliceRows }: Step, format: Format): number {
   if (fate.kind === "drop") return 0;
   if (fate.kind !== "quantize") return 2 * Math.min(COPY_BYTES, byteLength(source));
   const [rows, columns] = matrixShape(source.shape);
@@ -59,9 +60,10 @@ function sliceMemory({ source, fate, outputs, sliceRows }: Step): number {
   const nested = "doubleQuant" in scheme && scheme.doubleQuant
     ? rows * columns / scheme.block * (4 + 4 + 1)
     : 0;
+  const gathered = format.gathers ? packed : 0;
   // Read ahead, being quantized, on the device; then codes on the device and packed on the host, dequantized to be measured.
   return 3 * bytes + schemeKind(fate.scheme).workBytes(fate.scheme, sliceRows, columns) +
-    2 * packed * sliceRows / rows + sliceRows * columns * 4 + nested;
+    2 * packed * sliceRows / rows + sliceRows * columns * 4 + nested + gathered;
 }
 
 /** Windows that walk through the model. */
@@ -80,8 +82,9 @@ interface Surroundings {
 /** Plan the memory of a run. */
 export function budget(
   blocks: readonly PlannedBlock[],
-  { device, buffers, ...around }: Surroundings & {
+  { device, format, buffers, ...around }: Surroundings & {
     device: DeviceLimits;
+    format: Format;
     /** `TensorSource.bufferBytes` */
     buffers: number;
   },
@@ -89,7 +92,7 @@ export function budget(
   const { model, windows: { evaluation, calibration: calibrated } } = around;
   const base = BASE[device.name] + READ_AHEAD_BYTES + WRITE_BEHIND_BYTES + buffers;
   const slice = blocks.flatMap(({ steps }) => steps)
-    .reduce((most, step) => Math.max(most, Math.ceil(sliceMemory(step))), 0);
+    .reduce((most, step) => Math.max(most, Math.ceil(sliceMemory(step, format))), 0);
   if (!model || !(evaluation || calibrated)) {
     const nothing = { weights: 0, calibration: 0, states: 0, activations: 0 };
     return { base, slice, ...nothing, peak: base + slice };
@@ -104,9 +107,13 @@ export function budget(
       held += byteLength(source);
       if (fate.kind !== "quantize") continue;
       const shape = matrixShape(source.shape);
-      held += outputs.reduce((n, output) => n + byteLength(output), 0);
+      const packed = outputs.reduce((n, output) => n + byteLength(output), 0);
+      held += packed;
       held += schemeKind(fate.scheme).workBytes(fate.scheme, ...shape);
-      scratch = Math.max(scratch, schemeKind(fate.scheme).linearBytes(fate.scheme, shape, tokens));
+      // Columns are taken out on the host and packed as rows on the device, before any product is computed.
+      const taken = format.gathers ? 2 * packed : 0;
+      const product = schemeKind(fate.scheme).linearBytes(fate.scheme, shape, tokens);
+      scratch = Math.max(scratch, product, taken);
     }
     weights = Math.max(weights, held);
   }

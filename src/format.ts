@@ -1,6 +1,6 @@
 /** A format names and packs codes, and says so in config.json. Implementations: formats/, listed in formats/mod.ts. */
 import type { Scope } from "./backend.ts";
-import type { Quantized, Scheme } from "./scheme.ts";
+import type { Quantized, ScaleDType, Scheme } from "./scheme.ts";
 import type { Rows, TensorSource } from "./source.ts";
 import type { TensorInfo } from "./tensor.ts";
 
@@ -60,6 +60,15 @@ export interface Format {
   readonly name: string;
   /** The value of `quantization_config.quant_method`; `undefined` when the format writes no section. */
   readonly quantMethod: string | undefined;
+  /**
+   * The dtype it stores scales in, whatever the model's; absent: the model's. Scales are rounded to it before codes are chosen, so
+   * such a format is used only where it is asked for.
+   */
+  readonly scaleDType?: ScaleDType;
+  /** A file beside config.json that holds the section alone, for loaders that look for it. */
+  readonly sectionFile?: string;
+  /** Whether a packer keeps all stored tensors of a weight until the last slice, and `unpack` reads all of them. */
+  readonly gathers?: boolean;
   /** Whether this format holds this weight in this scheme. */
   supports(scheme: Scheme, weight: TensorInfo): true | string;
   /** Rows of a slice must be a multiple of this for `Packer.add` (bit-packed zero points share words across rows). */

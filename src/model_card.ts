@@ -203,6 +203,8 @@ function sizes({ bytes, sourceBytes }: CardFacts): string {
 const PACKAGES: Readonly<Record<string, string>> = {
   "compressed-tensors": " compressed-tensors",
   bitsandbytes: " bitsandbytes",
+  gptq: " optimum gptqmodel",
+  awq: " gptqmodel",
 };
 
 function loading({ name, format = "plain", loaders = [], architecture }: CardFacts): string {

@@ -131,6 +131,7 @@ export function plan(
       const blocks = arrange(steps, model);
       const memory = budget(blocks, {
         device,
+        format,
         model,
         windows,
         propagate: recipe.propagate,
@@ -154,6 +155,7 @@ export function plan(
   const schemes = steps.flatMap(({ fate }) => fate.kind === "quantize" ? [fate.scheme] : []);
   const sidecars = sidecarsOf(source, files, {
     section,
+    format,
     modelDType,
     cast: schemes.some((s) => s.kind === "cast"),
   });

@@ -83,7 +83,7 @@ export const RECIPE_OPTIONS: readonly Option[] = [
     type: "string",
     placeholder: "name",
     help: "how codes are stored; chosen to suit the scheme when absent",
-    choices: ["compressed-tensors", "bitsandbytes", "plain"],
+    choices: ["compressed-tensors", "bitsandbytes", "plain", "gptq", "awq"],
   },
   {
     name: "max-shard-size",

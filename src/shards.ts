@@ -1,7 +1,8 @@
 /** The files of an output: shards with every offset, the index, config.json, and what travels along from the source. */
 import type { TensorSource } from "./source.ts";
 import { layoutFile } from "./containers/safetensors.ts";
-import { spliceConfig } from "./formats/config_json.ts";
+import type { Format } from "./format.ts";
+import { sectionText, spliceConfig } from "./formats/config_json.ts";
 import type { PlannedBlock, PlannedFile, Sidecar } from "./plan.ts";
 import { byteLength, sum, type TensorInfo } from "./tensor.ts";
 
@@ -37,7 +38,12 @@ export function layoutFiles(blocks: readonly PlannedBlock[], maxShardSize: numbe
 export function sidecarsOf(
   source: TensorSource,
   files: readonly PlannedFile[],
-  { section, modelDType, cast }: { section: string | undefined; modelDType: string; cast: boolean },
+  { section, format, modelDType, cast }: {
+    section: string | undefined;
+    format: Pick<Format, "sectionFile">;
+    modelDType: string;
+    cast: boolean;
+  },
 ): Sidecar[] {
   const made = (path: string, text: string): Sidecar => {
     const bytes = new TextEncoder().encode(text);
@@ -51,6 +57,9 @@ export function sidecarsOf(
         spliceConfig(source.configText, section, cast ? { dtype: modelDType } : {}),
       ),
     );
+  }
+  if (format.sectionFile !== undefined && section !== undefined) {
+    sidecars.push(made(format.sectionFile, sectionText(section)));
   }
   if (files.length > 1) {
     const entries = files.flatMap(({ path, tensors }) =>

@@ -44,6 +44,8 @@ export interface TensorSource extends AsyncDisposable {
    * @throws {HubError} the Hub does not give them.
    */
   read(name: string, rows?: Rows): Promise<Uint8Array<ArrayBuffer>>;
+  /** Text of a file that Sluice writes anew instead of carrying it along (`quantize_config.json`), if it is there. */
+  readSettings?(path: string): Promise<string | undefined>;
   /** All bytes of one of `files`. */
   readFile(path: string): Promise<Uint8Array<ArrayBuffer>>;
   /**

@@ -8,8 +8,9 @@ import { unscaled } from "./calibrated_block.ts";
 import { checkNothingElse, compareFiles, compareTensor } from "./compare.ts";
 import { CheckpointError, quote } from "./errors.ts";
 import type { Format, Loader, StoredWeight } from "./format.ts";
-import { FORMATS, recognize } from "./formats/mod.ts";
+import { FORMATS, recognize, type Recognized } from "./formats/mod.ts";
 import { plain } from "./formats/plain.ts";
+import { isObject } from "./json.ts";
 import type { ErrorSums } from "./metric.ts";
 import { ErrorGatherer, METRICS } from "./metrics/mod.ts";
 import { findMovedScales, type Moved, type MovedScales } from "./moved_scales.ts";
@@ -21,6 +22,7 @@ import { schemeKind } from "./schemes/mod.ts";
 import type { TensorSource } from "./source.ts";
 import { openCheckpoint } from "./sources/checkpoint.ts";
 import { byteLength, elementCount, matrixShape, type TensorInfo } from "./tensor.ts";
+import { keepWhole } from "./whole_reads.ts";
 
 /** How to verify. */
 export interface VerifyOptions {
@@ -140,6 +142,7 @@ async function findWeights(
 ): Promise<{ format: Format | undefined; weights: Map<string, StoredWeight> }> {
   const found = await recognize(output);
   if (found && found.weights.size > 0) {
+    await checkSectionFile(output, found);
     return { format: found.format, weights: new Map(found.weights) };
   }
   const by = quantizedBy(output);
@@ -149,11 +152,49 @@ async function findWeights(
     : output.config.quantization_config === undefined
     ? `tensors are quantized (${by}), but config.json has no quantization_config that says so`
     : `it is quantized (${by}), and Sluice reads ${
-      FORMATS.flatMap(({ quantMethod }) => quantMethod ?? []).join(" and ")
+      FORMATS.flatMap(({ quantMethod }) => quantMethod ?? []).join(", ")
     }`;
   throw new CheckpointError(`Cannot accept ${quote(output.label)}: ${problem}.`, {
     file: "config.json",
   });
+}
+
+/**
+ * The file that holds the section alone is read before config.json by some loaders: if it is there, it must say the same of every
+ * weight.
+ */
+async function checkSectionFile(
+  output: TensorSource,
+  { format, weights }: Recognized,
+): Promise<void> {
+  const { sectionFile: file, quantMethod } = format;
+  const text = file === undefined ? undefined : await output.readSettings?.(file);
+  if (file === undefined || text === undefined) return;
+  const refuse = (what: string, cause?: unknown): never => {
+    throw new CheckpointError(`Cannot accept ${file}: ${what}.`, { file, cause });
+  };
+  let section: unknown;
+  try {
+    section = JSON.parse(text);
+  } catch (cause) {
+    refuse(`it is not JSON (${(cause as Error).message})`, cause);
+  }
+  if (!isObject(section)) return refuse("it must hold an object");
+  const config = { quantization_config: { quant_method: quantMethod, ...section } };
+  const others = await format.recognize({
+    tensors: output.tensors,
+    config,
+    read: output.read.bind(output),
+  });
+  for (const { name, scheme } of weights.values()) {
+    const other = others?.get(name)?.scheme;
+    if (JSON.stringify(other) === JSON.stringify(scheme)) continue;
+    refuse(
+      `by it ${quote(name)} is ${
+        other ? schemeKind(other).label(other) : "not quantized"
+      }, and by config.json ${schemeKind(scheme).label(scheme)}`,
+    );
+  }
 }
 
 /** Weights whose dtype differs from the source's are casts, which nothing but the source tells. */
@@ -213,11 +254,11 @@ async function checkWeight(weight: StoredWeight, check: Check): Promise<TensorRe
   const info = original ?? { name: weight.name, dtype: "f32", shape: weight.shape };
   const { sliceRows } = sliceOf(info, weight.scheme, format, backend);
   using errors = source ? new ErrorGatherer(backend) : undefined;
+  const read = format.gathers ? keepWhole(output.read.bind(output)) : output.read.bind(output);
   for (let from = 0; from < rows; from += sliceRows) {
     signal?.throwIfAborted();
     const slice = { from, to: Math.min(rows, from + sliceRows) };
     using scope = backend.scope();
-    const read = output.read.bind(output);
     const quantized = await format.unpack(weight, read, { scope, rows: slice });
     await checkFinite(quantized, weight.name, backend);
     if (!source || !errors) continue;

@@ -13,6 +13,7 @@ import { schemeKind } from "./schemes/mod.ts";
 import { rowStep } from "./slices.ts";
 import type { Rows, TensorSource } from "./source.ts";
 import { matrixShape, type TensorInfo } from "./tensor.ts";
+import { keepWhole } from "./whole_reads.ts";
 
 /** Where one stream's weights come from. */
 export interface ModelWeights {
@@ -43,8 +44,10 @@ export function storedWeights(
   source: TensorSource,
   { format, weights }: { format: Format; weights: ReadonlyMap<string, StoredWeight> },
 ): ModelWeights {
+  const original = originalWeights(source);
   return {
-    ...originalWeights(source),
+    ...original,
+    read: format.gathers ? keepWhole(original.read) : original.read,
     isOriginal: (name) => !weights.has(name),
     stored(name) {
       const weight = weights.get(name);

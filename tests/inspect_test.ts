@@ -50,12 +50,14 @@ Deno.test("inspect() names the quantization that config.json or the tensors tell
   const config = (quantization_config: unknown) => ({
     config: { ...TINY_CONFIG, quantization_config },
   });
-  const gptq = await inspected(tinyTensors(), config({ quant_method: "gptq", bits: 4 }));
-  assert.deepEqual(gptq.quantization, {
-    method: "gptq",
+  const hqq = await inspected(tinyTensors(), config({ quant_method: "hqq", bits: 4 }));
+  assert.deepEqual(hqq.quantization, {
+    method: "hqq",
     format: undefined,
-    section: { quant_method: "gptq", bits: 4 },
+    section: { quant_method: "hqq", bits: 4 },
   });
+  const gptq = await inspected(tinyTensors(), config({ quant_method: "gptq", bits: 4 }));
+  assert.equal(gptq.quantization?.format, "gptq");
   const bnb = await inspected(tinyTensors(), config({ load_in_4bit: true }));
   assert.equal(bnb.quantization?.format, "bitsandbytes");
   const bare = await inspected([{ name: "a.qweight", dtype: "i32", shape: [2, 2] }]);

@@ -1,6 +1,7 @@
 /** Planning: every tensor's fate, sizes to the byte, and refusals that are sentences. */
 import assert from "node:assert/strict";
 import type { Budgets } from "../src/budget.ts";
+import { UnsupportedError } from "../src/errors.ts";
 import { openCheckpoint } from "../src/sources/checkpoint.ts";
 import { type DeviceLimits, type Plan, plan } from "../src/plan.ts";
 import { parseRecipe, recipeFromOptions } from "../src/recipe.ts";
@@ -371,3 +372,69 @@ for (const [what, act, error, sentence] of refusals) {
     });
   });
 }
+
+Deno.test("plan() makes schemes for the dtype of scales that a format asks for, and its file beside config.json", async () => {
+  const options = { scheme: "W4A16", method: "rtn", "group-size": 32 };
+  const scales = ({ files }: Plan) =>
+    files.flatMap(({ tensors }) => tensors)
+      .filter(({ name }) => /scales?$/.test(name)).map(({ dtype }) => dtype);
+  const paths = ({ sidecars }: Plan) => sidecars.map(({ path }) => path);
+  const usual = await planOf(recipeFromOptions(options));
+  assert.equal(usual.format.name, "compressed-tensors");
+  assert.deepEqual(new Set(scales(usual)), new Set(["bf16"]));
+  assert.deepEqual(paths(usual), ["config.json"]);
+  const gptq = await planOf(recipeFromOptions({ ...options, format: "gptq" }));
+  assert.deepEqual(new Set(scales(gptq)), new Set(["f16"]));
+  assert.deepEqual(paths(gptq), ["config.json", "quantize_config.json"]);
+  assert.match(new TextDecoder().decode(gptq.sidecars[0]!.bytes), /"torch_dtype": "bfloat16"/);
+  const awq = await planOf(recipeFromOptions({ ...options, format: "awq" }));
+  assert.deepEqual(new Set(scales(awq)), new Set(["f16"]));
+  assert.deepEqual(paths(awq), ["config.json"]);
+});
+
+Deno.test("plan() knows that gptq and awq keep the stored tensors of a whole weight", async () => {
+  const device = { ...DEVICE, sliceBytes: 4096 };
+  const tensors: TensorInfo[] = [{ name: "a.weight", dtype: "bf16", shape: [512, 256] }];
+  const plans = await Promise.all(
+    ["compressed-tensors", "gptq", "awq"].map((format) =>
+      planOf(recipeFromOptions({ scheme: "W4A16", "group-size": 32, format }), {
+        device,
+        tensors,
+        config: null,
+      })
+    ),
+  );
+  const [usual, ...gathering] = plans.map(({ memory }) => memory.slice);
+  const codes = 512 * 256 / 2;
+  for (const slice of gathering) {
+    assert.ok(slice > usual! + codes && slice < usual! + 1.25 * codes, `${slice}, ${usual}`);
+  }
+});
+
+Deno.test("plan() refuses what gptq and awq cannot hold with a sentence that says what to do", async () => {
+  const refusals: [Record<string, unknown>, RegExp][] = [
+    [
+      { scheme: "W4A16_ASYM", "group-size": 32, format: "gptq" },
+      /^Cannot store the result in gptq: gptq cannot hold "model\..*": .*; use awq .*\.$/,
+    ],
+    [{ scheme: "W4A16", "group-size": 16, format: "gptq" }, /no groups of 16.*use 32, 64/],
+    [{ scheme: "W4A16", "group-size": -1, format: "awq" }, /use another group size/],
+    [{ scheme: "NF4", format: "awq" }, /awq holds int weights, not nf4/],
+  ];
+  for (const [options, says] of refusals) {
+    await assert.rejects(planOf(recipeFromOptions(options)), (error) => {
+      assert.ok(error instanceof UnsupportedError);
+      assert.match(error.message, says);
+      return true;
+    });
+  }
+  // A mixture that no format holds does not speak of formats that nobody asked for.
+  const mixture = parseRecipe(
+    "{scheme: NF4, rules: [{match: '*.down_proj', scheme: W4A16, group_size: 32}]}",
+    "r.yaml",
+  );
+  await assert.rejects(planOf(mixture), (error) => {
+    assert.ok(error instanceof UnsupportedError && !/gptq|awq/.test(error.message));
+    return true;
+  });
+});

@@ -228,3 +228,26 @@ Deno.test("run() measures the same whether hidden states stay in memory or are s
   assert.deepEqual([...Deno.readDirSync(spill.path)], []);
   await Deno.remove(model, { recursive: true });
 });
+
+for (const format of ["gptq", "awq"]) {
+  Deno.test(`run() in ${format} writes the same bytes by other slices, and measures what evaluate() measures of them`, async () => {
+    await using into = await folder();
+    const model = await makeCheckpoint(tinyTensors("f32"), { config: TINY_CONFIG });
+    await using backend = await openWasm({ threads: 1 });
+    const evaluation = { windows: WINDOWS, stateBudget: 1e6 };
+    const options = { scheme: "W4A16", method: "rtn", "group-size": 32, format };
+    const made = await quantize(model, options, { backend, into: into.path, evaluation });
+    const sliced = await quantize(model, options, {
+      backend: small(backend, 256),
+      into: into.path,
+    });
+    assert.deepEqual(await bytesOf(sliced.out), await bytesOf(made.out));
+    await using source = await openCheckpoint(made.out);
+    await using reference = await openCheckpoint(model);
+    assert.deepEqual(
+      await evaluate(source, { backend, evaluation, reference }),
+      made.report.scores,
+    );
+    await Deno.remove(model, { recursive: true });
+  });
+}

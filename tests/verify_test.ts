@@ -1,6 +1,7 @@
 /** verify() accepts what Sluice writes and finds every kind of damage, naming the tensor or the file. */
 import assert from "node:assert/strict";
 import type { Backend } from "../src/backend.ts";
+import { referenceBackend } from "../src/backends/reference.ts";
 import { openWasm } from "../src/backends/wasm/mod.ts";
 import { parseHeader } from "../src/containers/safetensors.ts";
 import { CheckpointError } from "../src/errors.ts";
@@ -202,6 +203,44 @@ Deno.test("verify() finds a companion file that differs, and one that is missing
     await refuses(made, { says: /"tokenizer\.json": it is missing/ });
   }));
 
+for (const format of ["gptq", "awq"]) {
+  Deno.test(`verify() accepts what Sluice writes in ${format}, slice by slice, and finds what another tool would read otherwise`, () =>
+    withOutput({ ...INT4, method: "rtn", format }, async (made) => {
+      const { source, output } = made;
+      await using original = await openCheckpoint(source);
+      // Slices of 8 rows: every one of them needs all tensors of its weight.
+      const backend = { ...referenceBackend(), sliceBytes: 64 * 2 * 8 };
+      const report = await verify(output, { backend, source: original });
+      assert.equal(report.format, format);
+      assert.equal(report.quantized.length, 14);
+      for (const { metrics } of report.quantized) assert.ok(metrics.sqnr_db! > 22);
+      await damage(output, `${DOWN}.scales`, (bytes) => bytes.fill(0x7c, 0, 2));
+      await refuses(made, { says: /one of its scales is/, tensor: `${DOWN}.weight` });
+    }));
+}
+
+Deno.test("verify() wants quantize_config.json, if it is there, to say what config.json says", () =>
+  withOutput({ ...INT4, method: "rtn", format: "gptq" }, async (made) => {
+    const path = `${made.output}/quantize_config.json`;
+    const section = JSON.parse(await Deno.readTextFile(path));
+    const config = JSON.parse(await Deno.readTextFile(`${made.output}/config.json`));
+    assert.deepEqual(section, config.quantization_config);
+    const { backend } = made;
+    const old = { bits: 4, group_size: 32, sym: true, desc_act: false }; // as AutoGPTQ wrote it
+    await Deno.writeTextFile(path, JSON.stringify(old));
+    await verify(made.output, { backend });
+    await Deno.writeTextFile(path, JSON.stringify({ ...section, dynamic: { ".*up_proj": {} } }));
+    await verify(made.output, { backend });
+    await Deno.writeTextFile(path, "{");
+    await refuses(made, { says: /quantize_config\.json: it is not JSON/, alone: true });
+    await Deno.writeTextFile(path, "[]");
+    await refuses(made, { says: /quantize_config\.json: it must hold an object/, alone: true });
+    await Deno.writeTextFile(path, JSON.stringify({ ...section, quant_method: "awq" }));
+    await refuses(made, { says: /is not quantized, and by config\.json int4/, alone: true });
+    await Deno.remove(path);
+    await verify(made.output, { backend });
+  }));
+
 /** Rewrite config.json of an output. */
 async function editConfig(
   output: string,
@@ -223,10 +262,10 @@ Deno.test("verify() finds a section of a method that Sluice does not read", () =
   withOutput(INT4, async (made) => {
     await editConfig(
       made.output,
-      (config) => config.quantization_config = { quant_method: "gptq" },
+      (config) => config.quantization_config = { quant_method: "hqq" },
     );
     await refuses(made, {
-      says: /\(gptq\), and Sluice reads compressed-tensors and bitsandbytes/,
+      says: /\(hqq\), and Sluice reads compressed-tensors, bitsandbytes, gptq, awq/,
       alone: true,
     });
   }));

@@ -1,6 +1,6 @@
 /** Bytes of stored tensors ↔ host arrays: what the formats share. Little-endian, as safetensors is. */
 import type { Scope, Tensor } from "../backend.ts";
-import type { ReadTensor } from "../format.ts";
+import type { ReadTensor, StoredWeight } from "../format.ts";
 import type { ScaleDType } from "../scheme.ts";
 import { CheckpointError } from "../errors.ts";
 import { bf16ToF32, f16ToF32 } from "../number.ts";
@@ -11,6 +11,18 @@ import { byteLength, type Shape, type TensorInfo } from "../tensor.ts";
 /** The bytes of a typed array. */
 export function bytesOf(array: ArrayBufferView<ArrayBuffer>): Uint8Array<ArrayBuffer> {
   return new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
+}
+
+/** Bytes as words; a view of them where they are aligned. */
+export function wordsOf(bytes: Uint8Array<ArrayBuffer>): Uint32Array<ArrayBuffer> {
+  const { buffer, byteOffset, length } = bytes.byteOffset % 4 === 0 ? bytes : bytes.slice();
+  return new Uint32Array(buffer, byteOffset, length / 4);
+}
+
+/** Bytes as halves of words; a view of them where they are aligned. */
+export function halvesOf(bytes: Uint8Array<ArrayBuffer>): Uint16Array<ArrayBuffer> {
+  const { buffer, byteOffset, length } = bytes.byteOffset % 2 === 0 ? bytes : bytes.slice();
+  return new Uint16Array(buffer, byteOffset, length / 2);
 }
 
 /** Little-endian f32 bytes as numbers. */
@@ -42,6 +54,19 @@ export function widened(
 /** Whether scales may be stored in a dtype. */
 export function isScaleDType(dtype: string): dtype is ScaleDType {
   return dtype === "f32" || dtype === "bf16" || dtype === "f16";
+}
+
+/**
+ * The dtype of a stored tensor of scales; f16 where it is missing, of which {@linkcode findParts} tells.
+ *
+ * @throws {CheckpointError} scales cannot have it.
+ */
+export function scaleDTypeOf(name: string, tensors: ReadonlyMap<string, TensorInfo>): ScaleDType {
+  const { dtype } = tensors.get(name) ?? { dtype: "f16" };
+  if (isScaleDType(dtype)) return dtype;
+  throw new CheckpointError(`Cannot read "${name}": scales are ${dtype}, not f32, bf16 or f16`, {
+    tensor: name,
+  });
 }
 
 /** A word whose exponent bits, `mask`, are all set is NaN or infinite. */
@@ -102,6 +127,38 @@ export async function readPart(
     );
   }
   return bytes;
+}
+
+/**
+ * A part of a stored weight by the end of its name.
+ *
+ * @throws {CheckpointError} it has no such part.
+ */
+export function partOf({ name, parts }: StoredWeight, suffix: string): TensorInfo {
+  const part = parts.find((part) => part.name === `${moduleOf(name)}.${suffix}`);
+  if (part) return part;
+  throw new CheckpointError(`Cannot read "${name}": its ${suffix} is missing`, { tensor: name });
+}
+
+/**
+ * The stored tensors of a weight, checked against what a format lays out for it.
+ *
+ * @throws {CheckpointError} one is missing, or has another dtype or shape.
+ */
+export function findParts(
+  weight: string,
+  layout: readonly TensorInfo[],
+  tensors: ReadonlyMap<string, TensorInfo>,
+): TensorInfo[] {
+  return layout.map((want) => {
+    const found = tensors.get(want.name);
+    if (found?.dtype === want.dtype && String(found.shape) === String(want.shape)) return found;
+    throw new CheckpointError(
+      `Cannot read "${weight}": "${want.name}" must be ${want.dtype}[${want.shape}], ` +
+        (found ? `it is ${found.dtype}[${found.shape}]` : "it is missing"),
+      { tensor: want.name },
+    );
+  });
 }
 
 /** `model.layers.0.mlp.up_proj` for `model.layers.0.mlp.up_proj.weight`; undefined when the name has another end. */

@@ -104,6 +104,11 @@ export function spliceConfig(
   return `${JSON.stringify(config, null, 2)}\n`;
 }
 
+/** A file that holds the section alone, as loaders of GPTQ look for it beside config.json. */
+export function sectionText(section: string): string {
+  return `${JSON.stringify(parseKeepingNumbers(section), null, 2)}\n`;
+}
+
 /** The quantization section of a parsed `config.json`, at the top or in the text model's part of it. */
 export function quantizationSection(
   config: Readonly<Record<string, unknown>>,

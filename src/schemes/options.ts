@@ -2,10 +2,7 @@
 import { RequestError } from "../errors.ts";
 import type { Option, OptionValue, OptionValues } from "../option.ts";
 import type { Scheme, Strategy } from "../scheme.ts";
-import type { DType } from "../tensor.ts";
-import { type PresetOptions, PRESETS, presetScheme } from "./presets.ts";
-
-type Named = Exclude<keyof PresetOptions, "modelDType">;
+import { type Named, type PresetOptions, PRESETS, presetScheme } from "./presets.ts";
 
 /** One option, the preset option it becomes, and how. */
 interface SchemeOption extends Option {
@@ -86,11 +83,15 @@ export function schemeNames(): string[] {
 }
 
 /**
- * The scheme that a name and options mean for weights of a dtype.
+ * The scheme that a name and options mean for weights of a dtype, in a format that may ask for another dtype of scales.
  *
  * @throws {RequestError} the scheme does not take one of the options, or two say the same thing.
  */
-export function schemeFrom(name: string, options: OptionValues, modelDType: DType): Scheme {
+export function schemeFrom(
+  name: string,
+  options: OptionValues,
+  dtypes: Pick<PresetOptions, "modelDType" | "scaleDType">,
+): Scheme {
   const preset = PRESETS.find((candidate) => candidate.name === name);
   const values: { -readonly [K in Named]?: PresetOptions[K] } = {};
   const takes = ROWS.filter((row) => preset?.takes.includes(row.becomes));
@@ -112,5 +113,5 @@ export function schemeFrom(name: string, options: OptionValues, modelDType: DTyp
     }
     Object.assign(values, { [row.becomes]: row.convert(value) });
   }
-  return presetScheme(name, { ...values, modelDType }).scheme;
+  return presetScheme(name, { ...values, ...dtypes }).scheme;
 }

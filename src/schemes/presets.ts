@@ -5,8 +5,10 @@ import type { DType } from "../tensor.ts";
 
 /** What may be said beside a preset's name. */
 export interface PresetOptions {
-  /** The dtype of the model's weights; scales are stored in it. */
+  /** The dtype of the model's weights. */
   readonly modelDType: DType;
+  /** The dtype scales are stored in, where a format asks for one; absent: the model's. */
+  readonly scaleDType?: ScaleDType | undefined;
   /** Weights along a row that share a scale; −1: the whole row. */
   readonly groupSize?: number;
   /** Any layout of scales, instead of `groupSize`. */
@@ -21,7 +23,8 @@ export interface PresetOptions {
   readonly threshold?: number;
 }
 
-type Named = Exclude<keyof PresetOptions, "modelDType">;
+/** Options that a user names; the others follow from the model and the format. */
+export type Named = Exclude<keyof PresetOptions, "modelDType" | "scaleDType">;
 
 /** A named scheme. */
 export interface Preset {
@@ -34,9 +37,9 @@ export interface Preset {
   scheme(options: PresetOptions): Scheme;
 }
 
-/** Scales are stored in the model's dtype; weights of any other dtype get f32 scales. */
-function scaleDTypeOf(modelDType: DType): ScaleDType {
-  return modelDType === "bf16" || modelDType === "f16" ? modelDType : "f32";
+/** Scales are stored in the model's dtype unless a format says another; weights of any other dtype get f32 scales. */
+function scaleDTypeOf({ modelDType, scaleDType }: PresetOptions): ScaleDType {
+  return scaleDType ?? (modelDType === "bf16" || modelDType === "f16" ? modelDType : "f32");
 }
 
 function strategyOf({ groupSize, strategy }: PresetOptions, usual: Strategy): Strategy {
@@ -58,7 +61,7 @@ function weightOnly(bits: IntScheme["bits"], affine: boolean): Preset {
       bits,
       grid: affine ? "affine" : options.restricted ? "restricted" : "full",
       strategy: strategyOf(options, usual),
-      scaleDType: scaleDTypeOf(options.modelDType),
+      scaleDType: scaleDTypeOf(options),
       activations: "none",
     }),
   };
@@ -90,7 +93,7 @@ export const PRESETS: readonly Preset[] = [
       bits: 8,
       grid: "full",
       strategy: strategyOf(options, { kind: "channel" }),
-      scaleDType: scaleDTypeOf(options.modelDType),
+      scaleDType: scaleDTypeOf(options),
       activations: "int8",
     }),
   },
@@ -102,7 +105,7 @@ export const PRESETS: readonly Preset[] = [
     scheme: (options) => ({
       kind: "fp8",
       strategy: strategyOf(options, { kind: "channel" }),
-      scaleDType: scaleDTypeOf(options.modelDType),
+      scaleDType: scaleDTypeOf(options),
       activations: "fp8",
     }),
   },
@@ -114,7 +117,7 @@ export const PRESETS: readonly Preset[] = [
     scheme: (options) => ({
       kind: "fp8",
       strategy: strategyOf(options, { kind: "channel" }),
-      scaleDType: scaleDTypeOf(options.modelDType),
+      scaleDType: scaleDTypeOf(options),
       activations: "none",
     }),
   },
@@ -155,7 +158,7 @@ export function presetScheme(
     );
   }
   for (const [option, value] of Object.entries(options)) {
-    if (value === undefined || option === "modelDType") continue;
+    if (value === undefined || option === "modelDType" || option === "scaleDType") continue;
     if (!preset.takes.some((taken) => taken === option)) {
       throw new RequestError(
         `Cannot use ${option} with ${preset.name}: it takes ${

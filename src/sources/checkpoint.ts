@@ -168,7 +168,9 @@ async function openFiles(
       { file: shard, tensor },
     );
   }
-  const configText = file === undefined ? await readConfig(disk, folder) : undefined;
+  const configText = file === undefined
+    ? await readSettings(disk, folder, "config.json")
+    : undefined;
   const config = configText === undefined ? {} : parseConfig(configText);
   const files = file === undefined
     ? await findCompanions(disk, folder, await disk.list(folder))
@@ -197,6 +199,8 @@ async function openFiles(
     config,
     configText,
     locate,
+    readSettings: (path) =>
+      file === undefined ? readSettings(disk, folder, path) : Promise.resolve(undefined),
     async modelCard() {
       const path = `${folder}/README.md`;
       const found = file === undefined ? await disk.stat(path) : undefined;
@@ -277,9 +281,12 @@ function rowSpan(
   return { begin: begin + from * bits / 8, end: begin + to * bits / 8 };
 }
 
-/** The text of config.json, or undefined when there is none. */
-async function readConfig(disk: ReadableDisk, folder: string): Promise<string | undefined> {
-  const file = "config.json";
+/** The text of a JSON file beside the weights, or undefined when there is none. */
+async function readSettings(
+  disk: ReadableDisk,
+  folder: string,
+  file: string,
+): Promise<string | undefined> {
   const found = await disk.stat(`${folder}/${file}`);
   if (!found) return undefined;
   if (found.kind !== "file" || found.size > CONFIG_LIMIT) {

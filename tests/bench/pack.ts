@@ -30,7 +30,7 @@ async function quantize(name: string, options: Record<string, number>, { backend
   backend: Backend;
   bytes: Uint8Array<ArrayBuffer>;
 }): Promise<void> {
-  const scheme = schemeFrom(name, options, "bf16");
+  const scheme = schemeFrom(name, options, { modelDType: "bf16" });
   const info = { name: "w.weight", dtype: "bf16", shape: [ROWS, COLUMNS] } as const;
   const format = FORMATS.find((format) => format.supports(scheme, info) === true)!;
   using outer = backend.scope();

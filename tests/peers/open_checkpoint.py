@@ -23,11 +23,11 @@ from pathlib import Path
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, CompressedTensorsConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AwqConfig, CompressedTensorsConfig, GPTQConfig
 
 import activations
 from checks import Checks
-from stored import read_tensors, stored_weights
+from stored import gptq_settings, read_tensors, stored_weights
 
 LINEAR_TOKENS = 16  # tokens whose inputs and outputs of single layers are kept
 
@@ -95,6 +95,8 @@ def activations_of(config):
     """How the scheme rounds activations: a name of activations.PARTS, or "none"."""
     if config["quant_method"] == "bitsandbytes":
         return "llm_int8" if config["load_in_8bit"] else "none"
+    if config["quant_method"] in ("gptq", "awq"):
+        return "none"
     (group,) = config["config_groups"].values()
     rounding = group.get("input_activations")
     return "none" if rounding is None else {"int": "int8", "float": "fp8"}[rounding["type"]]
@@ -164,6 +166,50 @@ def open_bitsandbytes(folder, config, weights, checks):
             module.support_avx512bf16_for_cpu = False
     checks.check(worst <= 2.0**-22, f"dequantized weights equal the stored ones within 2^-22 of the largest (are within {worst:.1e})")
     return model
+
+
+def is_mixed(config):
+    """Whether layers differ: transformers passes over what says so, GPTQModel itself does not."""
+    return any(pattern.startswith("+:") for pattern in config.get("dynamic", {}))
+
+
+def load_mixed(folder, **options):
+    """The model as GPTQModel opens it."""
+    from gptqmodel import GPTQModel
+
+    return GPTQModel.load(str(folder), device="cpu", **options).model
+
+
+def open_gptqmodel(folder, config, weights, checks):
+    """A check of the modules that GPTQModel makes of GPTQ and AWQ files. It has no product in float32, so nothing is returned: what
+    it computes by default is compared."""
+    from gptqmodel import BACKEND
+    from gptqmodel.quantization.awq.utils.packing_utils import dequantize_gemm
+
+    is_gptq, raw = config["quant_method"] == "gptq", read_tensors(folder)
+    # Its plain kernel keeps what was stored; others pack it anew.
+    if is_mixed(config):
+        model = load_mixed(folder, backend=BACKEND.GPTQ_TORCH)
+        same = all(torch.equal(p, raw[n]) for n, p in model.named_parameters() if n in raw)
+        checks.check(same, "plain tensors are the checkpoint's")
+    else:
+        kernel = GPTQConfig(bits=config["bits"], backend="gptq_torch") if is_gptq else AwqConfig(backend="torch_awq")
+        model = load(folder, checks, quantization_config=kernel)
+    quantized = {n: m for n, m in model.named_modules() if hasattr(m, "qweight")}
+    plain = {n for n in block_linears(model) if n not in quantized}
+    stored = {n.removesuffix(".weight") for n in raw if n.endswith("_proj.weight")}
+    kinds = "/".join(sorted({type(m).__name__ for m in quantized.values()}))
+    right = set(quantized) == set(weights) and plain == stored
+    checks.check(right, f"{len(weights)} linears of the blocks are {kinds}, {len(plain)} are plain")
+    differ, worst = 0, 0.0
+    for n, m in quantized.items():
+        differ += not torch.equal(m.qweight, raw[f"{n}.qweight"]) or m.bits != gptq_settings(config, n)["bits"]
+        exact = torch.from_numpy(weights[n][0])
+        m.scales = raw[f"{n}.scales"].float()  # a product of 11 and 9 bits is exact in float32
+        found = m.dequantize_weight() if is_gptq else dequantize_gemm(m.qweight, m.qzeros, m.scales, 4, config["group_size"])
+        worst = max(worst, float((found.T - exact).abs().max()))
+    checks.check(not differ, "their codes are the checkpoint's")
+    checks.check(worst == 0, f"dequantized weights equal the stored ones bit for bit (differ by {worst:.1e} at most)")
 
 
 def check_nearest(source, weights, checks):
@@ -257,13 +303,20 @@ def main():
         write("rounded64", plain)
     del plain
 
-    open_library = {"compressed-tensors": open_compressed_tensors, "bitsandbytes": open_bitsandbytes}[config["quant_method"]]
+    open_library = {
+        "compressed-tensors": open_compressed_tensors,
+        "bitsandbytes": open_bitsandbytes,
+        "gptq": open_gptqmodel,
+        "awq": open_gptqmodel,
+    }[config["quant_method"]]
     model = open_library(args.checkpoint, config, weights, checks)
     if model:
         write("runtime", model)
         with torch.inference_mode():
             linears = record_linears(model, tokens, weights, rounding, args.prefix)
-        write("default", AutoModelForCausalLM.from_pretrained(args.checkpoint).eval())
+    if model or open_library is open_gptqmodel:
+        open_default = load_mixed if is_mixed(config) else AutoModelForCausalLM.from_pretrained
+        write("default", open_default(args.checkpoint).eval())
     record = {"activations": rounding, **shape, "logits": logits, "linears": linears, "versions": {"transformers": transformers.__version__}}
     args.prefix.with_name(f"{args.prefix.name}.json").write_text(json.dumps(record, indent=1) + "\n")
     sys.exit(1 if checks.failed else 0)

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Has transformers, compressed-tensors and bitsandbytes open what Sluice writes, and compares weights, bytes and logits.
+# Has transformers, compressed-tensors, bitsandbytes and GPTQModel open what Sluice writes, and compares weights, bytes and logits.
 # Ends with "N passed, N failed". Needs Python 3.11 or newer and, the first time, a package registry for pip.
 #
 #   SLUICE_PEERS_MODELS   "sample smollm2-135m" (default), or one of them
-#   SLUICE_PEERS_SCHEMES  schemes to try, separated by spaces
+#   SLUICE_PEERS_SCHEMES  schemes to try, separated by spaces; with @gptq or @awq in another format than the scheme's own;
+#                         mixed@gptq is mixed_gptq.yaml
 #   SLUICE_PEERS_CACHE    folder for the environment and the model [${TMPDIR:-/tmp}/sluice-peers]
 #   SLUICE_PEERS_VENV     the Python environment [$SLUICE_PEERS_CACHE/venv]
 #   SLUICE_PEERS_THREADS  threads torch may use [2]
@@ -16,12 +17,14 @@ peers=tests/peers
 cache=${SLUICE_PEERS_CACHE:-${TMPDIR:-/tmp}/sluice-peers}
 venv=${SLUICE_PEERS_VENV:-$cache/venv}
 models=${SLUICE_PEERS_MODELS:-sample smollm2-135m}
-schemes=${SLUICE_PEERS_SCHEMES:-W4A16 W4A16_ASYM W8A16 W8A8 FP8_DYNAMIC NF4 LLM_INT8}
+schemes=${SLUICE_PEERS_SCHEMES:-W4A16 W4A16_ASYM W8A16 W8A8 FP8_DYNAMIC NF4 LLM_INT8 W4A16@gptq W3A16@gptq W8A16@gptq mixed@gptq W4A16_ASYM@awq W4A16@awq}
 threads=${SLUICE_PEERS_THREADS:-2}
 device=${SLUICE_PEERS_DEVICE:-wasm}
 python=$venv/bin/python
 export TQDM_DISABLE=1 HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error PYTHONWARNINGS=ignore PYTHONDONTWRITEBYTECODE=1
 export OMP_NUM_THREADS=$threads
+# GPTQModel would compile its kernels at the first product, for minutes.
+export TORCH_COMPILE_DISABLE=1
 
 mkdir -p "$cache"
 [ -x "$python" ] || "${PYTHON:-python3}" -m venv "$venv"
@@ -56,10 +59,14 @@ sluice() {
 open_with_peers() {
   local name=$1 source=$2 scheme=$3
   local label="$name $scheme" out="$work/checkpoint" window="$peers/windows/$name.json"
-  local options=()
-  case $scheme in W4A16*) options=(--group-size 64) ;; esac
+  local options=(--scheme "${scheme%@*}")
+  case $scheme in
+    mixed@gptq) options=(--recipe "$peers/mixed_gptq.yaml") ;;
+    *@*) options+=(--group-size 64 --format "${scheme#*@}") ;;
+    W4A16*) options+=(--group-size 64) ;;
+  esac
   rm -rf "$out" "$work"/theirs* "$work"/ours*
-  sluice "$label" quantize "$source" --scheme "$scheme" "${options[@]}" --output "$out" --device "$device" || return 0
+  sluice "$label" quantize "$source" "${options[@]}" --output "$out" --device "$device" || return 0
   sluice "$label" verify "$out" || true
   step "$label: bytes" "$python" "$peers/same_bytes.py" "$out" "$source" --label "$label" || true
   step "$label: opening" "$python" "$peers/open_checkpoint.py" "$out" "$window" "$work/theirs" \

@@ -3,7 +3,8 @@
 
     python same_bytes.py OUT MODEL
 
-compressed-tensors is given Sluice's scales and zero points and must pack the same bytes. bitsandbytes computes its own statistics;
+compressed-tensors is given Sluice's scales and zero points and must pack the same bytes; GPTQModel, whose packer is not meant to
+round weights, is given those that were stored, too. bitsandbytes computes its own statistics;
 codes may differ at ties, where a scaled weight lies within float32 rounding of the middle between two levels. Its CPU kernel for
 8-bit statistics (double quantization) looks codes up in a table of 65536 entries over [-1, 1], so there a tie is as wide as one
 entry; its factor 127/absmax of LLM.int8() is torch's `127.0 / tensor`, the product of 127 and the rounded reciprocal.
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 
 from checks import Checks
-from stored import read_tensors
+from stored import awq, gptq, gptq_settings, read_tensors
 
 ROUNDING = 2.0**-21  # a few float32 roundings of a number near 1
 TABLE_ENTRY = 1 / 65535  # half the width of an entry of bitsandbytes' table over [-1, 1]
@@ -63,6 +64,37 @@ def compressed_tensors(tensors, original, config, checks):
             codes_differ == ties <= 1e-2 * codes,
             f"{codes_differ} of {codes} affine codes differ from compressed-tensors', {ties} of them at ties",
         )
+
+
+def gptqmodel(tensors, _, config, checks):
+    """What GPTQModel's packers make of the stored weights, scales and zero points."""
+    from gptqmodel.nn_modules.qlinear.torch import TorchLinear
+    from gptqmodel.nn_modules.qlinear.torch_awq import AwqTorchLinear
+    from gptqmodel.quantization.config import QuantizeConfig
+    from gptqmodel.utils.model import convert_gptq_v2_to_v1_format_module
+
+    is_gptq, same, total = config["quant_method"] == "gptq", 0, 0
+    for module, w, _ in (gptq if is_gptq else awq)(tensors, config):
+        settings = gptq_settings(config, module)
+        bits, size = settings["bits"], settings["group_size"]
+        rows, columns = w.shape
+        linear = torch.nn.Linear(columns, rows, bias=False)
+        linear.weight.data = torch.from_numpy(w)
+        shape = {"bits": bits, "group_size": size, "in_features": columns, "out_features": rows, "sym": is_gptq, "desc_act": False}
+        scale = tensors[f"{module}.scales"].T.float()
+        packed = (TorchLinear if is_gptq else AwqTorchLinear)(**shape)
+        if is_gptq:
+            zero = torch.full_like(scale, 2 ** (bits - 1)).to(torch.int32)
+            packed.pack_original(linear, scale, zero, torch.arange(columns, dtype=torch.int32) // (size if size > 0 else columns))
+            convert_gptq_v2_to_v1_format_module(packed, QuantizeConfig(bits=bits, group_size=size))
+        else:
+            fields = tensors[f"{module}.qzeros"][..., None] >> torch.arange(0, 32, 4) & 15
+            zero = fields[..., [0, 4, 1, 5, 2, 6, 3, 7]].flatten(1).T
+            packed.pack(linear, scale.half(), zero)
+        for key in ("qweight", "qzeros", "scales", *(["g_idx"] if is_gptq else [])):
+            total += 1
+            same += torch.equal(getattr(packed, key), tensors[f"{module}.{key}"])
+    checks.check(same == total > 0, f"{same} of {total} tensors are what GPTQModel packs of the same weights")
 
 
 def near_middle(scaled, table, width):
@@ -165,6 +197,8 @@ def main():
     compare = (
         compressed_tensors
         if config["quant_method"] == "compressed-tensors"
+        else gptqmodel
+        if config["quant_method"] in ("gptq", "awq")
         else bitsandbytes_8bit
         if config["load_in_8bit"]
         else bitsandbytes_4bit

@@ -3,6 +3,7 @@ libraries, written from the description of the formats. Each weight comes with t
 have made, so that codes can be checked against the unquantized model element by element.
 """
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -105,11 +106,53 @@ def bitsandbytes(tensors, config):
             yield weight.removesuffix(".weight"), w, spread(gap * (absmax + slack) + slack)
 
 
+def gptq_settings(config, module):
+    """What the section says of one module: the first pattern of `dynamic` that matches, before what it says of all."""
+    for pattern, keys in config.get("dynamic", {}).items():
+        if re.match(pattern[2:], module):
+            return config | keys
+    return config
+
+
+def gptq(tensors, config):
+    """Weights of GPTQ's first version, symmetric: words down the inputs, a column an output; the zero point is stored less one."""
+    for name, words in tensors.items():
+        if not name.endswith(".qweight"):
+            continue
+        module = name.removesuffix(".qweight")
+        settings = gptq_settings(config, module)
+        bits, size = settings["bits"], settings["group_size"]
+        scale, g_idx = tensors[f"{module}.scales"].T.contiguous(), tensors[f"{module}.g_idx"].numpy()
+        codes = unpack(words.T.contiguous(), bits, len(g_idx))
+        zero = unpack(tensors[f"{module}.qzeros"], bits, codes.shape[0]).T + 1
+        if np.any(zero) or np.any(g_idx != np.arange(len(g_idx)) // (size if size > 0 else len(g_idx))):
+            raise ValueError(f"{module}: zero points or groups are not the symmetric format's")
+        yield module, *integers(codes, zero, scale, bits)
+
+
+AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]  # the output that each nibble of a word holds, lowest nibble first
+
+
+def awq(tensors, config):
+    """Weights of AWQ's GEMM layout: words of eight outputs, a row an input."""
+
+    def outputs(words):
+        fields = unpack(words, 4, words.shape[1] * 8).reshape(len(words), -1, 8)
+        return fields[..., np.argsort(AWQ_ORDER)].reshape(len(words), -1).T
+
+    for name, words in tensors.items():
+        if not name.endswith(".qweight"):
+            continue
+        module = name.removesuffix(".qweight")
+        scale = tensors[f"{module}.scales"].T.contiguous()
+        yield module, *integers(outputs(words), outputs(tensors[f"{module}.qzeros"]), scale, 4)
+
+
 def stored_weights(folder):
     """{module path: (float32 weight [R, C], largest allowed rounding error of each element)} and the plain tensors."""
     config = json.loads((Path(folder) / "config.json").read_text())["quantization_config"]
     tensors = read_tensors(folder)
-    readers = {"compressed-tensors": compressed_tensors, "bitsandbytes": bitsandbytes}
+    readers = {"compressed-tensors": compressed_tensors, "bitsandbytes": bitsandbytes, "gptq": gptq, "awq": awq}
     weights = {module: (w, error) for module, w, error in readers[config["quant_method"]](tensors, config)}
     plain = {n: t for n, t in tensors.items() if not any(n.startswith(f"{module}.") for module in weights)}
     biases = {n: t for n, t in tensors.items() if n.endswith(".bias")}

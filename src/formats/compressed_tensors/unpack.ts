@@ -6,7 +6,7 @@ import { unpackBits } from "../../ops/unpack_bits.ts";
 import { type IntScheme, type Quantized, scaleShape } from "../../scheme.ts";
 import type { Rows, TensorSource } from "../../source.ts";
 import { elementCount, matrixShape, type TensorInfo } from "../../tensor.ts";
-import { bytesOf, checkRows, isScaleDType, moduleOf, readPart, widened } from "../bytes.ts";
+import { bytesOf, checkRows, partOf, readPart, scaleDTypeOf, widened } from "../bytes.ts";
 import {
   layout,
   packedBits,
@@ -18,13 +18,6 @@ import {
 } from "./layout.ts";
 import { readSection } from "./section.ts";
 import { packedRows, unpackZeroPoints } from "./zero_points.ts";
-
-/** A part of a stored weight by the end of its name. */
-function partOf({ name, parts }: StoredWeight, suffix: string): TensorInfo {
-  const part = parts.find((part) => part.name === `${moduleOf(name)}.${suffix}`);
-  if (part) return part;
-  throw new CheckpointError(`Cannot read "${name}": its ${suffix} is missing`, { tensor: name });
-}
 
 /** A stored weight, or rows of it, on a device. */
 export async function unpack(
@@ -145,13 +138,7 @@ export async function recognize(
     if (!scale.name.endsWith(".weight_scale")) continue;
     const module = scale.name.slice(0, -".weight_scale".length);
     const name = `${module}.weight`;
-    const { dtype } = scale;
-    if (!isScaleDType(dtype)) {
-      throw new CheckpointError(
-        `Cannot read "${scale.name}": scales are ${dtype}, not f32, bf16 or f16`,
-        { tensor: scale.name },
-      );
-    }
+    const dtype = scaleDTypeOf(scale.name, tensors);
     const scheme = schemeFor(module, dtype);
     const sizes = tensors.get(`${module}.weight_shape`);
     const shape = packedBits(scheme) && sizes
