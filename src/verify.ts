@@ -75,13 +75,19 @@ export async function verify(path: string | URL, options: VerifyOptions): Promis
     tensors: output.tensors.size,
     bytes,
   });
+  if (source) {
+    for (const weight of weights.values()) {
+      const original = originalOf(weight, source);
+      if (weight.scheme.kind !== "cast") checkLayout(weight, original, format ?? plain);
+    }
+    checkNothingElse(output, source, weights);
+  }
   const moved: MovedScales = source
     ? await findMovedScales({ output, source, stored: weights, format: format ?? plain, backend })
     : { weights: new Map(), norms: new Set() };
   const quantized: TensorReport[] = [];
   for (const weight of weights.values()) {
     const original = source && originalOf(weight, source);
-    if (original && weight.scheme.kind !== "cast") checkLayout(weight, original, format ?? plain);
     const result = await checkWeight(weight, {
       ...options,
       output,
@@ -96,7 +102,6 @@ export async function verify(path: string | URL, options: VerifyOptions): Promis
   let copied = 0;
   const dropped: string[] = [];
   if (source) {
-    checkNothingElse(output, source, weights);
     for (const tensor of source.tensors.values()) {
       if (weights.has(tensor.name)) continue;
       if (!output.tensors.has(tensor.name)) {
