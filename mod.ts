@@ -37,7 +37,8 @@ export type {
 export type { Fate } from "./src/assign.ts";
 export type { Budgets, MemoryPlan } from "./src/budget.ts";
 export type { Timeline } from "./src/timeline.ts";
-export { run, type RunOptions, type RunReport } from "./src/run.ts";
+export { run, type RunReport } from "./src/run.ts";
+export type { RunOptions } from "./src/run_context.ts";
 export {
   type CorpusOptions,
   evaluate,

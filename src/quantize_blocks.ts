@@ -1,0 +1,122 @@
+/** Blocks quantized with calibration (calibrated_block.ts tells how), packed and written. */
+import type { Scope, Tensor } from "./backend.ts";
+import { Calibration, type CalibrationInput } from "./calibrate.ts";
+import { quantizeBlock, type QuantizedWeight, unscaled } from "./calibrated_block.ts";
+import type { Block, Model } from "./family.ts";
+import { ErrorGatherer } from "./metrics/sums.ts";
+import type { Plan } from "./plan.ts";
+import type { Reporter, StepCounter } from "./report.ts";
+import {
+  type Context,
+  finishWeight,
+  keepPacked,
+  type RunOptions,
+  sample,
+  writePieces,
+} from "./run_context.ts";
+import { LoadedBlock, type ModelWeights } from "./weights.ts";
+
+/** The calibration of a plan that has one. */
+export async function openCalibration(
+  { model, calibration: planned, recipe }: Plan,
+  { backend, calibration: input, report = () => {} }: RunOptions,
+  counter: StepCounter,
+): Promise<Calibration | undefined> {
+  if (!planned || !model) return undefined;
+  if (input?.windows.length !== planned.windows) {
+    throw new RangeError(
+      `Cannot run the plan: it calibrates on ${planned.windows} windows, got ${
+        input?.windows.length ?? 0
+      }`,
+    );
+  }
+  warnOfFewTokens(model, input, report);
+  const { propagate } = recipe;
+  return await Calibration.open(model, { backend, input, propagate, counter });
+}
+
+/** A Gram matrix of fewer tokens than it has rows does not have full rank. */
+function warnOfFewTokens(
+  { blocks }: Model,
+  { windows }: CalibrationInput,
+  report: Reporter,
+): void {
+  const tokens = windows.length * windows[0]!.length;
+  const widest = Math.max(...blocks.flatMap(({ steps }) => steps.map(({ channels }) => channels)));
+  if (tokens >= widest) return;
+  report({
+    type: "warning",
+    code: "few-tokens",
+    message:
+      `Calibrating on ${tokens} tokens, fewer than the ${widest} inputs of the widest layer: ` +
+      "the result will be worse than it could be. Use more windows (--num-samples) or longer ones (--seq-len).",
+  });
+}
+
+/** Quantize a block with calibration, and write it; the block as it was, on the device until `scope` ends. */
+export async function calibrateBlock(
+  block: Block,
+  { context, calibration, original, scope }: {
+    context: Context;
+    calibration: Calibration;
+    original: ModelWeights;
+    scope: Scope;
+  },
+): Promise<LoadedBlock> {
+  const { backend, plan, watch } = context;
+  const loaded = await LoadedBlock.load(block, original, { scope });
+  using held = backend.scope();
+  const last = plan.model?.blocks.at(-1) === block;
+  const quantized = await watch.time(
+    "compute",
+    0,
+    () => quantizeBlock(block, { ...context, calibration, original: loaded, scope: held, last }),
+  );
+  sample(context);
+  for (const weight of quantized.weights) await packWeight(weight, loaded, context);
+  for (const [name, tensor] of quantized.norms) await writeNorm(name, tensor, context);
+  for (
+    const { source: { name }, fate } of plan.blocks.find(({ name }) => name === block.name)!.steps
+  ) {
+    // A norm whose scales were all 1.
+    if (fate.kind === "scale" && !quantized.norms.has(name)) {
+      await writeNorm(name, loaded.weight(name), context);
+    }
+  }
+  return loaded;
+}
+
+/** Write a tensor that calibration may have changed. */
+async function writeNorm(name: string, tensor: Tensor, context: Context): Promise<void> {
+  const [bytes] = await context.backend.read(tensor);
+  if (context.evaluation) context.packed.set(name, new Uint8Array(bytes!.length));
+  await writePieces([{ tensor: name, offset: 0, bytes: bytes! }], context);
+  context.report({ type: "copied", name, bytes: bytes!.length });
+}
+
+/** Pack and write a weight whose codes were chosen. */
+async function packWeight(
+  weight: QuantizedWeight,
+  loaded: LoadedBlock,
+  context: Context,
+): Promise<void> {
+  const { planned, slices, facts } = weight;
+  const { source: tensor, fate, outputs } = planned;
+  if (fate.kind !== "quantize") return;
+  const { backend, plan, metrics } = context;
+  keepPacked(outputs, context);
+  using scope = backend.scope();
+  const packer = plan.format.packer(tensor, fate.scheme, scope);
+  using errors = metrics ? new ErrorGatherer(backend) : undefined;
+  for (const { rows, quantized } of slices) {
+    context.signal?.throwIfAborted();
+    await writePieces(await packer.add(quantized, rows), context);
+    if (!errors) continue;
+    using scratch = backend.scope();
+    const ids = Uint32Array.from({ length: rows.to - rows.from }, (_, i) => rows.from + i);
+    const values = unscaled(weight, { rows, quantized, scope: scratch });
+    await errors.add(loaded.rows(tensor.name, ids, scratch), values);
+  }
+  await writePieces(await packer.finish(), context);
+  finishWeight(planned, { errors, context, calibration: facts });
+}
