@@ -5,21 +5,7 @@ import { importanceOf, isSound, makeFactor } from "../src/factor.ts";
 import { gram } from "../src/observers/gram.ts";
 import type { Panels } from "../src/panels.ts";
 import { gaussian } from "./conformance/given.ts";
-import { onEveryBackend } from "./present.ts";
-
-/** A backend that binds no more than this. */
-function narrow(backend: Backend, maxTensorBytes: number): Backend {
-  return new Proxy(backend, {
-    get: (target, key) => {
-      if (key === "maxTensorBytes") return maxTensorBytes;
-      const value = Reflect.get(target, key) as unknown;
-      if (key === "scope") {
-        return () => ({ ...target.scope(), backend: narrow(target, maxTensorBytes) });
-      }
-      return typeof value === "function" ? value.bind(target) : value;
-    },
-  });
-}
+import { narrow, onEveryBackend } from "./present.ts";
 
 async function readAll(
   { size, panels }: Panels,
