@@ -37,6 +37,7 @@ export type {
 export type { Fate } from "./src/assign.ts";
 export type { Budgets, MemoryPlan } from "./src/budget.ts";
 export type { Timeline } from "./src/timeline.ts";
+export { outlierThreshold, withThreshold } from "./src/outliers.ts";
 export { run, type RunReport } from "./src/run.ts";
 export type { RunOptions } from "./src/run_context.ts";
 export {

@@ -6,6 +6,9 @@
  * - sweeps of coordinate descent (as in QuantEase, arXiv 2309.01885): column after column, the value nearest to q − (E·H')_c/H'_cc;
  * - a refit of scales, codes held: s − nᵀ(E·H')_g/(nᵀ·H'_gg·n) for the codes n of a row's group, group after group.
  *
+ * The damping stays in, though GPTQ's reason for it, a factor that exists, is gone: with many tokens it makes no difference (less than 1 % of the KL
+ * divergence of the sample model, either way), with few it keeps sweeps from fitting noise (at 3 bits and 512 tokens 2 to 5 %).
+ *
  * H' is never made: with E·F in place of E, F what the channels of the input are multiplied by, the Gram matrix serves as it is.
  */
 import type { Scope, Tensor } from "../backend.ts";

@@ -26,7 +26,8 @@ type Setting = readonly [name: string, options: Readonly<Record<string, unknown>
 
 const SETTINGS: readonly Setting[] = [
   ["default", {}],
-  ...[0.001, 0.005, 0.01, 0.02, 0.05, 0.1].map((damping): Setting => [
+  // 0.01 is the default where tokens are not few.
+  ...[0.001, 0.003, 0.03, 0.1].map((damping): Setting => [
     `damping ${damping}`,
     { damping },
   ]),
