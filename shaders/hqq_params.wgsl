@@ -37,37 +37,34 @@ fn level_of(weight: f32, params: vec2<f32>) -> f32 {
   return clamp(code, lowest_code(args.bits, args.grid), highest_code(args.bits)) - params.y;
 }
 
-// A weight in units of the scale, without what outliers have too much; `apart` is its error.
-fn target_of(weight: f32, apart: f32, step: f32, beta: f32) -> f32 {
+// What of an error is too much, at some β.
+fn excess_of(apart: f32, beta: f32) -> f32 {
   let size = abs(apart);
-  if size < 0.1 { return weight / step; } // no outlier at any β: 0.1^-0.3 / 12.1 is more
-  return weight / step - sign(apart) * max(0.0, size - pow(size, -0.3) / beta) / step;
+  if size < 0.1 { return 0.0; } // nothing at any β: 0.1^-0.3 / 12.1 is more
+  return sign(apart) * max(0.0, size - pow(size, -0.3) / beta);
 }
 
-// Over a tile, two sums at once. The product of level and scale is taken in two parts that are exact.
-const MISSED = 0u; // |w − ŵ|, level − target
-const FITTED = 1u; // target·(level − shift), (level − shift)²
-const SQUARED = 2u; // (w − ŵ)², 0
-
-fn sum_tile(tile: Tile, kind: u32, params: vec2<f32>, beta: f32, shift: f32, lane: u32) -> vec2<f32> {
+// Over a tile: Σ |w − ŵ|, or its squares where β is 0, Σ (w − excess)·level, Σ level². The product of level and scale is taken in two parts that
+// are exact.
+fn sum_tile(tile: Tile, params: vec2<f32>, beta: f32, lane: u32) -> vec3<f32> {
   let upper = bitcast<f32>(bitcast<u32>(params.x) & 0xfffff000u);
   let lower = params.x - upper;
-  var total = vec2(0.0);
+  var total = vec3(0.0);
   for (var start = lane; start < tile.count; start += RUN * LANES) {
-    var sum = vec2(0.0);
+    var sum = vec3(0.0);
     for (var e = start; e < min(tile.count, start + RUN * LANES); e += LANES) {
       let weight = bitcast<f32>(weight_bits(tile, e));
       let level = level_of(weight, params);
       let apart = (weight - level * upper) - level * lower;
-      switch kind {
-        case MISSED: { sum += vec2(abs(apart), level - target_of(weight, apart, params.x, beta)); }
-        case FITTED: { sum += vec2(target_of(weight, apart, params.x, beta), level - shift) * (level - shift); }
-        default: { sum.x += apart * apart; }
+      if beta == 0.0 {
+        sum.x += apart * apart;
+      } else {
+        sum += vec3(abs(apart), (weight - excess_of(apart, beta)) * level, level * level);
       }
     }
     total += sum;
   }
-  return vec2(sum_lanes(total.x, lane), sum_lanes(total.y, lane));
+  return vec3(sum_lanes(total.x, lane), sum_lanes(total.y, lane), sum_lanes(total.z, lane));
 }
 
 // Range of a tile: low, high, and whether all of it is finite.
@@ -86,23 +83,25 @@ fn range_of(tile: Tile, lane: u32) -> vec3<f32> {
 
 // Every lane has the same numbers, so that all take part in every sum; a tile that is done goes on without effect.
 fn solve(tile: Tile, start: vec2<f32>, lane: u32) -> vec2<f32> {
+  let turns = select(1u, 3u, args.grid == AFFINE);
   var best = start;
-  var current = start;
   var least = LARGEST;
-  var beta = 10.0;
-  var going = true;
-  for (var i = 0u; i < ITERATIONS; i++) {
-    let missed = sum_tile(tile, MISSED, current, beta, 0.0, lane);
-    going = going && missed.x < least;
-    if going { best = current; least = missed.x; }
-    let wanted = current.y + round(missed.y / f32(tile.count));
-    let kept = clamp(wanted, lowest_code(args.bits, args.grid), highest_code(args.bits));
-    let shift = select(0.0, kept - current.y, args.grid == AFFINE);
-    let sums = sum_tile(tile, FITTED, current, beta, shift, lane);
-    let fitted = stored_scale(current.x * (sums.x / max(sums.y, 1.0)), args.scale_dtype);
-    going = going && sums.y > 0.0 && is_finite(bitcast<u32>(fitted)) && fitted >= smallest_scale(args.scale_dtype);
-    if going { current = vec2(fitted, current.y + shift); }
-    beta *= 1.01;
+  for (var turn = 0u; turn < turns; turn++) {
+    let beside = select(0.0, select(-1.0, 1.0, turn == 2u), turn > 0u);
+    var current = vec2(start.x, start.y + beside);
+    var before = LARGEST;
+    var beta = 10.0;
+    var going = current.y >= lowest_code(args.bits, args.grid) && current.y <= highest_code(args.bits);
+    for (var i = 0u; i < ITERATIONS; i++) {
+      let sums = sum_tile(tile, current, beta, lane);
+      going = going && sums.x < before;
+      before = select(before, sums.x, going);
+      if going && sums.x < least { best = current; least = sums.x; }
+      let fitted = stored_scale(sums.y / max(sums.z, 1.0), args.scale_dtype);
+      going = going && sums.z > 0.0 && is_finite(bitcast<u32>(fitted)) && fitted >= smallest_scale(args.scale_dtype);
+      if going { current.x = fitted; }
+      beta *= 1.01;
+    }
   }
   return best;
 }
@@ -129,8 +128,8 @@ fn main(
       let rival = vec2(rival_scale[t], f32(i8_of(rival_zero[t / 4u], t)));
       for (var k = 0u; k < 2u; k++) {
         let other = select(sound, rival, k == 1u && whole);
-        let least = sum_tile(tile, SQUARED, best, 0.0, 0.0, lane).x;
-        if sum_tile(tile, SQUARED, other, 0.0, 0.0, lane).x < least { best = other; }
+        let least = sum_tile(tile, best, 0.0, lane).x;
+        if sum_tile(tile, other, 0.0, lane).x < least { best = other; }
       }
     }
     if lane == 0u {

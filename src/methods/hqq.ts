@@ -2,10 +2,12 @@
  * HQQ (Badri and Shaji, "Half-Quadratic Quantization of Large Machine Learning Models", 2023): codes to the nearest, but with scales and zero points
  * that minimize a norm of the error below 1 (p = 0.7), so that the many small weights count and a few outliers do not. The weights alone decide.
  *
- * The original holds the scale and moves a zero point that is any real number, stored as a float. The formats here store whole zero points, which can
- * hardly move without doing more harm than good, or none at all for symmetric int; so the scale is fitted too, by least squares to the same target.
+ * The original holds the scale and moves a zero point that is any real number, stored as a float. The formats here store whole zero points, or none
+ * for symmetric int, and its step for them, the mean error in units of the scale, rounds to no step at all. So here the scale moves, by least squares
+ * to the same target, and the zero points beside that of the range are tried.
  * The constants are the original's, and like there they are for weights as they are: in most language models these are so small that hardly an error
- * is ever an outlier. (Errors in units of the scale, which do not depend on that, were tried: one or two percent more divergence.)
+ * is ever an outlier. (Errors in units of the scale, which do not depend on that, were tried: one or two percent more divergence.) The least-squares
+ * search of `--scale frobenius` looks at more scales and finds better ones, on the models that were tried.
  *
  * At 3 bits and below the original's defaults are known to collapse, so there each tile is compared with min-max and with the least-squares search,
  * and whichever has the least squared error is taken. Refused: other schemes than int.

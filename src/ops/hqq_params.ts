@@ -1,11 +1,10 @@
 /** Half-quadratic quantization (HQQ; Badri and Shaji, 2023): scales and zero points from the weights alone, by a norm that forgives outliers. */
 import wgsl from "../../shaders/hqq_params.wgsl" with { type: "text" };
-import { roundHalfEven, roundTo } from "../number.ts";
+import { roundTo } from "../number.ts";
 import { defineOp, fold, type Scalars } from "../op.ts";
 import {
   checkGrid,
   checkTiles,
-  clamp,
   codeOf,
   codeRange,
   eachTile,
@@ -22,10 +21,10 @@ export const HQQ = { norm: 0.7, beta: 10, growth: 1.01, iterations: 20 } as cons
 
 /**
  * Scale and zero point of every tile. From those of the range on, in turn: codes q to the nearest; of the error w − ŵ what outliers have too much,
- * e = sign(w − ŵ)·max(0, |w − ŵ| − |w − ŵ|^(p−1)/β); and with t = w − e the zero point that fits best, z + mean(q − z − t/s)
- * rounded (affine grids), and the least-squares scale, Σ t(q−z)/Σ (q−z)², rounded to its dtype. β grows by 1 %; it ends after 20 turns or when the
- * mean of |w − ŵ| no longer falls, with the last that it fell to. With `guard` the range's parameters, or the rival's, are taken where their
- * squared error is smaller. A tile that is not finite has scale +∞.
+ * e = sign(w − ŵ)·max(0, |w − ŵ| − |w − ŵ|^(p−1)/β); and with t = w − e the least-squares scale, Σ t(q−z)/Σ (q−z)², rounded to its dtype. β grows by
+ * 1 %; it ends after 20 turns or when the mean of |w − ŵ| no longer falls, with the last that it fell to. On affine grids all of it is done with the
+ * range's zero point, the one below and the one above; the least mean wins. With `guard` the range's parameters, or the rival's, are taken where
+ * their squared error is smaller. A tile that is not finite has scale +∞.
  */
 export const hqqParams = defineOp({
   name: "hqq_params",
@@ -41,7 +40,7 @@ export const hqqParams = defineOp({
   },
   wgsl,
   workgroups: ({ A = 0, B = 0 }) => fold(Math.ceil(A * B / 4)),
-  work: ({ R = 0, C = 0 }) => R * C * HQQ.iterations * 8,
+  work: ({ R = 0, C = 0 }) => R * C * HQQ.iterations * 16,
   check(dims, scalars) {
     const verdict = checkGrid(scalars);
     if (verdict !== true) return verdict;
@@ -84,42 +83,42 @@ export function errorOf(
 }
 
 function solve(weights: readonly number[], start: Params, scalars: Scalars): Params {
+  const { low, high } = codeRange(scalars);
   let [best, least] = [start, Infinity];
-  let current: Params | undefined = start;
-  for (let i = 0, beta = HQQ.beta; i < HQQ.iterations && current; i++, beta *= HQQ.growth) {
-    const error = errorOf(weights, current, scalars, 1);
-    if (!(error < least)) break;
-    [best, least] = [current, error];
-    current = improve(weights, current, { beta, scalars });
+  for (const step of scalars.grid === 2 ? [0, -1, 1] : [0]) {
+    const zero = start.zero + step;
+    if (zero < low || zero > high) continue;
+    let [scale, before, beta] = [start.scale, Infinity, HQQ.beta];
+    for (let i = 0; i < HQQ.iterations; i++, beta *= HQQ.growth) {
+      const error = errorOf(weights, { scale, zero }, scalars, 1);
+      if (!(error < before)) break;
+      before = error;
+      if (error < least) [best, least] = [{ scale, zero }, error];
+      const fitted = refit(weights, { scale, zero }, { beta, scalars });
+      if (fitted === undefined) break;
+      scale = fitted;
+    }
   }
   return best;
 }
 
-/** One turn: parameters for the codes that `params` gives, or undefined where no scale is a normal number. */
-function improve(
+/** The scale for the codes that `params` gives, or undefined where it is no normal number. */
+function refit(
   weights: readonly number[],
   { scale, zero }: Params,
   { beta, scalars }: { beta: number; scalars: Scalars },
-): Params | undefined {
+): number | undefined {
   const range = codeRange(scalars);
-  const fits = weights.map((w) => {
+  let [product, square] = [0, 0];
+  for (const w of weights) {
     const level = codeOf(w, { scale, zero, ...range }) - zero;
     const error = w - level * scale;
     const size = Math.abs(error);
     const excess = size > 0 ? Math.max(0, size - size ** (HQQ.norm - 1) / beta) : 0;
-    return { level, target: (w - Math.sign(error) * excess) / scale };
-  });
-  const off = fits.reduce((sum, { level, target }) => sum + level - target, 0) / fits.length;
-  const shift = scalars.grid === 2
-    ? clamp(zero + roundHalfEven(Math.fround(off)), range.low, range.high) - zero
-    : 0;
-  let [product, square] = [0, 0];
-  for (const { level, target } of fits) {
-    product += target * (level - shift);
-    square += (level - shift) ** 2;
+    product += (w - Math.sign(error) * excess) * level;
+    square += level * level;
   }
   const { dtype, smallest } = SCALE_DTYPES[scalars.scale_dtype!]!;
-  const fitted = square > 0 ? roundTo(dtype, Math.fround(scale * (product / square))) : 0;
-  if (!(fitted >= smallest && fitted < Infinity)) return undefined;
-  return { scale: fitted, zero: zero + shift };
+  const fitted = square > 0 ? roundTo(dtype, Math.fround(product / square)) : 0;
+  return fitted >= smallest && fitted < Infinity ? fitted : undefined;
 }

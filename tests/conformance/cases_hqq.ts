@@ -1,7 +1,7 @@
 /** Cases of half-quadratic scales and zero points. */
 import assert from "node:assert/strict";
 import { roundTo } from "../../src/number.ts";
-import { eachTile, rangeOf, SCALE_DTYPES, scaleOf } from "../../src/ops/grid.ts";
+import { codeRange, eachTile, rangeOf, SCALE_DTYPES, scaleOf } from "../../src/ops/grid.ts";
 import { errorOf, hqqParams } from "../../src/ops/hqq_params.ts";
 import { blank, FLOATS, floats, gaussian, integers, type Values, whole } from "./given.ts";
 import type { Case, Judge } from "./judge.ts";
@@ -25,7 +25,9 @@ const solved: Judge = ({ before, dims, scalars, got, want }) => {
     const { dtype, smallest } = SCALE_DTYPES[scalars.scale_dtype!]!;
     assert.equal(mine.scale, roundTo(dtype, mine.scale), `tile ${tile}: a scale is not ${dtype}`);
     assert.ok(mine.scale >= smallest, `tile ${tile}: scale ${mine.scale}`);
-    if (scalars.grid !== 2) assert.equal(mine.zero, 0, `tile ${tile}: zero ${mine.zero}`);
+    const range = scalars.grid === 2 ? codeRange(scalars) : { low: 0, high: 0 };
+    const fits = mine.zero >= range.low && mine.zero <= range.high;
+    assert.ok(fits, `tile ${tile}: zero ${mine.zero}`);
     const power = scalars.guard ? 2 : 1;
     const error = errorOf(weights, mine, scalars, power);
     // What remains when every weight is met but for the last bits of its scale.
@@ -107,6 +109,14 @@ export const hqqCases: readonly Case[] = [
       { shape: [9, 70], tile: [1, 70], bits: 4, grid },
       spiky(630, 124).map((w) => 100 * w),
       "weights so large that outliers are shrunk",
+    )
+  ),
+  ...[-1, 1].map((sign) =>
+    hqqCase(
+      "f32",
+      { shape: [9, 70], tile: [1, 35], bits: 3, grid: 2 },
+      spiky(630, 125).map((w) => sign * (1 + w)),
+      "weights far from 0 on one side, whose zero point is at an end",
     )
   ),
   hqqCase("f32", { shape: [1, 1], tile: [1, 1], bits: 4, grid: 2 }),

@@ -309,6 +309,6 @@ export const polishCases: readonly Case[] = [
     tile: 0,
     tiles: 1,
     scale_dtype: 1,
-    slope: 5,
+    slope: 15,
   }),
 ];

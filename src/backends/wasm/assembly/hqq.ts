@@ -14,76 +14,71 @@ const FREE: f32 = 0.1;
 let weights: usize = 0, type: i32 = 0, C: i32 = 0, buffer: usize = 0;
 let firstRow: i32 = 0, firstColumn: i32 = 0, width: i32 = 0, height: i32 = 0;
 let bits: i32 = 0, grid: i32 = 0, scaleType: i32 = 0;
-/** Σ |w − ŵ|, Σ (w − ŵ)²; with t the shrunken weights in units of the scale and l the levels, Σ l, Σ t, Σ l², Σ l·t. */
-let absolute: f64 = 0, squared: f64 = 0, levels: f64 = 0, targets: f64 = 0, bend: f64 = 0, product: f64 = 0;
+/** Σ |w − ŵ|, Σ (w − ŵ)²; with t the shrunken weights and l the levels, Σ l², Σ l·t. */
+let absolute: f64 = 0, squared: f64 = 0, square: f64 = 0, product: f64 = 0;
 let bestScale: f32 = 0, bestZero: i32 = 0;
 
-@inline
-function addUp(sums: v128, v: v128): v128 {
-  return f64x2.add(sums, f64x2.add(f64x2.promote_low_f32x4(v), promoteHigh(v)));
-}
-
-/** Go over the tile with one scale and zero point: errors, and with `beta` above 0 also what the next ones are made of. */
+/** Go over the tile with one scale and zero point: errors, and with `beta` above 0 also what the next scale is made of. */
 function walk(s: f32, z: i32, beta: f32): void {
   const scale = f32x4.splat(s), zero = f32x4.splat(<f32>z), inverse = f32x4.splat(beta > 0 ? 1 / beta : 0);
   const qmax = (1 << (bits - 1)) - 1, qmin = grid == 1 ? -qmax : -qmax - 1;
-  const least = f32x4.splat(<f32>qmin), most = f32x4.splat(<f32>qmax), none = f32x4.splat(0), free = f32x4.splat(FREE), sign = i32x4.splat(0x80000000);
-  let a = f64x2.splat(0), b = a, c = a, d = a, e = a, f = a;
+  const least = f32x4.splat(<f32>qmin), most = f32x4.splat(<f32>qmax);
+  const none = f32x4.splat(0), free = f32x4.splat(FREE), sign = i32x4.splat(0x80000000);
+  let a = f64x2.splat(0), b = a, c = a, d = a;
   for (let r = firstRow, last = firstRow + height; r < last; r++) {
     for (let from: i32 = 0; from < width; from += RUN) {
       const n = min(RUN, width - from), p = run(weights, r * C + firstColumn + from, n, type, buffer);
       for (let i: i32 = 0; i < n; i += 4) {
-        const w = v128.load(p + (<usize>i << 2));
-        let level = f32x4.sub(codes4(w, scale, zero, least, most), zero);
+        let w = v128.load(p + (<usize>i << 2)), level = f32x4.sub(codes4(w, scale, zero, least, most), zero);
         // Where the CPU does not fuse the two, a perfect fit has an error of some last bits.
-        let apart = f32x4.relaxed_nmadd(level, scale, w), x = f32x4.div(w, scale);
+        let apart = f32x4.relaxed_nmadd(level, scale, w);
         if (i + 4 > n) {
           const kept = i32x4.lt_s(i32x4(0, 1, 2, 3), i32x4.splat(n - i));
-          level = v128.and(level, kept), apart = v128.and(apart, kept), x = v128.and(x, kept);
-        }
-        a = addUp(a, f32x4.abs(apart));
-        if (beta == 0) {
-          b = addUp(b, f32x4.mul(apart, apart));
-          continue;
+          w = v128.and(w, kept), level = v128.and(level, kept), apart = v128.and(apart, kept);
         }
         const size = f32x4.abs(apart);
-        let target = x;
+        a = f64x2.add(a, f64x2.add(f64x2.promote_low_f32x4(size), promoteHigh(size)));
+        if (beta == 0) {
+          const s2 = f32x4.mul(apart, apart);
+          b = f64x2.add(b, f64x2.add(f64x2.promote_low_f32x4(s2), promoteHigh(s2)));
+          continue;
+        }
         if (v128.any_true(f32x4.gt(size, free))) {
           const excess = f32x4.pmax(none, f32x4.sub(size, f32x4.mul(powMinus03(size), inverse)));
-          target = f32x4.sub(x, f32x4.div(v128.or(excess, v128.and(apart, sign)), scale));
+          w = f32x4.sub(w, v128.or(excess, v128.and(apart, sign)));
         }
         const l0 = f64x2.promote_low_f32x4(level), l1 = promoteHigh(level);
-        c = f64x2.add(c, f64x2.add(l0, l1)), d = addUp(d, target);
-        e = f64x2.add(e, f64x2.add(f64x2.mul(l0, l0), f64x2.mul(l1, l1)));
-        f = f64x2.add(f, f64x2.mul(l0, f64x2.promote_low_f32x4(target)));
-        f = f64x2.add(f, f64x2.mul(l1, promoteHigh(target)));
+        c = f64x2.add(c, f64x2.add(f64x2.mul(l0, l0), f64x2.mul(l1, l1)));
+        d = f64x2.add(d, f64x2.add(f64x2.mul(l0, f64x2.promote_low_f32x4(w)), f64x2.mul(l1, promoteHigh(w))));
       }
     }
   }
-  absolute = sum2(a), squared = sum2(b), levels = sum2(c), targets = sum2(d), bend = sum2(e), product = sum2(f);
+  absolute = sum2(a), squared = sum2(b), square = sum2(c), product = sum2(d);
+}
+
+/** From a scale on, with a zero point, as long as that helps; the least Σ |w − ŵ| of all. */
+function descend(s: f32, z: i32, least: f64): f64 {
+  let before: f64 = Infinity, beta: f64 = 10;
+  for (let i: i32 = 0; i < ITERATIONS; i++) {
+    walk(s, z, <f32>beta);
+    if (!(absolute < before)) break;
+    before = absolute;
+    if (absolute < least) bestScale = s, bestZero = z, least = absolute;
+    const fitted: f32 = square > 0 ? <f32>(product / square) : 0;
+    if (!(fitted > 0)) break;
+    s = roundScale(fitted, scaleType);
+    if (!(s >= smallestScale(scaleType) && s < Infinity)) break;
+    beta *= 1.01;
+  }
+  return least;
 }
 
 function solve(): void {
-  let s = bestScale, z = bestZero, least: f64 = Infinity, beta: f64 = 10;
-  const qmax = (1 << (bits - 1)) - 1, count: f64 = <f64>width * height;
-  for (let i: i32 = 0; i < ITERATIONS; i++) {
-    walk(s, z, <f32>beta);
-    if (!(absolute < least)) return;
-    bestScale = s, bestZero = z, least = absolute;
-    let shift: i32 = 0;
-    if (grid == AFFINE) {
-      const off = nearest<f64>((levels - targets) / count), wanted = <f64>z + off;
-      shift = <i32>min<f64>(max<f64>(wanted, -qmax - 1), qmax) - z;
-    }
-    // Levels less the shift.
-    const square = bend - 2 * shift * levels + count * shift * shift;
-    if (!(square > 0)) return;
-    const fitted = <f32>(s * ((product - shift * targets) / square));
-    if (!(fitted > 0)) return;
-    s = roundScale(fitted, scaleType), z += shift;
-    if (!(s >= smallestScale(scaleType) && s < Infinity)) return;
-    beta *= 1.01;
-  }
+  const s = bestScale, z = bestZero, high = (1 << (bits - 1)) - 1;
+  let least = descend(s, z, Infinity);
+  if (grid != AFFINE) return;
+  if (z > -high - 1) least = descend(s, z - 1, least);
+  if (z < high) descend(s, z + 1, least);
 }
 
 /** Take other parameters if their squared error is smaller. */
