@@ -7,7 +7,7 @@
  * to the same target, and the zero points beside that of the range are tried.
  * The constants are the original's, and like there they are for weights as they are: in most language models these are so small that hardly an error
  * is ever an outlier. (Errors in units of the scale, which do not depend on that, were tried: one or two percent more divergence.) The least-squares
- * search of `--scale frobenius` looks at more scales and finds better ones, on the models that were tried.
+ * search of `--scale frobenius` looks at more scales and finds better ones, on the sample model.
  *
  * At 3 bits and below the original's defaults are known to collapse, so there each tile is compared with min-max and with the least-squares search,
  * and whichever has the least squared error is taken. Refused: other schemes than int.
