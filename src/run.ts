@@ -129,14 +129,19 @@ export async function run(plan: Plan, given: RunOptions): Promise<RunReport> {
   await phases.time("write", () => output.commit(plan.sidecars, source));
   const seconds = (performance.now() - begun) / 1000;
   if (streams) report({ type: "scored", scores });
-  report({ type: "finished", seconds, peakBytes: context.peak });
+  const used = phases.report();
+  const peakBytes = Math.max(
+    context.peak,
+    ...Object.values(used.total).map(({ peakBytes }) => peakBytes),
+  );
+  report({ type: "finished", seconds, peakBytes });
   return {
     tensors: context.tensors,
     scores,
     seconds,
-    peakBytes: context.peak,
+    peakBytes,
     timeline: watch.timeline(),
-    phases: phases.report(),
+    phases: used,
     distributions: context.spread,
     warnings,
     device: backend.description,
