@@ -15,6 +15,7 @@ import { run, type RunReport } from "../src/run.ts";
 import { openFolderSink } from "../src/sinks/folder.ts";
 import { openCheckpoint } from "../src/sources/checkpoint.ts";
 import type { TensorInfo } from "../src/tensor.ts";
+import { showRun } from "../src/terminal/result_view.ts";
 import { makeCheckpoint, TINY_CONFIG, tinyTensors } from "./tiny.ts";
 
 const WINDOWS = [0, 1, 2, 3].map((w) =>
@@ -232,6 +233,10 @@ Deno.test("weights that were rounded to nearest instead stand out, and losses th
     const { method, tokens } = tensor.calibration!;
     return { ...tensor, calibration: { method, tokens, fallback } };
   });
+  assert.match(
+    showRun({ output: "out", plan: work, report: { ...report, tensors } }),
+    /^calibrated +awq\+gptq on 128 tokens; 1 weight rounded to nearest instead$/m,
+  );
   const files = await makeReport(work, { ...report, tensors }, FACTS);
   assert.deepEqual(parse(files).fallbacks, [tensors[3]!.name]);
   const page = files["report.html"];

@@ -19,15 +19,20 @@ const WEIGHTS: Series = {
 };
 
 /** The section of errors; undefined when none were measured. */
-export async function errorSection({ weights }: ReportDocument): Promise<Markup | undefined> {
+export async function errorSection(
+  { weights, propagate, calibrate_on }: ReportDocument,
+): Promise<Markup | undefined> {
   const measured = [OUTPUT, WEIGHTS].filter(({ value }) =>
     weights.some((weight) => value(weight) !== null)
   );
   if (measured.length === 0) return undefined;
   const series = measured.filter(({ value }) => weights.some((weight) => value(weight)! > 0));
+  const intended = propagate === true &&
+    " Targets were moved to make up for the error of earlier blocks: a part of what differs from W is meant to, most of all in linears whose output is added to the residual stream.";
+  const model = calibrate_on === "float" ? "original" : "quantized";
   const output = series.includes(OUTPUT) &&
     html`
-      Of the output: tr(E·H·Eᵀ) / tr(W·H·Wᵀ), with E what was added to the weights W and H the Gram matrix of the layer’s input in the quantized model; 0.01 means that a hundredth of the output’s power is error.
+      Of the output: tr(E·H·Eᵀ) / tr(W·H·Wᵀ), with E what was added to the weights W and H the Gram matrix of the layer’s input in the ${model} model; 0.01 means that a hundredth of the output’s power is error.${intended}
     `;
   const panels = panelsByKind(weights);
   const charts = series.length === 0
@@ -46,22 +51,22 @@ function tooMany(weights: readonly ReportWeight[]): Markup | undefined {
   return html`<p>${count(kinds - MOST_PANELS)} more kinds of weights are in the table only.</p>`;
 }
 
+/** Of its bound: the expectation is always a third. */
 const LOSS: readonly Series[] = [
-  { name: "loss", color: "var(--one)", value: ({ loss }) => loss },
   {
-    name: "expected",
-    color: "var(--two)",
-    dash: [4, 3],
-    value: ({ expected_loss }) => expected_loss,
+    name: "loss / bound",
+    color: "var(--one)",
+    value: ({ loss, loss_bound }) => loss !== null && loss_bound ? loss / loss_bound : null,
   },
-  { name: "bound", color: "var(--three)", dash: [1, 3], value: ({ loss_bound }) => loss_bound },
+  { name: "expected", color: "var(--two)", dash: [4, 3], value: () => 1 / 3 },
+  { name: "bound", color: "var(--three)", dash: [1, 3], value: () => 1 },
 ];
 
 /** The section of GPTQ's loss; undefined when no weight has one. */
 export async function lossSection({ weights }: ReportDocument): Promise<Markup | undefined> {
   const able = weights.filter(({ loss }) => loss !== null);
   if (able.length === 0) return undefined;
-  const compared = able.filter(({ expected_loss }) => expected_loss !== null);
+  const compared = able.filter(({ loss_bound }) => loss_bound);
   const ratios = compared.map(({ loss, expected_loss }) => loss! / expected_loss!)
     .sort((a, b) => a - b);
   const over = compared.filter(({ loss, loss_bound }) => loss! > loss_bound!);
@@ -76,15 +81,18 @@ export async function lossSection({ weights }: ReportDocument): Promise<Markup |
       )} weights; from ${short(ratios[0])} to ${short(ratios.at(-1))}).
     `;
   return html`<section id="loss"><h2>GPTQ’s loss against what could be told before</h2>
-<p>The loss is Σe²/2 per token, e = (w − q)/Uᵢᵢ. Before a code is chosen, scales and factor U give an expectation, Σs²/24·Σ1/Uᵢᵢ², for errors that are spread evenly, and three times that as a bound where nothing is clipped.${said}${
+<p>The loss is Σe²/2 per token, e = (w − q)/Uᵢᵢ. Before a code is chosen, scales s and factor U give a bound where nothing is clipped, Σs²/8·Σ1/Uᵢᵢ², and a third of it is expected of errors that are spread evenly.${said}${
     over.length > 0 &&
     html`
-      ${count(over.length)} of them ${over.length === 1
+      ${count(over.length)} ${over.length === 1
         ? "is"
         : "are"} above the bound: weights that had to make up for errors of others were clipped.
     `
   }</p>
-${await drawPanels(panelsByKind(able), { series: LOSS, scale: "log", what: "Loss" })}</section>`;
+${
+    compared.length > 0 &&
+    await drawPanels(panelsByKind(compared), { series: LOSS, scale: "linear", what: "Loss" })
+  }</section>`;
 }
 
 /** The section of damping and of moved scales; undefined when there were none. */
