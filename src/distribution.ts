@@ -1,5 +1,5 @@
 /** How a weight's values and codes are distributed, in few enough numbers to keep for every weight of a model. */
-import type { Backend, Tensor } from "./backend.ts";
+import type { Backend } from "./backend.ts";
 import type { ErrorSums } from "./metric.ts";
 import type { Quantized, Scheme } from "./scheme.ts";
 
@@ -70,19 +70,18 @@ export class CodeCounter {
     this.#scheme = scheme;
   }
 
-  /** The tensor of a slice's codes, if they can be counted. */
-  tensor({ tensors: { codes } }: Quantized): Tensor | undefined {
-    return codesOf(this.#scheme) && codes;
+  /** The bytes of a slice's codes; undefined if they cannot be counted. */
+  async read({ tensors: { codes } }: Quantized, backend: Backend): Promise<Uint8Array | undefined> {
+    if (!codes || !codesOf(this.#scheme)) return undefined;
+    const [bytes] = await backend.read(codes);
+    return bytes;
   }
 
-  /** Read a slice's codes and count them. */
-  async add(quantized: Quantized, backend: Backend): Promise<void> {
-    const tensor = this.tensor(quantized);
-    if (!tensor) return;
-    const [bytes] = await backend.read(tensor);
-    for (let i = 0; i < bytes!.length; i++) this.#bytes[bytes![i]!]!++;
-    const odd = quantized.rows * quantized.columns % 2 === 1;
-    if (odd && codesOf(this.#scheme)?.nibbles) this.#fillers.push(bytes!.at(-1)! & 15);
+  /** Count a slice's codes, from their bytes. */
+  add(bytes: Uint8Array, { rows, columns }: Pick<Quantized, "rows" | "columns">): void {
+    for (let i = 0; i < bytes.length; i++) this.#bytes[bytes[i]!]!++;
+    const odd = rows * columns % 2 === 1;
+    if (odd && codesOf(this.#scheme)?.nibbles) this.#fillers.push(bytes.at(-1)! & 15);
   }
 
   /** All that was counted. */

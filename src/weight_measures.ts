@@ -21,8 +21,10 @@ export class WeightMeasures implements Disposable {
 
   /** Take in a slice: as it was, f32|bf16|f16[n, C], its codes, and what they stand for, f32[n, C]. */
   async add(original: Tensor, quantized: Quantized, values: Tensor): Promise<void> {
+    // A slice that the device has no memory for is measured again in halves: nothing is counted before all went well.
+    const codes = await this.#codes?.read(quantized, this.#backend);
     await this.#errors.add(original, values);
-    await this.#codes?.add(quantized, this.#backend);
+    if (codes) this.#codes?.add(codes, quantized);
   }
 
   /** By metric name. */

@@ -262,7 +262,8 @@ Deno.test("codes are counted by value, two to a byte for codebooks, the filling 
   for (const values of [[-8, -8, 7], [0, -1, 7]]) {
     const codes = scope.alloc("i8", [1, 3]);
     backend.write(codes, new Uint8Array(Int8Array.from(values).buffer));
-    await counter.add({ scheme: INT4, rows: 1, columns: 3, tensors: { codes } }, backend);
+    const slice = { scheme: INT4, rows: 1, columns: 3, tensors: { codes } };
+    counter.add((await counter.read(slice, backend))!, slice);
   }
   const { first, counts } = counter.counts()!;
   assert.equal(first, -8);
@@ -272,7 +273,8 @@ Deno.test("codes are counted by value, two to a byte for codebooks, the filling 
   const nibbles = new CodeCounter(nf4);
   const codes = scope.alloc("u8", [2]);
   backend.write(codes, Uint8Array.of(0x3f, 0x37));
-  await nibbles.add({ scheme: nf4, rows: 1, columns: 3, tensors: { codes } }, backend);
+  const slice = { scheme: nf4, rows: 1, columns: 3, tensors: { codes } };
+  nibbles.add((await nibbles.read(slice, backend))!, slice);
   assert.deepEqual(nibbles.counts()!.counts.flatMap((n, code) => n ? [[code, n]] : []), [
     [3, 2],
     [15, 1],
