@@ -262,7 +262,7 @@ class BlockWork {
     { source }: StepScaling,
     scales: Float32Array<ArrayBuffer>,
   ): Promise<Float32Array> {
-    const { backend, scope, original } = this.#context;
+    const { backend, scope, original, plan } = this.#context;
     if (source.kind === "norm") {
       const { tensor, moved } = await divideNorm(original.weight(source.weight), scales, scope);
       this.norms.set(source.weight, tensor);
@@ -278,7 +278,10 @@ class BlockWork {
       const factor = upload(factors.subarray(from, to), scratch);
       schemeKind(quantized.scheme).choice!.scaleRows(quantized, factor, scope);
     }
-    this.#inputFactor = upload(scales.map((scale) => 1 / scale), scope);
+    // Windows were stopped before the linear, with inputs that the rows as they were made.
+    if (plan.recipe.calibrateOn === "quantized") {
+      this.#inputFactor = upload(scales.map((scale) => 1 / scale), scope);
+    }
     return scales;
   }
 
