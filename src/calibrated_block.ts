@@ -127,18 +127,14 @@ class BlockWork {
     const observers = [...new Set(groups.flatMap(({ observers }) => observers))];
     const { statistics, mover } = await this.#observe(step, observers, scope);
     const scaling = scalingOf(step, this.#fates);
-    const strength = scaling && await phases.time(
-      "scales",
-      () => this.#scale({ scaling, groups, statistics, mover }),
-    );
+    const strength = scaling && await this.#scale({ scaling, groups, statistics, mover });
     for (const group of groups) {
       const rounder = await phases.time(
         "solve",
         () => group.open(strength?.scales, scope, statistics),
       );
       for (const planned of group.weights) {
-        const how = { group, rounder, mover, scaling: strength, statistics };
-        await phases.time("round", () => this.#round(planned, how));
+        await this.#round(planned, { group, rounder, mover, scaling: strength, statistics });
       }
     }
   }
@@ -152,18 +148,18 @@ class BlockWork {
     to: Step | undefined,
     observe?: NonNullable<Parameters<Calibration["pass"]>[0]["observe"]>,
   ): Promise<void> {
-    const { calibration, phases, signal } = this.#context;
-    await phases.time("walk", () =>
-      calibration.pass({
-        block: this.#name,
-        ...(this.#at ? { through: this.#at } : {}),
-        quantized: this.#quantized,
-        original: this.#original,
-        inputFactor: this.#inputFactor,
-        ...(to ? { to } : {}),
-        ...(observe ? { observe } : {}),
-        signal,
-      }));
+    using _ = this.#context.phases.begin("walk");
+    const { calibration, signal } = this.#context;
+    await calibration.pass({
+      block: this.#name,
+      ...(this.#at ? { through: this.#at } : {}),
+      quantized: this.#quantized,
+      original: this.#original,
+      inputFactor: this.#inputFactor,
+      ...(to ? { to } : {}),
+      ...(observe ? { observe } : {}),
+      signal,
+    });
     this.#at = to;
     this.#inputFactor = undefined;
   }
@@ -229,6 +225,7 @@ class BlockWork {
       mover: TargetMover | undefined;
     },
   ): Promise<{ scales: Float32Array; strength: number } | undefined> {
+    using _ = this.#context.phases.begin("scales");
     const { backend, report } = this.#context;
     const weights = groups.flatMap((group) => {
       const open: ScalableWeight["open"] = (scales, scope) => group.open(scales, scope, statistics);
@@ -307,6 +304,7 @@ class BlockWork {
       statistics: Statistics;
     },
   ): Promise<void> {
+    using _ = this.#context.phases.begin("round");
     const { backend, original, scope, signal, phases, metrics } = this.#context;
     const { source: { name, shape }, sliceRows } = planned;
     const [rows, columns] = matrixShape(shape);

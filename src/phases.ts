@@ -85,15 +85,17 @@ export class PhaseClock {
       : this.#blocks.getOrInsertComputed(block, () => ({}));
   }
 
-  /** Do `work` as a part of `phase`; the phase around it goes on afterwards. */
-  async time<T>(phase: Phase, work: () => T | Promise<T>): Promise<T> {
+  /** From here on it is a part of `phase`, until what is given back is disposed of; then the phase around it goes on. */
+  begin(phase: Phase): Disposable {
     const around = this.#phase;
     this.#switch(phase);
-    try {
-      return await work();
-    } finally {
-      this.#switch(around);
-    }
+    return { [Symbol.dispose]: () => this.#switch(around) };
+  }
+
+  /** Do `work` as a part of `phase`. */
+  async time<T>(phase: Phase, work: () => T | Promise<T>): Promise<T> {
+    using _ = this.begin(phase);
+    return await work();
   }
 
   #switch(to: Phase): void {
