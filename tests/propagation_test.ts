@@ -135,7 +135,7 @@ onEveryBackend("targets are moved by what the inputs lack, as the formula says",
   // A device whose tensors are small, so that sums are kept in panels.
   for (const backend of [device, withOwn(device, { maxTensorBytes: 64 * CHANNELS * 4 })]) {
     using scope = backend.scope();
-    const difference = observeInputs(CHANNELS, { ...scope, backend });
+    const difference = observeInputs(CHANNELS, scope);
     const gap = { original, quantized };
     const made = await move(difference, { x: quantized, gap, weight, scope });
     const wanted = expected({ join: false });

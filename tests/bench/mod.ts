@@ -6,6 +6,7 @@ import { formatRatio, type Ratio } from "./measure.ts";
 import { run as pack } from "./pack.ts";
 import { run as wasmMatmul } from "./wasm_matmul.ts";
 import { run as webgpuMatmul } from "./webgpu_matmul.ts";
+import { run as wideLayer } from "./wide_layer.ts";
 
 const BENCHES: Readonly<Record<string, () => Promise<Ratio[]>>> = {
   wasm_matmul: wasmMatmul,
@@ -13,6 +14,7 @@ const BENCHES: Readonly<Record<string, () => Promise<Ratio[]>>> = {
   pack,
   file_to_file: fileToFile,
   hub_to_file: hubToFile,
+  wide_layer: wideLayer,
 };
 
 const asked = Deno.args.length > 0 ? Deno.args : Object.keys(BENCHES);
