@@ -1,6 +1,7 @@
 // deno-lint-ignore-file no-console
 /** Every benchmark, one after the other: ratios, measured side by side in one run. `deno task bench [name…]` */
 import { run as fileToFile } from "./file_to_file.ts";
+import { run as gptq } from "./gptq.ts";
 import { run as hubToFile } from "./hub_to_file.ts";
 import { formatRatio, type Ratio } from "./measure.ts";
 import { run as pack } from "./pack.ts";
@@ -15,6 +16,7 @@ const BENCHES: Readonly<Record<string, () => Promise<Ratio[]>>> = {
   file_to_file: fileToFile,
   hub_to_file: hubToFile,
   wide_layer: wideLayer,
+  gptq,
 };
 
 const asked = Deno.args.length > 0 ? Deno.args : Object.keys(BENCHES);
