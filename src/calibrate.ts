@@ -8,6 +8,7 @@ import { advance, type Forward, type Position, type Step, type StepContext } fro
 import type { Model } from "./family.ts";
 import { HiddenStates, type SpillStore } from "./hidden_states.ts";
 import { permuteColumns } from "./ops/permute_columns.ts";
+import { Pace } from "./pace.ts";
 import type { StepCounter } from "./report.ts";
 import { embedWindows, rotaryTables } from "./windows.ts";
 import type { ModelWeights } from "./weights.ts";
@@ -68,6 +69,7 @@ export class Calibration implements AsyncDisposable {
   readonly #counter: StepCounter;
   readonly #tables: Pick<StepContext, "cos" | "sin">;
   readonly #held: Scope;
+  readonly #pace: Pace;
   readonly #quantized: HiddenStates;
   readonly #original: HiddenStates | undefined;
   /** Inputs of the step that windows stand at, where they cannot be had from the residual stream. */
@@ -91,6 +93,7 @@ export class Calibration implements AsyncDisposable {
     this.#propagate = propagate;
     this.#counter = counter;
     this.#held = backend.scope();
+    this.#pace = new Pace(backend);
     this.#tables = rotaryTables(model, { tokens: input.windows[0]!.length, scope: this.#held });
     this.#quantized = states[0]!;
     this.#original = states[1];
@@ -148,7 +151,7 @@ export class Calibration implements AsyncDisposable {
       for (let window = 0; window < this.#input.windows.length; window++) {
         signal?.throwIfAborted();
         await this.#walk(window, pass, next);
-        await this.#backend.finish();
+        await this.#pace.keep();
         this.#counter.count(pass.block);
       }
     } catch (error) {

@@ -6,6 +6,7 @@
 import { scalingOf, type StepScaling } from "./assign.ts";
 import type { Backend, Scope, Tensor } from "./backend.ts";
 import type { Calibration, StreamWeights } from "./calibrate.ts";
+import { CalibrationMeasure } from "./calibration_measure.ts";
 import type { Block, Linear, Step } from "./family.ts";
 import type { Rounder, RoundingRequest, ScalableWeight } from "./method.ts";
 import type { Chain } from "./methods/mod.ts";
@@ -13,6 +14,7 @@ import { type Observation, type Observer, Statistics } from "./observer.ts";
 import { gram } from "./observers/gram.ts";
 import { bytesFrom, floatsFrom, roundTo } from "./number.ts";
 import { addBias, permuteColumns, scaleRows } from "./ops/mod.ts";
+import type { PhaseClock } from "./phases.ts";
 import type { Plan, Step as PlannedStep } from "./plan.ts";
 import {
   type Difference,
@@ -48,6 +50,9 @@ export interface BlockContext {
   /** Where what lasts until the block is packed is allocated. */
   readonly scope: Scope;
   readonly report: Reporter;
+  readonly phases: PhaseClock;
+  /** Measure the error of each weight's output. */
+  readonly metrics?: boolean;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -116,7 +121,7 @@ class BlockWork {
 
   /** Observe a step's input, then quantize its linears. */
   async quantizeStep(step: Step): Promise<void> {
-    const { backend } = this.#context;
+    const { backend, phases } = this.#context;
     using scope = backend.scope();
     const groups = this.#groupsOf(step);
     const observers = [...new Set(groups.flatMap(({ observers }) => observers))];
@@ -124,7 +129,10 @@ class BlockWork {
     const scaling = scalingOf(step, this.#fates);
     const strength = scaling && await this.#scale({ scaling, groups, statistics, mover });
     for (const group of groups) {
-      const rounder = await group.open(strength?.scales, scope, statistics);
+      const rounder = await phases.time(
+        "solve",
+        () => group.open(strength?.scales, scope, statistics),
+      );
       for (const planned of group.weights) {
         await this.#round(planned, { group, rounder, mover, scaling: strength, statistics });
       }
@@ -140,6 +148,7 @@ class BlockWork {
     to: Step | undefined,
     observe?: NonNullable<Parameters<Calibration["pass"]>[0]["observe"]>,
   ): Promise<void> {
+    using _ = this.#context.phases.begin("walk");
     const { calibration, signal } = this.#context;
     await calibration.pass({
       block: this.#name,
@@ -161,7 +170,7 @@ class BlockWork {
     observers: readonly Observer[],
     scope: Scope,
   ): Promise<{ statistics: Statistics; mover: TargetMover | undefined }> {
-    const { plan, calibration } = this.#context;
+    const { plan, calibration, phases } = this.#context;
     const observations = observers.map((observer): [Observer, Observation] => [
       observer,
       observer.open({ channels: step.channels, scope }),
@@ -178,7 +187,10 @@ class BlockWork {
     }
     const { tokens } = calibration;
     const statistics = new Statistics(results, { channels: step.channels, tokens });
-    const mover = await difference?.finish(statistics.of(gram), scope);
+    const mover = await phases.time(
+      "solve",
+      () => difference?.finish(statistics.of(gram), scope),
+    );
     return { statistics, mover };
   }
 
@@ -213,6 +225,7 @@ class BlockWork {
       mover: TargetMover | undefined;
     },
   ): Promise<{ scales: Float32Array; strength: number } | undefined> {
+    using _ = this.#context.phases.begin("scales");
     const { backend, report } = this.#context;
     const weights = groups.flatMap((group) => {
       const open: ScalableWeight["open"] = (scales, scope) => group.open(scales, scope, statistics);
@@ -246,7 +259,7 @@ class BlockWork {
     { source }: StepScaling,
     scales: Float32Array<ArrayBuffer>,
   ): Promise<Float32Array> {
-    const { backend, scope, original } = this.#context;
+    const { backend, scope, original, plan } = this.#context;
     if (source.kind === "norm") {
       const { tensor, moved } = await divideNorm(original.weight(source.weight), scales, scope);
       this.norms.set(source.weight, tensor);
@@ -262,7 +275,10 @@ class BlockWork {
       const factor = upload(factors.subarray(from, to), scratch);
       schemeKind(quantized.scheme).choice!.scaleRows(quantized, factor, scope);
     }
-    this.#inputFactor = upload(scales.map((scale) => 1 / scale), scope);
+    // Windows were stopped before the linear, with inputs that the rows as they were made.
+    if (plan.recipe.calibrateOn === "quantized") {
+      this.#inputFactor = upload(scales.map((scale) => 1 / scale), scope);
+    }
     return scales;
   }
 
@@ -288,10 +304,13 @@ class BlockWork {
       statistics: Statistics;
     },
   ): Promise<void> {
-    const { backend, scope, signal } = this.#context;
+    using _ = this.#context.phases.begin("round");
+    const { backend, original, scope, signal, phases, metrics } = this.#context;
     const { source: { name, shape }, sliceRows } = planned;
     const [rows, columns] = matrixShape(shape);
     using scratch = backend.scope();
+    const { importance } = rounder.remarks;
+    const measure = metrics && new CalibrationMeasure({ scope: scratch, statistics, importance });
     const factor = scaling && upload(scaling.scales, scratch);
     const order = upload(Uint32Array.from({ length: columns }, (_, i) => i), scratch);
     const slices = [];
@@ -308,11 +327,21 @@ class BlockWork {
         weight = scaled;
       }
       const { quantized, loss } = await rounder.round({ weight, scope });
-      slices.push({ rows: { from, to }, quantized });
+      const slice = { rows: { from, to }, quantized };
+      slices.push(slice);
       if (loss) losses.push(scratch.adopt(scope.release(loss)));
+      if (!measure) continue;
+      const moved = { scales: scaling?.scales };
+      await phases.time("measure", () =>
+        measure.add(quantized, {
+          original: (scope) => original.rows(name, ids, scope),
+          values: (scope) => unscaled(moved, { ...slice, scope }),
+          scope: inner,
+        }));
     }
     const { damping, fallback } = rounder.remarks;
-    const sums = await backend.read(...losses);
+    const sums = await backend.read(...losses, ...measure ? measure.tensors : []);
+    const measured = measure && measure.finish(sums.splice(losses.length));
     const loss = sums.reduce(
       (all, bytes) => new Float32Array(bytes.buffer).reduce((sum, value) => sum + value, all),
       0,
@@ -328,6 +357,7 @@ class BlockWork {
         ...(fallback === undefined ? {} : { fallback }),
         ...(scaling ? { strength: scaling.strength } : {}),
         ...(losses.length > 0 ? { loss: loss / statistics.tokens } : {}),
+        ...measured,
       },
     });
   }

@@ -5,7 +5,8 @@ import { importanceOf, isSound, makeFactor } from "../src/factor.ts";
 import { gram } from "../src/observers/gram.ts";
 import type { Panels } from "../src/panels.ts";
 import { gaussian } from "./conformance/given.ts";
-import { narrow, onEveryBackend } from "./present.ts";
+import { onEveryBackend } from "./present.ts";
+import { withOwn } from "./run_given.ts";
 
 async function readAll(
   { size, panels }: Panels,
@@ -41,7 +42,9 @@ for (
   onEveryBackend(
     `the gram observer and the factor of ${size} channels in panels of ${panel} rows equal their definitions`,
     async (device) => {
-      const backend = panel === Infinity ? device : narrow(device, size * 4 * panel);
+      const backend = panel === Infinity
+        ? device
+        : withOwn(device, { maxTensorBytes: size * 4 * panel });
       const windows = [1, 2, 3].map((seed) => gaussian(37 * size, seed));
       using scope = backend.scope();
       const observation = gram.open({ channels: size, scope });

@@ -8,7 +8,8 @@ import type { OptionValues } from "../src/option.ts";
 import type { IntScheme, Scheme } from "../src/scheme.ts";
 import { schemeKind } from "../src/schemes/mod.ts";
 import { gaussian } from "./conformance/given.ts";
-import { narrow, onEveryBackend } from "./present.ts";
+import { onEveryBackend } from "./present.ts";
+import { withOwn } from "./run_given.ts";
 
 const DAMPING = 0.02;
 
@@ -185,7 +186,9 @@ for (
   ] as const satisfies readonly (readonly [string, Scheme, Layer, number])[]
 ) {
   onEveryBackend(`polishing never raises what an error costs: ${what}`, async (device) => {
-    const backend = panel === Infinity ? device : narrow(device, made.columns * 4 * panel);
+    const backend = panel === Infinity
+      ? device
+      : withOwn(device, { maxTensorBytes: made.columns * 4 * panel });
     const outcomes = [];
     for (const options of STEPS) {
       if (gptq.supports(scheme, options) !== true) continue;

@@ -40,17 +40,3 @@ async function isPresent(open: Open): Promise<boolean> {
     throw error;
   }
 }
-
-/** A backend that binds no more than this. */
-export function narrow(backend: Backend, maxTensorBytes: number): Backend {
-  return new Proxy(backend, {
-    get: (target, key) => {
-      if (key === "maxTensorBytes") return maxTensorBytes;
-      const value = Reflect.get(target, key) as unknown;
-      if (key === "scope") {
-        return () => ({ ...target.scope(), backend: narrow(target, maxTensorBytes) });
-      }
-      return typeof value === "function" ? value.bind(target) : value;
-    },
-  });
-}
