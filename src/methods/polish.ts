@@ -40,10 +40,8 @@ export const POLISH: readonly Option[] = [
   },
 ];
 
-/** Whether a rounded weight is to be polished, and whether this scheme's can be. */
-export function polishOf(
-  options: OptionValues,
-): { readonly sweeps: number; readonly refit: boolean } {
+/** How a rounded weight is to be polished. */
+function polishOf(options: OptionValues): { readonly sweeps: number; readonly refit: boolean } {
   return { sweeps: Number(options.sweeps ?? 0), refit: options.refit === true };
 }
 
