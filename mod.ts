@@ -39,6 +39,7 @@ export type {
 export type { Fate } from "./src/assign.ts";
 export type { Budgets, MemoryPlan } from "./src/budget.ts";
 export type { Timeline } from "./src/timeline.ts";
+export { outlierThreshold, withThreshold } from "./src/outliers.ts";
 export { run, type RunReport } from "./src/run.ts";
 export { makeReport, type ReportFiles } from "./src/report_files.ts";
 export type { ReportDocument, ReportFacts } from "./src/report_document.ts";

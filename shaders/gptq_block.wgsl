@@ -14,21 +14,6 @@ struct Args {
 @group(0) @binding(6) var<storage, read_write> loss: array<f32>; // f32[R]
 @group(1) @binding(0) var<uniform> args: Args;
 
-fn nearest(weight: f32, step: f32, offset: f32) -> f32 {
-  switch args.kind {
-    case 0u: {
-      let code = clamp(round(weight / step) + offset, lowest_code(args.bits, args.grid), highest_code(args.bits));
-      return (code - offset) * step;
-    }
-    case 1u: { return bitcast<f32>(f8_to_f32(f32_to_f8(bitcast<u32>(weight / step)))) * step; }
-    default: {
-      if step == 0.0 { return 0.0; }
-      let code = code_4bit(weight * (1.0 / step), args.kind - 2u);
-      return level_4bit(code, args.kind - 2u) * step;
-    }
-  }
-}
-
 @compute @workgroup_size(LANES)
 fn main(
   @builtin(workgroup_id) group: vec3<u32>,
@@ -46,7 +31,8 @@ fn main(
     var weight = w[r * args.C + column];
     for (var k = 0u; k < i; k++) { weight -= errors[k] * v[row + args.first + k]; }
     let tile = tiles + order[column] / args.tile_columns;
-    let value = nearest(weight, scale[tile], f32(i8_of(zero[tile / 4u], tile)));
+    let offset = f32(i8_of(zero[tile / 4u], tile));
+    let value = nearest(weight, scale[tile], offset, args.kind, args.bits, args.grid);
     let error = (weight - value) / v[row + column];
     errors[i] = error;
     w[r * args.C + column] = value;

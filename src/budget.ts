@@ -167,8 +167,11 @@ function blockMemory(
   return held + Math.max(...working);
 }
 
-/** Slices of a weight, f32, that rounding holds at once: the target and its move, scaled, reordered, errors, values. */
-const SLICE_COPIES = 7;
+/**
+ * Slices of a weight, f32, that rounding holds at once: the target and its move, scaled, reordered, errors, values; or while the scale of whole rows is
+ * refitted, the target, scaled, without dead channels, values, errors, and three products.
+ */
+const SLICE_COPIES = 8;
 
 function stepMemory(
   { channels, linears, joins }: BlockStep,

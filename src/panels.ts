@@ -72,3 +72,30 @@ export function multiplyByTransposed(
     }, { m, n: rows, k: size, alpha, add });
   }
 }
+
+/**
+ * Queue y[R, n] = x·M[first … first + n, :]ᵀ, for x f32[R, C] and some rows of a square matrix M. With `within`, only these columns of x and of the
+ * rows are multiplied.
+ */
+export function multiplyByRows(
+  x: Tensor,
+  { size, panels }: Panels,
+  y: Tensor,
+  { backend, first, count: n, within = { first: 0, count: size } }: {
+    readonly backend: Backend;
+    readonly first: number;
+    readonly count: number;
+    readonly within?: { readonly first: number; readonly count: number };
+  },
+): void {
+  const [m = 0] = x.shape;
+  for (const { first: top, rows, tensor } of panels) {
+    const [from, to] = [Math.max(first, top), Math.min(first + n, top + rows)];
+    if (from >= to) continue;
+    multiply(backend, {
+      a: { tensor: x, column: within.first },
+      b: { tensor, row: from - top, column: within.first },
+      c: { tensor: y, column: from - first },
+    }, { m, n: to - from, k: within.count });
+  }
+}

@@ -10,7 +10,7 @@ import { UnsupportedError } from "./errors.ts";
 import { checkShapes, familyOf } from "./families/mod.ts";
 import type { Model } from "./family.ts";
 import type { Format, Loader } from "./format.ts";
-import type { Recipe } from "./recipe.ts";
+import { type Recipe, usesOutliers } from "./recipe.ts";
 import { layoutFiles, sidecarsOf } from "./shards.ts";
 import { sliceOf } from "./slices.ts";
 import type { TensorSource } from "./source.ts";
@@ -117,6 +117,7 @@ export function plan(
   },
 ): Plan {
   refuseQuantized(source);
+  refuseUnsettled(recipe);
   const model = asked ? modelOf(source) : modelIfKnown(source);
   const { fates, format, weights, modelDType } = assign(recipe, source, model);
   const calibration = calibrationOf(fates, given);
@@ -188,6 +189,16 @@ export function plan(
     spilledBytes: spilledBytes(model, windows, recipe),
     loaders: format.loaders(schemes, weights),
   };
+}
+
+/** @throws {UnsupportedError} the recipe leaves a threshold to data that nobody has looked at yet. */
+function refuseUnsettled({ rules, outlierQuantile }: Recipe): void {
+  const open = rules.some((rule) => usesOutliers(rule) && rule.options.threshold === undefined);
+  if (outlierQuantile === undefined || !open) return;
+  throw new UnsupportedError(
+    "Cannot plan with --outlier-quantile: the threshold must be found first (outlierThreshold) and put into the recipe (withThreshold).",
+    { what: "--outlier-quantile", reason: "the threshold is not known yet" },
+  );
 }
 
 /**

@@ -45,6 +45,13 @@ export interface Recipe {
   readonly calibrateOn: "quantized" | "float";
   /** Whether each linear's target is moved so that it repairs errors of the blocks before it. */
   readonly propagate: boolean;
+  /** The share of activations that are no outliers, which makes the threshold of LLM_INT8 (`outlierThreshold`); absent: the rules say it. */
+  readonly outlierQuantile?: number;
+}
+
+/** Whether a rule's scheme has a threshold of outliers. */
+export function usesOutliers({ scheme }: Rule): boolean {
+  return scheme === "LLM_INT8";
 }
 
 /** The scheme and the method of a rule. */
@@ -107,6 +114,15 @@ export const RECIPE_OPTIONS: readonly Option[] = [
     help:
       "move each linear's target so that it repairs errors of the blocks before it (default true; calibration on float cannot)",
   },
+  {
+    name: "outlier-quantile",
+    type: "number",
+    placeholder: "q",
+    min: 0.5,
+    max: 1,
+    help:
+      "LLM_INT8: take for --threshold the magnitude below which this share of the original model's activations lies (0.999), by a calibration text",
+  },
 ];
 
 function ruleFrom(values: ReadonlyMap<string, OptionValue>, match?: string): Rule {
@@ -166,6 +182,8 @@ function assemble(
       "Cannot use --propagate with --calibrate-on float: the original model's hidden states have no errors to repair.",
     );
   }
+  const quantile = values.get("outlier-quantile");
+  if (quantile !== undefined) checkOutliers(rules);
   return {
     rules,
     ignore,
@@ -173,7 +191,23 @@ function assemble(
     maxShardSize: Number(valueOf("max-shard-size")),
     calibrateOn,
     propagate: propagate === true,
+    ...(quantile === undefined ? {} : { outlierQuantile: Number(quantile) }),
   };
+}
+
+/** @throws {RequestError} no rule has a use for a threshold from data, or one says its own. */
+function checkOutliers(rules: readonly Rule[]): void {
+  const concerned = rules.filter(usesOutliers);
+  if (concerned.length === 0) {
+    throw new RequestError(
+      "Cannot use --outlier-quantile: it makes the threshold of LLM_INT8, and no weight becomes that.",
+    );
+  }
+  if (concerned.some(({ options }) => options.threshold !== undefined)) {
+    throw new RequestError(
+      "Cannot use --threshold and --outlier-quantile together: both say from what magnitude an activation stays in float.",
+    );
+  }
 }
 
 /**

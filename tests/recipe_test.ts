@@ -76,7 +76,7 @@ const refusals: readonly (readonly [what: string, act: () => unknown, sentence: 
   [
     "an unknown method",
     () => recipeFromOptions({ method: "magic" }),
-    /method "magic".*names are rtn, gptq/,
+    /method "magic".*names are rtn, hqq, gptq/,
   ],
   [
     "a method after one that chooses codes",

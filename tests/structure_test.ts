@@ -66,7 +66,7 @@ Deno.test("nothing in src imports mod.ts or cli.ts", () => {
 });
 
 /** Shaders that others are joined to; no ops. */
-const FRAGMENTS = ["prelude", "matmul_tile", "codebook"];
+const FRAGMENTS = ["prelude", "matmul_tile", "codebook", "nearest"];
 
 Deno.test("every op is listed once, has its shader and its file", () => {
   const names = OPS.map(({ name }) => name).sort();

@@ -238,6 +238,11 @@ const CALLS: Readonly<Record<string, Call>> = {
     scalars: { bits: 4, grid: 2, scale_dtype: 2, objective: 0, signed: 0, ...tiles },
     given: { importance: positive([C]) },
   },
+  hqq_params: {
+    ...tiled,
+    scalars: { bits: 3, grid: 2, scale_dtype: 2, guard: 1, ...tiles },
+    given: { rival_scale: positive([TILES.A, TILES.B]) },
+  },
   pack_bits: {
     dims: { R, C, P: Math.ceil(C * 3 / 32) },
     scalars: { bits: 3 },
@@ -340,6 +345,25 @@ const CALLS: Readonly<Record<string, Call>> = {
     dims: { P: C, C, A: R, B: 11, R },
     scalars: { first: 64, count: 64, panel: 0, tile_rows: 1, tile_columns: 47, kind: 0, ...INT4 },
     given: { order: reversed(C), scale: positive([R, 11]), v: positive([C, C]) },
+  },
+  descend_block: {
+    dims: { P: C, C, R, K: 64, A: R, B: 11 },
+    scalars: {
+      first: 64,
+      count: 64,
+      panel: 0,
+      tile_rows: 1,
+      tile_columns: 47,
+      kind: 0,
+      ...INT4,
+      damp: 0.1,
+    },
+    given: { scale: positive([R, 11]), h: positive([C, C]) },
+  },
+  refit_scales: {
+    dims: { C, R, K: 200, B: 3 },
+    scalars: { first: 190, count: 187, tile: 1, scale_dtype: 1, damp: 0.1 },
+    given: { scale: positive([R, 3]) },
   },
   diagonal: {
     dims: { P: R, C },

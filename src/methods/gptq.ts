@@ -11,11 +11,12 @@ import { multiply } from "../ops/gemm.ts";
 import { GPTQ_BLOCK, gptqBlock } from "../ops/gptq_block.ts";
 import { permuteColumns } from "../ops/permute_columns.ts";
 import type { OptionValues } from "../option.ts";
-import type { Scheme } from "../scheme.ts";
+import type { Scheme, ValueGrid } from "../scheme.ts";
 import { tileOf } from "../scheme.ts";
 import { schemeKind } from "../schemes/mod.ts";
 import type { Scope, Tensor } from "../backend.ts";
 import { natural, scaledSquares, upload } from "./channels.ts";
+import { checkPolish, POLISH, polish } from "./polish.ts";
 import { rtn } from "./rtn.ts";
 import { SCALE, searchOf } from "./scale_option.ts";
 
@@ -54,6 +55,7 @@ export const gptq: RoundingMethod = {
       help:
         "gptq: only positive scales for symmetric int; else a group's largest weight may take the lowest code, which has no opposite",
     },
+    ...POLISH,
   ],
   needs: () => [gram],
   rowSeparable: true,
@@ -64,7 +66,7 @@ export const gptq: RoundingMethod = {
     if (options.scale !== undefined && search !== "minmax" && scheme.kind !== "int") {
       return `scales of ${scheme.kind} are not searched for; only those of int are (scale: ${options.scale})`;
     }
-    return true;
+    return checkPolish(scheme, options);
   },
   async open(request) {
     const { statistics, scope, report, names } = request;
@@ -72,13 +74,15 @@ export const gptq: RoundingMethod = {
     const sums = statistics.of(gram);
     const squares = scaledSquares(sums.diagonal, request.scales);
     const start = dampingOf(request.options, sums);
+    const inputs = upload(inputFactors(sums.diagonal, request.scales), scope);
     for (const step of LADDER) {
       const damping = start * step;
+      const lambda = damping * base(squares);
       const factor = makeFactor(sums, {
         scope,
         order: orderOf(squares, request),
-        factor: upload(inputFactors(sums.diagonal, request.scales), scope),
-        damping: damping * base(squares),
+        factor: inputs,
+        damping: lambda,
       });
       if (!await isSound(factor, scope.backend)) continue;
       if (step > 1) {
@@ -90,7 +94,13 @@ export const gptq: RoundingMethod = {
           } could be factored only with a damping of ${damping}, not ${start}.`,
         });
       }
-      return new GptqRounder(request, { factor, damping, dead: deadChannels(sums.diagonal) });
+      return new GptqRounder(request, {
+        factor,
+        inputs,
+        damping,
+        lambda,
+        dead: deadChannels(sums.diagonal),
+      });
     }
     const fallback = `the Hessian cannot be factored, even with a damping of ${
       start * LADDER.at(-1)!
@@ -166,6 +176,9 @@ class GptqRounder implements Rounder {
   readonly remarks;
   readonly #request: RoundingRequest;
   readonly #factor: Factor;
+  /** f32[C]: what the input's channels are multiplied by. */
+  readonly #inputs: Tensor;
+  readonly #lambda: number;
   readonly #ones: Tensor;
   /** f32[C]: 0 for dead channels, 1 for the others; absent when none is dead. */
   readonly #live: Tensor | undefined;
@@ -174,12 +187,20 @@ class GptqRounder implements Rounder {
 
   constructor(
     request: RoundingRequest,
-    { factor, damping, dead }: { factor: Factor; damping: number; dead: boolean },
+    { factor, inputs, damping, lambda, dead }: {
+      factor: Factor;
+      inputs: Tensor;
+      damping: number;
+      lambda: number;
+      dead: boolean;
+    },
   ) {
     const { scope, statistics } = request;
     const { diagonal, size } = statistics!.of(gram);
     this.#request = request;
     this.#factor = factor;
+    this.#inputs = inputs;
+    this.#lambda = lambda;
     this.#importance = importanceOf(factor, scope);
     this.#natural = upload(natural(size), scope);
     this.#ones = upload(new Float32Array(size).fill(1), scope);
@@ -206,10 +227,34 @@ class GptqRounder implements Rounder {
       ...(weighted ? { importance: this.#importance } : {}),
     });
     const grid = choice.grid(scheme, params, { shape: weight.shape, scope: scratch });
-    const w = this.#permuted(start, this.#factor.order, { scope: scratch });
-    const e = scratch.alloc("f32", weight.shape);
     const loss = zeros(rows, scope);
-    const { size, panels } = this.#factor.v;
+    const values = this.#chosen(start, { grid, loss, scope: scratch });
+    polish({ values, target: start, grid, loss }, {
+      gram: this.#request.statistics!.of(gram),
+      factor: this.#inputs,
+      natural: this.#natural,
+      damping: this.#lambda,
+      scheme,
+      options,
+    }, scratch);
+    return { quantized: choice.encode(scheme, values, { params, scope }), loss };
+  }
+
+  /** GPTQ itself: the values that a weight is rounded to, f32[R, C] in `scope`. */
+  #chosen(
+    target: Tensor,
+    { grid: { scale, zero, scalars }, loss, scope }: {
+      grid: ValueGrid;
+      loss: Tensor;
+      scope: Scope;
+    },
+  ): Tensor {
+    const { backend } = scope;
+    const [rows = 0] = target.shape;
+    using scratch = backend.scope();
+    const { order, places, v: { size, panels } } = this.#factor;
+    const w = this.#permuted(target, order, { scope: scratch });
+    const e = scratch.alloc("f32", target.shape);
     for (const { first: top, rows: height, tensor: v } of panels) {
       for (let first = top; first < top + height; first += GPTQ_BLOCK) {
         const count = Math.min(GPTQ_BLOCK, size - first);
@@ -221,8 +266,7 @@ class GptqRounder implements Rounder {
             c: { tensor: w, column: first },
           }, { m: rows, n: count, k: first, alpha: -1, add: true });
         }
-        const { scale, zero, scalars } = grid;
-        backend.run(gptqBlock, { v, scale, zero, order: this.#factor.order, w, e, loss }, {
+        backend.run(gptqBlock, { v, scale, zero, order, w, e, loss }, {
           first,
           count,
           panel: top,
@@ -230,8 +274,7 @@ class GptqRounder implements Rounder {
         });
       }
     }
-    const values = this.#permuted(w, this.#factor.places, { scope: scratch });
-    return { quantized: choice.encode(scheme, values, { params, scope }), loss };
+    return this.#permuted(w, places, { scope });
   }
 
   #permuted(

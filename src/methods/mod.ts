@@ -3,10 +3,11 @@ import { RequestError } from "../errors.ts";
 import type { Method, RoundingMethod, ScalingMethod } from "../method.ts";
 import { awq } from "./awq.ts";
 import { gptq } from "./gptq.ts";
+import { hqq } from "./hqq.ts";
 import { rtn } from "./rtn.ts";
 
 /** Every method. */
-export const METHODS: readonly Method[] = [rtn, gptq, awq];
+export const METHODS: readonly Method[] = [rtn, hqq, gptq, awq];
 
 /** A list of methods that were checked to fit together: scaling methods, then one that rounds. */
 export interface Chain {

@@ -1,33 +1,11 @@
 /** The inner loop of GPTQ (Frantar et al., arXiv 2210.17323, algorithm 1): a block of columns, one after the other. */
-import tables from "../../shaders/codebook.wgsl" with { type: "text" };
 import wgsl from "../../shaders/gptq_block.wgsl" with { type: "text" };
-import { CODEBOOKS } from "../codebook.ts";
-import { e4m3ToF32, f32ToE4m3 } from "../number.ts";
-import { defineOp, fold, type Scalars } from "../op.ts";
-import { checkGrid, checkTiles, codeOf, codeRange, tileOf } from "./grid.ts";
+import { defineOp, fold } from "../op.ts";
+import { checkTiles, tileOf } from "./grid.ts";
+import { checkValues, NEAREST_WGSL, nearestValue } from "./nearest.ts";
 
 /** The most columns of a block. */
 export const GPTQ_BLOCK = 64;
-
-/** `kind` by number: what values a weight may take. */
-export const VALUE_KINDS = ["int", "fp8", "nf4", "fp4"] as const;
-
-/** The value of a grid nearest to a weight, as f32; for the codebooks `scale` is the absmax of the block. */
-export function nearestValue(
-  weight: number,
-  { scale, zero }: { readonly scale: number; readonly zero: number },
-  { kind = 0, bits = 0, grid = 0 }: Scalars,
-): number {
-  if (kind === 0) {
-    const code = codeOf(weight, { scale, zero, ...codeRange({ bits, grid }) });
-    return Math.fround((code - zero) * scale);
-  }
-  if (kind === 1) return Math.fround(e4m3ToF32(f32ToE4m3(Math.fround(weight / scale))) * scale);
-  const { table, order, bounds } = CODEBOOKS[kind - 2]!;
-  const level = scale === 0 ? 0 : Math.fround(weight * Math.fround(1 / scale));
-  const rank = bounds.filter((bound) => level > bound).length;
-  return Math.fround(table[order[rank]!]! * scale);
-}
 
 /**
  * Columns `first` … `first + count` of w, whose columns are in the order `order`: with what the columns before left to them taken off, each
@@ -49,14 +27,13 @@ export const gptqBlock = defineOp({
     bits: "u32",
     grid: "u32",
   },
-  wgsl: tables + wgsl,
+  wgsl: NEAREST_WGSL + wgsl,
   workgroups: ({ R = 0 }) => fold(Math.ceil(R / 64)),
   work: ({ R = 0 }, { count = 0 }) => R * count * count * 4,
   check(dims, scalars) {
     const { P = 0, C = 0 } = dims;
-    const { first = 0, count = 0, panel = 0, kind = 0, bits, grid = 0 } = scalars;
-    if (!(kind in VALUE_KINDS)) return `kind must be 0 (int) to 3 (fp4), got ${kind}`;
-    const verdict = kind === 0 ? checkGrid({ bits: bits!, grid }) : true;
+    const { first = 0, count = 0, panel = 0 } = scalars;
+    const verdict = checkValues(scalars);
     if (verdict !== true) return verdict;
     if (count < 1 || count > GPTQ_BLOCK || first + count > C) {
       return `a block has 1 to ${GPTQ_BLOCK} of ${C} columns, got ${count} from ${first} on`;

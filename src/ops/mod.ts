@@ -9,6 +9,7 @@ import { dequantize4bit } from "./dequantize_4bit.ts";
 import { dequantizeDynamic8 } from "./dequantize_dynamic8.ts";
 import { dequantizeFp8 } from "./dequantize_fp8.ts";
 import { dequantizeInt } from "./dequantize_int.ts";
+import { descendBlock } from "./descend_block.ts";
 import { diagonal } from "./diagonal.ts";
 import { divergence } from "./divergence.ts";
 import { embedding } from "./embedding.ts";
@@ -18,6 +19,7 @@ import { fakeQuantizeRows } from "./fake_quantize_rows.ts";
 import { gemm } from "./gemm.ts";
 import { gptqBlock } from "./gptq_block.ts";
 import { histogram } from "./histogram.ts";
+import { hqqParams } from "./hqq_params.ts";
 import { matmulColumns } from "./matmul_columns.ts";
 import { matmulInt8 } from "./matmul_int8.ts";
 import { matmulNt } from "./matmul_nt.ts";
@@ -33,6 +35,7 @@ import { quantizeDynamic8 } from "./quantize_dynamic8.ts";
 import { quantizeFp8 } from "./quantize_fp8.ts";
 import { quantizeInt } from "./quantize_int.ts";
 import { quantizeRowsInt8 } from "./quantize_rows_int8.ts";
+import { refitScales } from "./refit_scales.ts";
 import { rescaleInt8 } from "./rescale_int8.ts";
 import { rmsNorm } from "./rms_norm.ts";
 import { rope } from "./rope.ts";
@@ -56,6 +59,7 @@ export {
   dequantizeDynamic8,
   dequantizeFp8,
   dequantizeInt,
+  descendBlock,
   diagonal,
   divergence,
   embedding,
@@ -65,6 +69,7 @@ export {
   gemm,
   gptqBlock,
   histogram,
+  hqqParams,
   matmulColumns,
   matmulInt8,
   matmulNt,
@@ -80,6 +85,7 @@ export {
   quantizeFp8,
   quantizeInt,
   quantizeRowsInt8,
+  refitScales,
   rescaleInt8,
   rmsNorm,
   rope,
@@ -103,6 +109,7 @@ export const OPS: readonly Op[] = [
   quantizeInt,
   dequantizeInt,
   searchParams,
+  hqqParams,
   packBits,
   unpackBits,
   quantize4bit,
@@ -136,6 +143,8 @@ export const OPS: readonly Op[] = [
   permuteColumns,
   factorBlock,
   gptqBlock,
+  descendBlock,
+  refitScales,
   rowDots,
   subtract,
   columnStats,

@@ -10,9 +10,11 @@ import { OPS } from "../../src/ops/mod.ts";
 import { calibrationCases } from "./cases_calibration.ts";
 import { codebookCases } from "./cases_codebook.ts";
 import { gridCases } from "./cases_grid.ts";
+import { hqqCases } from "./cases_hqq.ts";
 import { matmulCases } from "./cases_matmul.ts";
 import { memoryCases } from "./cases_memory.ts";
 import { modelCases } from "./cases_model.ts";
+import { polishCases } from "./cases_polish.ts";
 import { type Values, valuesOf } from "./given.ts";
 import { type Case, equal, type View } from "./judge.ts";
 
@@ -23,6 +25,8 @@ const CASES: readonly Case[] = [
   ...matmulCases,
   ...modelCases,
   ...calibrationCases,
+  ...polishCases,
+  ...hqqCases,
 ];
 
 /** How a case reads in a test's name. */

@@ -6,8 +6,9 @@ import { copy } from "../../src/ops/copy.ts";
 import { diagonal } from "../../src/ops/diagonal.ts";
 import { factorBlock } from "../../src/ops/factor_block.ts";
 import { gemm, isWanted } from "../../src/ops/gemm.ts";
-import { gptqBlock, nearestValue } from "../../src/ops/gptq_block.ts";
+import { gptqBlock } from "../../src/ops/gptq_block.ts";
 import { mirror } from "../../src/ops/mirror.ts";
+import { nearestValue } from "../../src/ops/nearest.ts";
 import { permuteColumns } from "../../src/ops/permute_columns.ts";
 import { permuteGram } from "../../src/ops/permute_gram.ts";
 import { rowDots } from "../../src/ops/row_dots.ts";
@@ -80,7 +81,7 @@ function product(
 }
 
 /** H = XᵀX/T + damping: symmetric, positive definite, of moderate condition. */
-function gram(size: number, seed: number): Float32Array<ArrayBuffer> {
+export function gram(size: number, seed: number): Float32Array<ArrayBuffer> {
   const rows = 2 * size;
   const x = gaussian(rows * size, seed);
   const h = new Float32Array(size * size);

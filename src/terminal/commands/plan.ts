@@ -16,7 +16,7 @@ import {
   warningsTo,
 } from "./flags.ts";
 import { openModel } from "./model.ts";
-import { readTexts, requestsOf } from "./walks.ts";
+import { readTexts, requestsOf, settleRecipe } from "./walks.ts";
 
 /** What `plan` and `quantize` share: whether the run will be measured. */
 export const EVALUATE_FLAG = {
@@ -29,12 +29,14 @@ export const EVALUATE_FLAG = {
 
 /** Print the plan of a run; what `quantize --dry-run` does too. */
 export async function showPlanned(said: Said, host: Host): Promise<void> {
-  const recipe = await readRecipe(said, host);
+  const asked = await readRecipe(said, host);
   await using stack = new AsyncDisposableStack();
   const report = warningsTo(host);
   const source = await openModel(said.arguments[0]!, { said, host, report, stack });
   const device = stack.use(await openDevice(said, report));
-  const texts = await readTexts(said, { source, recipe, host, report });
+  const texts = await readTexts(said, { source, recipe: asked, host, report });
+  const found = { said, source, backend: device, texts, host, report };
+  const recipe = await settleRecipe(asked, found);
   const planned = plan(recipe, source, {
     device,
     ...requestsOf(texts),

@@ -2,6 +2,7 @@
 import type { Command, Host, Said } from "../command.ts";
 import { RequestError } from "../../errors.ts";
 import { plan } from "../../plan.ts";
+import type { Recipe } from "../../recipe.ts";
 import type { Event } from "../../report.ts";
 import { run, type RunReport } from "../../run.ts";
 import { openFolderSink } from "../../sinks/folder.ts";
@@ -32,7 +33,7 @@ import {
 } from "./flags.ts";
 import { checkApart, openModel } from "./model.ts";
 import { EVALUATE_FLAG, showPlanned } from "./plan.ts";
-import { inputsOf, readTexts, requestsOf } from "./walks.ts";
+import { inputsOf, readTexts, requestsOf, settleRecipe } from "./walks.ts";
 
 const OUTPUT_GROUP = "Output";
 
@@ -134,7 +135,7 @@ async function quantize(said: Said, host: Host): Promise<void> {
     );
   }
   if (upload !== undefined) await checkRepo(String(upload), { said, host });
-  const recipe = await readRecipe(said, host);
+  const asked = await readRecipe(said, host);
   const views = stack.use(openViews(said, host));
   const warnings: RunReport["warnings"][number][] = [];
   const watched = (event: Event) => {
@@ -151,7 +152,8 @@ async function quantize(said: Said, host: Host): Promise<void> {
     await openFolderSink(String(output), { overwrite: said.get("overwrite") === true }),
   );
   const backend = stack.use(await openDevice(said, watched));
-  const texts = await readTexts(said, { source, recipe, host, report: watched });
+  const texts = await readTexts(said, { source, recipe: asked, host, report: watched });
+  const recipe = await settle(asked, { said, source, backend, texts, host });
   const { evaluation: windows, calibration } = texts;
   const planned = plan(recipe, source, {
     device: backend,
@@ -248,6 +250,16 @@ async function quantize(said: Said, host: Host): Promise<void> {
   views[Symbol.dispose]();
   const publication = { folder: String(output), repo: String(upload), facts, verified };
   await publishFolder(publication, { said, host });
+}
+
+/** See {@linkcode settleRecipe}; its progress is shown apart from that of the run. */
+async function settle(
+  recipe: Recipe,
+  { said, host, ...found }: Omit<Parameters<typeof settleRecipe>[1], "report">,
+): Promise<Recipe> {
+  if (recipe.outlierQuantile === undefined) return recipe;
+  using views = openViews(said, host);
+  return await settleRecipe(recipe, { said, host, ...found, report: views.report });
 }
 
 /** What the card says of the model it was made of: its name on the Hub, never a path. */

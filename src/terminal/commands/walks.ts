@@ -1,14 +1,16 @@
 /** The windows of text that `quantize` and `plan` send through a model: to calibrate on, and to measure it with. */
-import type { CalibrationInput } from "../../calibrate.ts";
-import { statesPerToken } from "../../calibrate.ts";
+import type { Backend } from "../../backend.ts";
+import { type CalibrationInput, statesPerToken } from "../../calibrate.ts";
 import { RequestError, UnsupportedError } from "../../errors.ts";
 import type { PreparedWindows } from "../../evaluate.ts";
+import { modelWithOutliers, outlierThreshold, withThreshold } from "../../outliers.ts";
 import { needsCalibration, type Plan, requestOf, type WindowsRequest } from "../../plan.ts";
 import type { Recipe } from "../../recipe.ts";
 import type { Reporter } from "../../report.ts";
 import type { TensorSource } from "../../source.ts";
 import type { EvaluationInput } from "../../streams.ts";
 import type { Host, Said } from "../command.ts";
+import { budgetsOf } from "./budgets.ts";
 import { CALIBRATION_FLAGS, readCalibration, readWindows, withSpill } from "./flags.ts";
 
 /** Windows, as far as they are needed. */
@@ -31,7 +33,9 @@ export async function readTexts(
     report: Reporter;
   },
 ): Promise<Texts> {
-  const calibrated = needsCalibration(recipe, source);
+  const observed = recipe.outlierQuantile !== undefined;
+  if (observed) modelWithOutliers(source);
+  const calibrated = needsCalibration(recipe, source) || observed;
   // The number and length of windows are the measurement's too.
   const own = CALIBRATION_FLAGS.find(({ name }) =>
     (name === "calibration" || name === "seed") && said.has(name)
@@ -44,7 +48,10 @@ export async function readTexts(
   if (calibrated && !source.files.has("tokenizer.json")) {
     throw new UnsupportedError(
       `Cannot calibrate on ${source.label}: it has no tokenizer.json. Save the model's tokenizer there with transformers ` +
-        "(`AutoTokenizer.from_pretrained(…).save_pretrained(…)`), or quantize by a method that needs no text: --method rtn.",
+        "(`AutoTokenizer.from_pretrained(…).save_pretrained(…)`), or " +
+        (observed
+          ? "give --threshold in place of --outlier-quantile."
+          : "quantize by a method that needs no text: --method rtn."),
       { what: "tokenizer.json", reason: "a text cannot be tokenized" },
     );
   }
@@ -53,6 +60,61 @@ export async function readTexts(
     ...(calibrated ? { calibration: await readCalibration(said, source, reading) } : {}),
     ...(said.get("evaluate") ? { evaluation: await readWindows(said, source, reading) } : {}),
   };
+}
+
+/**
+ * A recipe with what only data can tell: the threshold of outliers, if it asks for one. Says what was found.
+ *
+ * @throws {UnsupportedError} hidden states do not fit in a budget.
+ */
+export async function settleRecipe(
+  recipe: Recipe,
+  { said, source, backend, texts: { calibration }, host, report }: {
+    said: Said;
+    source: TensorSource;
+    backend: Backend;
+    texts: Texts;
+    host: Host;
+    report: Reporter;
+  },
+): Promise<Recipe> {
+  const { outlierQuantile: quantile } = recipe;
+  if (quantile === undefined || !calibration) return recipe;
+  const model = modelWithOutliers(source);
+  const floatsPerToken = statesPerToken(model, { propagate: false });
+  const { ram, vram, disk } = budgetsOf(said, { staged: source.schedule !== undefined });
+  // There is no plan yet that says how much memory is left for hidden states: under a budget they go to disk.
+  const stateBudget = (ram ?? vram) === undefined ? calibration.stateBudget : 0;
+  const { windows, seqLen } = calibration;
+  const spilled = windows.length * seqLen * floatsPerToken * 2;
+  if (stateBudget === 0 && spilled > (disk ?? Infinity)) {
+    throw new UnsupportedError(
+      `Cannot keep to --max-disk: ${spilled} bytes of hidden states must go to disk to find the outliers. ` +
+        `Give --max-disk ${spilled}, more memory, or fewer --num-samples.`,
+      { what: "--max-disk", reason: `${spilled} bytes are needed` },
+    );
+  }
+  await using stack = new AsyncDisposableStack();
+  const threshold = await outlierThreshold(source, {
+    backend,
+    calibration: await withSpill({ ...calibration, stateBudget }, { floatsPerToken, host, stack }),
+    quantile,
+    report,
+    signal: host.signal,
+  });
+  if (!said.knows("quiet") || !said.get("quiet")) {
+    host.err.write(
+      `sluice: outliers from ${threshold} on: ${
+        percent(quantile)
+      } of the activations are smaller\n`,
+    );
+  }
+  return withThreshold(recipe, threshold);
+}
+
+/** 0.999 as `99.9 %`. */
+function percent(share: number): string {
+  return `${Number((100 * share).toPrecision(12))} %`;
 }
 
 /** What a plan needs to know of texts. */

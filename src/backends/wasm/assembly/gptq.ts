@@ -8,7 +8,7 @@ const INT: i32 = 0;
 const FP8: i32 = 1;
 
 /** Rows of an item: what is read of V serves all of them. */
-const ROWS: i32 = 32;
+export const ROWS: i32 = 32;
 
 @inline
 function factorAt(r: usize, count: i32, i: i32, j: i32): usize {
@@ -59,7 +59,7 @@ let kind: i32 = 0, bounds: usize = 0, levels: usize = 0;
 let lowest: v128 = i32x4.splat(0), highest: v128 = i32x4.splat(0);
 
 /** Make the tables of a grid in 32 vectors of scratch memory. */
-function setGrid(which: i32, bits: i32, grid: i32, memory: usize): void {
+export function setGrid(which: i32, bits: i32, grid: i32, memory: usize): void {
   kind = which;
   if (kind == INT) {
     const qmax = (1 << (bits - 1)) - 1;
@@ -79,7 +79,7 @@ function setGrid(which: i32, bits: i32, grid: i32, memory: usize): void {
 
 /** The values of the grid nearest to four weights, each with its own scale. */
 @inline
-function nearest4(w: v128, scale: v128, zero: v128): v128 {
+export function nearest4(w: v128, scale: v128, zero: v128): v128 {
   if (kind == INT) return f32x4.mul(f32x4.sub(codes4(w, scale, zero, lowest, highest), zero), scale);
   if (kind == FP8) return f32x4.mul(valueF8(narrowF8(f32x4.div(w, scale))), scale);
   const inverse = f32x4.div(f32x4.splat(1), scale), x = f32x4.mul(w, inverse);

@@ -26,7 +26,8 @@ const EXP = memory.data<f32>([
   1.9875691500e-4,
 ]);
 
-const POWER = memory.data<f32>([2.4]);
+/** Exponents: of GPTQ's search, and of HQQ's shrinkage. */
+const POWER = memory.data<f32>([2.4, -0.3]);
 const POWER_LEAST = memory.data<f32>([1e-14]);
 /** The bits of sqrt(1/2). */
 const ROOT_HALF = memory.data<i32>([0x3f3504f3]);
@@ -85,12 +86,23 @@ export function exp4(x: v128): v128 {
 /** x^2.4 = 2^(2.4·log2 x) for 0 ≤ x ≤ 1e9, within 7e-6 of it for x ≥ 1e-6; below 1e-14 about 1e-34. */
 @inline
 export function pow24(x: v128): v128 {
+  return power(x, 0);
+}
+
+/** x^−0.3, as near, for 1e-14 ≤ x ≤ 1e9. */
+@inline
+export function powMinus03(x: v128): v128 {
+  return power(x, 1);
+}
+
+@inline
+function power(x: v128, which: i32): v128 {
   const bits = f32x4.pmax(x, at(POWER_LEAST)), exponent = i32x4.shr_s(i32x4.sub(bits, at(ROOT_HALF)), 23);
   const t = f32x4.sub(i32x4.sub(bits, i32x4.shl(exponent, 23)), at(ONE)), t2 = f32x4.mul(t, t);
   const lower = f32x4.add(line(LOG2, 0, t), f32x4.mul(t2, line(LOG2, 2, t)));
   const upper = f32x4.add(line(LOG2, 4, t), f32x4.mul(t2, at(LOG2, 6)));
   const p = f32x4.add(lower, f32x4.mul(f32x4.mul(t2, t2), upper));
-  const y = f32x4.mul(f32x4.add(f32x4.mul(p, t), f32x4.convert_i32x4_s(exponent)), at(POWER));
+  const y = f32x4.mul(f32x4.add(f32x4.mul(p, t), f32x4.convert_i32x4_s(exponent)), at(POWER, which));
   const rounded = f32x4.add(y, at(ROUNDER)), r = f32x4.sub(y, f32x4.sub(rounded, at(ROUNDER)));
   const r2 = f32x4.mul(r, r);
   const q = f32x4.add(line(EXP2, 0, r), f32x4.mul(r2, f32x4.add(line(EXP2, 2, r), f32x4.mul(r2, at(EXP2, 4)))));
