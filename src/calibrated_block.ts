@@ -3,13 +3,15 @@
  * codes, go on with the quantized weights. What is packed is packed at the end of the block, because a later step may still divide the rows of a
  * weight that makes its input.
  */
-import { scalingOf, type StepScaling } from "./assign.ts";
+import { inputObserver, observersOf, scalingOf, type StepScaling } from "./assign.ts";
 import type { Backend, Scope, Tensor } from "./backend.ts";
 import type { Calibration, StreamWeights } from "./calibrate.ts";
+import { CheckpointError } from "./errors.ts";
 import type { Block, Linear, Step } from "./family.ts";
 import type { Rounder, RoundingRequest, ScalableWeight } from "./method.ts";
 import type { Chain } from "./methods/mod.ts";
-import { type Observation, type Observer, Statistics } from "./observer.ts";
+import { openObservations } from "./observation.ts";
+import type { Observer, Statistics } from "./observer.ts";
 import { gram } from "./observers/gram.ts";
 import { bytesFrom, floatsFrom, roundTo } from "./number.ts";
 import { addBias, permuteColumns, scaleRows } from "./ops/mod.ts";
@@ -119,14 +121,31 @@ class BlockWork {
     const { backend } = this.#context;
     using scope = backend.scope();
     const groups = this.#groupsOf(step);
-    const observers = [...new Set(groups.flatMap(({ observers }) => observers))];
-    const { statistics, mover } = await this.#observe(step, observers, scope);
     const scaling = scalingOf(step, this.#fates);
+    const before = groups.flatMap(({ observers }) => observers);
+    const fixing = groups.flatMap(({ inputObserver }) => inputObserver ?? []);
+    const { statistics, mover } = await this.#observe(
+      step,
+      new Set(scaling ? before : [...before, ...fixing]),
+      scope,
+    );
     const strength = scaling && await this.#scale({ scaling, groups, statistics, mover });
+    // A fixed scale is for the input as its linears get it.
+    const inputs = scaling && fixing.length > 0
+      ? await this.#look(step, new Set(fixing), scope)
+      : statistics;
     for (const group of groups) {
       const rounder = await group.open(strength?.scales, scope, statistics);
+      const inputScale = group.inputScale(inputs);
       for (const planned of group.weights) {
-        await this.#round(planned, { group, rounder, mover, scaling: strength, statistics });
+        await this.#round(planned, {
+          group,
+          rounder,
+          mover,
+          scaling: strength,
+          statistics,
+          inputScale,
+        });
       }
     }
   }
@@ -140,13 +159,14 @@ class BlockWork {
     to: Step | undefined,
     observe?: NonNullable<Parameters<Calibration["pass"]>[0]["observe"]>,
   ): Promise<void> {
-    const { calibration, signal } = this.#context;
+    const { plan, calibration, signal } = this.#context;
     await calibration.pass({
       block: this.#name,
       ...(this.#at ? { through: this.#at } : {}),
       quantized: this.#quantized,
       original: this.#original,
-      inputFactor: this.#inputFactor,
+      // The original has no scales to make up for.
+      inputFactor: plan.recipe.calibrateOn === "float" ? undefined : this.#inputFactor,
       ...(to ? { to } : {}),
       ...(observe ? { observe } : {}),
       signal,
@@ -158,28 +178,40 @@ class BlockWork {
   /** Bring every window to a step; what its input is like there, and how targets are to be moved for it. */
   async #observe(
     step: Step,
-    observers: readonly Observer[],
+    observers: ReadonlySet<Observer>,
     scope: Scope,
   ): Promise<{ statistics: Statistics; mover: TargetMover | undefined }> {
-    const { plan, calibration } = this.#context;
-    const observations = observers.map((observer): [Observer, Observation] => [
-      observer,
-      observer.open({ channels: step.channels, scope }),
-    ]);
-    const moved = plan.recipe.propagate && observers.includes(gram);
+    const { plan, calibration: { tokens } } = this.#context;
+    const { channels } = step;
+    const observations = openObservations([...observers], { channels, tokens, scope });
+    const moved = plan.propagate && observers.has(gram);
     const difference = moved ? this.#difference(step, scope) : undefined;
     await this.#pass(step, async (x, gap) => {
-      for (const [, observation] of observations) await observation.add(x);
+      await observations.add(x);
       if (difference && gap) difference.add(x, gap);
     });
-    const results = new Map<Observer, unknown>();
-    for (const [observer, observation] of observations) {
-      results.set(observer, await observation.finish());
-    }
-    const { tokens } = calibration;
-    const statistics = new Statistics(results, { channels: step.channels, tokens });
+    const statistics = await observations.finish();
     const mover = await difference?.finish(statistics.of(gram), scope);
     return { statistics, mover };
+  }
+
+  /** What a step's input is like after scales were moved. */
+  async #look(
+    step: Step,
+    observers: ReadonlySet<Observer>,
+    scope: Scope,
+  ): Promise<Statistics> {
+    const { calibration, original, signal } = this.#context;
+    const { tokens } = calibration;
+    const { channels } = step;
+    const observations = openObservations([...observers], { channels, tokens, scope });
+    await calibration.look(step, {
+      weight: (name) => this.norms.get(name) ?? original.weight(name),
+      inputFactor: this.#inputFactor,
+      observe: (x) => observations.add(x),
+      signal,
+    });
+    return await observations.finish();
   }
 
   #difference({ joins, channels, linears }: Step, scope: Scope): Difference {
@@ -280,12 +312,13 @@ class BlockWork {
   /** Choose the codes of one weight. */
   async #round(
     planned: PlannedStep,
-    { group, rounder, mover, scaling, statistics }: {
+    { group, rounder, mover, scaling, statistics, inputScale }: {
       group: Group;
       rounder: Rounder;
       mover: TargetMover | undefined;
       scaling: { scales: Float32Array; strength: number } | undefined;
       statistics: Statistics;
+      inputScale: number | undefined;
     },
   ): Promise<void> {
     const { backend, scope, signal } = this.#context;
@@ -294,6 +327,7 @@ class BlockWork {
     using scratch = backend.scope();
     const factor = scaling && upload(scaling.scales, scratch);
     const order = upload(Uint32Array.from({ length: columns }, (_, i) => i), scratch);
+    const fixed = inputScale === undefined ? {} : { input_scale: scalar(inputScale, scope) };
     const slices = [];
     const losses: Tensor[] = [];
     for (let from = 0; from < rows; from += sliceRows) {
@@ -308,7 +342,8 @@ class BlockWork {
         weight = scaled;
       }
       const { quantized, loss } = await rounder.round({ weight, scope });
-      slices.push({ rows: { from, to }, quantized });
+      const tensors = { ...quantized.tensors, ...fixed };
+      slices.push({ rows: { from, to }, quantized: { ...quantized, tensors } });
       if (loss) losses.push(scratch.adopt(scope.release(loss)));
     }
     const { damping, fallback } = rounder.remarks;
@@ -327,6 +362,7 @@ class BlockWork {
         ...(damping === undefined ? {} : { damping }),
         ...(fallback === undefined ? {} : { fallback }),
         ...(scaling ? { strength: scaling.strength } : {}),
+        ...(inputScale === undefined ? {} : { inputScale }),
         ...(losses.length > 0 ? { loss: loss / statistics.tokens } : {}),
       },
     });
@@ -381,8 +417,27 @@ class Group {
   }
 
   get observers(): readonly Observer[] {
-    const { scaling, rounding } = this.chain;
-    return [...scaling, rounding].flatMap((method) => method.needs(this.scheme, this.options));
+    return observersOf(this);
+  }
+
+  get inputObserver(): Observer | undefined {
+    return inputObserver(this.scheme, this.options);
+  }
+
+  /**
+   * The fixed scale of the input; undefined where there is none.
+   *
+   * @throws {CheckpointError} the input is not finite.
+   */
+  inputScale(inputs: Statistics): number | undefined {
+    if (!this.inputObserver) return undefined;
+    const found = schemeKind(this.scheme).inputScale!.find(this.scheme, inputs, this.options);
+    if (Number.isFinite(found)) return found;
+    const { name } = this.weights[0]!.source;
+    throw new CheckpointError(
+      `Cannot fix a scale for the input of "${name}": on the calibration text it holds NaN or infinity.`,
+      { tensor: name },
+    );
   }
 
   /** Open the rounding of these weights, multiplied by scales. */
@@ -426,6 +481,13 @@ async function divideNorm(
   const tensor = scope.alloc(dtype, norm.shape);
   scope.backend.write(tensor, bytesFrom(dtype, after));
   return { tensor, moved };
+}
+
+/** f32[1, 1] */
+function scalar(value: number, scope: Scope): Tensor {
+  const tensor = scope.alloc("f32", [1, 1]);
+  scope.backend.write(tensor, new Uint8Array(Float32Array.of(value).buffer));
+  return tensor;
 }
 
 function upload(values: Float32Array | Uint32Array, scope: Scope): Tensor {

@@ -9,8 +9,17 @@ export interface Observer<R = unknown> {
   readonly name: string;
   /** Bytes of device memory for inputs of this many channels. */
   bytes(channels: number, backend: Pick<Backend, "maxTensorBytes">): number;
-  /** Begin to observe; what is kept on the device belongs to `scope`. */
-  open(options: { readonly channels: number; readonly scope: Scope }): Observation<R>;
+  /** Begin to observe. */
+  open(options: ObserveOptions): Observation<R>;
+}
+
+/** What is known when an observer begins. */
+export interface ObserveOptions {
+  readonly channels: number;
+  /** Tokens of all windows that will pass. */
+  readonly tokens: number;
+  /** What is kept on the device belongs to it. */
+  readonly scope: Scope;
 }
 
 /** One statistic being gathered. */

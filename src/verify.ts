@@ -290,12 +290,17 @@ async function checkWeight(weight: StoredWeight, check: Check): Promise<TensorRe
 
 /** Scales that are not finite, or fp8 codes that are NaN, poison every value they touch. */
 async function checkFinite(quantized: Quantized, name: string, backend: Backend): Promise<void> {
-  const { scale, absmax, codes } = quantized.tensors;
-  const scales = scale ?? absmax;
-  if (!scales) return;
+  const { scale, absmax, codes, input_scale: input } = quantized.tensors;
+  const scales = [scale ?? absmax, input].filter((tensor) => tensor !== undefined);
+  if (scales.length === 0) return;
   const fp8 = quantized.scheme.kind === "fp8" && codes ? [codes] : [];
-  const [bytes, codeBytes] = await backend.read(scales, ...fp8);
-  const bad = new Float32Array(bytes!.buffer).find((value) => !Number.isFinite(value));
+  const bytes = await backend.read(...scales, ...fp8);
+  const bad = bytes.slice(0, scales.length)
+    .flatMap(({ buffer }) =>
+      new Float32Array(buffer).find((value) => !Number.isFinite(value)) ?? []
+    )
+    .at(0);
+  const codeBytes = bytes[scales.length];
   if (bad !== undefined) {
     throw new CheckpointError(`Cannot accept "${name}": one of its scales is ${bad}.`, {
       tensor: name,

@@ -58,7 +58,7 @@ for (
       const backend = panel === Infinity ? device : narrow(device, size * 4 * panel);
       const windows = [1, 2, 3].map((seed) => gaussian(37 * size, seed));
       using scope = backend.scope();
-      const observation = gram.open({ channels: size, scope });
+      const observation = gram.open({ channels: size, tokens: 3 * 37, scope });
       for (const values of windows) {
         using scratch = backend.scope();
         const x = scratch.alloc("f32", [37, size]);

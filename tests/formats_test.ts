@@ -216,7 +216,9 @@ Deno.test("int and fp8 weights quantized here are what compressed-tensors' compr
     int4_tensor_asym: { ...int, bits: 4, grid: "affine", strategy: { kind: "tensor" } },
     int4_block: { ...int, bits: 4, strategy: block },
     w8a8: { ...int, bits: 8, strategy: channel, activations: "int8" },
+    w8a8_static: { ...int, bits: 8, strategy: channel, activations: "int8-static" },
     fp8: { ...fp8, strategy: channel, activations: "fp8" },
+    fp8_static: { ...fp8, strategy: { kind: "tensor" }, activations: "fp8-static" },
     fp8_block: { ...fp8, strategy: block, activations: "none" },
   };
   assert.deepEqual(
@@ -232,6 +234,7 @@ Deno.test("int and fp8 weights quantized here are what compressed-tensors' compr
       scheme,
       format: compressedTensors,
       backend,
+      inputScale: key === "fp8_static" ? 2 ** -7 : 0.03125 * 1.5,
     });
     for (const [tensor, bytes] of ours) {
       const isAffineCodes = key.endsWith("_asym") && tensor.endsWith(".weight_packed");
@@ -550,13 +553,16 @@ Deno.test("a checkpoint whose parts contradict its section is named as broken", 
   ];
   for (const [what, promise] of wrong) await assert.rejects(promise, CheckpointError, what);
   const { group_0 } = section.config_groups;
+  const fixed = { num_bits: 8, type: "int", strategy: "tensor", dynamic: false };
   const unreadable = [
     { ...group_0, weights: { ...group_0.weights, actorder: "group" } },
     { ...group_0, weights: { ...group_0.weights, num_bits: 16 } },
-    {
+    ...[{ symmetric: false }, { dynamic: true }, { strategy: "token" }, { num_bits: 4 }].map((
+      other,
+    ) => ({
       ...group_0,
-      input_activations: { num_bits: 8, type: "int", strategy: "tensor", dynamic: false },
-    },
+      input_activations: { ...fixed, ...other },
+    })),
   ];
   for (const group of unreadable) {
     await assert.rejects(

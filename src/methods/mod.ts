@@ -4,9 +4,10 @@ import type { Method, RoundingMethod, ScalingMethod } from "../method.ts";
 import { awq } from "./awq.ts";
 import { gptq } from "./gptq.ts";
 import { rtn } from "./rtn.ts";
+import { smoothquant } from "./smoothquant.ts";
 
 /** Every method. */
-export const METHODS: readonly Method[] = [rtn, gptq, awq];
+export const METHODS: readonly Method[] = [rtn, gptq, awq, smoothquant];
 
 /** A list of methods that were checked to fit together: scaling methods, then one that rounds. */
 export interface Chain {

@@ -14,6 +14,7 @@ import { divergence } from "./divergence.ts";
 import { embedding } from "./embedding.ts";
 import { errorSums } from "./error_sums.ts";
 import { factorBlock } from "./factor_block.ts";
+import { fakeQuantize } from "./fake_quantize.ts";
 import { fakeQuantizeRows } from "./fake_quantize_rows.ts";
 import { gemm } from "./gemm.ts";
 import { gptqBlock } from "./gptq_block.ts";
@@ -61,6 +62,7 @@ export {
   embedding,
   errorSums,
   factorBlock,
+  fakeQuantize,
   fakeQuantizeRows,
   gemm,
   gptqBlock,
@@ -124,6 +126,7 @@ export const OPS: readonly Op[] = [
   add,
   addBias,
   divergence,
+  fakeQuantize,
   fakeQuantizeRows,
   errorSums,
   histogram,

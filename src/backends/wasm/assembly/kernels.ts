@@ -13,6 +13,7 @@ export { probeFused } from "./probe";
 export {
   dequantize_fp8,
   dequantize_int,
+  fake_quantize,
   fake_quantize_rows,
   quantize_fp8,
   quantize_int,
