@@ -306,6 +306,12 @@ async function checkFinite(quantized: Quantized, name: string, backend: Backend)
       tensor: name,
     });
   }
+  const range = input && new Float32Array(bytes[scales.indexOf(input)]!.buffer)[0]!;
+  if (range !== undefined && range <= 0) {
+    throw new CheckpointError(`Cannot accept "${name}": the scale of its input is ${range}.`, {
+      tensor: name,
+    });
+  }
   if (codeBytes?.some((code) => (code & 0x7f) === 0x7f)) {
     throw new CheckpointError(`Cannot accept "${name}": one of its fp8 values is NaN.`, {
       tensor: name,
