@@ -292,10 +292,17 @@ class BlockWork {
     source.rows.forEach((row, channel) => factors[row] = 1 / scales[channel]!);
     for (const { rows: { from, to }, quantized } of weight.slices) {
       const factor = upload(factors.subarray(from, to), scratch);
+      const { scale } = quantized.tensors;
+      const single = scale?.shape[1] === 1 ? scale : undefined;
+      const before = single && floatsFrom("f32", (await backend.read(single))[0]!);
       schemeKind(quantized.scheme).choice!.scaleRows(quantized, factor, scope);
+      if (!single || !before) continue;
+      // Scales are rounded to their dtype. Where a row has but one, what the row was in fact multiplied by is known, and moving it is exact.
+      const after = floatsFrom("f32", (await backend.read(single))[0]!);
+      factors.set(after.map((value, i) => value / before[i]!), from);
     }
-    this.#inputFactor = upload(scales.map((scale) => 1 / scale), scope);
-    return scales;
+    this.#inputFactor = upload(Float32Array.from(source.rows, (row) => factors[row]!), scope);
+    return Float32Array.from(source.rows, (row) => 1 / factors[row]!);
   }
 
   /** Rows of a weight as they are to be rounded, scales apart: f32[n, C] in `scope`. */

@@ -310,6 +310,23 @@ Deno.test("two schemes of one layout share its format; two layouts are mixed pre
   assert.deepEqual(mixed.ignore, []);
 });
 
+Deno.test("a section says of activations whether each token has a scale or the checkpoint does", () => {
+  for (
+    const [name, type] of [["W8A8", "int"], ["FP8_DYNAMIC", "float"]] as const
+  ) {
+    const args = (activations: "dynamic" | "static") => {
+      const { scheme } = presetScheme(name, { modelDType: "bf16", activations });
+      const { config_groups } = JSON.parse(
+        compressedTensors.section([planned("a", scheme)], "bf16")!,
+      );
+      return config_groups.group_0.input_activations;
+    };
+    const both = { num_bits: 8, type, symmetric: true };
+    assert.deepEqual(args("dynamic"), { ...both, strategy: "token", dynamic: true });
+    assert.deepEqual(args("static"), { ...both, strategy: "tensor", dynamic: false });
+  }
+});
+
 Deno.test("a quantized convolution or embedding is targeted by name, not as Linear", () => {
   const conv = { ...planned("conv1", W8), shape: [8, 3, 3, 3] };
   const section = JSON.parse(compressedTensors.section([conv], "bf16")!);
@@ -491,6 +508,9 @@ Deno.test("loaders are told apart by bits, group size and dimensions", () => {
     "transformers",
     "llama.cpp",
   ]);
+  const fixed = presetScheme("W8A8", { modelDType: "bf16", activations: "static" }).scheme;
+  assert.deepEqual(takes(fixed), ["transformers", "vLLM", "SGLang", "TGI"]);
+  assert.match(compressedTensors.loaders([fixed])[3]!.why, /token by token all the same/);
   const conv = { ...planned("conv", W8), shape: [8, 3, 3, 3] };
   assert.deepEqual(takes(W8, [conv]), []);
   const affine = presetScheme("W4A16_ASYM", { modelDType: "bf16" }).scheme;
