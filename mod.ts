@@ -3,15 +3,17 @@
  *
  * @example Quantize the embedded sample model to int4 in groups of 64
  * ```ts
- * import { open, openBackend, openFolderSink, plan, recipeFromOptions, run } from "@sluice/sluice";
+ * import { open, openBackend, openFolderSink, plan, prepareCalibration, recipeFromOptions, requestOf, run } from "@sluice/sluice";
  *
  * await using source = await open("sample");
  * await using device = await openBackend("wasm");
  * const recipe = recipeFromOptions({ scheme: "W4A16", "group-size": 64 });
- * const work = plan(recipe, source, { device });
+ * // 4 bits and below are calibrated; { corpus: "my.txt" } takes another text than the embedded one.
+ * const calibration = await prepareCalibration(source, { seqLen: 128, numSamples: 4 });
+ * const work = plan(recipe, source, { device, calibration: requestOf(calibration) });
  * const out = `${await Deno.makeTempDir()}/sample-w4a16`;
  * await using sink = await openFolderSink(out);
- * await run(work, { source, backend: device, sink });
+ * await run(work, { source, backend: device, sink, calibration });
  * ```
  *
  * @module
@@ -24,7 +26,7 @@ export type { PublishOptions, PublishPlan, PublishReport } from "./src/publish.t
 export { type CardFacts, modelCard } from "./src/model_card.ts";
 export { factsOfCheckpoint, factsOfRun } from "./src/card_facts.ts";
 export { readSourceCard } from "./src/source_card.ts";
-export { needsCalibration, plan } from "./src/plan.ts";
+export { needsCalibration, plan, requestOf } from "./src/plan.ts";
 export type {
   DeviceLimits,
   Plan,

@@ -35,11 +35,11 @@ interface Pair {
   readonly backend: Backend;
 }
 
-/** Rows that differ by less were not scaled: least squares over quantized values does not tell more. */
-const UNSCALED = 0.02;
-
-/** Factors of rows and columns whose product is further from 1 than this do not belong together. */
-const TOLERANCE = 0.3;
+/**
+ * How well the logarithms of a weight's row factors and of the next weight's column factors, which undo them, must agree. Where no scale was moved
+ * both are noise of quantization, and do not.
+ */
+const CORRELATION = 0.7;
 
 /** Look for moved scales; none are found where the architecture is not known. */
 export async function findMovedScales(pair: Pair): Promise<MovedScales> {
@@ -101,14 +101,28 @@ async function addRowScales(
   if (scaledBy?.kind !== "linear" || !isQuantized(scaledBy.linear.weight, pair)) return;
   const [from, to] = [scaledBy.linear.weight, linears[0]!.weight];
   const { rows } = await fitScales(from, weights.get(from), pair);
-  if (rows.every((factor) => Math.abs(factor - 1) < UNSCALED)) return;
   const { columns } = await fitScales(to, undefined, pair);
-  const belong = columns.every((factor, c) =>
-    Math.abs(Math.log(factor * rows[scaledBy.rows[c]!]!)) < TOLERANCE
-  );
-  if (!belong) return;
-  weights.set(from, { ...weights.get(from), rows });
-  weights.set(to, { columns: columns.map((_, c) => 1 / rows[scaledBy.rows[c]!]!) });
+  const channels = Map.groupBy(columns.keys(), (channel) => scaledBy.rows[channel]!);
+  const made = [...channels.keys()];
+  const divided = made.map((row) => Math.log(rows[row]!));
+  const multiplied = made.map((row) => mean(channels.get(row)!.map((c) => Math.log(columns[c]!))));
+  if (!(correlation(divided, multiplied) < -CORRELATION)) return;
+  const factors = new Float64Array(rows.length).fill(1);
+  made.forEach((row, i) => factors[row] = Math.exp((divided[i]! - multiplied[i]!) / 2));
+  weights.set(from, { ...weights.get(from), rows: factors });
+  weights.set(to, { columns: columns.map((_, c) => 1 / factors[scaledBy.rows[c]!]!) });
+}
+
+function mean(values: readonly number[]): number {
+  return values.reduce((sum, value) => sum + value, 0) / values.length;
+}
+
+/** Pearson's coefficient; NaN where one side does not vary. */
+function correlation(a: readonly number[], b: readonly number[]): number {
+  const [x, y] = [a, b].map((values) => values.map((value) => value - mean(values)));
+  const dot = (p: readonly number[], q: readonly number[]) =>
+    p.reduce((sum, value, i) => sum + value * q[i]!, 0);
+  return dot(x!, y!) / Math.sqrt(dot(x!, x!) * dot(y!, y!));
 }
 
 /** The factor of each row and of each column of a stored weight that brings the original's nearest to it. */

@@ -96,6 +96,15 @@ export interface Plan {
   readonly loaders: readonly Loader[];
 }
 
+/** What a plan needs to know of windows that were prepared. */
+export function requestOf(
+  { seqLen, windows, stateBudget }: Omit<WindowsRequest, "windows"> & {
+    readonly windows: { readonly length: number };
+  },
+): WindowsRequest {
+  return { seqLen, windows: windows.length, stateBudget };
+}
+
 /** What of a device a plan depends on. */
 export type DeviceLimits = Pick<Backend, "name" | "maxTensorBytes" | "sliceBytes" | "supports">;
 

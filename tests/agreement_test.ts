@@ -1,11 +1,11 @@
-/** The two backends on the sample model: the same codes but for ties, and the same perplexity. */
+/** The two backends on the sample model: the same codes but for ties, and the same perplexity; calibrated, the same perplexity. */
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { openWasm } from "../src/backends/wasm/mod.ts";
 import { openWebgpu } from "../src/backends/webgpu/mod.ts";
 import { DeviceError } from "../src/errors.ts";
-import { prepareWindows } from "../src/evaluate.ts";
-import { plan } from "../src/plan.ts";
+import { evaluate, prepareCalibration, prepareWindows } from "../src/evaluate.ts";
+import { plan, requestOf } from "../src/plan.ts";
 import { recipeFromOptions } from "../src/recipe.ts";
 import { run, type RunReport } from "../src/run.ts";
 import { openFolderSink } from "../src/sinks/folder.ts";
@@ -30,10 +30,14 @@ async function quantize(
 ): Promise<RunReport> {
   await using source = await openCheckpoint(SAMPLE_MODEL);
   const evaluation = await prepareWindows(source, { seqLen: 96, numSamples: 2 });
-  const request = { seqLen: 96, windows: 2, stateBudget: evaluation.stateBudget };
-  const work = plan(recipeFromOptions(options), source, { device: backend, evaluation: request });
+  const calibration = await prepareCalibration(source, { seqLen: 128, numSamples: 8 });
+  const work = plan(recipeFromOptions(options), source, {
+    device: backend,
+    evaluation: requestOf(evaluation),
+    calibration: requestOf(calibration),
+  });
   await using sink = await openFolderSink(out);
-  return await run(work, { source, backend, sink, evaluation });
+  return await run(work, { source, backend, sink, evaluation, calibration });
 }
 
 for (
@@ -73,3 +77,28 @@ for (
     },
   });
 }
+
+Deno.test({
+  name:
+    "webgpu and wasm agree on the calibrated sample model: perplexity within 5e-3, KL within a tenth",
+  ignore: !await hasAdapter(),
+  async fn() {
+    const folder = await Deno.makeTempDir();
+    await using cpu = await openWasm();
+    await using gpu = await openWebgpu();
+    const options = { scheme: "W4A16_ASYM", "group-size": 64, "awq-rows": 32 };
+    await using reference = await openCheckpoint(SAMPLE_MODEL);
+    const evaluation = await prepareWindows(reference, { seqLen: 512, numSamples: 16 });
+    const measure = async (backend: Backend, name: string) => {
+      await quantize(backend, options, join(folder, name));
+      await using source = await openCheckpoint(join(folder, name));
+      const scores = await evaluate(source, { backend: cpu, evaluation, reference });
+      return [scores.perplexity!.perplexity!, scores.divergence!.mean!] as const;
+    };
+    const [p, k] = await measure(cpu, "wasm");
+    const [q, l] = await measure(gpu, "webgpu");
+    assert(Math.abs(p / q - 1) <= 5e-3, `perplexity ${p} on wasm, ${q} on webgpu`);
+    assert(Math.abs(k / l - 1) <= 0.1, `KL divergence ${k} on wasm, ${l} on webgpu`);
+    await Deno.remove(folder, { recursive: true });
+  },
+});

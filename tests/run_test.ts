@@ -1,90 +1,14 @@
 /** Whole runs on small checkpoints: the same bytes whatever the slices, faults that leave nothing behind, one pass that measures. */
 import assert from "node:assert/strict";
-import { join } from "node:path";
-import type { Backend } from "../src/backend.ts";
 import { openWasm } from "../src/backends/wasm/mod.ts";
 import { DeviceError } from "../src/errors.ts";
 import { evaluate } from "../src/evaluate.ts";
-import type { EvaluationInput } from "../src/streams.ts";
 import { disk } from "../src/io/disk.ts";
-import { plan } from "../src/plan.ts";
-import { recipeFromOptions } from "../src/recipe.ts";
-import type { Event } from "../src/report.ts";
-import { run, type RunReport } from "../src/run.ts";
-import { openFolderSink } from "../src/sinks/folder.ts";
 import { openCheckpoint } from "../src/sources/checkpoint.ts";
+import { bytesOf, folder, quantize, small, tinyWindows, withOwn } from "./run_given.ts";
 import { convolutionalTensors, makeCheckpoint, TINY_CONFIG, tinyTensors } from "./tiny.ts";
 
-/** A folder that is gone when the test ends. */
-async function folder(): Promise<AsyncDisposable & { path: string }> {
-  const path = await Deno.makeTempDir();
-  return { path, [Symbol.asyncDispose]: () => Deno.remove(path, { recursive: true }) };
-}
-
-interface Made {
-  readonly out: string;
-  readonly report: RunReport;
-  readonly events: Event[];
-}
-
-async function quantize(
-  model: string,
-  options: Record<string, unknown>,
-  { backend, into, evaluation, signal }: {
-    backend: Backend;
-    into: string;
-    evaluation?: EvaluationInput;
-    signal?: AbortSignal;
-  },
-): Promise<Made> {
-  const out = join(into, `out-${crypto.randomUUID()}`);
-  const events: Event[] = [];
-  await using source = await openCheckpoint(model);
-  const request = evaluation && {
-    seqLen: evaluation.windows[0]!.length,
-    windows: evaluation.windows.length,
-    stateBudget: evaluation.stateBudget,
-  };
-  const work = plan(recipeFromOptions(options), source, {
-    device: backend,
-    ...(request ? { evaluation: request } : {}),
-  });
-  await using sink = await openFolderSink(out);
-  const report = await run(work, {
-    source,
-    backend,
-    sink,
-    metrics: true,
-    report: (event) => events.push(event),
-    ...(evaluation ? { evaluation } : {}),
-    ...(signal ? { signal } : {}),
-  });
-  return { out, report, events };
-}
-
-async function bytesOf(path: string): Promise<Record<string, string>> {
-  const files: Record<string, string> = {};
-  for (const { name } of [...Deno.readDirSync(path)].sort((a, b) => a.name < b.name ? -1 : 1)) {
-    const digest = await crypto.subtle.digest("SHA-256", await Deno.readFile(join(path, name)));
-    files[name] = new Uint8Array(digest).toHex();
-  }
-  return files;
-}
-
-const WINDOWS = [0, 1, 2].map((w) =>
-  Uint32Array.from({ length: 12 }, (_, i) => (i * 7 + w * 31) % 96)
-);
-
-/** A device that likes slices of a few rows. */
-function small(backend: Backend, sliceBytes: number): Backend {
-  return new Proxy(backend, {
-    get: (target, key) => {
-      if (key === "sliceBytes") return sliceBytes;
-      const value = Reflect.get(target, key) as unknown;
-      return typeof value === "function" ? value.bind(target) : value;
-    },
-  });
-}
+const WINDOWS = tinyWindows(3, 12);
 
 for (const scheme of ["W4A16_ASYM", "NF4", "W8A8", "FP8_DYNAMIC", "LLM_INT8"]) {
   Deno.test(`run() writes the same bytes for ${scheme} twice, with other slices and with other threads`, async () => {
@@ -111,26 +35,22 @@ Deno.test("run() goes on with smaller slices when the device has no memory for o
   const model = await makeCheckpoint(tinyTensors(), { config: TINY_CONFIG });
   await using backend = await openWasm({ threads: 1 });
   const whole = await quantize(model, { scheme: "NF4" }, { backend, into: into.path });
-  const poor = new Proxy(backend, {
-    get: (target, key) => {
-      const value = Reflect.get(target, key) as unknown;
-      if (key !== "scope") return typeof value === "function" ? value.bind(target) : value;
-      return () => {
-        const scope = target.scope();
-        return {
-          ...scope,
-          alloc: (dtype: "f32", shape: readonly number[]) => {
-            if (shape.length === 2 && shape[0]! > 16 && shape[1]! >= 64) {
-              throw new DeviceError("Cannot allocate.", {
-                kind: "memory",
-                backend: "wasm",
-                bytes: 1,
-              });
-            }
-            return scope.alloc(dtype, shape);
-          },
-          [Symbol.dispose]: () => scope[Symbol.dispose](),
-        };
+  const poor = withOwn(backend, {
+    scope: () => {
+      const scope = backend.scope();
+      return {
+        ...scope,
+        alloc: (dtype, shape) => {
+          if (shape.length === 2 && shape[0]! > 16 && shape[1]! >= 64) {
+            throw new DeviceError("Cannot allocate.", {
+              kind: "memory",
+              backend: "wasm",
+              bytes: 1,
+            });
+          }
+          return scope.alloc(dtype, shape);
+        },
+        [Symbol.dispose]: () => scope[Symbol.dispose](),
       };
     },
   });

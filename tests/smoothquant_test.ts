@@ -17,7 +17,7 @@ import { presetScheme } from "../src/schemes/mod.ts";
 import { openCheckpoint } from "../src/sources/checkpoint.ts";
 import { recognize } from "../src/formats/mod.ts";
 import { schemeKind } from "../src/schemes/mod.ts";
-import { EVALUATION, floatsOf, quantizeTiny, tinyLlama } from "./calibrated_run.ts";
+import { EVALUATION, floatsOf, loudLlama, quantizeLoud } from "./loud_given.ts";
 import { gaussian } from "./conformance/given.ts";
 import { onEveryBackend } from "./present.ts";
 import { makeCheckpoint, TINY_CONFIG, tinyTensors } from "./tiny.ts";
@@ -207,10 +207,10 @@ Deno.test("inputs that hold NaN or infinity are named", async () => {
 
 for (const dtype of ["f32", "bf16"] as const) {
   Deno.test(`a ${dtype} model whose scales were moved, and nothing rounded, gives the same logits; what is stored is that model rounded`, async () => {
-    await using model = await tinyLlama(dtype);
+    await using model = await loudLlama(dtype);
     await using source = await openCheckpoint(model.path);
     await using backend = await openWasm({ threads: 1 });
-    await using made = await quantizeTiny(model.path, {
+    await using made = await quantizeLoud(model.path, {
       scheme: "W8A8",
       method: "smoothquant",
       alpha: 0.6,
@@ -257,7 +257,7 @@ for (const dtype of ["f32", "bf16"] as const) {
     const { divergence } = await evaluate(other, {
       backend,
       reference,
-      evaluation: { windows: EVALUATION, stateBudget: 1e9 },
+      evaluation: EVALUATION,
     });
     assert.ok(Math.abs(divergence!.mean!) < 1e-7, `KL ${divergence!.mean}`);
     for (const folder of folders) await Deno.remove(folder, { recursive: true });
@@ -270,7 +270,7 @@ async function checkRounded(
   name: string,
   { found, made, backend }: {
     found: NonNullable<Awaited<ReturnType<typeof recognize>>>;
-    made: Awaited<ReturnType<typeof quantizeTiny>>;
+    made: Awaited<ReturnType<typeof quantizeLoud>>;
     backend: Backend;
   },
 ): Promise<void> {
@@ -294,11 +294,11 @@ async function checkRounded(
 }
 
 Deno.test("smoothing gains where channels are large, with rtn and with gptq, and the search is about as good as a good strength", async () => {
-  await using model = await tinyLlama();
+  await using model = await loudLlama();
   await using backend = await openWasm({ threads: 1 });
   const made = async (method: string, options: Record<string, unknown> = {}) => {
     const all = { scheme: "W8A8", method, propagate: "false", ...options };
-    await using run = await quantizeTiny(model.path, all, backend);
+    await using run = await quantizeLoud(model.path, all, backend);
     const facts = run.report.tensors.map(({ name, calibration }) => ({ name, ...calibration }));
     return { loss: run.report.scores.divergence!.mean!, facts };
   };

@@ -1,6 +1,6 @@
 /** Static activations: scales that are what the inputs were, refusals, the same bytes every time. */
 import assert from "node:assert/strict";
-import type { Backend, Scope, Tensor } from "../src/backend.ts";
+import type { Scope, Tensor } from "../src/backend.ts";
 import { referenceBackend } from "../src/backends/reference.ts";
 import { openWasm } from "../src/backends/wasm/mod.ts";
 import { Calibration } from "../src/calibrate.ts";
@@ -16,14 +16,14 @@ import type { TensorSource } from "../src/source.ts";
 import { openCheckpoint } from "../src/sources/checkpoint.ts";
 import { verify } from "../src/verify.ts";
 import { LoadedBlock, originalWeights } from "../src/weights.ts";
-import { CALIBRATION, EVALUATION, floatsOf, quantizeTiny, tinyLlama } from "./calibrated_run.ts";
+import { CALIBRATION, EVALUATION, floatsOf, loudLlama, quantizeLoud } from "./loud_given.ts";
 
 /** The largest input of the first block's q, k and v over the calibration windows, by the norm's weight that `norms` has. */
 async function firstInputs(model: TensorSource, norms: TensorSource): Promise<number> {
   const table = await floatsOf(model, "model.embed_tokens.weight");
   const weight = await floatsOf(norms, "model.layers.0.input_layernorm.weight");
   let most = 0;
-  for (const token of CALIBRATION.flatMap((window) => [...window])) {
+  for (const token of CALIBRATION.windows.flatMap((window) => [...window])) {
     const x = table.subarray(64 * token, 64 * (token + 1));
     const mean = x.reduce((sum, value) => sum + value ** 2, 0) / 64;
     x.forEach((value, c) => {
@@ -38,12 +38,12 @@ const scaleOf = async (source: TensorSource, linear: string) =>
 
 for (const method of ["rtn", "smoothquant", "smoothquant+gptq", "awq"]) {
   Deno.test(`with ${method} the fixed scale is that of the inputs as the linears get them, one for all that share an input`, async () => {
-    await using model = await tinyLlama();
+    await using model = await loudLlama();
     await using source = await openCheckpoint(model.path);
     await using backend = await openWasm({ threads: 1 });
     for (const [scheme, steps] of [["W8A8", 127.5], ["FP8_DYNAMIC", 448]] as const) {
       const options = { scheme, method, activations: "static", observer: "min-max" };
-      await using made = await quantizeTiny(model.path, options, backend);
+      await using made = await quantizeLoud(model.path, options, backend);
       const want = await firstInputs(source, made.output) / steps;
       const scale = await scaleOf(made.output, "self_attn.q_proj");
       assert.ok(Math.abs(scale - want) <= 1e-5 * want, `${scale}, not ${want}`);
@@ -58,22 +58,22 @@ for (const method of ["rtn", "smoothquant", "smoothquant+gptq", "awq"]) {
       const scores = await evaluate(made.output, {
         backend,
         reference: source,
-        evaluation: { windows: EVALUATION, stateBudget: 1e9 },
+        evaluation: EVALUATION,
       });
       assert.deepEqual(scores, made.report.scores, "what was stored is what was measured");
       // Of targets that were moved a lot, as few tokens move them, verify() cannot tell what they were.
       if (method === "awq") continue;
-      const { quantized } = await verify(made.path, { backend, source });
+      const { quantized } = await verify(made.out, { backend, source });
       assert.equal(quantized.length, 14);
     }
   });
 }
 
 Deno.test("static activations lose more than dynamic ones, and less with smoothing, by every observer", async () => {
-  await using model = await tinyLlama();
+  await using model = await loudLlama();
   await using backend = await openWasm({ threads: 1 });
   const loss = async (options: Record<string, unknown>) => {
-    await using made = await quantizeTiny(model.path, { scheme: "W8A8", ...options }, backend);
+    await using made = await quantizeLoud(model.path, { scheme: "W8A8", ...options }, backend);
     return made.report.scores.divergence!.mean!;
   };
   const dynamic = await loss({ method: "rtn" });
@@ -86,30 +86,14 @@ Deno.test("static activations lose more than dynamic ones, and less with smoothi
   }
 });
 
-Deno.test("scales of inputs are rounded to the dtype of scales, and the same bytes come with other slices and threads", async () => {
-  await using model = await tinyLlama("bf16");
-  await using one = await openWasm({ threads: 1 });
-  await using two = await openWasm({ threads: 2 });
-  const small: Backend = new Proxy(one, {
-    get(target, key) {
-      if (key === "sliceBytes") return 700;
-      const value = Reflect.get(target, key) as unknown;
-      return typeof value === "function" ? value.bind(target) : value;
-    },
-  });
-  const options = { scheme: "W8A8", method: "smoothquant+gptq", activations: "static" };
-  const bytes: Uint8Array[] = [];
-  for (const backend of [one, two, small]) {
-    await using made = await quantizeTiny(model.path, options, backend);
-    bytes.push(await Deno.readFile(`${made.path}/model.safetensors`));
-    const scale = await scaleOf(made.output, "mlp.down_proj");
-    assert.equal(scale, roundTo("bf16", scale));
-    assert.equal(
-      made.output.tensors.get("model.layers.0.mlp.down_proj.input_scale")!.dtype,
-      "bf16",
-    );
-  }
-  for (const other of bytes.slice(1)) assert.deepEqual(other, bytes[0]);
+Deno.test("scales of inputs are rounded to the dtype of scales", async () => {
+  await using model = await loudLlama("bf16");
+  await using backend = await openWasm({ threads: 1 });
+  const options = { scheme: "W8A8", method: "rtn", activations: "static" };
+  await using made = await quantizeLoud(model.path, options, backend);
+  const scale = await scaleOf(made.output, "mlp.down_proj");
+  assert.equal(scale, roundTo("bf16", scale));
+  assert.equal(made.output.tensors.get("model.layers.0.mlp.down_proj.input_scale")!.dtype, "bf16");
 });
 
 const DEVICE = { name: "reference", maxTensorBytes: 2 ** 30, sliceBytes: 2 ** 22 } as const;
@@ -120,7 +104,7 @@ async function refusal(
   recipe: Parameters<typeof plan>[0],
   calibration: typeof WINDOWS | null = WINDOWS,
 ): Promise<string> {
-  await using model = await tinyLlama();
+  await using model = await loudLlama();
   await using source = await openCheckpoint(model.path);
   try {
     plan(recipe, source, {
@@ -168,7 +152,7 @@ rules:
 });
 
 Deno.test("the memory plan counts what observers and samples hold", async () => {
-  await using model = await tinyLlama();
+  await using model = await loudLlama();
   await using source = await openCheckpoint(model.path);
   const memory = (options: Record<string, unknown>, windows = WINDOWS) =>
     plan(recipeFromOptions({ scheme: "W8A8", ...options }), source, {
@@ -186,12 +170,12 @@ Deno.test("the memory plan counts what observers and samples hold", async () => 
 });
 
 Deno.test("a stored checkpoint without its scales of inputs, or with one that is not finite, is named as broken", async () => {
-  await using model = await tinyLlama();
+  await using model = await loudLlama();
   await using backend = referenceBackend();
   const options = { scheme: "W8A8", method: "rtn", activations: "static" };
-  await using made = await quantizeTiny(model.path, options, backend);
+  await using made = await quantizeLoud(model.path, options, backend);
   const name = "model.layers.1.mlp.up_proj.input_scale";
-  const file = `${made.path}/model.safetensors`;
+  const file = `${made.out}/model.safetensors`;
   const whole = await Deno.readFile(file);
   const { tensors } = parseHeader(whole, { file, fileSize: whole.length });
   const { begin } = tensors.find((tensor) => tensor.name === name)!;
@@ -200,7 +184,7 @@ Deno.test("a stored checkpoint without its scales of inputs, or with one that is
     change(bytes);
     await Deno.writeFile(file, bytes);
     await assert.rejects(
-      verify(made.path, { backend }),
+      verify(made.out, { backend }),
       (error) => error instanceof CheckpointError && says.test(error.message),
     );
   };
@@ -216,14 +200,14 @@ Deno.test("a stored checkpoint without its scales of inputs, or with one that is
 });
 
 Deno.test("a second look sees each step's input as the pass saw it, times what scales made of it since", async () => {
-  await using model = await tinyLlama();
+  await using model = await loudLlama();
   await using source = await openCheckpoint(model.path);
   await using backend = await openWasm({ threads: 1 });
   const known = modelOf(source);
   const weights = originalWeights(source);
   await using calibration = await Calibration.open(known, {
     backend,
-    input: { windows: CALIBRATION, stateBudget: 1e9 },
+    input: CALIBRATION,
     propagate: false,
     counter: new StepCounter(() => {}),
   });

@@ -1,6 +1,7 @@
 /** Small checkpoints made in the test: random Llamas, a convolutional network, anything by a list of tensors. */
 import { join } from "node:path";
 import { layoutFile } from "../src/containers/safetensors.ts";
+import { bytesFrom } from "../src/number.ts";
 import { byteLength, type TensorInfo } from "../src/tensor.ts";
 
 /** Deterministic uniform numbers in [−1, 1). */
@@ -97,6 +98,17 @@ export function tinyTensors(
     tensor("model.norm.weight", 64),
     ...(tied ? [] : [tensor("lm_head.weight", 96, 64)]),
   ];
+}
+
+/** Give `makeCheckpoint` this to have norms near 1, with channels that are louder than others, so that hidden states depend on every weight. */
+export function livelyNorms(dtype: "bf16" | "f32"): (name: string, bytes: Uint8Array) => void {
+  return (name, bytes) => {
+    if (!name.includes("norm")) return;
+    const next = randoms(name.length);
+    const size = dtype === "f32" ? 4 : 2;
+    const values = Float32Array.from({ length: bytes.length / size }, () => Math.exp(1.5 * next()));
+    bytes.set(bytesFrom(dtype, values));
+  };
 }
 
 /** The tensors of a small residual network: 4-D convolutions, batch norms, a classifier. */

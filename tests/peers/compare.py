@@ -61,6 +61,12 @@ def divergence(p, q):
     return float((np.exp(p) * (p - q)).sum(-1).mean())
 
 
+def perplexity(logits, tokens):
+    """Of each token but the first, given those before it."""
+    shifted = log_softmax(logits[:-1])
+    return float(np.exp(-shifted[np.arange(len(tokens) - 1), tokens[1:]].mean()))
+
+
 def worst(a, b):
     return float(np.abs(a - b).max())
 
@@ -123,6 +129,9 @@ def main():
             )
         kl = divergence(them("runtime"), runtime)
         checks.check(kl <= drift, f"Sluice against the library, {activations} activations: KL {kl:.2e} <= {drift:.2e}")
+    own = "runtime" if "runtime" in theirs["logits"] else "weights"
+    mine, other = (perplexity(logits, theirs["tokens"]) for logits in (runtime, them(own)))
+    checks.check(abs(mine / other - 1) <= 2e-3, f"perplexity {mine:.4f} by Sluice, {other:.4f} by the library: within 0.2 %")
     if theirs["linears"]:
         compare_linears(args.theirs, theirs, args.ours, ours, activations, checks)
     if "default" in theirs["logits"]:

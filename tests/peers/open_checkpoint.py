@@ -328,7 +328,7 @@ def main():
     if model or open_library is open_gptqmodel:
         open_default = load_mixed if is_mixed(config) else AutoModelForCausalLM.from_pretrained
         write("default", open_default(args.checkpoint).eval())
-    record = {"activations": rounding, **shape, "logits": logits, "linears": linears, "versions": {"transformers": transformers.__version__}}
+    record = {"tokens": tokens[0].tolist(), "activations": rounding, **shape, "logits": logits, "linears": linears, "versions": {"transformers": transformers.__version__}}
     args.prefix.with_name(f"{args.prefix.name}.json").write_text(json.dumps(record, indent=1) + "\n")
     sys.exit(1 if checks.failed else 0)
 

@@ -3,8 +3,9 @@
 # Ends with "N passed, N failed". Needs Python 3.11 or newer and, the first time, a package registry for pip.
 #
 #   SLUICE_PEERS_MODELS   "sample smollm2-135m" (default), or one of them
-#   SLUICE_PEERS_SCHEMES  schemes to try, separated by spaces; with @gptq or @awq in another format than the scheme's own;
-#                         with +static activations are rounded by scales that calibration fixes; mixed@gptq is mixed_gptq.yaml
+#   SLUICE_PEERS_SCHEMES  schemes to try, separated by spaces; with @gptq or @awq in another format than the scheme's own, with
+#                         +static with activations rounded by scales that calibration fixes, with :awq+gptq by that method instead
+#                         of rounding to nearest; mixed@gptq is mixed_gptq.yaml
 #   SLUICE_PEERS_CACHE    folder for the environment and the model [${TMPDIR:-/tmp}/sluice-peers]
 #   SLUICE_PEERS_VENV     the Python environment [$SLUICE_PEERS_CACHE/venv]
 #   SLUICE_PEERS_THREADS  threads torch may use [2]
@@ -17,7 +18,7 @@ peers=tests/peers
 cache=${SLUICE_PEERS_CACHE:-${TMPDIR:-/tmp}/sluice-peers}
 venv=${SLUICE_PEERS_VENV:-$cache/venv}
 models=${SLUICE_PEERS_MODELS:-sample smollm2-135m}
-schemes=${SLUICE_PEERS_SCHEMES:-W4A16 W4A16_ASYM W8A16 W8A8 W8A8+static FP8_DYNAMIC FP8_DYNAMIC+static NF4 LLM_INT8 W4A16@gptq W3A16@gptq W8A16@gptq mixed@gptq W4A16_ASYM@awq W4A16@awq}
+schemes=${SLUICE_PEERS_SCHEMES:-W4A16 W4A16_ASYM W8A16 W8A8 W8A8+static FP8_DYNAMIC FP8_DYNAMIC+static NF4 LLM_INT8 W4A16@gptq W3A16@gptq W8A16@gptq mixed@gptq W4A16_ASYM@awq W4A16@awq W4A16_ASYM:awq+gptq W3A16_ASYM:awq+gptq W4A16:gptq W8A8+static:smoothquant NF4:gptq W4A16@gptq:awq+gptq W4A16_ASYM@awq:awq+gptq}
 threads=${SLUICE_PEERS_THREADS:-2}
 device=${SLUICE_PEERS_DEVICE:-wasm}
 python=$venv/bin/python
@@ -57,21 +58,34 @@ sluice() {
 }
 
 open_with_peers() {
-  local name=$1 source=$2 scheme=$3
-  local label="$name $scheme" out="$work/checkpoint" window="$peers/windows/$name.json"
-  local options=(--scheme "${scheme%@*}")
+  local name=$1 source=$2 scheme=${3%:*}
+  local label="$name $3" out="$work/checkpoint" window="$peers/windows/$name.json"
+  local options=(--scheme "${scheme%@*}") method=rtn
   case $scheme in
     mixed@gptq) options=(--recipe "$peers/mixed_gptq.yaml") ;;
     *+static) options=(--scheme "${scheme%+static}" --activations static --num-samples 8 --seq-len 256) ;;
     *@*) options+=(--group-size 64 --format "${scheme#*@}") ;;
-    W4A16*) options+=(--group-size 64) ;;
+    W?A16|W?A16_ASYM) options+=(--group-size 64) ;;
+  esac
+  case $3 in
+    # Few windows: how the result is read does not depend on how good it is.
+    *:*) method=${3#*:} options+=(--method "$method" --num-samples 16 --calibration sample) ;;
+    mixed*) ;;
+    *) options+=(--method rtn) ;;
   esac
   rm -rf "$out" "$work"/theirs* "$work"/ours*
   sluice "$label" quantize "$source" "${options[@]}" --output "$out" --device "$device" || return 0
   sluice "$label" verify "$out" || true
-  step "$label: bytes" "$python" "$peers/same_bytes.py" "$out" "$source" --label "$label" || true
+  # compressed-tensors and bitsandbytes quantize the original again, and can make only the nearest codes.
+  case $3 in
+    *@*) step "$label: bytes" "$python" "$peers/same_bytes.py" "$out" "$source" --label "$label" || true ;;
+    *:*) ;;
+    *) step "$label: bytes" "$python" "$peers/same_bytes.py" "$out" "$source" --label "$label" || true ;;
+  esac
+  local nearest=(--source "$source")
+  [ "$method" = rtn ] || nearest=()
   step "$label: opening" "$python" "$peers/open_checkpoint.py" "$out" "$window" "$work/theirs" \
-    --source "$source" --label "$label" --threads "$threads" || true
+    "${nearest[@]}" --label "$label" --threads "$threads" || true
   [ -f "$work/theirs.json" ] || return 0
   step "$label: logits" deno run -A "$peers/logits.ts" "$out" "$window" "$work/theirs.json" "$work/ours" "$device" || return 0
   step "$label: comparing" "$python" "$peers/compare.py" "$work/theirs.json" "$work/ours.json" --label "$label" || true

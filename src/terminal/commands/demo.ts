@@ -1,8 +1,8 @@
-/** `sluice demo`: quantizes the embedded model two ways, measures both, and says what to type next. Leaves nothing behind. */
+/** `sluice demo`: quantizes the embedded model three ways, measures them, and says what to type next. Leaves nothing behind. */
 import type { Command } from "../command.ts";
-import { prepareWindows } from "../../evaluate.ts";
+import { prepareCalibration, prepareWindows } from "../../evaluate.ts";
 import { open } from "../../open.ts";
-import { plan } from "../../plan.ts";
+import { plan, requestOf } from "../../plan.ts";
 import { recipeFromOptions } from "../../recipe.ts";
 import { run, type RunReport } from "../../run.ts";
 import { openFolderSink } from "../../sinks/folder.ts";
@@ -11,22 +11,23 @@ import { table } from "../table.ts";
 import { duration, size } from "../text.ts";
 import { byteLength } from "../../tensor.ts";
 import { corpusSentence, DEVICE_FLAGS, MESSAGE_FLAGS, openDevice, openViews } from "./flags.ts";
-import { requestOf } from "./walks.ts";
 
 /** What is shown, and the flags that make it. */
 const SHOWN: readonly (readonly [title: string, flags: Readonly<Record<string, string>>])[] = [
-  ["int4, groups of 64", { scheme: "W4A16", "group-size": "64" }],
+  ["int4, groups of 64, calibrated", { scheme: "W4A16", "group-size": "64" }],
+  ["int4, rounded to nearest", { scheme: "W4A16", "group-size": "64", method: "rtn" }],
   ["NF4, blocks of 64", { scheme: "NF4" }],
 ];
 
-/** Few enough windows for half a minute on two cores, enough for three digits. */
-const WINDOWS = 24;
+/** Few enough windows for less than a minute on two cores, enough for three digits. */
+const CALIBRATION_WINDOWS = 16;
+const WINDOWS = 16;
 const SEQ_LEN = 512;
 
 /** `sluice demo` */
 export const demoCommand: Command = {
   name: "demo",
-  summary: "quantize the embedded model to W4A16 and NF4 and measure both; takes under a minute",
+  summary: "quantize the embedded model to W4A16 and NF4 and measure what was lost; about a minute",
   arguments: [],
   flags: [...DEVICE_FLAGS, ...MESSAGE_FLAGS],
   examples: [
@@ -39,6 +40,10 @@ export const demoCommand: Command = {
     const source = stack.use(await open("sample"));
     const backend = stack.use(await openDevice(said, views.report));
     const windows = await prepareWindows(source, { seqLen: SEQ_LEN, numSamples: WINDOWS });
+    const calibration = await prepareCalibration(source, {
+      seqLen: SEQ_LEN,
+      numSamples: CALIBRATION_WINDOWS,
+    });
     if (!said.get("quiet")) {
       host.err.write(
         `sluice: the sample model, a Llama of 4 million parameters, on ${
@@ -48,12 +53,13 @@ export const demoCommand: Command = {
     }
     const folder = stack.use(await host.temporaryFolder());
     const results: Result[] = [];
-    for (const [title, flags] of SHOWN) {
+    for (const [index, [title, flags]] of SHOWN.entries()) {
       const planned = plan(recipeFromOptions(flags), source, {
         device: backend,
         evaluation: requestOf(windows),
+        calibration: requestOf(calibration),
       });
-      await using sink = await openFolderSink(`${folder.path}/${flags.scheme}`);
+      await using sink = await openFolderSink(`${folder.path}/${index}`);
       const report = await run(planned, {
         source,
         backend,
@@ -61,6 +67,7 @@ export const demoCommand: Command = {
         report: views.report,
         signal: host.signal,
         evaluation: windows,
+        calibration,
         residentBytes: host.residentBytes,
       });
       results.push({

@@ -3,7 +3,7 @@ import type { CalibrationInput } from "../../calibrate.ts";
 import { statesPerToken } from "../../calibrate.ts";
 import { RequestError, UnsupportedError } from "../../errors.ts";
 import type { PreparedWindows } from "../../evaluate.ts";
-import { needsCalibration, type Plan, type WindowsRequest } from "../../plan.ts";
+import { needsCalibration, type Plan, requestOf, type WindowsRequest } from "../../plan.ts";
 import type { Recipe } from "../../recipe.ts";
 import type { Reporter } from "../../report.ts";
 import type { TensorSource } from "../../source.ts";
@@ -64,11 +64,6 @@ export function requestsOf(
     ...(calibration ? { calibration: requestOf(calibration) } : {}),
     ...(evaluation ? { evaluation: requestOf(evaluation) } : {}),
   };
-}
-
-/** What a plan needs to know of windows. */
-export function requestOf({ seqLen, windows, stateBudget }: PreparedWindows): WindowsRequest {
-  return { seqLen, windows: windows.length, stateBudget };
 }
 
 /** The texts of a plan, with as much memory as it gives them and places on disk for what does not fit. */

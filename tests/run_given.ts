@@ -1,0 +1,95 @@
+/** Quantizing small checkpoints in a test: a run from options to a folder, what came of it, and devices with habits. */
+import { join } from "node:path";
+import type { Backend } from "../src/backend.ts";
+import type { CalibrationInput } from "../src/calibrate.ts";
+import { plan, requestOf } from "../src/plan.ts";
+import { recipeFromOptions } from "../src/recipe.ts";
+import type { Event } from "../src/report.ts";
+import { run, type RunReport } from "../src/run.ts";
+import { openFolderSink } from "../src/sinks/folder.ts";
+import { openCheckpoint } from "../src/sources/checkpoint.ts";
+import type { EvaluationInput } from "../src/streams.ts";
+
+/** A folder that is gone when the test ends. */
+export async function folder(): Promise<AsyncDisposable & { path: string }> {
+  const path = await Deno.makeTempDir();
+  return { path, [Symbol.asyncDispose]: () => Deno.remove(path, { recursive: true }) };
+}
+
+/** What a run made. */
+export interface Made {
+  readonly out: string;
+  readonly report: RunReport;
+  readonly events: Event[];
+}
+
+/** Quantize a checkpoint into a new folder in `into`. */
+export async function quantize(
+  model: string,
+  options: Record<string, unknown>,
+  { backend, into, ignore, evaluation, calibration, signal }: {
+    backend: Backend;
+    into: string;
+    ignore?: readonly string[];
+    evaluation?: EvaluationInput;
+    calibration?: CalibrationInput;
+    signal?: AbortSignal;
+  },
+): Promise<Made> {
+  const out = join(into, `out-${crypto.randomUUID()}`);
+  const events: Event[] = [];
+  await using source = await openCheckpoint(model);
+  const request = (input: EvaluationInput) =>
+    requestOf({ ...input, seqLen: input.windows[0]!.length });
+  const work = plan(recipeFromOptions(options, ignore), source, {
+    device: backend,
+    ...(evaluation ? { evaluation: request(evaluation) } : {}),
+    ...(calibration ? { calibration: request(calibration) } : {}),
+  });
+  await using sink = await openFolderSink(out);
+  const report = await run(work, {
+    source,
+    backend,
+    sink,
+    metrics: true,
+    report: (event) => events.push(event),
+    ...(evaluation ? { evaluation } : {}),
+    ...(calibration ? { calibration } : {}),
+    ...(signal ? { signal } : {}),
+  });
+  return { out, report, events };
+}
+
+/** The files of a folder by name, as SHA-256. */
+export async function bytesOf(path: string): Promise<Record<string, string>> {
+  const files: Record<string, string> = {};
+  for (const { name } of [...Deno.readDirSync(path)].sort((a, b) => a.name < b.name ? -1 : 1)) {
+    const digest = await crypto.subtle.digest("SHA-256", await Deno.readFile(join(path, name)));
+    files[name] = new Uint8Array(digest).toHex();
+  }
+  return files;
+}
+
+/** Windows of tokens for the tiny model of 96 words. */
+export function tinyWindows(count: number, seqLen: number): Uint32Array<ArrayBuffer>[] {
+  return Array.from(
+    { length: count },
+    (_, w) => Uint32Array.from({ length: seqLen }, (_, i) => (i * 7 + w * 31 + (i * i) % 5) % 96),
+  );
+}
+
+/** A device that likes slices of a few rows. */
+export function small(backend: Backend, sliceBytes: number): Backend {
+  return withOwn(backend, { sliceBytes });
+}
+
+/** A device some of whose members are others. */
+export function withOwn(backend: Backend, own: Partial<Backend>): Backend {
+  return new Proxy(backend, {
+    get: (target, key) => {
+      if (key in own) return Reflect.get(own, key) as unknown;
+      const value = Reflect.get(target, key) as unknown;
+      return typeof value === "function" ? value.bind(target) : value;
+    },
+  });
+}
