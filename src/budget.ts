@@ -196,10 +196,10 @@ function stepMemory(
     fate.kind === "quantize" && isCalibrated(fate) ? [{ fate, sliceRows }] : []
   );
   if (calibrated.length === 0) return passing;
-  const observers = new Set(calibrated.flatMap(({ fate: { scheme, chain, rule: { options } } }) => [
-    ...observersOf({ scheme, chain, options }),
-    ...[inputObserver(scheme, options) ?? []].flat(),
-  ]));
+  const observers = new Set(calibrated.flatMap(({ fate: { scheme, chain, rule: { options } } }) => {
+    const fixing = inputObserver(scheme, options);
+    return [...observersOf({ scheme, chain, options }), ...(fixing ? [fixing] : [])];
+  }));
   const moving = propagate && observers.has(gram);
   const statistics = [...observers].reduce((n, { bytes }) => n + bytes(channels, device), 0) +
     (moving ? propagationBytes(channels, joins ? rows[0] : undefined) + tokens * channels * 4 : 0);

@@ -9,9 +9,10 @@ export function largestOf({ low, high }: { readonly low: number; readonly high: 
   return Math.max(-low, high);
 }
 
-/** The magnitude that `percent` of the values do not exceed, values lying evenly in their bins. */
+/** The magnitude that `percent` of the values do not exceed, values lying evenly in their bins; infinite where some are NaN or infinite. */
 export function rangeByPercentile(histogram: Histogram, percent: number): number {
   const { counts, limit } = histogram;
+  if (largestOf(histogram) === Infinity) return Infinity;
   const half = BINS / 2;
   const width = limit / half;
   const wanted = counts.reduce((a, b) => a + b) * percent / 100;
@@ -36,10 +37,11 @@ export interface InputGrid {
 
 /**
  * The range whose levels are nearest to the values: that of {@linkcode RANGES} with the least Σ(x − x̂)², values lying evenly in their bins and the
- * outermost bins ending where the values do.
+ * outermost bins ending where the values do. Infinite where some are NaN or infinite.
  */
 export function rangeByError(histogram: Histogram, { levels, steps }: InputGrid): number {
   const most = largestOf(histogram);
+  if (most === Infinity) return Infinity;
   let [best, least] = [most, Infinity];
   for (let k = RANGES; k >= 1; k--) {
     const range = most * k / RANGES;

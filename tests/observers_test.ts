@@ -153,6 +153,9 @@ Deno.test("an input that holds NaN or infinity is told by infinite ranges, not l
       });
       assert.deepEqual([low, high], [-Infinity, Infinity], observer.name);
     }
+    const counted = await observed(histogram, windows, { backend });
+    assert.equal(rangeByPercentile(counted, 99), Infinity);
+    assert.equal(rangeByError(counted, INT8), Infinity);
     const average = await observed(movingAverage, windows, { backend });
     assert.ok(!Number.isFinite(average.high));
   }

@@ -16,6 +16,7 @@ import type { TensorSource } from "../src/source.ts";
 import { openCheckpoint } from "../src/sources/checkpoint.ts";
 import { verify } from "../src/verify.ts";
 import { LoadedBlock, originalWeights } from "../src/weights.ts";
+import { makeCheckpoint, TINY_CONFIG, tinyTensors } from "./tiny.ts";
 import { CALIBRATION, EVALUATION, floatsOf, loudLlama, quantizeLoud } from "./loud_given.ts";
 
 /** The largest input of the first block's q, k and v over the calibration windows, by the norm's weight that `norms` has. */
@@ -242,4 +243,27 @@ Deno.test("a second look sees each step's input as the pass saw it, times what s
     assert.deepEqual(looked, seen.map((x) => x.map((value) => value * times)), to.tap);
     through = to;
   }
+});
+
+Deno.test("inputs that are not finite on the calibration text are named, by every observer", async () => {
+  const name = "model.layers.1.input_layernorm.weight";
+  const model = await makeCheckpoint(tinyTensors("f32"), {
+    config: TINY_CONFIG,
+    change(tensor, bytes) {
+      if (tensor === name) new Float32Array(bytes.buffer)[5] = Infinity;
+    },
+  });
+  await using backend = await openWasm({ threads: 1 });
+  for (const observer of ["min-max", "moving-average", "mse", "percentile"]) {
+    const options = { scheme: "W8A8", method: "rtn", activations: "static", observer };
+    await assert.rejects(quantizeLoud(model, options, backend), (error) => {
+      assert.ok(error instanceof CheckpointError, String(error));
+      assert.match(
+        error.message,
+        /Cannot fix a scale for the input of "model\.layers\.1\..*q_proj/,
+      );
+      return true;
+    });
+  }
+  await Deno.remove(model, { recursive: true });
 });
