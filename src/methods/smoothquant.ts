@@ -49,7 +49,7 @@ export const smoothquant: ScalingMethod = {
     help:
       "smoothquant: migration strength, how far the range of activations goes over to weights; search finds it for each layer",
   }],
-  after: "norms",
+  after: "norms and linears",
   needs: (_scheme, options) => strengthOf(options) === undefined ? [absmax, tokenSample] : [absmax],
   supports(scheme) {
     const rounds = "activations" in scheme && scheme.activations !== "none";
