@@ -129,7 +129,7 @@ await onEveryBackend(
   },
 );
 
-/** Σ (Y − Ŷ)² of W8A8 with dynamic activations, in float64 but for the scales, which are f32; each weight by its share of 128 rows. */
+/** Σ |y − ŷ|²/|y|² over tokens and weights, of W8A8 with dynamic activations, on 128 rows; in float64 but for the scales, which are f32. */
 function errorOf(scales: readonly number[] | undefined, inputs: Float32Array): number {
   const rounded = (values: Float32Array, factor: (c: number) => number) => {
     const out = new Float64Array(values.length);
@@ -149,17 +149,21 @@ function errorOf(scales: readonly number[] | undefined, inputs: Float32Array): n
     const count = Math.min(128, rows);
     const w = rounded(weight, (c) => scales?.[c] ?? 1);
     let sum = 0;
-    for (let i = 0; i < count; i++) {
-      const r = Math.floor((i + 0.5) * rows / count) * CHANNELS;
-      for (let t = 0; t < inputs.length; t += CHANNELS) {
-        let apart = 0;
+    for (let t = 0; t < inputs.length; t += CHANNELS) {
+      let [error, size] = [0, 0];
+      for (let i = 0; i < count; i++) {
+        const r = Math.floor((i + 0.5) * rows / count) * CHANNELS;
+        let [y, other] = [0, 0];
         for (let c = 0; c < CHANNELS; c++) {
-          apart += x[t + c]! * w[r + c]! - inputs[t + c]! * weight[r + c]!;
+          y += inputs[t + c]! * weight[r + c]!;
+          other += x[t + c]! * w[r + c]!;
         }
-        sum += apart ** 2;
+        error += (y - other) ** 2;
+        size += y ** 2;
       }
+      sum += error / size;
     }
-    return all + sum * rows / count;
+    return all + sum;
   }, 0);
 }
 
