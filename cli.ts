@@ -43,6 +43,7 @@ export function denoHost(signal: AbortSignal): Host {
     version: denoJson.version,
     // The kernel keeps the highest value; a sample could miss it.
     residentBytes: () => resourceUsage().maxRSS * 1024,
+    currentBytes: () => Deno.memoryUsage().rss,
     async readText(path) {
       try {
         return await Deno.readTextFile(path);

@@ -40,6 +40,10 @@ export type { Fate } from "./src/assign.ts";
 export type { Budgets, MemoryPlan } from "./src/budget.ts";
 export type { Timeline } from "./src/timeline.ts";
 export { run, type RunReport } from "./src/run.ts";
+export { makeReport, type ReportFiles } from "./src/report_files.ts";
+export type { ReportDocument, ReportFacts } from "./src/report_document.ts";
+export type { Distribution } from "./src/distribution.ts";
+export type { Phase, PhaseReport } from "./src/phases.ts";
 export type { RunOptions } from "./src/run_context.ts";
 export {
   type CorpusOptions,

@@ -8,6 +8,7 @@ import { advance, type Forward, type Position, type Step, type StepContext } fro
 import type { Model } from "./family.ts";
 import { HiddenStates, type SpillStore } from "./hidden_states.ts";
 import { permuteColumns } from "./ops/permute_columns.ts";
+import { Pace } from "./pace.ts";
 import type { StepCounter } from "./report.ts";
 import { embedWindows, rotaryTables } from "./windows.ts";
 import type { ModelWeights } from "./weights.ts";
@@ -77,6 +78,7 @@ export class Calibration implements AsyncDisposable {
   readonly #counter: StepCounter;
   readonly #tables: Pick<StepContext, "cos" | "sin">;
   readonly #held: Scope;
+  readonly #pace: Pace;
   readonly #quantized: HiddenStates;
   readonly #original: HiddenStates | undefined;
   /** Inputs of the step that windows stand at, where they cannot be had from the residual stream. */
@@ -100,6 +102,7 @@ export class Calibration implements AsyncDisposable {
     this.#propagate = propagate;
     this.#counter = counter;
     this.#held = backend.scope();
+    this.#pace = new Pace(backend);
     this.#tables = rotaryTables(model, { tokens: input.windows[0]!.length, scope: this.#held });
     this.#quantized = states[0]!;
     this.#original = states[1];
@@ -157,7 +160,7 @@ export class Calibration implements AsyncDisposable {
       for (let window = 0; window < this.#input.windows.length; window++) {
         signal?.throwIfAborted();
         await this.#walk(window, pass, next);
-        await this.#backend.finish();
+        await this.#pace.keep();
         this.#counter.count(pass.block);
       }
     } catch (error) {
@@ -187,7 +190,7 @@ export class Calibration implements AsyncDisposable {
         ...(hidden ? { hidden: this.#scaled(hidden, inputFactor, scope) } : {}),
       };
       await observe(step.input(at, { scope, ...this.#tables, weight }));
-      await this.#backend.finish();
+      await this.#pace.keep();
     }
   }
 

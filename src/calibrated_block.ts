@@ -6,6 +6,7 @@
 import { inputObserver, observersOf, scalingOf, type StepScaling } from "./assign.ts";
 import type { Backend, Scope, Tensor } from "./backend.ts";
 import type { Calibration, StreamWeights } from "./calibrate.ts";
+import { CalibrationMeasure } from "./calibration_measure.ts";
 import { CheckpointError } from "./errors.ts";
 import type { Block, Linear, Step } from "./family.ts";
 import type { Rounder, RoundingRequest, ScalableWeight } from "./method.ts";
@@ -15,6 +16,7 @@ import type { Observer, Statistics } from "./observer.ts";
 import { gram } from "./observers/gram.ts";
 import { bytesFrom, floatsFrom, roundTo } from "./number.ts";
 import { addBias, permuteColumns, scaleRows } from "./ops/mod.ts";
+import type { PhaseClock } from "./phases.ts";
 import type { Plan, Step as PlannedStep } from "./plan.ts";
 import {
   type Difference,
@@ -50,6 +52,9 @@ export interface BlockContext {
   /** Where what lasts until the block is packed is allocated. */
   readonly scope: Scope;
   readonly report: Reporter;
+  readonly phases: PhaseClock;
+  /** Measure the error of each weight's output. */
+  readonly metrics?: boolean;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -118,7 +123,7 @@ class BlockWork {
 
   /** Observe a step's input, then quantize its linears. */
   async quantizeStep(step: Step): Promise<void> {
-    const { backend } = this.#context;
+    const { backend, phases } = this.#context;
     using scope = backend.scope();
     const groups = this.#groupsOf(step);
     const scaling = scalingOf(step, this.#fates);
@@ -135,7 +140,10 @@ class BlockWork {
       ? await this.#look(step, new Set(fixing), scope)
       : statistics;
     for (const group of groups) {
-      const rounder = await group.open(strength?.scales, scope, statistics);
+      const rounder = await phases.time(
+        "solve",
+        () => group.open(strength?.scales, scope, statistics),
+      );
       const inputScale = group.inputScale(inputs);
       for (const planned of group.weights) {
         await this.#round(planned, {
@@ -159,6 +167,7 @@ class BlockWork {
     to: Step | undefined,
     observe?: NonNullable<Parameters<Calibration["pass"]>[0]["observe"]>,
   ): Promise<void> {
+    using _ = this.#context.phases.begin("walk");
     const { plan, calibration, signal } = this.#context;
     await calibration.pass({
       block: this.#name,
@@ -181,7 +190,7 @@ class BlockWork {
     observers: ReadonlySet<Observer>,
     scope: Scope,
   ): Promise<{ statistics: Statistics; mover: TargetMover | undefined }> {
-    const { plan, calibration: { tokens } } = this.#context;
+    const { plan, calibration: { tokens }, phases } = this.#context;
     const { channels } = step;
     const observations = openObservations([...observers], { channels, tokens, scope });
     const moved = plan.propagate && observers.has(gram);
@@ -191,7 +200,10 @@ class BlockWork {
       if (difference && gap) difference.add(x, gap);
     });
     const statistics = await observations.finish();
-    const mover = await difference?.finish(statistics.of(gram), scope);
+    const mover = await phases.time(
+      "solve",
+      () => difference?.finish(statistics.of(gram), scope),
+    );
     return { statistics, mover };
   }
 
@@ -245,6 +257,7 @@ class BlockWork {
       mover: TargetMover | undefined;
     },
   ): Promise<{ scales: Float32Array; strength: number } | undefined> {
+    using _ = this.#context.phases.begin("scales");
     const { backend, report } = this.#context;
     const weights = groups.flatMap((group) => {
       const open: ScalableWeight["open"] = (scales, scope) => group.open(scales, scope, statistics);
@@ -328,10 +341,13 @@ class BlockWork {
       inputScale: number | undefined;
     },
   ): Promise<void> {
-    const { backend, scope, signal } = this.#context;
+    using _ = this.#context.phases.begin("round");
+    const { backend, original, scope, signal, phases, metrics } = this.#context;
     const { source: { name, shape }, sliceRows } = planned;
     const [rows, columns] = matrixShape(shape);
     using scratch = backend.scope();
+    const { importance } = rounder.remarks;
+    const measure = metrics && new CalibrationMeasure({ scope: scratch, statistics, importance });
     const factor = scaling && upload(scaling.scales, scratch);
     const order = upload(Uint32Array.from({ length: columns }, (_, i) => i), scratch);
     const fixed = inputScale === undefined ? {} : { input_scale: scalar(inputScale, scope) };
@@ -350,11 +366,21 @@ class BlockWork {
       }
       const { quantized, loss } = await rounder.round({ weight, scope });
       const tensors = { ...quantized.tensors, ...fixed };
-      slices.push({ rows: { from, to }, quantized: { ...quantized, tensors } });
+      const slice = { rows: { from, to }, quantized: { ...quantized, tensors } };
+      slices.push(slice);
       if (loss) losses.push(scratch.adopt(scope.release(loss)));
+      if (!measure) continue;
+      const moved = { scales: scaling?.scales };
+      await phases.time("measure", () =>
+        measure.add(quantized, {
+          original: (scope) => original.rows(name, ids, scope),
+          values: (scope) => unscaled(moved, { ...slice, scope }),
+          scope: inner,
+        }));
     }
     const { damping, fallback } = rounder.remarks;
-    const sums = await backend.read(...losses);
+    const sums = await backend.read(...losses, ...measure ? measure.tensors : []);
+    const measured = measure && measure.finish(sums.splice(losses.length));
     const loss = sums.reduce(
       (all, bytes) => new Float32Array(bytes.buffer).reduce((sum, value) => sum + value, all),
       0,
@@ -371,6 +397,7 @@ class BlockWork {
         ...(scaling ? { strength: scaling.strength } : {}),
         ...(inputScale === undefined ? {} : { inputScale }),
         ...(losses.length > 0 ? { loss: loss / statistics.tokens } : {}),
+        ...measured,
       },
     });
   }

@@ -139,8 +139,14 @@ export class HubError extends Error {
  */
 export function quote(name: string): string {
   const shown = name.length > 120 ? `${name.slice(0, 117)}...` : name;
-  return JSON.stringify(shown).replace(
-    /[\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]/g,
+  return escapeControls(JSON.stringify(shown));
+}
+
+/** A text with every character escaped that could move a cursor, turn text around or hide in it. */
+export function escapeControls(text: string): string {
+  return text.replace(
+    // deno-lint-ignore no-control-regex -- control characters are what is looked for
+    /[\u0000-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]/g,
     (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`,
   );
 }

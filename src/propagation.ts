@@ -19,8 +19,11 @@ import { multiply } from "./ops/gemm.ts";
 import { subtract } from "./ops/subtract.ts";
 import { allocPanels, multiplyByPanels, multiplyByTransposed, type Panels } from "./panels.ts";
 
-/** λ as a share of the mean of the Gram matrix's diagonal, by which a correction is held back where inputs hardly vary. */
-export const PROPAGATION_DAMPING = 0.05;
+/**
+ * By how much a correction is held back where it cannot be told from chance: λ is this many times the mean squared length of an input, as if in every
+ * direction this many further tokens had been seen that lack nothing.
+ */
+export const PROPAGATION_DAMPING = 10;
 
 /** Gathers how two streams differ at one step. */
 export interface Difference {
@@ -138,14 +141,14 @@ function rowsOf(table: Tensor, rows: Uint32Array, scope: Scope): Tensor {
 
 /** The factor of Σxxᵀ + λI, with ten times the λ where rounding asks for it; undefined when that is not enough. */
 async function solvable(gram: Gram, scope: Scope): Promise<Factor | undefined> {
-  const { size, diagonal } = gram;
-  const mean = diagonal.reduce((sum, square) => sum + square, 0) / size;
+  const { size, diagonal, tokens } = gram;
+  const power = diagonal.reduce((sum, square) => sum + square, 0) / tokens;
   const factor = scope.alloc("f32", [size]);
   scope.backend.write(factor, new Uint8Array(new Float32Array(size).fill(1).buffer));
   const order = Uint32Array.from({ length: size }, (_, i) => i);
-  for (const share of [PROPAGATION_DAMPING, 10 * PROPAGATION_DAMPING]) {
-    const made = makeFactor(gram, { scope, order, factor, damping: share * mean });
-    if (mean > 0 && await isSound(made, scope.backend)) return made;
+  for (const damping of [PROPAGATION_DAMPING * power, 10 * PROPAGATION_DAMPING * power]) {
+    const made = makeFactor(gram, { scope, order, factor, damping });
+    if (power > 0 && await isSound(made, scope.backend)) return made;
   }
   return undefined;
 }

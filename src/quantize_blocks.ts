@@ -3,13 +3,13 @@ import type { Scope, Tensor } from "./backend.ts";
 import { Calibration, type CalibrationInput } from "./calibrate.ts";
 import { quantizeBlock, type QuantizedWeight, unscaled } from "./calibrated_block.ts";
 import type { Block, Model } from "./family.ts";
-import { ErrorGatherer } from "./metrics/sums.ts";
 import type { Plan } from "./plan.ts";
 import type { Reporter, StepCounter } from "./report.ts";
 import {
   type Context,
   finishWeight,
   keepPacked,
+  openMeasures,
   type RunOptions,
   sample,
   writePieces,
@@ -62,8 +62,8 @@ export async function calibrateBlock(
     scope: Scope;
   },
 ): Promise<LoadedBlock> {
-  const { backend, plan, watch } = context;
-  const loaded = await LoadedBlock.load(block, original, { scope });
+  const { backend, plan, watch, phases } = context;
+  const loaded = await phases.time("load", () => LoadedBlock.load(block, original, { scope }));
   using held = backend.scope();
   const last = plan.model?.blocks.at(-1) === block;
   const quantized = await watch.time(
@@ -102,20 +102,22 @@ async function packWeight(
   const { planned, slices, facts } = weight;
   const { source: tensor, fate, outputs } = planned;
   if (fate.kind !== "quantize") return;
-  const { backend, plan, metrics } = context;
+  const { backend, plan, phases } = context;
   keepPacked(outputs, context);
   using scope = backend.scope();
   const packer = plan.format.packer(tensor, fate.scheme, scope);
-  using errors = metrics ? new ErrorGatherer(backend) : undefined;
+  using measures = openMeasures(fate.scheme, context);
   for (const { rows, quantized } of slices) {
     context.signal?.throwIfAborted();
-    await writePieces(await packer.add(quantized, rows), context);
-    if (!errors) continue;
-    using scratch = backend.scope();
-    const ids = Uint32Array.from({ length: rows.to - rows.from }, (_, i) => rows.from + i);
-    const values = unscaled(weight, { rows, quantized, scope: scratch });
-    await errors.add(loaded.rows(tensor.name, ids, scratch), values);
+    await writePieces(await phases.time("pack", () => packer.add(quantized, rows)), context);
+    if (!measures) continue;
+    await phases.time("measure", async () => {
+      using scratch = backend.scope();
+      const ids = Uint32Array.from({ length: rows.to - rows.from }, (_, i) => rows.from + i);
+      const values = unscaled(weight, { rows, quantized, scope: scratch });
+      await measures.add(loaded.rows(tensor.name, ids, scratch), quantized, values);
+    });
   }
-  await writePieces(await packer.finish(), context);
-  finishWeight(planned, { errors, context, calibration: facts });
+  await writePieces(await phases.time("pack", () => packer.finish()), context);
+  finishWeight(planned, { measures, context, calibration: facts });
 }

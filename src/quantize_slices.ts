@@ -1,13 +1,20 @@
 /** Weights quantized without data, a slice of rows at a time, and tensors copied as they are. */
 import { DeviceError } from "./errors.ts";
 import type { Packer, Piece } from "./format.ts";
-import { ErrorGatherer } from "./metrics/sums.ts";
 import type { DeviceDType } from "./op.ts";
 import type { Step } from "./plan.ts";
-import { type Context, finishWeight, keepPacked, sample, writePieces } from "./run_context.ts";
+import {
+  type Context,
+  finishWeight,
+  keepPacked,
+  openMeasures,
+  sample,
+  writePieces,
+} from "./run_context.ts";
 import { schemeKind } from "./schemes/mod.ts";
 import type { Rows } from "./source.ts";
 import { matrixShape } from "./tensor.ts";
+import type { WeightMeasures } from "./weight_measures.ts";
 
 /** Do with one tensor what was planned; norms that take over scales are written with their block (quantize_blocks.ts). */
 export async function perform(step: Step, context: Context): Promise<void> {
@@ -24,12 +31,12 @@ export async function perform(step: Step, context: Context): Promise<void> {
 
 async function copyTensor(
   { source: tensor }: Step,
-  { output, reads, report }: Context,
+  { output, reads, report, phases }: Context,
 ): Promise<void> {
   let offset = 0;
   for (const _ of reads.slicesOf(tensor.name)) {
-    const bytes = await reads.next();
-    await output.write(tensor.name, offset, bytes);
+    const bytes = await phases.time("load", () => reads.next());
+    await phases.time("write", () => output.write(tensor.name, offset, bytes));
     offset += bytes.length;
   }
   report({ type: "copied", name: tensor.name, bytes: offset });
@@ -38,28 +45,28 @@ async function copyTensor(
 async function quantizeWeight(step: Step, context: Context): Promise<void> {
   const { source: tensor, fate, outputs } = step;
   if (fate.kind !== "quantize") return;
-  const { backend, plan, reads, metrics } = context;
+  const { backend, plan, reads, phases } = context;
   const [rows, columns] = matrixShape(tensor.shape);
   keepPacked(outputs, context);
   using scope = backend.scope();
   const packer = plan.format.packer(tensor, fate.scheme, scope);
-  using errors = metrics ? new ErrorGatherer(backend) : undefined;
+  using measures = openMeasures(fate.scheme, context);
   for (const { rows: slice } of reads.slicesOf(tensor.name)) {
     context.signal?.throwIfAborted();
-    const bytes = await reads.next();
+    const bytes = await phases.time("load", () => reads.next());
     const work = () =>
       quantizeSlice(step, {
         bytes,
         rows: slice ?? { from: 0, to: rows },
         columns,
         packer,
-        errors,
+        measures,
       }, context);
     await writePieces(await context.watch.time("compute", bytes.length, work), context);
     sample(context);
   }
-  await writePieces(await packer.finish(), context);
-  finishWeight(step, { errors, context });
+  await writePieces(await phases.time("pack", () => packer.finish()), context);
+  finishWeight(step, { measures, context });
 }
 
 interface Slice {
@@ -67,32 +74,31 @@ interface Slice {
   readonly rows: Rows;
   readonly columns: number;
   readonly packer: Packer;
-  readonly errors: ErrorGatherer | undefined;
+  readonly measures: WeightMeasures | undefined;
 }
 
 /** Quantize and pack one slice; where the device's memory does not suffice, its halves. */
 async function quantizeSlice(step: Step, slice: Slice, context: Context): Promise<Piece[]> {
   const { source: tensor, fate, rowStep } = step;
   if (fate.kind !== "quantize") return [];
-  const { rows: { from, to }, bytes, columns, packer, errors } = slice;
+  const { rows: { from, to }, bytes, columns, packer, measures } = slice;
   try {
     using scope = context.backend.scope();
     const weight = scope.alloc(tensor.dtype as DeviceDType, [to - from, columns]);
     context.backend.write(weight, bytes);
     const { scheme, rule: { options }, chain } = fate;
-    const { report } = context;
-    const rounder = await chain.rounding.open({
-      names: [tensor.name],
-      scheme,
-      options,
-      scope,
-      report,
+    const { report, phases } = context;
+    const { quantized } = await phases.time("round", async () => {
+      const names = [tensor.name];
+      const rounder = await chain.rounding.open({ names, scheme, options, scope, report });
+      return await rounder.round({ weight, scope });
     });
-    const { quantized } = await rounder.round({ weight, scope });
     // All large allocations come before anything is counted, so that halves can start afresh.
-    const values = errors && schemeKind(scheme).dequantize(quantized, scope);
-    const pieces = await packer.add(quantized, { from, to });
-    if (errors && values) await errors.add(weight, values);
+    const values = measures && schemeKind(scheme).dequantize(quantized, scope);
+    const pieces = await phases.time("pack", () => packer.add(quantized, { from, to }));
+    if (measures && values) {
+      await phases.time("measure", () => measures.add(weight, quantized, values));
+    }
     return pieces;
   } catch (error) {
     const half = Math.floor((to - from) / 2 / rowStep) * rowStep;

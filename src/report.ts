@@ -27,6 +27,11 @@ export interface CalibrationFacts {
   readonly inputScale?: number;
   /** GPTQ's loss, Σ e²/2 over all rows, per token. */
   readonly loss?: number;
+  /** What the loss should be if errors were spread evenly, and what it is at most where nothing is clipped; of int grids, with metrics. */
+  readonly expectedLoss?: number;
+  readonly lossBound?: number;
+  /** tr(E·H·Eᵀ) / tr(W·H·Wᵀ): the share of the output, squared, that is error; with metrics, where the Gram matrix H was gathered. */
+  readonly outputError?: number;
   /** Why the weight was rounded to nearest instead. */
   readonly fallback?: string;
 }

@@ -2,14 +2,16 @@
  * Doing what was planned: read a slice, choose its codes, pack, write, forget (quantize_slices.ts); or with calibration, a block at a time
  * (quantize_blocks.ts). After each block, send the windows of the evaluation through it in both streams. Refuses nothing; what stops it is a fault.
  */
+import type { Distribution } from "./distribution.ts";
 import type { Score } from "./evaluator.ts";
 import type { Block } from "./family.ts";
 import { Output } from "./output.ts";
 import type { Plan, Step } from "./plan.ts";
+import { PhaseClock, type PhaseReport } from "./phases.ts";
 import { calibrateBlock, openCalibration } from "./quantize_blocks.ts";
 import { perform } from "./quantize_slices.ts";
 import { ReadAhead } from "./read_ahead.ts";
-import { StepCounter, type TensorReport } from "./report.ts";
+import { type Event, StepCounter, type TensorReport } from "./report.ts";
 import { type Context, type RunOptions, sample } from "./run_context.ts";
 import type { Reading } from "./source.ts";
 import { scoreTokens, Streams, tensorsRead } from "./streams.ts";
@@ -26,6 +28,13 @@ export interface RunReport {
   readonly peakBytes: number;
   /** When bytes came in, the device was busy, and bytes went out. */
   readonly timeline: Timeline;
+  /** Where time and memory went. */
+  readonly phases: PhaseReport;
+  /** By weight; empty unless asked for. */
+  readonly distributions: ReadonlyMap<string, Distribution>;
+  readonly warnings: readonly Pick<Extract<Event, { type: "warning" }>, "code" | "message">[];
+  /** What the device calls itself. */
+  readonly device: string;
 }
 
 /**
@@ -35,11 +44,18 @@ export interface RunReport {
  * @throws {DeviceError} the device was lost, or has not enough memory for the smallest slice.
  * @throws {SpaceError} the disk is full.
  */
-export async function run(plan: Plan, options: RunOptions): Promise<RunReport> {
-  const { source, backend, sink, evaluation, signal, report = () => {} } = options;
+export async function run(plan: Plan, given: RunOptions): Promise<RunReport> {
+  const { source, backend, sink, evaluation, signal } = given;
+  const warnings: RunReport["warnings"][number][] = [];
+  const report = (event: Event) => {
+    if (event.type === "warning") warnings.push({ code: event.code, message: event.message });
+    given.report?.(event);
+  };
+  const options = { ...given, report };
   const counter = new StepCounter(report);
   const begun = performance.now();
   const watch = new Stopwatch();
+  const phases = new PhaseClock(given);
   await using output = new Output(plan.files, { sink, report, watch });
   await using streams = evaluation && plan.model
     ? await Streams.open(plan.model, { backend, evaluation, counter })
@@ -61,6 +77,8 @@ export async function run(plan: Plan, options: RunOptions): Promise<RunReport> {
     report,
     output,
     tensors: [],
+    spread: new Map(),
+    phases,
     packed: new Map(),
     kept: neededAtTheEnd(plan),
     reads: new ReadAhead(
@@ -76,6 +94,7 @@ export async function run(plan: Plan, options: RunOptions): Promise<RunReport> {
   const original = originalWeights(source);
   const quantized = quantizedWeights(plan, { source, packed: context.packed });
   for (const { name, steps } of plan.blocks) {
+    phases.enter(name);
     using scope = backend.scope();
     const block = calibrated.get(name);
     const loaded = block && calibration
@@ -85,33 +104,48 @@ export async function run(plan: Plan, options: RunOptions): Promise<RunReport> {
       signal?.throwIfAborted();
       if (!block || isCopied(step)) await perform(step, context);
     }
-    if (calibration && name === "embedding") await calibration.embed(original);
+    if (calibration && name === "embedding") {
+      await phases.time("walk", () => calibration.embed(original));
+    }
     if (streams) {
-      await watch.time(
-        "compute",
-        0,
-        () => streams.advance(name, [original, quantized], { signal, loaded }),
-      );
+      const advance = () => streams.advance(name, [original, quantized], { signal, loaded });
+      await watch.time("compute", 0, () => phases.time("evaluate", advance));
     }
     sample(context);
     for (const tensor of context.packed.keys()) {
       if (!context.kept.has(tensor)) context.packed.delete(tensor);
     }
   }
+  phases.enter(undefined);
+  const score = (streams: Streams) => streams.score([original, quantized], { signal });
   const scores = streams
     ? scoreTokens(
-      await watch.time("compute", 0, () => streams.score([original, quantized], { signal })),
+      await watch.time("compute", 0, () => phases.time("evaluate", () => score(streams))),
       { paired: true },
     )
     : {};
   sample(context);
-  await source.verified?.();
-  await output.commit(plan.sidecars, source);
+  await phases.time("load", () => source.verified?.());
+  await phases.time("write", () => output.commit(plan.sidecars, source));
   const seconds = (performance.now() - begun) / 1000;
   if (streams) report({ type: "scored", scores });
-  report({ type: "finished", seconds, peakBytes: context.peak });
-  const timeline = watch.timeline();
-  return { tensors: context.tensors, scores, seconds, peakBytes: context.peak, timeline };
+  const used = phases.report();
+  const peakBytes = Math.max(
+    context.peak,
+    ...Object.values(used.total).map(({ peakBytes }) => peakBytes),
+  );
+  report({ type: "finished", seconds, peakBytes });
+  return {
+    tensors: context.tensors,
+    scores,
+    seconds,
+    peakBytes,
+    timeline: watch.timeline(),
+    phases: used,
+    distributions: context.spread,
+    warnings,
+    device: backend.description,
+  };
 }
 
 /** The blocks that calibration walks through: all of the model's. */

@@ -2,18 +2,20 @@
 import type { Backend } from "./backend.ts";
 import type { CalibrationInput } from "./calibrate.ts";
 import type { Piece } from "./format.ts";
-import { METRICS } from "./metrics/mod.ts";
-import type { ErrorGatherer } from "./metrics/sums.ts";
+import type { Distribution } from "./distribution.ts";
 import type { Output } from "./output.ts";
+import type { PhaseClock } from "./phases.ts";
 import type { Plan, Step } from "./plan.ts";
 import type { ReadAhead } from "./read_ahead.ts";
 import type { CalibrationFacts, Reporter, TensorReport } from "./report.ts";
+import type { Scheme } from "./scheme.ts";
 import { schemeKind } from "./schemes/mod.ts";
 import type { Sink } from "./sink.ts";
 import type { TensorSource } from "./source.ts";
 import type { EvaluationInput } from "./streams.ts";
 import { byteLength, elementCount, type TensorInfo } from "./tensor.ts";
 import type { Stopwatch } from "./timeline.ts";
+import { WeightMeasures } from "./weight_measures.ts";
 
 /** What a run needs beside its plan. */
 export interface RunOptions {
@@ -23,14 +25,18 @@ export interface RunOptions {
   readonly report?: Reporter;
   /** Stops the run between two slices; nothing is left under the final name. */
   readonly signal?: AbortSignal;
-  /** Compute every metric of every quantized weight. */
+  /** Compute every metric of every quantized weight, and the error of the outputs of those that are calibrated. */
   readonly metrics?: boolean;
+  /** Keep how the values and codes of every quantized weight are distributed, as a report shows them; only with `metrics`. */
+  readonly distributions?: boolean;
   /** Measure the model in the same pass; the plan must have been made with the same windows. */
   readonly evaluation?: EvaluationInput;
   /** What to calibrate on; required if the plan has a calibration, and must be of the same windows. */
   readonly calibration?: CalibrationInput;
-  /** Resident bytes of the process now; sampled for the report's peak. */
+  /** Resident bytes of the process now, or the most so far; sampled for the report's peak. */
   readonly residentBytes?: () => number;
+  /** Resident bytes of the process now, where `residentBytes` is the most so far: tells the phases of a run apart. */
+  readonly currentBytes?: () => number;
 }
 
 /** The state of one run. */
@@ -39,6 +45,9 @@ export interface Context extends RunOptions {
   readonly report: Reporter;
   readonly output: Output;
   readonly tensors: TensorReport[];
+  /** By weight; empty unless asked for. */
+  readonly spread: Map<string, Distribution>;
+  readonly phases: PhaseClock;
   /** Packed tensors of the block at hand, kept while it is to be evaluated. */
   readonly packed: Map<string, Uint8Array<ArrayBuffer>>;
   /** Of those, the ones that stay until the end. */
@@ -59,11 +68,19 @@ export function keepPacked(outputs: readonly TensorInfo[], { packed, evaluation 
   for (const output of outputs) packed.set(output.name, new Uint8Array(byteLength(output)));
 }
 
+/** What measures a weight, if it is to be measured. */
+export function openMeasures(
+  scheme: Scheme,
+  { backend, metrics, distributions = false }: Context,
+): WeightMeasures | undefined {
+  return metrics ? new WeightMeasures(backend, { scheme, distributions }) : undefined;
+}
+
 /** Say how a weight fared. */
 export function finishWeight(
   { source: tensor, fate, outputs }: Step,
-  { errors, context, calibration }: {
-    errors: ErrorGatherer | undefined;
+  { measures, context, calibration }: {
+    measures: WeightMeasures | undefined;
     context: Context;
     calibration?: CalibrationFacts;
   },
@@ -74,22 +91,22 @@ export function finishWeight(
     scheme: schemeKind(fate.scheme).label(fate.scheme),
     bitsPerWeight: outputs.reduce((n, output) => n + byteLength(output), 0) * 8 /
       elementCount(tensor.shape),
-    metrics: errors
-      ? Object.fromEntries(METRICS.map((metric) => [metric.name, metric.compute(errors.sums())]))
-      : {},
+    metrics: measures?.metrics() ?? {},
     ...(calibration ? { calibration } : {}),
   };
   context.tensors.push(result);
+  const distribution = measures?.distribution();
+  if (distribution) context.spread.set(tensor.name, distribution);
   context.report({ type: "quantized", tensor: result, bytes: byteLength(tensor) });
 }
 
 /** Write pieces of stored tensors, and keep those that the evaluation runs from. */
 export async function writePieces(
   pieces: readonly Piece[],
-  { output, packed }: Context,
+  { output, packed, phases }: Context,
 ): Promise<void> {
   for (const { tensor, offset, bytes } of pieces) {
     packed.get(tensor)?.set(bytes, offset);
-    await output.write(tensor, offset, bytes);
+    await phases.time("write", () => output.write(tensor, offset, bytes));
   }
 }

@@ -9,6 +9,7 @@ import { headRows, scoreHead } from "./evaluators/head.ts";
 import { EVALUATORS } from "./evaluators/mod.ts";
 import { type Block, type Forward, forwardBlock, type Model } from "./family.ts";
 import { HiddenStates, type SpillStore } from "./hidden_states.ts";
+import { Pace } from "./pace.ts";
 import type { StepCounter } from "./report.ts";
 import { areAlike, LoadedBlock, loadProduct, type ModelWeights, type Product } from "./weights.ts";
 import { embedWindows, rotaryTables, tableRows } from "./windows.ts";
@@ -52,6 +53,7 @@ export function scoreTokens(
 export class Streams implements AsyncDisposable {
   readonly #model: Model;
   readonly #backend: Backend;
+  readonly #pace: Pace;
   readonly #input: EvaluationInput;
   readonly #counter: StepCounter;
   readonly #states: readonly HiddenStates[];
@@ -69,6 +71,7 @@ export class Streams implements AsyncDisposable {
   ) {
     this.#model = model;
     this.#backend = backend;
+    this.#pace = new Pace(backend);
     this.#input = evaluation;
     this.#counter = counter;
     this.#states = states;
@@ -166,7 +169,7 @@ export class Streams implements AsyncDisposable {
     };
     const x = await states.get(window, scope);
     await states.set(window, forwardBlock(block, x, forward), scope);
-    await this.#backend.finish();
+    await this.#pace.keep();
   }
 
   /** Run the final norm and the head over every window, and compare the streams. */

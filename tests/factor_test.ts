@@ -6,20 +6,7 @@ import { gram } from "../src/observers/gram.ts";
 import type { Panels } from "../src/panels.ts";
 import { gaussian } from "./conformance/given.ts";
 import { onEveryBackend } from "./present.ts";
-
-/** A backend that binds no more than this. */
-function narrow(backend: Backend, maxTensorBytes: number): Backend {
-  return new Proxy(backend, {
-    get: (target, key) => {
-      if (key === "maxTensorBytes") return maxTensorBytes;
-      const value = Reflect.get(target, key) as unknown;
-      if (key === "scope") {
-        return () => ({ ...target.scope(), backend: narrow(target, maxTensorBytes) });
-      }
-      return typeof value === "function" ? value.bind(target) : value;
-    },
-  });
-}
+import { withOwn } from "./run_given.ts";
 
 async function readAll(
   { size, panels }: Panels,
@@ -55,7 +42,9 @@ for (
   onEveryBackend(
     `the gram observer and the factor of ${size} channels in panels of ${panel} rows equal their definitions`,
     async (device) => {
-      const backend = panel === Infinity ? device : narrow(device, size * 4 * panel);
+      const backend = panel === Infinity
+        ? device
+        : withOwn(device, { maxTensorBytes: size * 4 * panel });
       const windows = [1, 2, 3].map((seed) => gaussian(37 * size, seed));
       using scope = backend.scope();
       const observation = gram.open({ channels: size, tokens: 3 * 37, scope });

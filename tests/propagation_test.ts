@@ -53,7 +53,7 @@ function solved(a: Matrix, h: Matrix, lambda: number): Matrix {
   return matrix(a.rows, n, (r, c) => right[c * a.rows + r]! / left[c * n + c]!);
 }
 
-const [TOKENS, CHANNELS, ROWS] = [3 * 41, 75, 37] as const;
+const [TOKENS, CHANNELS, ROWS] = [3 * 701, 75, 37] as const;
 
 /** x as a quantized model gives it, X as the original; likewise the residual streams; a weight. */
 function given() {
@@ -65,7 +65,8 @@ function given() {
   // Channels that go together, so that a linear map can repair.
   const mix = random(CHANNELS, CHANNELS, 0.3);
   const original = product(random(TOKENS, CHANNELS, 1), mix);
-  const quantized = plus(original, random(TOKENS, CHANNELS, 0.1));
+  const lacking = product(original, random(CHANNELS, CHANNELS, 0.03));
+  const quantized = plus(plus(original, lacking, -1), random(TOKENS, CHANNELS, 0.1));
   const residual = random(TOKENS, ROWS, 1);
   const error = product(quantized, random(CHANNELS, ROWS, 0.02));
   const weight = random(ROWS, CHANNELS, 0.2);
@@ -122,8 +123,8 @@ const norm = (a: Matrix) => Math.hypot(...a.at);
 function expected({ join }: { join: boolean }): Matrix {
   const { original, quantized: x, residual, moved, weight } = given();
   const h = product(transposed(x), x);
-  const lambda = PROPAGATION_DAMPING *
-    matrix(1, CHANNELS, (_, c) => h.at[c * CHANNELS + c]!).at.reduce((a, b) => a + b) / CHANNELS;
+  const lambda = PROPAGATION_DAMPING / TOKENS *
+    matrix(1, CHANNELS, (_, c) => h.at[c * CHANNELS + c]!).at.reduce((a, b) => a + b);
   const inputs = product(weight, product(transposed(plus(original, x, -1)), x));
   const residuals = product(transposed(plus(residual, moved, -1)), x);
   const pull = join ? plus(inputs, residuals) : inputs;
@@ -135,7 +136,7 @@ onEveryBackend("targets are moved by what the inputs lack, as the formula says",
   // A device whose tensors are small, so that sums are kept in panels.
   for (const backend of [device, withOwn(device, { maxTensorBytes: 64 * CHANNELS * 4 })]) {
     using scope = backend.scope();
-    const difference = observeInputs(CHANNELS, { ...scope, backend });
+    const difference = observeInputs(CHANNELS, scope);
     const gap = { original, quantized };
     const made = await move(difference, { x: quantized, gap, weight, scope });
     const wanted = expected({ join: false });

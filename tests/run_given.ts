@@ -83,13 +83,15 @@ export function small(backend: Backend, sliceBytes: number): Backend {
   return withOwn(backend, { sliceBytes });
 }
 
-/** A device some of whose members are others. */
+/** A device some of whose members are others, and whose scopes belong to it. */
 export function withOwn(backend: Backend, own: Partial<Backend>): Backend {
-  return new Proxy(backend, {
+  const changed: Backend = new Proxy(backend, {
     get: (target, key) => {
       if (key in own) return Reflect.get(own, key) as unknown;
+      if (key === "scope") return () => ({ ...target.scope(), backend: changed });
       const value = Reflect.get(target, key) as unknown;
       return typeof value === "function" ? value.bind(target) : value;
     },
   });
+  return changed;
 }

@@ -69,6 +69,8 @@ export interface Host {
   temporaryFolder(): Promise<{ readonly path: string } & AsyncDisposable>;
   /** The most bytes of memory that the process has held so far. */
   residentBytes(): number;
+  /** The bytes of memory that it holds now. */
+  currentBytes(): number;
 }
 
 /** The words of a command line, checked. */

@@ -1,4 +1,5 @@
 /** A plan as tables for a person and as JSON for a program. */
+import { isCalibrated } from "../assign.ts";
 import type { MemoryPlan } from "../budget.ts";
 import type { Loader } from "../format.ts";
 import type { Plan, Step } from "../plan.ts";
@@ -27,6 +28,16 @@ export function showPlan(plan: Plan): string {
         "quantized",
         `${count(plan.quantizedWeights)} weights at ${plan.bitsPerWeight.toFixed(3)} bits each`,
       ],
+      ...(plan.calibration
+        ? [
+          [
+            "calibrated",
+            `on ${plural(plan.calibration.windows, "window")} of ${
+              count(plan.calibration.seqLen)
+            } tokens`,
+          ] as const,
+        ]
+        : []),
       ["size", `${size(plan.totalBytes)}, from ${size(plan.sourceBytes)}`],
       ["memory", `${size(memory.peak)} at most: ${memoryParts(memory)}`],
     ]),
@@ -34,11 +45,14 @@ export function showPlan(plan: Plan): string {
   ].join("\n");
 }
 
-function memoryParts({ base, slice, weights, states, activations }: MemoryPlan): string {
+function memoryParts(
+  { base, slice, weights, calibration, states, activations }: MemoryPlan,
+): string {
   const parts = [
     ["runtime", base],
     ["largest slice", slice],
     ["a block's weights", weights],
+    ["a block's calibration", calibration],
     ["activations", activations],
     ["hidden states", states],
   ] as const;
@@ -115,8 +129,10 @@ function splitName(name: string): { pieces: string[]; numbers: number[] } {
 
 function describeFate({ fate, source }: Step): string {
   switch (fate.kind) {
-    case "quantize":
-      return schemeKind(fate.scheme).label(fate.scheme);
+    case "quantize": {
+      const label = schemeKind(fate.scheme).label(fate.scheme);
+      return isCalibrated(fate) ? `${label}, by ${fate.chain.name}` : label;
+    }
     case "copy":
       return `${source.dtype}, as it is (${fate.reason})`;
     case "scale":

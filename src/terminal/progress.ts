@@ -175,8 +175,18 @@ export function describe(event: Event): string {
         visible(event.device)
       }`;
     case "quantized": {
-      const { name, scheme, bitsPerWeight, metrics } = event.tensor;
-      const numbers = Object.entries(metrics).map(([metric, x]) => ` ${metric}=${measured(x)}`);
+      const { name, scheme, bitsPerWeight, metrics, calibration } = event.tensor;
+      const facts = {
+        ...metrics,
+        output_error: calibration?.outputError,
+        loss: calibration?.loss,
+        damping: calibration?.damping,
+        strength: calibration?.strength,
+        input_scale: calibration?.inputScale,
+      };
+      const numbers = Object.entries(facts).map(([name, x]) =>
+        x === undefined ? "" : ` ${name}=${measured(x)}`
+      );
       return `quantized ${visible(name)}: ${scheme}, ${bitsPerWeight.toFixed(3)} bits per weight${
         numbers.join("")
       }`;

@@ -16,19 +16,41 @@ type Row = readonly [name: string, value: string];
 
 /** What came of a run. */
 export function showRun(
-  { output, plan, report }: { output: string; plan: Plan; report: RunReport },
+  { output, plan, report, folder }: {
+    output: string;
+    plan: Plan;
+    report: RunReport;
+    /** Where the report is. */
+    folder?: string;
+  },
 ): string {
   return [
     pairs([
       ["output", visible(output)],
       ["size", `${size(plan.totalBytes)}, from ${size(plan.sourceBytes)}`],
       ["bits per weight", plan.bitsPerWeight.toFixed(3)],
+      ...calibrationRows(report.tensors),
       ...scoreRows(report.scores),
       ["time", duration(report.seconds)],
       ["peak memory", memory(plan.memory.peak, report.peakBytes)],
+      ...(folder === undefined ? [] : [["report", visible(folder)] as const]),
     ]),
     showLoaders(plan.loaders),
   ].join("\n");
+}
+
+/** How weights were calibrated, if any were: by what, on how much, and which could not be. */
+function calibrationRows(tensors: readonly TensorReport[]): Row[] {
+  const facts = tensors.flatMap(({ calibration }) => calibration ?? []);
+  if (facts.length === 0) return [];
+  const methods = [...new Set(facts.map(({ method }) => method))];
+  const tokens = Math.max(...facts.map(({ tokens }) => tokens));
+  const fallbacks = facts.filter(({ fallback }) => fallback !== undefined).length;
+  return [[
+    "calibrated",
+    `${methods.join(", ")} on ${count(tokens)} tokens` +
+    (fallbacks > 0 ? `; ${plural(fallbacks, "weight")} rounded to nearest instead` : ""),
+  ]];
 }
 
 function memory(planned: number, peak: number): string {

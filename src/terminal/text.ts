@@ -1,6 +1,6 @@
 /** Numbers, sizes, times and names as a person reads them. Pure. */
 import prettyBytes from "pretty-bytes";
-import { quote } from "../errors.ts";
+import { escapeControls, quote } from "../errors.ts";
 
 /** A name from a file or a user, fit for a terminal: control and bidirectional characters are escaped. */
 export function visible(name: string): string {
@@ -9,12 +9,7 @@ export function visible(name: string): string {
 
 /** A whole message, fit for a terminal: as {@linkcode visible}, but of any length and with its quotes as they are. */
 export function visibleMessage(message: string): string {
-  return message.replace(
-    // deno-lint-ignore no-control-regex -- control characters are what is looked for
-    /[\u0000-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]/g,
-    (character) =>
-      character === "\n" ? " " : `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`,
-  );
+  return escapeControls(message.replaceAll("\n", " "));
 }
 
 /** Bytes in decimal units, as file managers and the Hub show them: `8.13 MB`. */

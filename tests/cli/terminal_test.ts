@@ -202,6 +202,20 @@ Deno.test("jsonView() keeps infinities and NaN as words, so that each line is JS
   });
 });
 
+Deno.test("describe() of a calibrated weight has its output error, loss, damping and strength", () => {
+  const tensor = {
+    name: "w",
+    scheme: "int4",
+    bitsPerWeight: 4.25,
+    metrics: { sqnr_db: 20 },
+    calibration: { method: "awq+gptq", tokens: 9, outputError: 1e-4, loss: 0.5, damping: 0.01 },
+  };
+  assert.equal(
+    describe({ type: "quantized", tensor, bytes: 1 }),
+    "quantized w: int4, 4.250 bits per weight sqnr_db=20.0000 output_error=1.00e-4 loss=0.5000 damping=0.0100",
+  );
+});
+
 Deno.test("describe() makes one line of every event", () => {
   for (const event of runEvents(true)) assert.match(describe(event), /^[^\n]{5,}$/);
   assert.equal(

@@ -2,16 +2,19 @@
 import type { Command, Host, Said } from "../command.ts";
 import { RequestError } from "../../errors.ts";
 import { plan } from "../../plan.ts";
-import { run } from "../../run.ts";
+import type { Event } from "../../report.ts";
+import { run, type RunReport } from "../../run.ts";
 import { openFolderSink } from "../../sinks/folder.ts";
 import { isOnHub } from "../../open.ts";
 import { factsOfRun } from "../../card_facts.ts";
+import { makeReport } from "../../report_files.ts";
 import type { CardBase } from "../../model_card.ts";
 import { readSourceCard } from "../../source_card.ts";
 import type { TensorSource } from "../../source.ts";
 import { checkRepo, PUBLISH_FLAGS, publishFolder, verifyForPublishing } from "./publish.ts";
 import { planSentence } from "../plan_view.ts";
 import { jsonLine } from "../progress.ts";
+import { openReportFolder } from "../report_folder.ts";
 import { showRun, showTensors, tensorsCsv } from "../result_view.ts";
 import { timelineSvg } from "../timeline_view.ts";
 import { BUDGET_FLAGS, budgetsOf } from "./budgets.ts";
@@ -82,6 +85,15 @@ export const quantizeCommand: Command = {
       group: "Measuring",
     },
     {
+      name: "report",
+      type: "string",
+      placeholder: "folder",
+      help:
+        "what became of each layer, as report.html, report.json and report.csv: a new folder, " +
+        "or one that holds a report",
+      group: "Measuring",
+    },
+    {
       name: "timeline",
       type: "string",
       placeholder: "file.svg",
@@ -124,13 +136,22 @@ async function quantize(said: Said, host: Host): Promise<void> {
   if (upload !== undefined) await checkRepo(String(upload), { said, host });
   const recipe = await readRecipe(said, host);
   const views = stack.use(openViews(said, host));
-  const source = await openModel(model, { said, host, report: views.report, stack });
+  const warnings: RunReport["warnings"][number][] = [];
+  const watched = (event: Event) => {
+    if (event.type === "warning") warnings.push({ code: event.code, message: event.message });
+    views.report(event);
+  };
+  const source = await openModel(model, { said, host, report: watched, stack });
   await checkApart(model, String(output));
+  const reporting = said.get("report");
+  const folder = reporting === undefined
+    ? undefined
+    : stack.use(await openReportFolder(String(reporting), { output: String(output), host }));
   const sink = stack.use(
     await openFolderSink(String(output), { overwrite: said.get("overwrite") === true }),
   );
-  const backend = stack.use(await openDevice(said, views.report));
-  const texts = await readTexts(said, { source, recipe, host, report: views.report });
+  const backend = stack.use(await openDevice(said, watched));
+  const texts = await readTexts(said, { source, recipe, host, report: watched });
   const { evaluation: windows, calibration } = texts;
   const planned = plan(recipe, source, {
     device: backend,
@@ -148,8 +169,10 @@ async function quantize(said: Said, host: Host): Promise<void> {
     sink,
     report: views.report,
     signal: host.signal,
-    metrics: said.has("metrics"),
+    metrics: said.has("metrics") || folder !== undefined,
+    distributions: folder !== undefined,
     residentBytes: host.residentBytes,
+    currentBytes: host.currentBytes,
     ...await inputsOf(texts, { plan: planned, host, stack }),
   });
   const csv = said.get("metrics");
@@ -158,10 +181,21 @@ async function quantize(said: Said, host: Host): Promise<void> {
   if (svg !== undefined) {
     await host.writeText(String(svg), await timelineSvg(report.timeline, planSentence(planned)));
   }
+  await folder?.write(
+    await makeReport(planned, report, {
+      version: host.version,
+      created: new Date().toISOString(),
+      command: commandLine(quantizeCommand, said),
+      calibration,
+      evaluation: windows,
+      warnings,
+    }),
+  );
   if (said.get("json")) {
     host.out.write(jsonLine({
       type: "result",
       output,
+      ...(folder ? { report: String(reporting) } : {}),
       format: planned.format.name,
       source_bytes: planned.sourceBytes,
       total_bytes: planned.totalBytes,
@@ -175,7 +209,14 @@ async function quantize(said: Said, host: Host): Promise<void> {
     }));
   } else if (!said.get("quiet")) {
     if (csv === true) host.out.write(showTensors(report.tensors) + "\n");
-    host.out.write(showRun({ output: String(output), plan: planned, report }));
+    host.out.write(
+      showRun({
+        output: String(output),
+        plan: planned,
+        report,
+        ...(folder ? { folder: String(reporting) } : {}),
+      }),
+    );
   }
   if (upload === undefined) return;
   const facts = {
@@ -228,11 +269,12 @@ function commandLine({ name, flags }: Command, said: Said): string {
       value === true
         ? `--${flag.name}`
         : `--${flag.name} ${
-          ["output", "recipe", "log-file", "timeline"].includes(flag.name)
+          ["output", "recipe", "log-file", "report", "timeline"].includes(flag.name)
             ? flag.placeholder
             : value
         }`
     );
   });
-  return ["sluice", name, isOnHub(model!) ? model : "./model", ...words].join(" ");
+  const named = model === "sample" || isOnHub(model!) ? model : "./model";
+  return ["sluice", name, named, ...words].join(" ");
 }

@@ -1,0 +1,304 @@
+/**
+ * The report of a run as data: what `report.json` holds, and what the page and the table are made of. Keys are in snake_case and stay what they are
+ * as long as `version` does; numbers are plain, bytes and seconds. What does not apply, or was not measured, is null.
+ */
+import type { MemoryPlan } from "./budget.ts";
+import type { Distribution } from "./distribution.ts";
+import type { PreparedWindows } from "./evaluate.ts";
+import type { Score } from "./evaluator.ts";
+import { METRICS } from "./metrics/mod.ts";
+import { type Phase, PHASES, type PhaseUses } from "./phases.ts";
+import type { Plan, Step, WindowsRequest } from "./plan.ts";
+import type { RunReport } from "./run.ts";
+import type { Timeline } from "./timeline.ts";
+import { byteLength, matrixShape, sum } from "./tensor.ts";
+
+/** What a plan and a run do not know of themselves. */
+export interface ReportFacts {
+  /** The version of Sluice. */
+  readonly version: string;
+  /** When it was made, as ISO 8601 has it. */
+  readonly created?: string;
+  /** The command as others can repeat it. */
+  readonly command?: string;
+  readonly calibration?: TextFacts | undefined;
+  readonly evaluation?: TextFacts | undefined;
+  /** Those that came before the run. */
+  readonly warnings?: RunReport["warnings"];
+}
+
+/** What text windows are of. */
+export type TextFacts = Pick<PreparedWindows, "corpus" | "seqLen" | "seed" | "available">;
+
+/** Windows that walked through the model. */
+export interface ReportWindows {
+  readonly corpus: string | null;
+  readonly windows: number;
+  /** Windows the whole text has. */
+  readonly available: number | null;
+  readonly seq_len: number;
+  readonly tokens: number;
+  readonly seed: number | null;
+}
+
+/** One quantized weight. */
+export interface ReportWeight {
+  readonly name: string;
+  /** The block it belongs to, as the plan names it. */
+  readonly block: string;
+  /** The number of its layer, and its name without that: `mlp.up_proj`. */
+  readonly depth: number | null;
+  readonly kind: string;
+  readonly rows: number;
+  readonly columns: number;
+  /** In words. */
+  readonly scheme: string;
+  readonly bits: number | null;
+  readonly group_size: number | null;
+  readonly method: string;
+  /** Why it was rounded to nearest instead. */
+  readonly fallback: string | null;
+  readonly bits_per_weight: number;
+  readonly source_bytes: number;
+  readonly stored_bytes: number;
+  /** By name, as `--metrics` has them. */
+  readonly metrics: Readonly<Record<string, number>>;
+  /** tr(E·H·Eᵀ) / tr(W·H·Wᵀ) */
+  readonly output_error: number | null;
+  /** GPTQ's loss per token, what was expected of it, and its bound where nothing is clipped. */
+  readonly loss: number | null;
+  readonly expected_loss: number | null;
+  readonly loss_bound: number | null;
+  readonly damping: number | null;
+  readonly strength: number | null;
+  /** The scale of activations that was fixed. */
+  readonly input_scale: number | null;
+  /** Tokens of the calibration that it saw. */
+  readonly tokens: number | null;
+  readonly distribution: Distribution | null;
+}
+
+/** A phase of a run: its time, the most resident memory that was seen, and what the plan has for it. */
+export interface ReportPhase {
+  readonly phase: Phase;
+  readonly seconds: number;
+  readonly peak_bytes: number;
+  readonly planned_bytes: number;
+}
+
+/** See the head of this file. */
+export interface ReportDocument {
+  readonly version: 1;
+  /** `sluice 0.1.0` */
+  readonly generator: string;
+  readonly created: string | null;
+  readonly command: string | null;
+  readonly model: {
+    readonly name: string;
+    /** A repository's id and commit; null for a folder. */
+    readonly id: string | null;
+    readonly type: string | null;
+    readonly blocks: number | null;
+  };
+  readonly device: { readonly name: string; readonly description: string };
+  readonly format: string;
+  readonly methods: readonly { readonly name: string; readonly weights: number }[];
+  readonly schemes: readonly { readonly name: string; readonly weights: number }[];
+  readonly calibrate_on: Plan["recipe"]["calibrateOn"] | null;
+  readonly propagate: boolean | null;
+  readonly source_bytes: number;
+  readonly total_bytes: number;
+  readonly quantized_weights: number;
+  readonly bits_per_weight: number;
+  readonly calibration: ReportWindows | null;
+  readonly evaluation: ReportWindows | null;
+  /** By evaluator; empty without an evaluation. */
+  readonly scores: Readonly<Record<string, Score>>;
+  /** Weights that a method could not do and that were rounded to nearest. */
+  readonly fallbacks: readonly string[];
+  readonly warnings: RunReport["warnings"];
+  readonly seconds: number;
+  /** 0 when it was not sampled. */
+  readonly peak_bytes: number;
+  readonly planned_memory: MemoryPlan;
+  readonly phases: readonly ReportPhase[];
+  readonly blocks: readonly {
+    readonly name: string;
+    readonly peak_bytes: number;
+    readonly seconds: Readonly<Partial<Record<Phase, number>>>;
+  }[];
+  readonly timeline: Timeline;
+  readonly weights: readonly ReportWeight[];
+}
+
+/** Put together what is known of a run. */
+export function reportDocument(plan: Plan, run: RunReport, facts: ReportFacts): ReportDocument {
+  const { calibration, evaluation, model, recipe, source } = plan;
+  const weights = weightsOf(plan, run);
+  const hub = /^[^/\s]+\/[^/\s]+@[0-9a-f]{40}$/.test(source.id);
+  return {
+    version: 1,
+    generator: `sluice ${facts.version}`,
+    created: facts.created ?? null,
+    command: facts.command ?? null,
+    model: {
+      // Where a folder lies is nobody's business.
+      name: hub ? source.label : source.label.split(/[/\\]/).findLast((part) => part !== "") ?? "",
+      id: hub ? source.id : null,
+      type: model?.modelType ?? null,
+      blocks: model?.blocks.length ?? null,
+    },
+    device: { name: plan.device, description: run.device },
+    format: plan.format.name,
+    methods: counted(weights, ({ method }) => method),
+    schemes: counted(weights, ({ scheme }) => scheme),
+    calibrate_on: calibration ? recipe.calibrateOn : null,
+    propagate: calibration ? plan.propagate : null,
+    source_bytes: plan.sourceBytes,
+    total_bytes: plan.totalBytes,
+    quantized_weights: plan.quantizedWeights,
+    bits_per_weight: plan.bitsPerWeight,
+    calibration: windowsOf(calibration, facts.calibration),
+    evaluation: windowsOf(evaluation, facts.evaluation),
+    scores: run.scores,
+    fallbacks: weights.filter(({ fallback }) => fallback !== null).map(({ name }) => name),
+    warnings: [...facts.warnings ?? [], ...run.warnings],
+    seconds: run.seconds,
+    peak_bytes: run.peakBytes,
+    planned_memory: plan.memory,
+    phases: PHASES.flatMap((phase) => {
+      const use = run.phases.total[phase];
+      if (!use) return [];
+      const { seconds, peakBytes: peak_bytes } = use;
+      return [{ phase, seconds, peak_bytes, planned_bytes: plannedFor(phase, plan) }];
+    }),
+    blocks: run.phases.blocks.map(({ name, phases }) => ({ name, ...usesOf(phases) })),
+    timeline: run.timeline,
+    weights,
+  };
+}
+
+function windowsOf(
+  planned: WindowsRequest | undefined,
+  text: TextFacts | undefined,
+): ReportWindows | null {
+  if (!planned) return null;
+  const { windows, seqLen } = planned;
+  return {
+    corpus: text?.corpus ?? null,
+    windows,
+    available: text?.available ?? null,
+    seq_len: seqLen,
+    tokens: windows * seqLen,
+    seed: text?.seed ?? null,
+  };
+}
+
+/** What a plan counts for a phase: of its peak, the part that this phase may need. */
+function plannedFor(phase: Phase, { memory, calibration }: Plan): number {
+  const { base, slice, weights, activations, states, peak } = memory;
+  switch (phase) {
+    case "walk":
+    case "solve":
+    case "scales":
+      return base + memory.calibration + states;
+    case "evaluate":
+      return base + weights + activations + states;
+    case "other":
+      return peak;
+    default:
+      return base + (calibration ? Math.max(slice, memory.calibration) : slice) + states;
+  }
+}
+
+function usesOf(
+  phases: PhaseUses,
+): Pick<ReportDocument["blocks"][number], "peak_bytes" | "seconds"> {
+  const uses = Object.entries(phases);
+  return {
+    peak_bytes: Math.max(0, ...uses.map(([, { peakBytes }]) => peakBytes)),
+    seconds: Object.fromEntries(uses.map(([phase, { seconds }]) => [phase, seconds])),
+  };
+}
+
+function weightsOf({ blocks }: Plan, { tensors, distributions }: RunReport): ReportWeight[] {
+  const steps = new Map(
+    blocks.flatMap(({ name, steps }) => steps.map((step) => [step.source.name, { name, step }])),
+  );
+  const places = tensors.map(({ name }) => placeOf(name));
+  const stems = new Set(places.flatMap(({ depth, stem }) => depth === null ? [] : [stem]));
+  return tensors.map((tensor, i) => {
+    const { name: block, step } = steps.get(tensor.name)!;
+    const [rows, columns] = matrixShape(step.source.shape);
+    const { depth, stem, rest } = places[i]!;
+    const { calibration: facts } = tensor;
+    return {
+      name: tensor.name,
+      block,
+      depth,
+      // Layers of one stack need not say which; those of an encoder and a decoder do.
+      kind: depth === null || stems.size === 1 ? rest : `${stem}.*.${rest}`,
+      rows,
+      columns,
+      scheme: tensor.scheme,
+      ...schemeNumbers(step),
+      method: facts?.method ?? (step.fate.kind === "quantize" ? step.fate.chain.name : ""),
+      fallback: facts?.fallback ?? null,
+      bits_per_weight: tensor.bitsPerWeight,
+      source_bytes: byteLength(step.source),
+      stored_bytes: sum(step.outputs, byteLength),
+      metrics: tensor.metrics,
+      output_error: facts?.outputError ?? null,
+      loss: facts?.loss ?? null,
+      expected_loss: facts?.expectedLoss ?? null,
+      loss_bound: facts?.lossBound ?? null,
+      damping: facts?.damping ?? null,
+      strength: facts?.strength ?? null,
+      input_scale: facts?.inputScale ?? null,
+      tokens: facts?.tokens ?? null,
+      distribution: distributions.get(tensor.name) ?? null,
+    };
+  });
+}
+
+function schemeNumbers({ fate }: Step): Pick<ReportWeight, "bits" | "group_size"> {
+  if (fate.kind !== "quantize") return { bits: null, group_size: null };
+  const { scheme } = fate;
+  const bits = { int: 0, nf4: 4, fp4: 4, fp8: 8, llm_int8: 8, cast: null }[scheme.kind];
+  const group = "block" in scheme
+    ? scheme.block
+    : "strategy" in scheme && scheme.strategy.kind === "group"
+    ? scheme.strategy.size
+    : null;
+  return { bits: scheme.kind === "int" ? scheme.bits : bits, group_size: group };
+}
+
+/**
+ * Where a weight stands, by its name: `model.layers.3.mlp.up_proj.weight` is `mlp.up_proj` number 3 of `model.layers`. Further numbers (experts)
+ * are not told apart.
+ */
+export function placeOf(
+  name: string,
+): { readonly stem: string; readonly depth: number | null; readonly rest: string } {
+  const parts = name.replace(/(?<=.)\.weight$/, "").split(".");
+  const isNumber = (part: string) => /^\d{1,9}$/.test(part);
+  const at = parts.findIndex(isNumber);
+  const rest = parts.slice(at + 1).map((part) => isNumber(part) ? "*" : part).join(".");
+  if (at < 0 || rest === "") return { stem: "", depth: null, rest: parts.join(".") };
+  return { stem: parts.slice(0, at).join("."), depth: Number(parts[at]), rest };
+}
+
+/** How many weights have each name, the most first. */
+function counted(
+  weights: readonly ReportWeight[],
+  name: (weight: ReportWeight) => string,
+): { readonly name: string; readonly weights: number }[] {
+  return [...Map.groupBy(weights, name)].map(([name, { length: weights }]) => ({ name, weights }))
+    .sort((a, b) => b.weights - a.weights);
+}
+
+/** The metrics that were measured, in the order of table columns. */
+export function measuredMetrics({ weights }: Pick<ReportDocument, "weights">): string[] {
+  return METRICS.map(({ name }) => name)
+    .filter((name) => weights.some(({ metrics }) => name in metrics));
+}

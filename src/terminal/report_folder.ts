@@ -1,0 +1,80 @@
+/**
+ * The folder that a report goes into. It is looked at, and made, before the work begins: new, empty, or one that holds a report and nothing else,
+ * which is replaced. Refused are all others, and one in the output's folder, which is a checkpoint and nothing else.
+ */
+import { dirname, join, resolve, sep } from "node:path";
+import { quote, RequestError } from "../errors.ts";
+import { disk } from "../io/disk.ts";
+import { REPORT_FILES, type ReportFiles } from "../report_files.ts";
+import type { Host } from "./command.ts";
+
+/** A folder for a report; folders that were made for it are removed again if nothing was written. */
+export interface ReportFolder extends AsyncDisposable {
+  write(files: ReportFiles): Promise<void>;
+}
+
+/**
+ * Look at a folder for a report, and make it if it is not there.
+ *
+ * @throws {RequestError} it holds something else, or it is not apart from the output.
+ */
+export async function openReportFolder(
+  path: string,
+  { output, host }: { readonly output: string; readonly host: Host },
+): Promise<ReportFolder> {
+  const refuse = (found: string): never => {
+    throw new RequestError(
+      `Cannot write the report to ${quote(path)}: ${found}. Give another folder.`,
+    );
+  };
+  const [target, checkpoint] = [resolve(path), resolve(output)];
+  if (`${target}${sep}`.startsWith(`${checkpoint}${sep}`)) {
+    refuse("the checkpoint goes there, which is published as it is");
+  }
+  if (`${checkpoint}${sep}`.startsWith(`${target}${sep}`)) refuse("the checkpoint goes into it");
+  const found = await disk.stat(target);
+  if (found && found.kind !== "folder") refuse("it is not a folder");
+  if (found && !(await holdsReport(target, host))) {
+    refuse("the folder holds something other than a report");
+  }
+  await using undo = new AsyncDisposableStack();
+  await makeFolders(target, undo);
+  const cleanup = undo.move();
+  return {
+    async write(files) {
+      for (const name of REPORT_FILES) await host.writeText(join(target, name), files[name]);
+    },
+    [Symbol.asyncDispose]: () => cleanup.disposeAsync(),
+  };
+}
+
+/** Whether a folder is empty, or holds a report of Sluice and nothing else. */
+async function holdsReport(folder: string, host: Host): Promise<boolean> {
+  const names = await disk.list(folder);
+  if (names.length === 0) return true;
+  if (names.some((name) => !REPORT_FILES.some((file) => file === name))) return false;
+  try {
+    const { generator } = JSON.parse(await host.readText(join(folder, "report.json"))) as {
+      generator?: unknown;
+    };
+    return String(generator).startsWith("sluice ");
+  } catch (error) {
+    if (error instanceof SyntaxError || error instanceof RequestError) return false;
+    throw error;
+  }
+}
+
+/** Make a folder and those above it that are not there, and have them removed again, if empty, on `undo`. */
+async function makeFolders(folder: string, undo: AsyncDisposableStack): Promise<void> {
+  const missing: string[] = [];
+  for (let place = folder; !(await disk.stat(place)); place = dirname(place)) {
+    missing.push(place);
+    if (dirname(place) === place) break;
+  }
+  for (const place of missing.toReversed()) {
+    await disk.makeFolder(place);
+    undo.defer(async () => {
+      if ((await disk.list(place)).length === 0) await disk.remove(place);
+    });
+  }
+}
