@@ -118,7 +118,7 @@ export function budget(
     }
     weights = Math.max(weights, held);
   }
-  const calibration = calibrated ? calibrationMemory(blocks, model, { ...around, device }) : 0;
+  const calibration = calibrated ? calibrationMemory(blocks, model, around) : 0;
   const window = (calibrated?.seqLen ?? 0) * statesPerToken(model, around) * 4;
   const states = statesInMemory(model, around) + 2 * tokens * model.hiddenSize * 4 + window;
   const { vocabSize, hiddenSize } = model;
@@ -135,14 +135,14 @@ export function budget(
 function calibrationMemory(
   blocks: readonly PlannedBlock[],
   model: Model,
-  { windows: { calibration }, propagate, device }: Surroundings & { device: DeviceLimits },
+  { windows: { calibration }, propagate }: Surroundings,
 ): number {
-  const tokens = calibration!.seqLen;
+  const { seqLen: tokens, windows } = calibration!;
   const planned = new Map(
     blocks.flatMap(({ steps }) => steps).map((step) => [step.source.name, step]),
   );
   return model.blocks.reduce(
-    (most, block) => Math.max(most, blockMemory(block, { planned, tokens, propagate, device })),
+    (most, block) => Math.max(most, blockMemory(block, { planned, tokens, windows, propagate })),
     0,
   );
 }
@@ -152,8 +152,8 @@ interface BlockSurroundings {
   readonly planned: ReadonlyMap<string, Step>;
   /** Of one window. */
   readonly tokens: number;
+  readonly windows: number;
   readonly propagate: boolean;
-  readonly device: DeviceLimits;
 }
 
 function blockMemory(
@@ -179,7 +179,7 @@ const SLICE_COPIES = 7;
 
 function stepMemory(
   { channels, linears, joins }: BlockStep,
-  { planned, tokens, propagate, device }: BlockSurroundings,
+  { planned, tokens, windows, propagate }: BlockSurroundings,
 ): number {
   const weights = linears.map(({ weight }) => planned.get(weight)!);
   const rows = weights.map(({ source }) => matrixShape(source.shape)[0]);
@@ -201,7 +201,8 @@ function stepMemory(
     return [...observersOf({ scheme, chain, options }), ...(fixing ? [fixing] : [])];
   }));
   const moving = propagate && observers.has(gram);
-  const statistics = [...observers].reduce((n, { bytes }) => n + bytes(channels, device), 0) +
+  const statistics =
+    [...observers].reduce((n, { bytes }) => n + bytes(channels, tokens * windows), 0) +
     (moving ? propagationBytes(channels, joins ? rows[0] : undefined) + tokens * channels * 4 : 0);
   const slices = calibrated.map(({ sliceRows }) => SLICE_COPIES * sliceRows * channels * 4);
   const factor = observers.has(gram) ? factorBytes(channels) : 0;

@@ -11,6 +11,20 @@ export interface ChannelStats {
   readonly size: Float32Array<ArrayBuffer>;
 }
 
+/** Least and greatest of all values; −∞ and ∞ where some value is NaN or infinite. */
+export interface ValueRange {
+  readonly low: number;
+  readonly high: number;
+}
+
+/** The range of all channels together. */
+export function rangeOfAll({ low, high }: ChannelStats): ValueRange {
+  return {
+    low: low.reduce((a, b) => Math.min(a, b)),
+    high: high.reduce((a, b) => Math.max(a, b)),
+  };
+}
+
 /** max|x| by channel, float32[C]. */
 export function magnitudesOf({ low, high }: ChannelStats): Float32Array<ArrayBuffer> {
   return low.map((least, c) => Math.max(-least, high[c]!));

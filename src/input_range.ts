@@ -1,11 +1,12 @@
 /** The range that a fixed scale of activations is to cover, from a histogram of them: always symmetric, |x| ≤ range. */
+import type { ValueRange } from "./channel_stats.ts";
 import { BINS, type Histogram } from "./observers/histogram.ts";
 
 /** Ranges that a search tries, as shares of the largest magnitude: 1/512, 2/512, …, 1. */
 export const RANGES = 512;
 
 /** The largest magnitude. */
-export function largestOf({ low, high }: { readonly low: number; readonly high: number }): number {
+export function largestOf({ low, high }: ValueRange): number {
   return Math.max(-low, high);
 }
 
@@ -55,7 +56,8 @@ export function rangeByError(histogram: Histogram, { levels, steps }: InputGrid)
 function squaredError(histogram: Histogram, levels: Float64Array, scale: number): number {
   const { counts, limit, low, high } = histogram;
   const width = 2 * limit / BINS;
-  const from = Math.max(0, Math.floor((low + limit) / width));
+  // A value below 0 that lies on an edge belongs to the bin below it.
+  const from = Math.max(0, Math.ceil((low + limit) / width) - 1);
   const to = Math.min(BINS - 1, Math.floor((high + limit) / width));
   // G(x) = ∫ (t − t̂)² dt up to x: s³·(gap³/12 for every two levels passed, and (x/s − level)³/3 for the level that x is nearest to).
   let level = 0;

@@ -17,6 +17,7 @@ import { presetScheme } from "../src/schemes/mod.ts";
 import { openCheckpoint } from "../src/sources/checkpoint.ts";
 import { recognize } from "../src/formats/mod.ts";
 import { schemeKind } from "../src/schemes/mod.ts";
+import { verify } from "../src/verify.ts";
 import { EVALUATION, floatsOf, loudLlama, type Opened, quantizeLoud } from "./loud_given.ts";
 import { gaussian } from "./conformance/given.ts";
 import { onEveryBackend } from "./present.ts";
@@ -353,4 +354,17 @@ Deno.test("smoothing gains where channels are large, with rtn and with gptq, and
     if (/[qkv]_proj|gate|up/.test(name)) assert.ok(strength !== undefined, name);
   }
   assert.ok(fixed.facts.every(({ strength }) => strength === undefined || strength === 0.5));
+});
+
+Deno.test("verify() finds a smoothed model whole, also where scales of channels are orders of magnitude apart", async () => {
+  await using backend = await openWasm({ threads: 1 });
+  // Channels that are hardly used: their weights have scales so small that what GPTQ lets them make up for looks large without.
+  await using model = await loudLlama("f32", { quiet: 1e-4 });
+  await using source = await openCheckpoint(model.path);
+  const options = { scheme: "W8A8", method: "smoothquant+gptq", alpha: 0.9, propagate: "false" };
+  await using made = await quantizeLoud(model.path, options, backend);
+  const { quantized, scaled } = await verify(made.out, { backend, source });
+  assert.equal(scaled.length, 4);
+  const worst = Math.min(...quantized.map(({ metrics }) => metrics.sqnr_db!));
+  assert.ok(worst < 0, `without its scales no weight looks lost: ${worst} dB`);
 });

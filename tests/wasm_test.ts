@@ -295,6 +295,10 @@ const CALLS: Readonly<Record<string, Call>> = {
   },
   fake_quantize_rows: { dims: { T, C }, scalars: { kind: 0, bits: 8 } },
   error_sums: { dims: { N: 100_003, P: 25, S: 6 } },
+  float_bins: {
+    dims: { N: 100_003, K: 131_072 },
+    given: { counts: whole("u32", [131_072], { low: 0, high: 7, seed: 9 }) },
+  },
   histogram: { dims: { N: 100_003, K: 1000 }, scalars: { low: -4, high: 4 } },
   quantize_fp8: { ...tiled, scalars: tiles, given: { scale: positive([TILES.A, TILES.B]) } },
   dequantize_fp8: { ...tiled, scalars: tiles },

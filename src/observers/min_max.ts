@@ -1,19 +1,21 @@
 /** The range of all values of a linear's input: PyTorch's MinMaxObserver (torch.ao.quantization, per tensor). */
+import {
+  channelStatsBytes,
+  gatherChannels,
+  rangeOfAll,
+  type ValueRange,
+} from "../channel_stats.ts";
 import type { Observer } from "../observer.ts";
-import { rangeOf, type ValueRange } from "../value_range.ts";
 
 /** See the head of this file. */
 export const minMax: Observer<ValueRange> = {
   name: "min_max",
-  bytes: () => 0,
-  open({ scope: { backend } }) {
-    let [low, high] = [Infinity, -Infinity];
+  bytes: channelStatsBytes,
+  open(options) {
+    const channels = gatherChannels(options);
     return {
-      async add(x) {
-        const window = await rangeOf(x, backend);
-        [low, high] = [Math.min(low, window.low), Math.max(high, window.high)];
-      },
-      finish: () => Promise.resolve({ low, high }),
+      add: (x) => channels.add(x),
+      finish: async () => rangeOfAll(await channels.finish()),
     };
   },
 };

@@ -12,7 +12,7 @@ const STRIDE = 317;
 /** f32[min(tokens, 512), C] */
 export const tokenSample: Observer<Tensor> = {
   name: "token_sample",
-  bytes: (channels) => SAMPLE_TOKENS * (channels + 1) * 4,
+  bytes: (channels, tokens) => Math.min(SAMPLE_TOKENS, tokens) * (channels + 1) * 4,
   open({ channels, tokens, scope }) {
     const { backend } = scope;
     const count = Math.min(SAMPLE_TOKENS, tokens);

@@ -16,6 +16,7 @@ import { errorSums } from "./error_sums.ts";
 import { factorBlock } from "./factor_block.ts";
 import { fakeQuantize } from "./fake_quantize.ts";
 import { fakeQuantizeRows } from "./fake_quantize_rows.ts";
+import { floatBins } from "./float_bins.ts";
 import { gemm } from "./gemm.ts";
 import { gptqBlock } from "./gptq_block.ts";
 import { histogram } from "./histogram.ts";
@@ -64,6 +65,7 @@ export {
   factorBlock,
   fakeQuantize,
   fakeQuantizeRows,
+  floatBins,
   gemm,
   gptqBlock,
   histogram,
@@ -129,6 +131,7 @@ export const OPS: readonly Op[] = [
   fakeQuantize,
   fakeQuantizeRows,
   errorSums,
+  floatBins,
   histogram,
   quantizeFp8,
   dequantizeFp8,

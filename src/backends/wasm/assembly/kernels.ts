@@ -8,7 +8,7 @@ export { factor_block, gptq_block } from "./gptq";
 export { add, add_bias, embedding, rms_norm, rope, silu_mul } from "./layer";
 export { gemm, matmul_columns, matmul_int8, matmul_nt, matmul_packed, rescale_int8 } from "./matmul";
 export { column_stats, copy, diagonal, mirror, permute_columns, permute_gram, row_dots, subtract } from "./matrix";
-export { divergence, error_sums, histogram } from "./measure";
+export { divergence, error_sums, float_bins, histogram } from "./measure";
 export { probeFused } from "./probe";
 export {
   dequantize_fp8,
