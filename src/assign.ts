@@ -8,6 +8,9 @@ import type { Format, PlannedWeight } from "./format.ts";
 import { formatNamed, FORMATS } from "./formats/mod.ts";
 import type { ScalingMethod } from "./method.ts";
 import { type Chain, chainNamed } from "./methods/mod.ts";
+import type { Observer } from "./observer.ts";
+import { gram } from "./observers/gram.ts";
+import type { OptionValues } from "./option.ts";
 import { matches, modulePath, type Recipe, type Rule } from "./recipe.ts";
 import type { Scheme } from "./scheme.ts";
 import { schemeKind } from "./schemes/mod.ts";
@@ -168,15 +171,17 @@ export function assign(recipe: Recipe, source: TensorSource, model: Model | unde
       const able = method.supports(scheme, rule.options);
       if (able !== true) refuse(tensor.name, able);
     }
-    if (isCalibrated({ scheme, rule, chain }) && !linears?.has(tensor.name)) {
+    if (!isCalibrated({ scheme, rule, chain })) return;
+    if (!linears?.has(tensor.name)) {
+      const fixed = inputObserver(scheme, rule.options) !== undefined;
       refuse(
         tensor.name,
-        `${chain.name} must see its inputs, and ${
+        `${fixed ? "a fixed scale of activations" : chain.name} must see its inputs, and ${
           model ? "it is not a linear layer of a block" : "Sluice does not run this architecture"
-        }; rtn needs none`,
+        }; ${fixed ? "dynamic activations need" : "rtn needs"} none`,
       );
     }
-    if (isCalibrated({ scheme, rule, chain })) {
+    if (observersOf({ scheme, chain, options: rule.options }).length > 0) {
       const shapes = schemeKind(scheme).choice?.check(scheme, tensor.shape) ?? true;
       if (shapes !== true) refuse(tensor.name, shapes);
     }
@@ -195,9 +200,36 @@ function wantsCalibration(scheme: Scheme): boolean {
 export function isCalibrated(
   { scheme, rule, chain }: { scheme: Scheme; rule: Pick<Rule, "options">; chain: Chain },
 ): boolean {
-  return [...chain.scaling, chain.rounding].some((method) =>
-    method.needs(scheme, rule.options).length > 0
+  const { options } = rule;
+  return observersOf({ scheme, chain, options }).length > 0 ||
+    inputObserver(scheme, options) !== undefined;
+}
+
+/** What methods must see of a weight's input before scales are moved. */
+export function observersOf(
+  { scheme, chain, options }: {
+    readonly scheme: Scheme;
+    readonly chain: Chain;
+    readonly options: OptionValues;
+  },
+): readonly Observer[] {
+  return [...chain.scaling, chain.rounding].flatMap((method) => method.needs(scheme, options));
+}
+
+/** Whether the original's hidden states walk along in a calibration: where targets are to be moved, and some method has the Gram matrix for it. */
+export function propagates(
+  { propagate }: Pick<Recipe, "propagate">,
+  fates: Iterable<Fate>,
+): boolean {
+  return propagate && [...fates].some((fate) =>
+    fate.kind === "quantize" &&
+    observersOf({ ...fate, options: fate.rule.options }).includes(gram)
   );
+}
+
+/** What must be seen of a weight's input after scales were moved, for a scale that is fixed; undefined where none is. */
+export function inputObserver(scheme: Scheme, options: OptionValues): Observer | undefined {
+  return schemeKind(scheme).inputScale?.observer(scheme, options);
 }
 
 /** Scales that may be moved out of a step's input. */
@@ -290,10 +322,15 @@ export function refuseQuantized(source: TensorSource): void {
   );
 }
 
-function sameScheme(a: Fate | undefined, b: Fate | undefined): boolean {
-  const scheme = (fate: Fate | undefined) =>
-    fate?.kind === "quantize" ? JSON.stringify(fate.scheme) : "none";
-  return scheme(a) === scheme(b);
+/** Whether two weights may be fused: one scheme, and one scale of the input they share if it is fixed. */
+function canFuse(a: Fate | undefined, b: Fate | undefined): boolean {
+  const key = (fate: Fate | undefined) => {
+    if (fate?.kind !== "quantize") return "none";
+    const { scheme, rule: { options } } = fate;
+    const range = inputObserver(scheme, options) && [options.observer, options.percentile];
+    return JSON.stringify([scheme, range]);
+  };
+  return key(a) === key(b);
 }
 
 /** Inference engines fuse q, k, v and gate, up; they refuse a set whose members differ (vLLM). */
@@ -303,12 +340,12 @@ function checkFused(model: Model, fates: ReadonlyMap<string, Fate>): void {
     for (const [label, [first, ...others]] of byLabel) {
       if (label === undefined || !first) continue;
       for (const other of others) {
-        if (!sameScheme(fates.get(first.weight), fates.get(other.weight))) {
+        if (!canFuse(fates.get(first.weight), fates.get(other.weight))) {
           const names = [first, ...others].map(({ weight }) => modulePath(weight)).join(", ");
           refuse(
             other.weight,
-            `inference engines fuse ${names}, so they must share one scheme or all be left alone, and the rules give ` +
-              `"${first.weight}" another`,
+            `inference engines fuse ${names}, so they must share one scheme (and for static activations one observer) or all ` +
+              `be left alone, and the rules give "${first.weight}" another`,
           );
         }
       }

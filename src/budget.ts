@@ -1,11 +1,12 @@
 /** The peak memory of a run, from the plan: what each phase holds at once, and the largest of them. Bytes throughout. */
-import { isCalibrated } from "./assign.ts";
+import { inputObserver, isCalibrated, observersOf } from "./assign.ts";
 import { statesPerToken } from "./calibrate.ts";
 import { UnsupportedError } from "./errors.ts";
 import { factorBytes } from "./factor.ts";
 import type { DeviceLimits, PlannedBlock, Step, WindowsRequest } from "./plan.ts";
 import type { Block, Model, Step as BlockStep } from "./family.ts";
 import type { Format } from "./format.ts";
+import { gram } from "./observers/gram.ts";
 import { propagationBytes } from "./propagation.ts";
 import { schemeKind } from "./schemes/mod.ts";
 import { BITS, byteLength, matrixShape } from "./tensor.ts";
@@ -136,24 +137,30 @@ function calibrationMemory(
   model: Model,
   { windows: { calibration }, propagate }: Surroundings,
 ): number {
-  const tokens = calibration!.seqLen;
+  const { seqLen: tokens, windows } = calibration!;
   const planned = new Map(
     blocks.flatMap(({ steps }) => steps).map((step) => [step.source.name, step]),
   );
   return model.blocks.reduce(
-    (most, block) => Math.max(most, blockMemory(block, { planned, tokens, propagate })),
+    (most, block) => Math.max(most, blockMemory(block, { planned, tokens, windows, propagate })),
     0,
   );
 }
 
+/** What the memory of a block under calibration depends on. */
+interface BlockSurroundings {
+  readonly planned: ReadonlyMap<string, Step>;
+  /** Of one window. */
+  readonly tokens: number;
+  readonly windows: number;
+  readonly propagate: boolean;
+}
+
 function blockMemory(
   { linears, steps }: Block,
-  { planned, ...how }: {
-    planned: ReadonlyMap<string, Step>;
-    tokens: number;
-    propagate: boolean;
-  },
+  how: BlockSurroundings,
 ): number {
+  const { planned } = how;
   // Weights as they were, and their codes until the block is packed; packed, they are on the host twice.
   const held = linears.reduce((bytes, { weight }) => {
     const { source, fate, outputs } = planned.get(weight)!;
@@ -163,7 +170,7 @@ function blockMemory(
       : 0;
     return bytes + byteLength(source) + codes;
   }, 0);
-  const working = steps.map((step) => stepMemory(step, { planned, ...how }));
+  const working = steps.map((step) => stepMemory(step, how));
   return held + Math.max(...working);
 }
 
@@ -175,11 +182,7 @@ const SLICE_COPIES = 8;
 
 function stepMemory(
   { channels, linears, joins }: BlockStep,
-  { planned, tokens, propagate }: {
-    planned: ReadonlyMap<string, Step>;
-    tokens: number;
-    propagate: boolean;
-  },
+  { planned, tokens, windows, propagate }: BlockSurroundings,
 ): number {
   const weights = linears.map(({ weight }) => planned.get(weight)!);
   const rows = weights.map(({ source }) => matrixShape(source.shape)[0]);
@@ -192,17 +195,26 @@ function stepMemory(
           : 0
       ),
     );
-  const calibrated = weights.filter(({ fate }) => fate.kind === "quantize" && isCalibrated(fate));
+  const calibrated = weights.flatMap(({ fate, sliceRows }) =>
+    fate.kind === "quantize" && isCalibrated(fate) ? [{ fate, sliceRows }] : []
+  );
   if (calibrated.length === 0) return passing;
-  const statistics = channels * channels * 4 +
-    (propagate
-      ? propagationBytes(channels, joins ? rows[0] : undefined) + tokens * channels * 4
-      : 0);
+  const observers = new Set(calibrated.flatMap(({ fate: { scheme, chain, rule: { options } } }) => {
+    const fixing = inputObserver(scheme, options);
+    return [...observersOf({ scheme, chain, options }), ...(fixing ? [fixing] : [])];
+  }));
+  const moving = propagate && observers.has(gram);
+  const statistics =
+    [...observers].reduce((n, { bytes }) => n + bytes(channels, tokens * windows), 0) +
+    (moving ? propagationBytes(channels, joins ? rows[0] : undefined) + tokens * channels * 4 : 0);
   const slices = calibrated.map(({ sliceRows }) => SLICE_COPIES * sliceRows * channels * 4);
+  const factor = observers.has(gram) ? factorBytes(channels) : 0;
   // The factor that targets are moved with, and that of the rounding.
-  const solving = (propagate ? factorBytes(channels) : 0) + factorBytes(channels) +
-    Math.max(...slices);
-  return statistics + Math.max(passing, solving);
+  const solving = (moving ? factor : 0) + factor + Math.max(...slices);
+  const searching = calibrated.flatMap(({ fate: { chain, rule: { options } } }) =>
+    chain.scaling.map(({ workBytes }) => workBytes?.(channels, options) ?? 0)
+  );
+  return statistics + Math.max(passing, solving, (moving ? factor : 0) + Math.max(0, ...searching));
 }
 
 /** Bytes of hidden states kept in memory. */

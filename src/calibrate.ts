@@ -50,6 +50,15 @@ export interface Pass {
   readonly signal?: AbortSignal | undefined;
 }
 
+/** What {@linkcode Calibration.look} looks at. */
+export interface Look extends Pick<StreamWeights, "weight"> {
+  /** f32[C]: what the stored input is multiplied by, because scales were moved to what made it. */
+  readonly inputFactor: Tensor | undefined;
+  /** Called with every window's input, f32[T, C]. */
+  readonly observe: (x: Tensor) => void | Promise<void>;
+  readonly signal?: AbortSignal | undefined;
+}
+
 /** How many states a window takes, for {@linkcode Calibration.open} and the memory plan: floats per token. */
 export function statesPerToken(
   { hiddenSize, blocks }: Pick<Model, "hiddenSize" | "blocks">,
@@ -163,6 +172,28 @@ export class Calibration implements AsyncDisposable {
     this.#pending = !to ? [] : to.joins ? [] : [...this.#pending, to];
   }
 
+  /**
+   * Look once more at the inputs of the step that windows stand at, as scales that were moved since have made them. Nothing is multiplied by a weight,
+   * and no window moves.
+   */
+  async look(
+    step: Step,
+    { weight, inputFactor, observe, signal }: Look,
+  ): Promise<void> {
+    for (let window = 0; window < this.#input.windows.length; window++) {
+      signal?.throwIfAborted();
+      using scope = this.#backend.scope();
+      const residual = await this.#quantized.get(window, scope);
+      const hidden = await this.#hidden?.get(window, scope);
+      const at = {
+        residual,
+        ...(hidden ? { hidden: this.#scaled(hidden, inputFactor, scope) } : {}),
+      };
+      await observe(step.input(at, { scope, ...this.#tables, weight }));
+      await this.#pace.keep();
+    }
+  }
+
   async #walk(window: number, pass: Pass, next: HiddenStates | undefined): Promise<void> {
     using scope = this.#backend.scope();
     const { through, to, observe } = pass;
@@ -170,7 +201,7 @@ export class Calibration implements AsyncDisposable {
     const quantized = this.#forward(pass.quantized, scope);
     if (through) {
       const hidden = await this.#hidden?.get(window, scope);
-      at = { ...at, ...(hidden ? { hidden: this.#scaled(hidden, pass, scope) } : {}) };
+      at = { ...at, ...(hidden ? { hidden: this.#scaled(hidden, pass.inputFactor, scope) } : {}) };
       at = advance(through, at, quantized);
     }
     if (to) {
@@ -204,7 +235,7 @@ export class Calibration implements AsyncDisposable {
     return { original: residual, quantized: at.residual };
   }
 
-  #scaled(hidden: Tensor, { inputFactor: factor }: Pass, scope: Scope): Tensor {
+  #scaled(hidden: Tensor, factor: Tensor | undefined, scope: Scope): Tensor {
     if (!factor) return hidden;
     const [, channels = 0] = hidden.shape;
     const order = scope.alloc("u32", [channels]);

@@ -3,14 +3,16 @@
  * codes, go on with the quantized weights. What is packed is packed at the end of the block, because a later step may still divide the rows of a
  * weight that makes its input.
  */
-import { scalingOf, type StepScaling } from "./assign.ts";
+import { inputObserver, observersOf, scalingOf, type StepScaling } from "./assign.ts";
 import type { Backend, Scope, Tensor } from "./backend.ts";
 import type { Calibration, StreamWeights } from "./calibrate.ts";
 import { CalibrationMeasure } from "./calibration_measure.ts";
+import { CheckpointError } from "./errors.ts";
 import type { Block, Linear, Step } from "./family.ts";
 import type { Rounder, RoundingRequest, ScalableWeight } from "./method.ts";
 import type { Chain } from "./methods/mod.ts";
-import { type Observation, type Observer, Statistics } from "./observer.ts";
+import { openObservations } from "./observation.ts";
+import type { Observer, Statistics } from "./observer.ts";
 import { gram } from "./observers/gram.ts";
 import { bytesFrom, floatsFrom, roundTo } from "./number.ts";
 import { addBias, permuteColumns, scaleRows } from "./ops/mod.ts";
@@ -124,17 +126,34 @@ class BlockWork {
     const { backend, phases } = this.#context;
     using scope = backend.scope();
     const groups = this.#groupsOf(step);
-    const observers = [...new Set(groups.flatMap(({ observers }) => observers))];
-    const { statistics, mover } = await this.#observe(step, observers, scope);
     const scaling = scalingOf(step, this.#fates);
+    const before = groups.flatMap(({ observers }) => observers);
+    const fixing = groups.flatMap(({ inputObserver }) => inputObserver ?? []);
+    const { statistics, mover } = await this.#observe(
+      step,
+      new Set(scaling ? before : [...before, ...fixing]),
+      scope,
+    );
     const strength = scaling && await this.#scale({ scaling, groups, statistics, mover });
+    // A fixed scale is for the input as its linears get it.
+    const inputs = scaling && fixing.length > 0
+      ? await this.#look(step, new Set(fixing), scope)
+      : statistics;
     for (const group of groups) {
       const rounder = await phases.time(
         "solve",
         () => group.open(strength?.scales, scope, statistics),
       );
+      const inputScale = group.inputScale(inputs);
       for (const planned of group.weights) {
-        await this.#round(planned, { group, rounder, mover, scaling: strength, statistics });
+        await this.#round(planned, {
+          group,
+          rounder,
+          mover,
+          scaling: strength,
+          statistics,
+          inputScale,
+        });
       }
     }
   }
@@ -149,13 +168,14 @@ class BlockWork {
     observe?: NonNullable<Parameters<Calibration["pass"]>[0]["observe"]>,
   ): Promise<void> {
     using _ = this.#context.phases.begin("walk");
-    const { calibration, signal } = this.#context;
+    const { plan, calibration, signal } = this.#context;
     await calibration.pass({
       block: this.#name,
       ...(this.#at ? { through: this.#at } : {}),
       quantized: this.#quantized,
       original: this.#original,
-      inputFactor: this.#inputFactor,
+      // The original has no scales to make up for.
+      inputFactor: plan.recipe.calibrateOn === "float" ? undefined : this.#inputFactor,
       ...(to ? { to } : {}),
       ...(observe ? { observe } : {}),
       signal,
@@ -167,31 +187,43 @@ class BlockWork {
   /** Bring every window to a step; what its input is like there, and how targets are to be moved for it. */
   async #observe(
     step: Step,
-    observers: readonly Observer[],
+    observers: ReadonlySet<Observer>,
     scope: Scope,
   ): Promise<{ statistics: Statistics; mover: TargetMover | undefined }> {
-    const { plan, calibration, phases } = this.#context;
-    const observations = observers.map((observer): [Observer, Observation] => [
-      observer,
-      observer.open({ channels: step.channels, scope }),
-    ]);
-    const moved = plan.recipe.propagate && observers.includes(gram);
+    const { plan, calibration: { tokens }, phases } = this.#context;
+    const { channels } = step;
+    const observations = openObservations([...observers], { channels, tokens, scope });
+    const moved = plan.propagate && observers.has(gram);
     const difference = moved ? this.#difference(step, scope) : undefined;
     await this.#pass(step, async (x, gap) => {
-      for (const [, observation] of observations) await observation.add(x);
+      await observations.add(x);
       if (difference && gap) difference.add(x, gap);
     });
-    const results = new Map<Observer, unknown>();
-    for (const [observer, observation] of observations) {
-      results.set(observer, await observation.finish());
-    }
-    const { tokens } = calibration;
-    const statistics = new Statistics(results, { channels: step.channels, tokens });
+    const statistics = await observations.finish();
     const mover = await phases.time(
       "solve",
       () => difference?.finish(statistics.of(gram), scope),
     );
     return { statistics, mover };
+  }
+
+  /** What a step's input is like after scales were moved. */
+  async #look(
+    step: Step,
+    observers: ReadonlySet<Observer>,
+    scope: Scope,
+  ): Promise<Statistics> {
+    const { calibration, original, signal } = this.#context;
+    const { tokens } = calibration;
+    const { channels } = step;
+    const observations = openObservations([...observers], { channels, tokens, scope });
+    await calibration.look(step, {
+      weight: (name) => this.norms.get(name) ?? original.weight(name),
+      inputFactor: this.#inputFactor,
+      observe: (x) => observations.add(x),
+      signal,
+    });
+    return await observations.finish();
   }
 
   #difference({ joins, channels, linears }: Step, scope: Scope): Difference {
@@ -259,7 +291,7 @@ class BlockWork {
     { source }: StepScaling,
     scales: Float32Array<ArrayBuffer>,
   ): Promise<Float32Array> {
-    const { backend, scope, original, plan } = this.#context;
+    const { backend, scope, original } = this.#context;
     if (source.kind === "norm") {
       const { tensor, moved } = await divideNorm(original.weight(source.weight), scales, scope);
       this.norms.set(source.weight, tensor);
@@ -273,13 +305,17 @@ class BlockWork {
     source.rows.forEach((row, channel) => factors[row] = 1 / scales[channel]!);
     for (const { rows: { from, to }, quantized } of weight.slices) {
       const factor = upload(factors.subarray(from, to), scratch);
+      const { scale } = quantized.tensors;
+      const single = scale?.shape[1] === 1 ? scale : undefined;
+      const before = single && floatsFrom("f32", (await backend.read(single))[0]!);
       schemeKind(quantized.scheme).choice!.scaleRows(quantized, factor, scope);
+      if (!single || !before) continue;
+      // Scales are rounded to their dtype. Where a row has but one, what the row was in fact multiplied by is known, and moving it is exact.
+      const after = floatsFrom("f32", (await backend.read(single))[0]!);
+      factors.set(after.map((value, i) => value / before[i]!), from);
     }
-    // Windows were stopped before the linear, with inputs that the rows as they were made.
-    if (plan.recipe.calibrateOn === "quantized") {
-      this.#inputFactor = upload(scales.map((scale) => 1 / scale), scope);
-    }
-    return scales;
+    this.#inputFactor = upload(Float32Array.from(source.rows, (row) => factors[row]!), scope);
+    return Float32Array.from(source.rows, (row) => 1 / factors[row]!);
   }
 
   /** Rows of a weight as they are to be rounded, scales apart: f32[n, C] in `scope`. */
@@ -296,12 +332,13 @@ class BlockWork {
   /** Choose the codes of one weight. */
   async #round(
     planned: PlannedStep,
-    { group, rounder, mover, scaling, statistics }: {
+    { group, rounder, mover, scaling, statistics, inputScale }: {
       group: Group;
       rounder: Rounder;
       mover: TargetMover | undefined;
       scaling: { scales: Float32Array; strength: number } | undefined;
       statistics: Statistics;
+      inputScale: number | undefined;
     },
   ): Promise<void> {
     using _ = this.#context.phases.begin("round");
@@ -313,6 +350,7 @@ class BlockWork {
     const measure = metrics && new CalibrationMeasure({ scope: scratch, statistics, importance });
     const factor = scaling && upload(scaling.scales, scratch);
     const order = upload(Uint32Array.from({ length: columns }, (_, i) => i), scratch);
+    const fixed = inputScale === undefined ? {} : { input_scale: scalar(inputScale, scope) };
     const slices = [];
     const losses: Tensor[] = [];
     for (let from = 0; from < rows; from += sliceRows) {
@@ -327,7 +365,8 @@ class BlockWork {
         weight = scaled;
       }
       const { quantized, loss } = await rounder.round({ weight, scope });
-      const slice = { rows: { from, to }, quantized };
+      const tensors = { ...quantized.tensors, ...fixed };
+      const slice = { rows: { from, to }, quantized: { ...quantized, tensors } };
       slices.push(slice);
       if (loss) losses.push(scratch.adopt(scope.release(loss)));
       if (!measure) continue;
@@ -356,6 +395,7 @@ class BlockWork {
         ...(damping === undefined ? {} : { damping }),
         ...(fallback === undefined ? {} : { fallback }),
         ...(scaling ? { strength: scaling.strength } : {}),
+        ...(inputScale === undefined ? {} : { inputScale }),
         ...(losses.length > 0 ? { loss: loss / statistics.tokens } : {}),
         ...measured,
       },
@@ -411,8 +451,27 @@ class Group {
   }
 
   get observers(): readonly Observer[] {
-    const { scaling, rounding } = this.chain;
-    return [...scaling, rounding].flatMap((method) => method.needs(this.scheme, this.options));
+    return observersOf(this);
+  }
+
+  get inputObserver(): Observer | undefined {
+    return inputObserver(this.scheme, this.options);
+  }
+
+  /**
+   * The fixed scale of the input; undefined where there is none.
+   *
+   * @throws {CheckpointError} the input is not finite.
+   */
+  inputScale(inputs: Statistics): number | undefined {
+    if (!this.inputObserver) return undefined;
+    const found = schemeKind(this.scheme).inputScale!.find(this.scheme, inputs, this.options);
+    if (Number.isFinite(found)) return found;
+    const { name } = this.weights[0]!.source;
+    throw new CheckpointError(
+      `Cannot fix a scale for the input of "${name}": on the calibration text it holds NaN or infinity.`,
+      { tensor: name },
+    );
   }
 
   /** Open the rounding of these weights, multiplied by scales. */
@@ -456,6 +515,13 @@ async function divideNorm(
   const tensor = scope.alloc(dtype, norm.shape);
   scope.backend.write(tensor, bytesFrom(dtype, after));
   return { tensor, moved };
+}
+
+/** f32[1, 1] */
+function scalar(value: number, scope: Scope): Tensor {
+  const tensor = scope.alloc("f32", [1, 1]);
+  scope.backend.write(tensor, new Uint8Array(Float32Array.of(value).buffer));
+  return tensor;
 }
 
 function upload(values: Float32Array | Uint32Array, scope: Scope): Tensor {

@@ -112,6 +112,8 @@ export interface ScalingMethod extends MethodBase {
   readonly kind: "scaling";
   /** Which channels it scales: those after norms, or also those that a linear makes. */
   readonly after: "norms" | "norms and linears";
+  /** Bytes of device memory that finding scales for inputs of this many channels takes, statistics apart; absent: as many as rounding takes. */
+  workBytes?(channels: number, options: OptionValues): number;
   /** The best scales; undefined when none are better than all ones. */
   scale(request: ScalingRequest): Promise<Scaling | undefined>;
 }

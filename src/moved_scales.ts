@@ -2,15 +2,18 @@
  * Scales that a scaling method (AWQ, SmoothQuant) moved, found again in a checkpoint beside its original: from a norm that differs, exactly; from a
  * linear whose rows are smaller by what the columns of the next are larger, by least squares.
  */
-import type { Backend } from "./backend.ts";
+import type { Backend, Scope, Tensor } from "./backend.ts";
 import { UnsupportedError } from "./errors.ts";
 import type { Model, Step } from "./family.ts";
 import type { Format, StoredWeight } from "./format.ts";
 import { floatsFrom } from "./number.ts";
+import { permuteColumns } from "./ops/permute_columns.ts";
+import { scaleRows } from "./ops/scale_rows.ts";
+import { widen } from "./ops/widen.ts";
 import { modelOf } from "./plan.ts";
 import { schemeKind } from "./schemes/mod.ts";
 import { sliceOf } from "./slices.ts";
-import type { TensorSource } from "./source.ts";
+import type { Rows, TensorSource } from "./source.ts";
 import { matrixShape } from "./tensor.ts";
 
 /** What the values of a stored weight were multiplied by, beside being quantized. */
@@ -40,6 +43,36 @@ interface Pair {
  * both are noise of quantization, and do not.
  */
 const CORRELATION = 0.7;
+
+/** Rows of an original weight, any float dtype [n, C], as they were to be rounded: with the scales that were moved into them, f32 in `scope`. */
+export function withScales(
+  weight: Tensor,
+  { columns, rows: factors }: Moved,
+  { rows, scope }: { readonly rows: Rows; readonly scope: Scope },
+): Tensor {
+  const { backend } = scope;
+  const [, width = 0] = weight.shape;
+  const floats = (values: ArrayLike<number>) => {
+    const tensor = scope.alloc("f32", [values.length]);
+    backend.write(tensor, new Uint8Array(Float32Array.from(values).buffer));
+    return tensor;
+  };
+  let w = weight;
+  if (w.dtype !== "f32") {
+    w = scope.alloc("f32", weight.shape);
+    backend.run(widen, { x: weight, y: w });
+  }
+  const order = scope.alloc("u32", [width]);
+  backend.write(order, new Uint8Array(Uint32Array.from({ length: width }, (_, i) => i).buffer));
+  const factor = floats(columns ?? new Float32Array(width).fill(1));
+  const y = scope.alloc("f32", weight.shape);
+  backend.run(permuteColumns, { w, order, factor, y });
+  if (factors) {
+    const own = floats(factors.slice(rows.from, rows.to));
+    backend.run(scaleRows, { factor: own, y }, { scale_dtype: 0 });
+  }
+  return y;
+}
 
 /** Look for moved scales; none are found where the architecture is not known. */
 export async function findMovedScales(pair: Pair): Promise<MovedScales> {

@@ -2,15 +2,24 @@
  * An observer gathers a statistic of a linear's input while the windows of calibration pass by. Methods and schemes say which they need.
  * Implementations: observers/, each in its own file.
  */
-import type { Backend, Scope, Tensor } from "./backend.ts";
+import type { Scope, Tensor } from "./backend.ts";
 
 /** A statistic of the input of one step's linears. `R` is what is known in the end. */
 export interface Observer<R = unknown> {
   readonly name: string;
-  /** Bytes of device memory for inputs of this many channels. */
-  bytes(channels: number, backend: Pick<Backend, "maxTensorBytes">): number;
-  /** Begin to observe; what is kept on the device belongs to `scope`. */
-  open(options: { readonly channels: number; readonly scope: Scope }): Observation<R>;
+  /** Bytes of device memory for inputs of this many channels and, of all windows together, tokens. */
+  bytes(channels: number, tokens: number): number;
+  /** Begin to observe. */
+  open(options: ObserveOptions): Observation<R>;
+}
+
+/** What is known when an observer begins. */
+export interface ObserveOptions {
+  readonly channels: number;
+  /** Tokens of all windows that will pass. */
+  readonly tokens: number;
+  /** What is kept on the device belongs to it. */
+  readonly scope: Scope;
 }
 
 /** One statistic being gathered. */

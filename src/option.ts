@@ -14,7 +14,7 @@ export interface Option {
   /** What stands for the value in `--help`: `n`, `path`. */
   readonly placeholder?: string;
   readonly default?: OptionValue;
-  /** The only values allowed. */
+  /** The only values allowed; of a number, words that may stand for one. */
   readonly choices?: readonly string[];
   readonly min?: number;
   readonly max?: number;
@@ -70,13 +70,15 @@ export function parseOption(option: Option, value: unknown): OptionValue {
     }
     case "integer":
     case "number": {
+      if (typeof value === "string" && option.choices?.includes(value)) return value;
+      const words = option.choices ? `${option.choices.join(", ")}, or ` : "";
       const number = typeof value === "number"
         ? value
         : typeof value === "string" && value.trim() !== ""
         ? Number(value)
         : NaN;
       const { min = -Infinity, max = Infinity } = option;
-      const kind = option.type === "integer" ? "a whole number" : "a number";
+      const kind = words + (option.type === "integer" ? "a whole number" : "a number");
       if (
         !Number.isFinite(number) || (option.type === "integer" && !Number.isSafeInteger(number))
       ) return fail(kind);

@@ -2,7 +2,14 @@
  * What will be done, decided from headers alone: each tensor's fate, every output file with names, dtypes, shapes and offsets, the
  * bits per weight, the peak memory. Every refusal happens here, before anything is written; after `plan()` only faults stop a run.
  */
-import { assign, type Fate, isCalibrated, refuseQuantized } from "./assign.ts";
+import {
+  assign,
+  type Fate,
+  inputObserver,
+  isCalibrated,
+  propagates,
+  refuseQuantized,
+} from "./assign.ts";
 import type { Backend } from "./backend.ts";
 import { budget, type Budgets, fit, type MemoryPlan, spilledBytes } from "./budget.ts";
 import type { Layout } from "./container.ts";
@@ -82,6 +89,8 @@ export interface Plan {
   readonly evaluation?: WindowsRequest;
   /** The calibration, likewise; present when a method needs one. */
   readonly calibration?: WindowsRequest;
+  /** Whether targets are moved in the calibration, for which the original's hidden states walk along. */
+  readonly propagate: boolean;
   /** Bytes of hidden states on disk at once. */
   readonly spilledBytes: number;
   readonly loaders: readonly Loader[];
@@ -121,6 +130,7 @@ export function plan(
   const model = asked ? modelOf(source) : modelIfKnown(source);
   const { fates, format, weights, modelDType } = assign(recipe, source, model);
   const calibration = calibrationOf(fates, given);
+  const propagate = propagates(recipe, fates.values());
   if (model && (asked || calibration)) {
     checkShapes(model, (name) => source.tensors.get(name)?.shape);
   }
@@ -144,7 +154,7 @@ export function plan(
         format,
         model,
         windows,
-        propagate: recipe.propagate,
+        propagate,
         buffers: source.bufferBytes ?? 0,
       });
       return { blocks, windows, memory };
@@ -156,7 +166,7 @@ export function plan(
         ...(asked ? { evaluation: asked } : {}),
         ...(calibration ? { calibration } : {}),
       },
-      propagate: recipe.propagate,
+      propagate,
       budgets,
     },
   );
@@ -186,7 +196,8 @@ export function plan(
     sourceBytes: sum([...source.tensors.values()], byteLength),
     memory,
     ...windows,
-    spilledBytes: spilledBytes(model, windows, recipe),
+    propagate,
+    spilledBytes: spilledBytes(model, windows, { propagate }),
     loaders: format.loaders(schemes, weights),
   };
 }
@@ -225,8 +236,13 @@ function calibrationOf(
   if (!found || given) return found && given;
   const [name, fate] = found;
   const method = fate.kind === "quantize" ? fate.chain.name : "";
+  const isStatic = fate.kind === "quantize" &&
+    inputObserver(fate.scheme, fate.rule.options) !== undefined;
+  const [how, other] = isStatic
+    ? ["with static activations", "dynamic activations, which need none"]
+    : [`by ${method}`, "method rtn, which needs none"];
   throw new UnsupportedError(
-    `Cannot quantize "${name}" by ${method} without calibration: give windows of a text (prepareCalibration), or method rtn, which needs none.`,
+    `Cannot quantize "${name}" ${how} without calibration: give windows of a text (prepareCalibration), or ${other}.`,
     { what: name, reason: `${method} must see its inputs` },
   );
 }

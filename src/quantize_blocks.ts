@@ -18,7 +18,7 @@ import { LoadedBlock, type ModelWeights } from "./weights.ts";
 
 /** The calibration of a plan that has one. */
 export async function openCalibration(
-  { model, calibration: planned, recipe }: Plan,
+  { model, calibration: planned, propagate }: Plan,
   { backend, calibration: input, report = () => {} }: RunOptions,
   counter: StepCounter,
 ): Promise<Calibration | undefined> {
@@ -31,7 +31,6 @@ export async function openCalibration(
     );
   }
   warnOfFewTokens(model, input, report);
-  const { propagate } = recipe;
   return await Calibration.open(model, { backend, input, propagate, counter });
 }
 

@@ -23,6 +23,8 @@ export interface CalibrationFacts {
   readonly damping?: number;
   /** The exponent or strength with which scales were moved; absent: none were. */
   readonly strength?: number;
+  /** The scale of activations that was fixed; absent: each token has its own, or they are not rounded. */
+  readonly inputScale?: number;
   /** GPTQ's loss, Σ e²/2 over all rows, per token. */
   readonly loss?: number;
   /** What the loss should be if errors were spread evenly, and what it is at most where nothing is clipped; of int grids, with metrics. */

@@ -71,6 +71,8 @@ export interface ReportWeight {
   readonly loss_bound: number | null;
   readonly damping: number | null;
   readonly strength: number | null;
+  /** The scale of activations that was fixed. */
+  readonly input_scale: number | null;
   /** Tokens of the calibration that it saw. */
   readonly tokens: number | null;
   readonly distribution: Distribution | null;
@@ -151,7 +153,7 @@ export function reportDocument(plan: Plan, run: RunReport, facts: ReportFacts): 
     methods: counted(weights, ({ method }) => method),
     schemes: counted(weights, ({ scheme }) => scheme),
     calibrate_on: calibration ? recipe.calibrateOn : null,
-    propagate: calibration ? recipe.propagate : null,
+    propagate: calibration ? plan.propagate : null,
     source_bytes: plan.sourceBytes,
     total_bytes: plan.totalBytes,
     quantized_weights: plan.quantizedWeights,
@@ -252,6 +254,7 @@ function weightsOf({ blocks }: Plan, { tensors, distributions }: RunReport): Rep
       loss_bound: facts?.lossBound ?? null,
       damping: facts?.damping ?? null,
       strength: facts?.strength ?? null,
+      input_scale: facts?.inputScale ?? null,
       tokens: facts?.tokens ?? null,
       distribution: distributions.get(tensor.name) ?? null,
     };

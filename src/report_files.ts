@@ -68,5 +68,14 @@ export const CSV_COLUMNS: readonly string[] = [
   ...["weight", "block", "depth", "kind", "rows", "columns", "scheme", "bits", "group_size"],
   ...["method", "fallback", "bits_per_weight", "source_bytes", "stored_bytes"],
   ...METRICS.map(({ name }) => name),
-  ...["output_error", "loss", "expected_loss", "loss_bound", "damping", "strength", "tokens"],
+  ...[
+    "output_error",
+    "loss",
+    "expected_loss",
+    "loss_bound",
+    "damping",
+    "strength",
+    "input_scale",
+    "tokens",
+  ],
 ];

@@ -4,6 +4,8 @@
  * The kinds are in schemes/.
  */
 import type { Scope, Tensor } from "./backend.ts";
+import type { Observer, Statistics } from "./observer.ts";
+import type { OptionValues } from "./option.ts";
 import { matrixShape, type Shape } from "./tensor.ts";
 
 /** Which weights share one scale. */
@@ -43,8 +45,11 @@ export function blockRowStep(block: number, shape: Shape): number {
   return step;
 }
 
-/** What the runtime does to a linear's input: per-token dynamic rounding to int8 or fp8 E4M3, or nothing. */
-export type Activations = "none" | "int8" | "fp8";
+/**
+ * What the runtime does to a linear's input: nothing; rounding to int8 or fp8 E4M3 by a scale that each token has of its own; or (`static`) by one
+ * scale for all of them, symmetric, that calibration fixed and the checkpoint holds.
+ */
+export type Activations = "none" | "int8" | "int8-static" | "fp8" | "fp8-static";
 
 /** The dtype scales are stored in; scales are rounded to it before codes are chosen. */
 export type ScaleDType = "f32" | "bf16" | "f16";
@@ -61,7 +66,7 @@ export interface IntScheme {
   readonly grid: "full" | "restricted" | "affine";
   readonly strategy: Strategy;
   readonly scaleDType: ScaleDType;
-  readonly activations: "none" | "int8";
+  readonly activations: "none" | "int8" | "int8-static";
 }
 
 /** Sixteen fixed levels times an absmax per block of the flattened weight (bitsandbytes; QLoRA, arXiv 2305.14314). */
@@ -78,7 +83,7 @@ export interface Fp8Scheme {
   readonly kind: "fp8";
   readonly strategy: Strategy;
   readonly scaleDType: ScaleDType;
-  readonly activations: "none" | "fp8";
+  readonly activations: "none" | "fp8" | "fp8-static";
 }
 
 /** LLM.int8() (arXiv 2208.07339): row-wise int8 weights; activations int8 per token but for outlier columns, which stay float. */
@@ -100,7 +105,7 @@ export type Scheme = IntScheme | CodebookScheme | Fp8Scheme | LlmInt8Scheme | Ca
  * A quantized weight on a device, before a format has packed it, or after it was unpacked. Tensors by kind:
  * int — `codes` i8[R, C], `scale` f32[A, B], `zero` i8[A, B] (0 where symmetric);
  * nf4, fp4 — `codes` u8[ceil(N/2)], `absmax` f32[ceil(N/block)];
- * fp8 — `codes` f8_e4m3[R, C], `scale` f32[A, B]; llm_int8 — `codes` i8[R, C], `absmax` f32[R, 1]; cast — `weight`.
+ * fp8 — `codes` f8_e4m3[R, C], `scale` f32[A, B]; both with static activations also `input_scale` f32[1, 1]; llm_int8 — `codes` i8[R, C], `absmax` f32[R, 1]; cast — `weight`.
  */
 export interface Quantized {
   readonly scheme: Scheme;
@@ -162,6 +167,14 @@ export interface ValueChoice<S extends Scheme = Scheme> {
   ): Quantized;
 }
 
+/** A scale for a linear's input that is fixed before the model runs. */
+export interface InputScale<S extends Scheme = Scheme> {
+  /** What must be seen of the input as the linear gets it, after all scales were moved; undefined where this scheme fixes nothing. */
+  observer(scheme: S, options: OptionValues): Observer | undefined;
+  /** The scale by what was seen, rounded to the dtype it is stored in; infinite where the input holds NaN or infinity. */
+  find(scheme: S, statistics: Statistics, options: OptionValues): number;
+}
+
 /** What is known about one kind of scheme. Implementations are in schemes/, listed in schemes/mod.ts. */
 export interface SchemeKind<S extends Scheme = Scheme> {
   readonly kinds: readonly S["kind"][];
@@ -179,6 +192,8 @@ export interface SchemeKind<S extends Scheme = Scheme> {
   quantize(scheme: S, weight: Tensor, options: ScaleOptions): Quantized;
   /** What a method needs that chooses values itself (GPTQ); absent where there is nothing to choose. */
   readonly choice?: ValueChoice<S>;
+  /** How a scale for its input is found; absent where activations are never rounded by one that is fixed. */
+  readonly inputScale?: InputScale<S>;
   /** The values the codes stand for: f32[R, C], in `scope`. */
   dequantize(quantized: Quantized, scope: Scope): Tensor;
   /** y[:, column … column+R) = the product the runtime would compute of x f32[T, C] and the weight; y is f32[T, Y]. */

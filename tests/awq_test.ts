@@ -40,7 +40,7 @@ async function scale(
   { backend, shared }: { backend: Backend; shared?: Uint32Array },
 ): Promise<Scaling | undefined> {
   using scope = backend.scope();
-  const observation = gram.open({ channels: CHANNELS, scope });
+  const observation = gram.open({ channels: CHANNELS, tokens: x.length / CHANNELS, scope });
   await observation.add(upload(x, CHANNELS, scope));
   const statistics = new Statistics(new Map([[gram, await observation.finish()]]), {
     channels: CHANNELS,

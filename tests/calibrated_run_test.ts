@@ -26,6 +26,9 @@ const CHAINS: readonly Record<string, string | number | boolean>[] = [
   { scheme: "W4A16_ASYM", "group-size": 32, format: "awq" },
   { scheme: "NF4", method: "gptq" },
   { scheme: "FP8", method: "awq+gptq" },
+  { scheme: "W8A8", method: "smoothquant+gptq", activations: "static" },
+  { scheme: "W8A8", method: "smoothquant" },
+  { scheme: "FP8_DYNAMIC", method: "rtn", activations: "static", observer: "percentile" },
 ];
 
 for (const options of CHAINS) {
@@ -66,7 +69,7 @@ for (const options of CHAINS) {
         `${name}: ${ours} dB, ${theirs} dB`,
       );
     }
-    const scaled = String(options.method ?? "awq").startsWith("awq");
+    const scaled = /^(awq|smoothquant)/.test(String(options.method ?? "awq"));
     assert.equal(read.scaled.length > 0, scaled);
     await Deno.remove(model, { recursive: true });
   });

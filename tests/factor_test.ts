@@ -47,7 +47,7 @@ for (
         : withOwn(device, { maxTensorBytes: size * 4 * panel });
       const windows = [1, 2, 3].map((seed) => gaussian(37 * size, seed));
       using scope = backend.scope();
-      const observation = gram.open({ channels: size, scope });
+      const observation = gram.open({ channels: size, tokens: 3 * 37, scope });
       for (const values of windows) {
         using scratch = backend.scope();
         const x = scratch.alloc("f32", [37, size]);

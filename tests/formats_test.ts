@@ -216,7 +216,9 @@ Deno.test("int and fp8 weights quantized here are what compressed-tensors' compr
     int4_tensor_asym: { ...int, bits: 4, grid: "affine", strategy: { kind: "tensor" } },
     int4_block: { ...int, bits: 4, strategy: block },
     w8a8: { ...int, bits: 8, strategy: channel, activations: "int8" },
+    w8a8_static: { ...int, bits: 8, strategy: channel, activations: "int8-static" },
     fp8: { ...fp8, strategy: channel, activations: "fp8" },
+    fp8_static: { ...fp8, strategy: { kind: "tensor" }, activations: "fp8-static" },
     fp8_block: { ...fp8, strategy: block, activations: "none" },
   };
   assert.deepEqual(
@@ -232,6 +234,7 @@ Deno.test("int and fp8 weights quantized here are what compressed-tensors' compr
       scheme,
       format: compressedTensors,
       backend,
+      inputScale: key === "fp8_static" ? 2 ** -7 : 0.03125 * 1.5,
     });
     for (const [tensor, bytes] of ours) {
       const isAffineCodes = key.endsWith("_asym") && tensor.endsWith(".weight_packed");
@@ -305,6 +308,23 @@ Deno.test("two schemes of one layout share its format; two layouts are mixed pre
     ["int-quantized", "float-quantized", "pack-quantized"],
   );
   assert.deepEqual(mixed.ignore, []);
+});
+
+Deno.test("a section says of activations whether each token has a scale or the checkpoint does", () => {
+  for (
+    const [name, type] of [["W8A8", "int"], ["FP8_DYNAMIC", "float"]] as const
+  ) {
+    const args = (activations: "dynamic" | "static") => {
+      const { scheme } = presetScheme(name, { modelDType: "bf16", activations });
+      const { config_groups } = JSON.parse(
+        compressedTensors.section([planned("a", scheme)], "bf16")!,
+      );
+      return config_groups.group_0.input_activations;
+    };
+    const both = { num_bits: 8, type, symmetric: true };
+    assert.deepEqual(args("dynamic"), { ...both, strategy: "token", dynamic: true });
+    assert.deepEqual(args("static"), { ...both, strategy: "tensor", dynamic: false });
+  }
 });
 
 Deno.test("a quantized convolution or embedding is targeted by name, not as Linear", () => {
@@ -488,6 +508,9 @@ Deno.test("loaders are told apart by bits, group size and dimensions", () => {
     "transformers",
     "llama.cpp",
   ]);
+  const fixed = presetScheme("W8A8", { modelDType: "bf16", activations: "static" }).scheme;
+  assert.deepEqual(takes(fixed), ["transformers", "vLLM", "SGLang", "TGI"]);
+  assert.match(compressedTensors.loaders([fixed])[3]!.why, /token by token all the same/);
   const conv = { ...planned("conv", W8), shape: [8, 3, 3, 3] };
   assert.deepEqual(takes(W8, [conv]), []);
   const affine = presetScheme("W4A16_ASYM", { modelDType: "bf16" }).scheme;
@@ -550,13 +573,16 @@ Deno.test("a checkpoint whose parts contradict its section is named as broken", 
   ];
   for (const [what, promise] of wrong) await assert.rejects(promise, CheckpointError, what);
   const { group_0 } = section.config_groups;
+  const fixed = { num_bits: 8, type: "int", strategy: "tensor", dynamic: false };
   const unreadable = [
     { ...group_0, weights: { ...group_0.weights, actorder: "group" } },
     { ...group_0, weights: { ...group_0.weights, num_bits: 16 } },
-    {
+    ...[{ symmetric: false }, { dynamic: true }, { strategy: "token" }, { num_bits: 4 }].map((
+      other,
+    ) => ({
       ...group_0,
-      input_activations: { num_bits: 8, type: "int", strategy: "tensor", dynamic: false },
-    },
+      input_activations: { ...fixed, ...other },
+    })),
   ];
   for (const group of unreadable) {
     await assert.rejects(

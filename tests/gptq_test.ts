@@ -44,7 +44,7 @@ async function observe(
   scope: Scope,
 ): Promise<Statistics> {
   const tokens = x.length / channels;
-  const observation = gram.open({ channels, scope });
+  const observation = gram.open({ channels, tokens, scope });
   await observation.add(upload(x, [tokens, channels], scope));
   return new Statistics(new Map([[gram, await observation.finish()]]), { channels, tokens });
 }

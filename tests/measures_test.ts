@@ -88,7 +88,7 @@ const INT4: IntScheme = {
 /** Statistics of inputs, f32[T, C]. */
 async function observe(x: Float32Array<ArrayBuffer>, channels: number, backend: Backend) {
   const tokens = x.length / channels;
-  const observation = gram.open({ channels, scope: backend.scope() });
+  const observation = gram.open({ channels, tokens, scope: backend.scope() });
   await observation.add(upload(x, [tokens, channels], backend));
   const results = new Map<Observer, unknown>([[gram, await observation.finish() as Gram]]);
   return new Statistics(results, { channels, tokens });

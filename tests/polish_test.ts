@@ -65,7 +65,7 @@ async function round(
   },
 ): Promise<Outcome> {
   using scope = backend.scope();
-  const observation = gram.open({ channels: columns, scope });
+  const observation = gram.open({ channels: columns, tokens: inputs.length / columns, scope });
   await observation.add(upload(inputs, [inputs.length / columns, columns], scope));
   const sums = await observation.finish();
   const rounder = await gptq.open({
@@ -264,7 +264,7 @@ onEveryBackend("sweeps lie between GPTQ and the best codes on a known layer", as
   const options = { damping: 0.01, scale: "minmax", "column-order": "natural" };
   const run = async (more: OptionValues) => {
     using scope = backend.scope();
-    const observation = gram.open({ channels: 4, scope });
+    const observation = gram.open({ channels: 4, tokens: 8, scope });
     await observation.add(upload(made.inputs, [8, 4], scope));
     const sums = await observation.finish();
     const statistics = new Statistics(new Map([[gram, sums]]), { channels: 4, tokens: 8 });

@@ -95,7 +95,7 @@ async function move(
     scope: Scope;
   },
 ): Promise<Matrix> {
-  const observation = gram.open({ channels: CHANNELS, scope });
+  const observation = gram.open({ channels: CHANNELS, tokens: TOKENS, scope });
   for (let window = 0; window < 3; window++) {
     const [from, to] = [window * TOKENS / 3, (window + 1) * TOKENS / 3];
     using scratch = scope.backend.scope();

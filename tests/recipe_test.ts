@@ -127,3 +127,13 @@ for (const [what, act, sentence] of refusals) {
     );
   });
 }
+
+Deno.test("alpha is a number or the word search, in recipes as on the command line", () => {
+  const alpha = (text: string) => parseRecipe(text, "a.yaml").rules[0]!.options.alpha;
+  assert.equal(alpha("method: smoothquant\nalpha: 0.75"), 0.75);
+  assert.equal(alpha("method: smoothquant\nalpha: search"), "search");
+  assert.equal(recipeFromOptions({ alpha: "0.5" }).rules[0]!.options.alpha, 0.5);
+  for (const wrong of ["alpha: 1.5", "alpha: find", "alpha: true"]) {
+    assert.throws(() => alpha(wrong), /it must be search, or a number/, wrong);
+  }
+});

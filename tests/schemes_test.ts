@@ -6,8 +6,11 @@ import { parseHeader } from "../src/containers/safetensors.ts";
 import { RequestError } from "../src/errors.ts";
 import { rtn } from "../src/methods/rtn.ts";
 import { e4m3ToF32, f32ToE4m3, roundHalfEven } from "../src/number.ts";
-import type { IntScheme, ScaleSearch, Scheme } from "../src/scheme.ts";
+import type { Activations, IntScheme, ScaleSearch, Scheme } from "../src/scheme.ts";
+import type { OptionValues } from "../src/option.ts";
 import { PRESETS, presetScheme, SCHEME_KINDS, schemeKind } from "../src/schemes/mod.ts";
+import { schemeFrom } from "../src/schemes/options.ts";
+import { withInputScale } from "./conformance/given.ts";
 import { onEveryBackend } from "./present.ts";
 
 /** Standard normal numbers, the same every time (Box and Muller, from a linear congruential generator). */
@@ -114,15 +117,21 @@ function product(x: Float32Array, w: Float32Array, columns: number): Float64Arra
   return y;
 }
 
-/** What the runtime makes of activations, row by row. */
-function rounded(x: Float32Array, columns: number, kind: "int8" | "fp8"): Float32Array {
+/** A fixed scale of inputs that are normally distributed: a few of them lie beyond its outermost int8 level. */
+const INPUT_SCALE = Math.fround(2 / 127.5);
+
+/** What the runtime makes of activations, row by row or by a fixed scale. */
+function rounded(x: Float32Array, columns: number, kind: Activations): Float32Array {
+  const isInt = kind.startsWith("int8");
   return x.map((value, i) => {
     const from = Math.floor(i / columns) * columns;
     const most = x.subarray(from, from + columns).reduce((max, v) => Math.max(max, Math.abs(v)), 0);
     if (most === 0) return 0;
-    const scale = Math.fround(most / (kind === "int8" ? 127.5 : 448));
+    const scale = kind.endsWith("-static")
+      ? INPUT_SCALE
+      : Math.fround(most / (isInt ? 127.5 : 448));
     const code = Math.fround(value / scale);
-    if (kind === "fp8") return e4m3ToF32(f32ToE4m3(code)) * scale;
+    if (!isInt) return e4m3ToF32(f32ToE4m3(code)) * scale;
     return Math.min(127, Math.max(-128, roundHalfEven(code))) * scale;
   });
 }
@@ -142,6 +151,8 @@ await onEveryBackend(
       int(8, { strategy: { kind: "channel" }, activations: "int8" }),
       { kind: "fp8", strategy: { kind: "channel" }, scaleDType: "f32", activations: "fp8" },
       { kind: "fp8", strategy: { kind: "tensor" }, scaleDType: "bf16", activations: "none" },
+      int(8, { strategy: { kind: "channel" }, activations: "int8-static" }),
+      { kind: "fp8", strategy: { kind: "channel" }, scaleDType: "f32", activations: "fp8-static" },
       { kind: "nf4", block: 64, doubleQuant: true },
       { kind: "fp4", block: 32, doubleQuant: false },
       { kind: "cast", dtype: "bf16" },
@@ -153,7 +164,8 @@ await onEveryBackend(
       using scope = backend.scope();
       const kind = schemeKind(scheme);
       const weight = upload(normals(rows * columns, 2), [rows, columns], scope);
-      const quantized = kind.quantize(scheme, weight, { scope, search: "minmax" });
+      const bare = kind.quantize(scheme, weight, { scope, search: "minmax" });
+      const quantized = withInputScale(bare, INPUT_SCALE, scope);
       const x = upload(xs, [tokens, columns], scope);
       const y = upload(new Float32Array(tokens * width).fill(-77), [tokens, width], scope);
       kind.linear(quantized, x, y, { scope, column });
@@ -269,6 +281,44 @@ Deno.test("presets are the schemes that users know by these names", () => {
     schemeKind(scheme("W8A8").scheme).label(scheme("W8A8").scheme),
     "int8, per channel, symmetric, int8 activations",
   );
+  const fixed = scheme("FP8_DYNAMIC", { activations: "static" }).scheme;
+  assert.deepEqual(fixed, {
+    kind: "fp8",
+    strategy: { kind: "channel" },
+    scaleDType: "bf16",
+    activations: "fp8-static",
+  });
+  assert.equal(schemeKind(fixed).label(fixed), "fp8 E4M3, per channel, fp8 activations, static");
+});
+
+Deno.test("ways to find ranges are refused where every token has a scale of its own, and where they do not fit", () => {
+  const from = (name: string, options: OptionValues) =>
+    schemeFrom(name, options, { modelDType: "bf16" });
+  const fixed = from("W8A8", { activations: "static", observer: "percentile", percentile: 99 });
+  assert.equal(fixed.kind === "int" && fixed.activations, "int8-static");
+  assert.deepEqual(from("W8A8", { activations: "dynamic" }), from("W8A8", {}));
+  const wrong: [string, OptionValues, RegExp][] = [
+    [
+      "W8A8",
+      { observer: "mse" },
+      /--observer with W8A8 and dynamic activations: .*add --activations static\.$/,
+    ],
+    ["W8A8", { activations: "dynamic", percentile: 99 }, /--percentile with W8A8 and dynamic/],
+    [
+      "FP8_DYNAMIC",
+      { activations: "static", percentile: 99 },
+      /the observer mse: add --observer percentile\.$/,
+    ],
+    ["W4A16", { activations: "static" }, /--activations with W4A16: it takes --group-size/],
+    ["FP8", { observer: "mse" }, /--observer with FP8: it takes/],
+  ];
+  for (const [name, options, says] of wrong) {
+    assert.throws(() => from(name, options), (error) => {
+      assert.ok(error instanceof RequestError);
+      assert.match(error.message, says);
+      return true;
+    });
+  }
 });
 
 Deno.test("a preset refuses options it does not take, and unknown names, by name", () => {

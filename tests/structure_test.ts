@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { FORMATS } from "../src/formats/mod.ts";
 import { METHODS } from "../src/methods/mod.ts";
+import { OBSERVERS } from "../src/observers/mod.ts";
 import { METRICS } from "../src/metrics/mod.ts";
 import { EVALUATORS } from "../src/evaluators/mod.ts";
 import { OPS } from "../src/ops/mod.ts";
@@ -32,7 +33,7 @@ function folderOf(path: string): string {
 /** What a folder may import beside itself and the root's files. */
 const ALLOWED: Readonly<Record<string, readonly string[]>> = {
   methods: ["ops", "schemes", "observers"],
-  schemes: ["ops"],
+  schemes: ["ops", "observers"],
   families: ["ops"],
   formats: ["ops", "schemes"],
   observers: ["ops"],
@@ -80,8 +81,16 @@ Deno.test("every op is listed once, has its shader and its file", () => {
   assert.deepEqual(missing, []);
 });
 
-Deno.test("lists of methods, formats, metrics and evaluators have no name twice", () => {
-  for (const list of [METHODS, FORMATS, METRICS, EVALUATORS]) {
+Deno.test("every observer is listed once, and has its file", () => {
+  const files = walk("src/observers/").map((path) => path.slice("src/observers/".length, -3));
+  assert.deepEqual(
+    OBSERVERS.map(({ name }) => name).sort(),
+    files.filter((name) => name !== "mod"),
+  );
+});
+
+Deno.test("lists of methods, formats, metrics, evaluators and observers have no name twice", () => {
+  for (const list of [METHODS, FORMATS, METRICS, EVALUATORS, OBSERVERS]) {
     const names = list.map(({ name }: { name: string }) => name);
     assert.equal(new Set(names).size, names.length, names.join());
   }

@@ -293,8 +293,17 @@ const CALLS: Readonly<Record<string, Call>> = {
     scalars: { first: 500 },
     given: { labels: whole("u32", [T], { low: 0, high: 2000, seed: 6 }) },
   },
+  fake_quantize: {
+    dims: { N: 100_003, S: 1 },
+    scalars: { kind: 0, bits: 8 },
+    given: { scale: positive([1]) },
+  },
   fake_quantize_rows: { dims: { T, C }, scalars: { kind: 0, bits: 8 } },
   error_sums: { dims: { N: 100_003, P: 25, S: 6 } },
+  float_bins: {
+    dims: { N: 100_003, K: 131_072 },
+    given: { counts: whole("u32", [131_072], { low: 0, high: 7, seed: 9 }) },
+  },
   histogram: { dims: { N: 100_003, K: 1000 }, scalars: { low: -4, high: 4 } },
   quantize_fp8: { ...tiled, scalars: tiles, given: { scale: positive([TILES.A, TILES.B]) } },
   dequantize_fp8: { ...tiled, scalars: tiles },

@@ -6,10 +6,11 @@
 import type { Scope } from "../backend.ts";
 import type { Format, Packer, Piece } from "../format.ts";
 import { packBits } from "../ops/pack_bits.ts";
-import { scaleShape } from "../scheme.ts";
+import { type Quantized, scaleShape } from "../scheme.ts";
 import { byteLength, matrixShape, type TensorInfo } from "../tensor.ts";
 import { bytesOf, checkFinite, checkRows, moduleOf, narrowed } from "./bytes.ts";
 import {
+  hasInputScale,
   layout,
   packedBits,
   packedZeroBits,
@@ -41,6 +42,15 @@ function packer(weight: TensorInfo, scheme: Stored, scope: Scope): Packer {
     return { tensor, offset: row * byteLength({ dtype, shape: rest }), bytes };
   }
 
+  /** The fixed scale of the input, which every slice of the weight comes with. */
+  async function inputPieces(tensors: Quantized["tensors"], scratch: Scope): Promise<Piece[]> {
+    if (!hasInputScale(scheme)) return [];
+    const scale = tensors.input_scale;
+    if (!scale) throw new RangeError(`Cannot pack "${name}": the scale of its input is missing`);
+    const [bytes] = await backend.read(narrowed(scale, scheme.scaleDType, scratch));
+    return [piece(`${module}.input_scale`, 0, bytes!)];
+  }
+
   return {
     async add({ tensors }, slice) {
       checkRows(slice, { name, rows, step });
@@ -56,10 +66,12 @@ function packer(weight: TensorInfo, scheme: Stored, scope: Scope): Packer {
       const scales = narrowed(tensors.scale!, scheme.scaleDType, scratch);
       const [codeBytes, scaleBytes, zeroBytes] = await backend.read(codes, scales, ...wanted);
       checkFinite(scaleBytes!, scheme.scaleDType, name);
+      const inputs = slice.from === 0 ? await inputPieces(tensors, scratch) : [];
       const at = scaleRows(scheme, shape, slice).from;
       const pieces = [
         piece(bits ? `${module}.weight_packed` : name, slice.from, codeBytes!),
         piece(`${module}.weight_scale`, at, scaleBytes!),
+        ...inputs,
       ];
       const zeroName = `${module}.weight_zero_point`;
       if (zeroBits) {

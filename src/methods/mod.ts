@@ -5,9 +5,10 @@ import { awq } from "./awq.ts";
 import { gptq } from "./gptq.ts";
 import { hqq } from "./hqq.ts";
 import { rtn } from "./rtn.ts";
+import { smoothquant } from "./smoothquant.ts";
 
 /** Every method. */
-export const METHODS: readonly Method[] = [rtn, hqq, gptq, awq];
+export const METHODS: readonly Method[] = [rtn, hqq, gptq, awq, smoothquant];
 
 /** A list of methods that were checked to fit together: scaling methods, then one that rounds. */
 export interface Chain {

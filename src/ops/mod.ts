@@ -15,7 +15,9 @@ import { divergence } from "./divergence.ts";
 import { embedding } from "./embedding.ts";
 import { errorSums } from "./error_sums.ts";
 import { factorBlock } from "./factor_block.ts";
+import { fakeQuantize } from "./fake_quantize.ts";
 import { fakeQuantizeRows } from "./fake_quantize_rows.ts";
+import { floatBins } from "./float_bins.ts";
 import { gemm } from "./gemm.ts";
 import { gptqBlock } from "./gptq_block.ts";
 import { histogram } from "./histogram.ts";
@@ -65,7 +67,9 @@ export {
   embedding,
   errorSums,
   factorBlock,
+  fakeQuantize,
   fakeQuantizeRows,
+  floatBins,
   gemm,
   gptqBlock,
   histogram,
@@ -131,8 +135,10 @@ export const OPS: readonly Op[] = [
   add,
   addBias,
   divergence,
+  fakeQuantize,
   fakeQuantizeRows,
   errorSums,
+  floatBins,
   histogram,
   quantizeFp8,
   dequantizeFp8,

@@ -1,12 +1,12 @@
 /** 8-bit floats E4M3 with scale = absmax/448 per tensor, channel or 2-D block; activations fp8 per token or left alone. */
 import type { Scope, Tensor } from "../backend.ts";
 import { dequantizeFp8 } from "../ops/dequantize_fp8.ts";
-import { fakeQuantizeRows } from "../ops/fake_quantize_rows.ts";
 import { matmulNt } from "../ops/matmul_nt.ts";
 import { quantizeFp8 } from "../ops/quantize_fp8.ts";
 import { scaleRows } from "../ops/scale_rows.ts";
 import type { Fp8Scheme, Quantized, ScaleOptions, SchemeKind } from "../scheme.ts";
 import { elementCount, matrixShape } from "../tensor.ts";
+import { activationsLabel, inputScale, roundInput } from "./inputs.ts";
 import {
   checkStrategy,
   GRID,
@@ -58,8 +58,7 @@ function encode(
 export const fp8: SchemeKind<Fp8Scheme> = {
   kinds: ["fp8"],
   label({ strategy, activations }) {
-    const label = `fp8 E4M3, ${strategyLabel(strategy)}`;
-    return activations === "fp8" ? `${label}, fp8 activations` : label;
+    return `fp8 E4M3, ${strategyLabel(strategy)}${activationsLabel(activations)}`;
   },
   check({ strategy }, shape) {
     return checkStrategy(strategy, shape);
@@ -72,7 +71,7 @@ export const fp8: SchemeKind<Fp8Scheme> = {
   },
   linearBytes({ activations }, shape, tokens) {
     const [, columns] = matrixShape(shape);
-    return elementCount(shape) * 4 + (activations === "fp8" ? tokens * columns * 4 : 0);
+    return elementCount(shape) * 4 + (activations === "none" ? 0 : tokens * columns * 4);
   },
   quantize(scheme, weight, options) {
     const params = findParams(scheme, weight, options);
@@ -95,15 +94,12 @@ export const fp8: SchemeKind<Fp8Scheme> = {
     },
     encode,
   },
+  inputScale,
   dequantize,
   linear(quantized, x, y, { scope, column }) {
     const { backend } = scope;
     using scratch = backend.scope();
-    let input = x;
-    if ((quantized.scheme as Fp8Scheme).activations === "fp8") {
-      input = scratch.alloc("f32", x.shape);
-      backend.run(fakeQuantizeRows, { x, y: input }, { kind: 1, bits: 8 });
-    }
+    const input = roundInput(x, quantized, scratch);
     backend.run(matmulNt, { x: input, w: dequantize(quantized, scratch), y }, { column });
   },
 };

@@ -1,7 +1,6 @@
 /** Integers of 2 to 8 bits with a scale, and for the affine grid a zero point, per tensor, channel, group or 2-D block. */
 import type { Scope, Tensor } from "../backend.ts";
 import { dequantizeInt } from "../ops/dequantize_int.ts";
-import { fakeQuantizeRows } from "../ops/fake_quantize_rows.ts";
 import { matmulNt } from "../ops/matmul_nt.ts";
 import { matmulPacked } from "../ops/matmul_packed.ts";
 import { packBits } from "../ops/pack_bits.ts";
@@ -10,6 +9,7 @@ import { scaleRows } from "../ops/scale_rows.ts";
 import { searchParams } from "../ops/search_params.ts";
 import type { IntScheme, Quantized, ScaleOptions, SchemeKind } from "../scheme.ts";
 import { matrixShape } from "../tensor.ts";
+import { activationsLabel, inputScale, roundInput } from "./inputs.ts";
 import {
   allocParams,
   checkStrategy,
@@ -97,8 +97,8 @@ function dequantize({ scheme, rows, columns, tensors }: Quantized, scope: Scope)
 export const int: SchemeKind<IntScheme> = {
   kinds: ["int"],
   label({ bits, grid, strategy, activations }) {
-    const label = `int${bits}, ${strategyLabel(strategy)}, ${GRID_LABEL[grid]}`;
-    return activations === "int8" ? `${label}, int8 activations` : label;
+    return `int${bits}, ${strategyLabel(strategy)}, ${GRID_LABEL[grid]}` +
+      activationsLabel(activations);
   },
   check({ bits, strategy }, shape) {
     if (!Number.isInteger(bits) || bits < 2 || bits > 8) {
@@ -118,7 +118,7 @@ export const int: SchemeKind<IntScheme> = {
     const weight = isPackable(scheme)
       ? rows * wordsPerRow(scheme.bits, columns) * 4
       : rows * columns * 4;
-    return weight + (scheme.activations === "int8" ? tokens * columns * 4 : 0);
+    return weight + (scheme.activations === "none" ? 0 : tokens * columns * 4);
   },
   quantize(scheme, weight, options) {
     const params = findParams(scheme, weight, options);
@@ -139,18 +139,14 @@ export const int: SchemeKind<IntScheme> = {
     },
     encode,
   },
+  inputScale,
   dequantize,
   linear(quantized, x, y, { scope, column }) {
     const { backend } = scope;
     const scheme = quantized.scheme as IntScheme;
     const { rows, columns } = quantized;
     using scratch = backend.scope();
-    let input = x;
-    if (scheme.activations === "int8") {
-      // As compressed-tensors and vLLM do for dynamic per-token int8: scale = absmax/127.5, codes −128 … 127.
-      input = scratch.alloc("f32", x.shape);
-      backend.run(fakeQuantizeRows, { x, y: input }, { kind: 0, bits: 8 });
-    }
+    const input = roundInput(x, quantized, scratch);
     if (isPackable(scheme)) {
       const { codes, scale, zero } = quantized.tensors as Record<
         "codes" | "scale" | "zero",

@@ -2,6 +2,7 @@
 import { RequestError } from "../errors.ts";
 import type { Option, OptionValue, OptionValues } from "../option.ts";
 import type { Scheme, Strategy } from "../scheme.ts";
+import { PERCENTILE, RANGE_FINDERS, USUAL_FINDER } from "./inputs.ts";
 import { type Named, type PresetOptions, PRESETS, presetScheme } from "./presets.ts";
 
 /** One option, the preset option it becomes, and how. */
@@ -72,6 +73,37 @@ const ROWS: readonly SchemeOption[] = [
     becomes: "threshold",
     convert: Number,
   },
+  {
+    name: "activations",
+    type: "string",
+    choices: ["dynamic", "static"],
+    help:
+      "activations rounded by a scale of each token (dynamic, the default), or by one per layer that calibration fixes (W8A8, FP8_DYNAMIC)",
+    becomes: "activations",
+    convert: (value) => value === "static" ? "static" : "dynamic",
+  },
+  {
+    name: "observer",
+    type: "string",
+    placeholder: "name",
+    choices: RANGE_FINDERS,
+    help:
+      "static activations: the range that a scale covers, of all values (min-max), one that follows the windows' (moving-average), " +
+      `that of least squared error (mse) or of most values (percentile); default ${USUAL_FINDER}`,
+    becomes: "observer",
+    convert: String,
+  },
+  {
+    name: "percentile",
+    type: "number",
+    placeholder: "p",
+    min: 50,
+    max: 100,
+    help:
+      `observer percentile: per cent of the values that the range holds (default ${PERCENTILE})`,
+    becomes: "percentile",
+    convert: Number,
+  },
 ];
 
 /** Options that say more of a scheme than its name. */
@@ -113,5 +145,29 @@ export function schemeFrom(
     }
     Object.assign(values, { [row.becomes]: row.convert(value) });
   }
+  checkRangeOptions(name, values);
   return presetScheme(name, { ...values, ...dtypes }).scheme;
+}
+
+/** Ranges are found only for scales that are fixed, and percentiles are of one way to find them. */
+function checkRangeOptions(
+  name: string,
+  { activations, observer, percentile }: Pick<
+    PresetOptions,
+    "activations" | "observer" | "percentile"
+  >,
+): void {
+  const said = observer === undefined ? "percentile" : "observer";
+  if (activations !== "static" && (observer ?? percentile) !== undefined) {
+    throw new RequestError(
+      `Cannot use --${said} with ${name} and dynamic activations: every token has a scale of its own; add --activations static.`,
+    );
+  }
+  if (percentile !== undefined && observer !== "percentile") {
+    throw new RequestError(
+      `Cannot use --percentile with the observer ${
+        observer ?? USUAL_FINDER
+      }: add --observer percentile.`,
+    );
+  }
 }

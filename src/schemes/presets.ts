@@ -21,6 +21,12 @@ export interface PresetOptions {
   readonly doubleQuant?: boolean;
   /** Magnitude from which an activation is an outlier (LLM_INT8). */
   readonly threshold?: number;
+  /** Whether activations are rounded by a scale of each token, or by one that calibration fixes (W8A8, FP8_DYNAMIC). */
+  readonly activations?: "dynamic" | "static";
+  /** How the range of a fixed scale is found; no part of the scheme. */
+  readonly observer?: string;
+  /** Share of the values that the range found by the observer `percentile` holds; no part of the scheme. */
+  readonly percentile?: number;
 }
 
 /** Options that a user names; the others follow from the model and the format. */
@@ -78,6 +84,9 @@ function codebook(kind: "nf4" | "fp4"): Preset {
   };
 }
 
+/** What presets take whose activations are rounded. */
+const WITH_ACTIVATIONS = ["strategy", "activations", "observer", "percentile"] as const;
+
 const BIT_WIDTHS = [4, 8, 2, 3, 5, 6, 7] as const;
 
 /** Every preset, in the order `--help` shows them. */
@@ -87,26 +96,26 @@ export const PRESETS: readonly Preset[] = [
     name: "W8A8",
     summary: "int8 weights, a scale per channel; activations int8 per token",
     format: "compressed-tensors",
-    takes: ["strategy"],
+    takes: WITH_ACTIVATIONS,
     scheme: (options) => ({
       kind: "int",
       bits: 8,
       grid: "full",
       strategy: strategyOf(options, { kind: "channel" }),
       scaleDType: scaleDTypeOf(options),
-      activations: "int8",
+      activations: options.activations === "static" ? "int8-static" : "int8",
     }),
   },
   {
     name: "FP8_DYNAMIC",
     summary: "fp8 E4M3 weights, a scale per channel; activations fp8 per token",
     format: "compressed-tensors",
-    takes: ["strategy"],
+    takes: WITH_ACTIVATIONS,
     scheme: (options) => ({
       kind: "fp8",
       strategy: strategyOf(options, { kind: "channel" }),
       scaleDType: scaleDTypeOf(options),
-      activations: "fp8",
+      activations: options.activations === "static" ? "fp8-static" : "fp8",
     }),
   },
   {

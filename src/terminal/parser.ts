@@ -68,9 +68,10 @@ export async function parseArguments(
 /** What a flag is to the parser: one option, or two for a boolean, `--x` and `--no-x`. */
 function toParserOptions(flag: Flag): ParserOption[] {
   const { name, type, help, placeholder = "value", choices, group } = flag;
+  const isNumber = type === "number" || type === "integer";
   const value = type === "boolean" ? "" : flag.bare ? ` [${placeholder}]` : ` <${placeholder}>`;
   const notes = [
-    ...(choices ? [`one of ${choices.join(", ")}`] : []),
+    ...(choices ? [`${isNumber ? "or" : "one of"} ${choices.join(", ")}`] : []),
     ...(flag.default === undefined || flag.default === false ? [] : [
       `default ${
         flag.type === "bytes" ? size(Number(parseOption(flag, flag.default))) : flag.default

@@ -182,6 +182,7 @@ export function describe(event: Event): string {
         loss: calibration?.loss,
         damping: calibration?.damping,
         strength: calibration?.strength,
+        input_scale: calibration?.inputScale,
       };
       const numbers = Object.entries(facts).map(([name, x]) =>
         x === undefined ? "" : ` ${name}=${measured(x)}`

@@ -62,7 +62,7 @@ export async function run(): Promise<Ratio[]> {
   const x = upload(values, CHANNELS, backend);
 
   const begun = performance.now();
-  const observation = gram.open({ channels: CHANNELS, scope });
+  const observation = gram.open({ channels: CHANNELS, tokens: TOKENS, scope });
   await observation.add(x);
   const sums = await observation.finish();
   await backend.finish();

@@ -152,6 +152,29 @@ for (const scheme of schemeNames()) {
     }));
 }
 
+Deno.test("static activations and smoothing are flags: calibrated, written, and verified", () =>
+  inFolder(async (folder) => {
+    const out = `${folder}/out`;
+    const text = ["--num-samples", "3", "--seq-len", "64", ...ON_CPU];
+    const scheme = ["--scheme", "W8A8", "--method", "smoothquant", "--alpha", "0.7"];
+    const fixed = ["--activations", "static", "--observer", "percentile", "--percentile", "99.9"];
+    const words = ["quantize", "sample", ...scheme, ...fixed, ...text, "--output", out];
+    const { code, err } = await sluice(words);
+    assert.equal(code, 0, err);
+    const verified = await sluice(["verify", out, "--source", "sample", ...ON_CPU]);
+    assert.equal(verified.code, 0, verified.err);
+    const wrong = [
+      [["--observer", "mse"], /Cannot use --observer with W8A8 and dynamic activations/],
+      [["--alpha", "2"], /Cannot use --alpha "2": it must be search, or a number from 0 to 1/],
+      [["--activations", "sometimes"], /it must be one of dynamic, static/],
+    ] as const;
+    for (const [words, says] of wrong) {
+      const { code, err } = await sluice(["plan", "sample", "--scheme", "W8A8", ...words, ...text]);
+      assert.equal(code, 1, words.join(" "));
+      assert.match(err, says);
+    }
+  }));
+
 Deno.test("quantize --dry-run is plan, and writes nothing", () =>
   withTiny(async (model, folder) => {
     const flags = [model, "--scheme", "W8A16", ...ON_CPU];

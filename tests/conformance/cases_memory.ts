@@ -2,6 +2,7 @@
 import { add } from "../../src/ops/add.ts";
 import { addBias } from "../../src/ops/add_bias.ts";
 import { ERROR_CHUNK, errorSums } from "../../src/ops/error_sums.ts";
+import { floatBins } from "../../src/ops/float_bins.ts";
 import { histogram } from "../../src/ops/histogram.ts";
 import { narrow } from "../../src/ops/narrow.ts";
 import { packBits } from "../../src/ops/pack_bits.ts";
@@ -184,6 +185,33 @@ export const memoryCases: readonly Case[] = [
       judge: { counts: countedOnce },
     }))
   ),
+  ...[1, 33, 5000].map((n) => ({
+    op: floatBins,
+    note: "of all sizes",
+    tensors: {
+      x: floats("f32", [n], gaussian(n, 8).map((value, i) => value * 2 ** (i % 160 - 80))),
+      counts: integers("u32", [131_072], Array.from({ length: 131_072 }, (_, i) => i % 7)),
+    },
+  })),
+  {
+    op: floatBins,
+    note: "NaN, infinities, zeros and edges",
+    tensors: {
+      x: floats("f32", [10], [
+        NaN,
+        Infinity,
+        -Infinity,
+        0,
+        -0,
+        1,
+        -1,
+        1 + 2 ** -9,
+        2 ** -64,
+        1e-40,
+      ]),
+      counts: integers("u32", [131_072], new Array(131_072).fill(0)),
+    },
+  },
   {
     op: histogram,
     note: "NaN and infinities",

@@ -2,6 +2,7 @@
 import { attention } from "../../src/ops/attention.ts";
 import { divergence } from "../../src/ops/divergence.ts";
 import { embedding } from "../../src/ops/embedding.ts";
+import { fakeQuantize } from "../../src/ops/fake_quantize.ts";
 import { fakeQuantizeRows } from "../../src/ops/fake_quantize_rows.ts";
 import { rmsNorm } from "../../src/ops/rms_norm.ts";
 import { rope } from "../../src/ops/rope.ts";
@@ -93,14 +94,30 @@ function fakeBound({ before: { x }, want: { y }, dims: { T = 0, C = 0 }, scalars
     const most = Math.max(...row.map(Math.abs));
     const scale = most / (kind === 0 ? (2 ** bits - 1) / 2 : 448);
     row.forEach((value, c) => {
-      const level = Math.abs(value) / scale;
-      const step = kind === 0 ? 1 : Math.max(2 ** -9, 2 ** (Math.floor(Math.log2(level)) - 3));
-      const tie = Math.abs(level / step - Math.floor(level / step) - 0.5) < 1e-4;
       const i = t * C + c;
-      allowed[i] = 6 * U * Math.abs(y![i]!) + (tie ? step * scale * 1.001 : 0);
+      allowed[i] = levelBound(value, y![i]!, { scale, kind });
     });
   }
   return allowed;
+}
+
+/** Two divisions and two products; a whole step at a tie. */
+function levelBound(
+  value: number,
+  rounded: number,
+  { scale, kind }: { scale: number; kind: number },
+): number {
+  const level = Math.abs(value) / scale;
+  const step = kind === 0 ? 1 : Math.max(2 ** -9, 2 ** (Math.floor(Math.log2(level)) - 3));
+  const tie = Math.abs(level / step - Math.floor(level / step) - 0.5) < 1e-4;
+  return 6 * U * Math.abs(rounded) + (tie ? step * scale * 1.001 : 0);
+}
+
+function staticBound({ before: { x, scale }, want: { y }, scalars, exact }: View): Float64Array {
+  return Float64Array.from(
+    x!,
+    (value, i) => exact ? 0 : levelBound(value, y![i]!, { scale: scale![0]!, kind: scalars.kind! }),
+  );
 }
 
 /** A running state as it is before the first slice. */
@@ -245,6 +262,19 @@ export const modelCases: readonly Case[] = [
     judge: { state: within(stateBound) },
   },
 
+  ...[1, 33, 1285].flatMap((n) =>
+    [[0, 8], [0, 4], [1, 8]].map(([kind = 0, bits = 0]) => ({
+      op: fakeQuantize,
+      note: "some values beyond the outermost levels",
+      tensors: {
+        x: normal("f32", [n], { seed: 82 }),
+        scale: floats("f32", [1], [kind === 0 ? 2 / 2 ** (bits - 1) : 2 / 448]),
+        y: blank("f32", [n]),
+      },
+      scalars: { kind, bits },
+      judge: { y: within(staticBound) },
+    }))
+  ),
   ...[[1, 1], [3, 33], [5, 257]].flatMap(([t = 0, c = 0]) =>
     [[0, 8], [0, 4], [1, 8]].map(([kind = 0, bits = 0]) => ({
       op: fakeQuantizeRows,

@@ -10,6 +10,7 @@ import type { Quantized, ScaleDType, Scheme, Strategy } from "../../src/scheme.t
 import { schemeKind } from "../../src/schemes/mod.ts";
 import type { Rows } from "../../src/source.ts";
 import { BITS, byteLength, type DType, matrixShape, type TensorInfo } from "../../src/tensor.ts";
+import { withInputScale } from "./given.ts";
 
 const NAME = "model.layers.0.mlp.up_proj.weight";
 
@@ -41,7 +42,8 @@ function schemes(scaleDType: ScaleDType): Scheme[] {
     )
       .flatMap((grid) =>
         STRATEGIES.flatMap((strategy) =>
-          (["none", "int8"] as const).filter((activations) => activations === "none" || bits === 8)
+          (["none", "int8", "int8-static"] as const)
+            .filter((activations) => activations === "none" || bits === 8)
             .map((activations) => ({
               kind: "int" as const,
               bits,
@@ -54,7 +56,7 @@ function schemes(scaleDType: ScaleDType): Scheme[] {
       )
   );
   const fp8s = STRATEGIES.flatMap((strategy) =>
-    (["none", "fp8"] as const).map((activations) => ({
+    (["none", "fp8", "fp8-static"] as const).map((activations) => ({
       kind: "fp8" as const,
       strategy,
       scaleDType,
@@ -105,6 +107,9 @@ export function weightBytes({ shape, dtype }: FormatCase): Uint8Array<ArrayBuffe
   return new Uint8Array(halves.buffer);
 }
 
+/** The fixed scale of every input: a number that all dtypes of scales have. */
+const INPUT_SCALE = 0.046875;
+
 function greatestCommonDivisor(a: number, b: number): number {
   return b === 0 ? a : greatestCommonDivisor(b, a % b);
 }
@@ -116,7 +121,8 @@ function quantizeRows(case_: FormatCase, { from, to }: Rows, scope: Scope): Quan
   const weight = scope.alloc(case_.dtype, [to - from, columns]);
   scope.backend.write(weight, weightBytes(case_).slice(from * rowBytes, to * rowBytes));
   const { scheme } = case_;
-  return schemeKind(scheme).quantize(scheme, weight, { scope, search: "minmax" });
+  const quantized = schemeKind(scheme).quantize(scheme, weight, { scope, search: "minmax" });
+  return withInputScale(quantized, INPUT_SCALE, scope);
 }
 
 /** Stored tensors being filled; every byte may be given once. */

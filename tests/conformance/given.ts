@@ -1,7 +1,9 @@
 /** Deterministic inputs for the conformance cases: seeded numbers, and tensors made of them. */
+import type { Scope } from "../../src/backend.ts";
 import { f32ToBf16, f32ToE4m3, f32ToF16, widenAll } from "../../src/number.ts";
 import type { DeviceDType } from "../../src/op.ts";
 import { uniform } from "../../src/random.ts";
+import type { Quantized } from "../../src/scheme.ts";
 import { elementCount, type Shape } from "../../src/tensor.ts";
 
 export { uniform };
@@ -84,6 +86,15 @@ export function blank(dtype: DeviceDType, shape: Shape): Given {
 }
 
 const WIDTH = { f32: 4, i32: 4, u32: 4, bf16: 2, f16: 2, f8_e4m3: 1, i8: 1, u8: 1 } as const;
+
+/** A quantized weight with a fixed scale of its input, where its scheme has one. */
+export function withInputScale(quantized: Quantized, value: number, scope: Scope): Quantized {
+  const { scheme, tensors } = quantized;
+  if (!("activations" in scheme) || !scheme.activations.endsWith("-static")) return quantized;
+  const input_scale = scope.alloc("f32", [1, 1]);
+  scope.backend.write(input_scale, new Uint8Array(Float32Array.of(value).buffer));
+  return { ...quantized, tensors: { ...tensors, input_scale } };
+}
 
 /** Elements of a tensor as numbers: floats widened, integers as they are. */
 export type Values = Float32Array | Int32Array | Uint32Array | Int8Array | Uint8Array;

@@ -5,6 +5,7 @@ import type { Format } from "../../src/format.ts";
 import type { Scheme } from "../../src/scheme.ts";
 import { schemeKind } from "../../src/schemes/mod.ts";
 import type { TensorSource } from "../../src/source.ts";
+import { withInputScale } from "../conformance/given.ts";
 
 /** A file of this folder as a source without config. */
 export interface GoldenFile extends Pick<TensorSource, "tensors" | "read"> {
@@ -37,19 +38,22 @@ export function goldenFile(file: string): GoldenFile {
 /** Quantize `original.<key>` of a golden file by rounding to nearest and pack it as `name`. */
 export async function packGolden(
   source: GoldenFile,
-  { key, name, scheme, format, backend }: {
+  { key, name, scheme, format, backend, inputScale = 1 }: {
     readonly key: string;
     readonly name: string;
     readonly scheme: Scheme;
     readonly format: Format;
     readonly backend: Backend;
+    /** For schemes that fix it. */
+    readonly inputScale?: number;
   },
 ): Promise<Map<string, Uint8Array>> {
   const { dtype, shape } = source.tensors.get(`original.${key}`)!;
   using scope = backend.scope();
   const weight = scope.alloc(dtype as "bf16", shape);
   backend.write(weight, source.bytes(`original.${key}`));
-  const quantized = schemeKind(scheme).quantize(scheme, weight, { scope, search: "minmax" });
+  const rounded = schemeKind(scheme).quantize(scheme, weight, { scope, search: "minmax" });
+  const quantized = withInputScale(rounded, inputScale, scope);
   const packer = format.packer({ name, dtype, shape }, scheme, scope);
   const pieces = [
     ...await packer.add(quantized, { from: 0, to: shape[0]! }),

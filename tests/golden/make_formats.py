@@ -114,7 +114,7 @@ def make_compressed_tensors():
     schemes = {}
     token = {"num_bits": 8, "symmetric": True, "strategy": "token", "dynamic": True}
 
-    def store(name, format, scale_shape, **args):
+    def store(name, format, scale_shape, input_scale=None, **args):
         symmetric, bits = args.get("symmetric", True), args.get("num_bits", 8)
         low, high = ranges(weight, scale_shape)
         if args.get("type") == "float":
@@ -132,10 +132,14 @@ def make_compressed_tensors():
         if scale_shape == (1, 1):
             state = {key: value.reshape(1) if key != "weight" else value for key, value in state.items()}
         activations = {**token, "type": args.get("type", "int")} if format in ("int-quantized", "float-quantized") else None
+        if input_scale is not None:
+            activations |= {"strategy": "tensor", "dynamic": False}
+            state["input_scale"] = torch.tensor([input_scale])
         group = {"targets": ["Linear"], "weights": args, "input_activations": activations}
         compressor = BaseCompressor.get_value_from_registry(format)
         made = compressor.compress(state, QuantizationScheme(**group))
-        made["weight_scale"] = made["weight_scale"].to(torch.bfloat16)
+        for key in made.keys() & {"weight_scale", "input_scale"}:
+            made[key] = made[key].to(torch.bfloat16)
         for key, value in made.items():
             tensors[f"{name}.{key}"] = value.contiguous()
         schemes[name] = {"format": format, **group}
@@ -149,6 +153,8 @@ def make_compressed_tensors():
     store("int4_block", "pack-quantized", (5, 3), num_bits=4, strategy="block", block_structure=[8, 64])
     store("w8a8", "int-quantized", (40, 1), num_bits=8, strategy="channel")
     store("fp8", "float-quantized", (40, 1), num_bits=8, type="float", strategy="channel")
+    store("w8a8_static", "int-quantized", (40, 1), input_scale=0.03125 * 1.5, num_bits=8, strategy="channel")
+    store("fp8_static", "float-quantized", (1, 1), input_scale=2.0**-7, num_bits=8, type="float", strategy="tensor")
     store("fp8_block", "naive-quantized", (5, 3), num_bits=8, type="float", strategy="block", block_structure=[8, 64])
     save_file(tensors, "compressed_tensors.safetensors", metadata=metadata({"versions": VERSIONS, "schemes": schemes}))
 

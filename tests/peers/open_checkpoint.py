@@ -99,7 +99,16 @@ def activations_of(config):
         return "none"
     (group,) = config["config_groups"].values()
     rounding = group.get("input_activations")
-    return "none" if rounding is None else {"int": "int8", "float": "fp8"}[rounding["type"]]
+    if rounding is None:
+        return "none"
+    values = {"int": "int8", "float": "fp8"}[rounding["type"]]
+    return values if rounding["dynamic"] else f"{values}-static"
+
+
+def input_scales(folder, dtype):
+    """The stored scale of each module's input, for those that have one; others have None."""
+    scales = {n: t for n, t in read_tensors(folder).items() if n.endswith(".input_scale")}
+    return lambda module: scales[f"{module}.input_scale"].to(dtype) if scales else None
 
 
 def open_compressed_tensors(folder, config, weights, checks):
@@ -231,7 +240,7 @@ def check_nearest(source, weights, checks):
     )
 
 
-def record_linears(model, tokens, weights, rounding, prefix):
+def record_linears(model, tokens, weights, rounding, scale_of, prefix):
     """Inputs x [LINEAR_TOKENS, C] and outputs y [LINEAR_TOKENS, R] of the first and the last block's linears; |x| |W|^T, which bounds
     the rounding errors of y; and how far activations at ties of their rounding may move it. Offsets count float32 values in one file."""
     linears = block_linears(model)
@@ -249,7 +258,7 @@ def record_linears(model, tokens, weights, rounding, prefix):
             x = inputs[n][:, :LINEAR_TOKENS].float()
             y = module(x)[0].float()
             w = torch.from_numpy(weights[n][0]).abs().T
-            ties = torch.zeros_like(x) if rounding == "none" else activations.jumps(x, rounding)
+            ties = torch.zeros_like(x) if rounding == "none" else activations.jumps(x, rounding, scale_of(n))
             entry = {"weight": f"{n}.weight", "rows": y.shape[1], "columns": x.shape[2]}
             for key, values in (("x", x[0]), ("y", y), ("magnitude", x[0].abs() @ w), ("ties", ties[0] @ w)):
                 entry[key] = at
@@ -298,8 +307,9 @@ def main():
     write("weights64", plain)
     rounding = activations_of(config)
     if rounding != "none":
-        for module in block_linears(plain).values():
-            activations.install(module, rounding)
+        scale_of = input_scales(args.checkpoint, torch.float64)
+        for name, module in block_linears(plain).items():
+            activations.install(module, rounding, scale_of(name))
         write("rounded64", plain)
     del plain
 
@@ -313,7 +323,8 @@ def main():
     if model:
         write("runtime", model)
         with torch.inference_mode():
-            linears = record_linears(model, tokens, weights, rounding, args.prefix)
+            scale_of = input_scales(args.checkpoint, torch.float32)
+            linears = record_linears(model, tokens, weights, rounding, scale_of, args.prefix)
     if model or open_library is open_gptqmodel:
         open_default = load_mixed if is_mixed(config) else AutoModelForCausalLM.from_pretrained
         write("default", open_default(args.checkpoint).eval())

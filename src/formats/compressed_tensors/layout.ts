@@ -21,7 +21,7 @@ export function storedFormat(
   if (scheme.kind === "fp8") {
     return scheme.activations === "none" ? "naive-quantized" : "float-quantized";
   }
-  return scheme.bits === 8 && scheme.activations === "int8" ? "int-quantized" : "pack-quantized";
+  return scheme.bits === 8 && scheme.activations !== "none" ? "int-quantized" : "pack-quantized";
 }
 
 /** Bits of a code in the bitstream of `weight_packed`; undefined when codes are stored a byte each. */
@@ -42,6 +42,11 @@ export function zeroPoints(scheme: Stored): "none" | "packed" | "i8" {
   return packedBits(scheme) && (kind === "channel" || kind === "group") ? "packed" : "i8";
 }
 
+/** Whether a fixed scale of the input is stored beside the weight. */
+export function hasInputScale({ activations }: Stored): boolean {
+  return activations.endsWith("-static");
+}
+
 /** The stored shape of the scales: [1] per tensor, [A, B] else. */
 function storedScaleShape({ strategy }: Stored, shape: readonly number[]): readonly number[] {
   return strategy.kind === "tensor" ? [1] : scaleShape(strategy, shape);
@@ -60,15 +65,20 @@ export function layout({ name, shape }: TensorInfo, scheme: Stored): TensorInfo[
     dtype: "i32",
     shape: [packedRows(rows, zeroBits), scales[1]!],
   }];
+  const inputs: TensorInfo[] = hasInputScale(scheme)
+    ? [{ name: `${module}.input_scale`, dtype: scheme.scaleDType, shape: [1] }]
+    : [];
   const bits = packedBits(scheme);
   if (!bits) {
-    return [{ name, dtype: scheme.kind === "int" ? "i8" : "f8_e4m3", shape }, scale, ...zeros];
+    const dtype = scheme.kind === "int" ? "i8" : "f8_e4m3";
+    return [{ name, dtype, shape }, scale, ...zeros, ...inputs];
   }
   const words = Math.ceil(columns * bits / 32);
   return [
     { name: `${module}.weight_packed`, dtype: "i32", shape: [rows, words] },
     scale,
     ...zeros,
+    ...inputs,
     { name: `${module}.weight_shape`, dtype: "i64", shape: [shape.length] },
   ];
 }

@@ -1,7 +1,7 @@
 /** Who opens compressed-tensors' checkpoints, and why not (the loaders' own documentation and sources, read in 2026). */
 import type { Loader, PlannedWeight } from "../../format.ts";
 import type { Scheme } from "../../scheme.ts";
-import { isStored, type Stored, storedFormat, zeroPoints } from "./layout.ts";
+import { hasInputScale, isStored, type Stored, storedFormat, zeroPoints } from "./layout.ts";
 
 /** A loader, and why it does not take a scheme, if it does not. */
 interface Reader {
@@ -68,12 +68,17 @@ const READERS: readonly Reader[] = [
         : scheme.kind === "int" && scheme.bits !== 4 && scheme.bits !== 8
         ? `${scheme.bits}-bit weights are not read`
         : refusedByVllm(scheme),
+    caveat: (scheme) =>
+      scheme.kind === "int" && hasInputScale(scheme)
+        ? "its W8A8 layer, which rounds activations token by token all the same"
+        : undefined,
   },
   {
     name: "llama.cpp",
     why: "its converter dequantizes to GGUF",
     refuses: (scheme) => {
       const { kind } = scheme.strategy;
+      if (hasInputScale(scheme)) return "its converter finds no place for scales of inputs";
       if (storedFormat(scheme) === "pack-quantized") {
         return kind === "group" ? undefined : "packed weights must have scales by group";
       }

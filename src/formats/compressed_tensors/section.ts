@@ -1,13 +1,13 @@
 /**
  * compressed-tensors' section of config.json, both ways. Only keys are written that every version of the library knows: its
- * `weights` and groups forbid others. Refuses to read static and grouped activations.
+ * `weights` and groups forbid others. Refuses to read activations in groups, asymmetric ones, and scales by channel.
  */
 import { CheckpointError, UnsupportedError } from "../../errors.ts";
 import type { PlannedWeight } from "../../format.ts";
 import type { IntScheme, ScaleDType, Strategy } from "../../scheme.ts";
 import { moduleOf } from "../bytes.ts";
 import { quantizationSection } from "../config_json.ts";
-import { isStored, type Stored, storedFormat } from "./layout.ts";
+import { hasInputScale, isStored, type Stored, storedFormat } from "./layout.ts";
 
 /** `strategy` and its size, as QuantizationArgs has them. */
 function strategyKeys(strategy: Strategy): Record<string, unknown> {
@@ -35,8 +35,9 @@ function groupOf(scheme: Stored): Record<string, unknown> {
       num_bits: 8,
       type,
       symmetric: true,
-      strategy: "token",
-      dynamic: true,
+      ...(hasInputScale(scheme)
+        ? { strategy: "tensor", dynamic: false }
+        : { strategy: "token", dynamic: true }),
     },
     output_activations: null,
   };
@@ -115,13 +116,22 @@ function strategyFrom({ strategy, group_size: size, block_structure: block }: Js
   return wrong(`weights have strategy ${JSON.stringify([strategy, size, block])}`);
 }
 
-/** Whether activations are rounded; only what a runtime does token by token is read. */
-function areActivationsRounded(group: Json, type: "int" | "float"): boolean {
+/** How activations are rounded: by a scale of each token, or by one that is stored; `values` is their type. */
+function activationsFrom<T extends "int8" | "fp8">(
+  group: Json,
+  values: T,
+): "none" | T | `${T}-static` {
   const args = group.input_activations ?? null;
-  if (args === null) return false;
-  const readable = isJson(args) && args.num_bits === 8 && (args.type ?? "int") === type &&
-    args.symmetric !== false && args.dynamic === true && args.strategy === "token";
-  return readable || unreadable(`activations are quantized as ${JSON.stringify(args)}`);
+  if (args === null) return "none";
+  const type = values === "int8" ? "int" : "float";
+  if (
+    isJson(args) && args.num_bits === 8 && (args.type ?? "int") === type && args.symmetric !== false
+  ) {
+    const { dynamic = false, strategy = "tensor" } = args;
+    if (dynamic === true && strategy === "token") return values;
+    if (dynamic === false && strategy === "tensor") return `${values}-static`;
+  }
+  return unreadable(`activations are quantized as ${JSON.stringify(args)}`);
 }
 
 function schemeFrom(group: Json, scaleDType: ScaleDType): Stored {
@@ -133,8 +143,7 @@ function schemeFrom(group: Json, scaleDType: ScaleDType): Stored {
   }
   const strategy = strategyFrom(weights);
   if (type === "float" && bits === 8) {
-    const activations = areActivationsRounded(group, "float") ? "fp8" : "none";
-    return { kind: "fp8", strategy, scaleDType, activations };
+    return { kind: "fp8", strategy, scaleDType, activations: activationsFrom(group, "fp8") };
   }
   if (type !== "int" || !isSize(bits) || bits < 2 || bits > 8) {
     return unreadable(`weights are ${JSON.stringify(bits)}-bit ${JSON.stringify(type)}`);
@@ -145,7 +154,7 @@ function schemeFrom(group: Json, scaleDType: ScaleDType): Stored {
     grid: symmetric ? "full" : "affine",
     strategy,
     scaleDType,
-    activations: areActivationsRounded(group, "int") ? "int8" : "none",
+    activations: activationsFrom(group, "int8"),
   };
 }
 

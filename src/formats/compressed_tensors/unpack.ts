@@ -1,5 +1,5 @@
 /** compressed-tensors' checkpoints read: which weights they hold, and their codes, scales and zero points on a device. */
-import type { Scope } from "../../backend.ts";
+import type { Scope, Tensor } from "../../backend.ts";
 import { CheckpointError } from "../../errors.ts";
 import type { ReadTensor, StoredWeight } from "../../format.ts";
 import { unpackBits } from "../../ops/unpack_bits.ts";
@@ -8,6 +8,7 @@ import type { Rows, TensorSource } from "../../source.ts";
 import { elementCount, matrixShape, type TensorInfo } from "../../tensor.ts";
 import { bytesOf, checkRows, partOf, readPart, scaleDTypeOf, widened } from "../bytes.ts";
 import {
+  hasInputScale,
   layout,
   packedBits,
   packedZeroBits,
@@ -39,11 +40,12 @@ export async function unpack(
   const scaleBytes = await readPart(scalePart, read, tiles);
   const scale = scope.alloc("f32", [tiles.to - tiles.from, across]);
   backend.write(scale, bytesOf(widened(scaleBytes, scheme.scaleDType)));
+  const inputs = await readInputScale(stored, read, scope);
 
   if (scheme.kind === "fp8") {
     const codes = scope.alloc("f8_e4m3", [count, columns]);
     backend.write(codes, await readPart(partOf(stored, "weight"), read, rows));
-    return { scheme, rows: count, columns, tensors: { codes, scale } };
+    return { scheme, rows: count, columns, tensors: { codes, scale, ...inputs } };
   }
   const codes = scope.alloc("i8", [count, columns]);
   const bits = packedBits(scheme);
@@ -58,7 +60,21 @@ export async function unpack(
   }
   const zero = scope.alloc("i8", scale.shape);
   backend.write(zero, await readZeroPoints(stored, read, slice));
-  return { scheme, rows: count, columns, tensors: { codes, scale, zero } };
+  return { scheme, rows: count, columns, tensors: { codes, scale, zero, ...inputs } };
+}
+
+/** The fixed scale of the input, where there is one. */
+async function readInputScale(
+  stored: StoredWeight,
+  read: ReadTensor,
+  scope: Scope,
+): Promise<{ readonly input_scale?: Tensor }> {
+  const scheme = stored.scheme as Stored;
+  if (!hasInputScale(scheme)) return {};
+  const bytes = await readPart(partOf(stored, "input_scale"), read);
+  const input_scale = scope.alloc("f32", [1, 1]);
+  scope.backend.write(input_scale, bytesOf(widened(bytes, scheme.scaleDType)));
+  return { input_scale };
 }
 
 /** i8[A, B] zero points of rows of a weight; zeros when it has none. */

@@ -9,12 +9,13 @@ export { hqq_params } from "./hqq";
 export { add, add_bias, embedding, rms_norm, rope, silu_mul } from "./layer";
 export { gemm, matmul_columns, matmul_int8, matmul_nt, matmul_packed, rescale_int8 } from "./matmul";
 export { column_stats, copy, diagonal, mirror, permute_columns, permute_gram, row_dots, subtract } from "./matrix";
-export { divergence, error_sums, histogram } from "./measure";
+export { divergence, error_sums, float_bins, histogram } from "./measure";
 export { descend_block, refit_scales } from "./polish";
 export { probeFused } from "./probe";
 export {
   dequantize_fp8,
   dequantize_int,
+  fake_quantize,
   fake_quantize_rows,
   quantize_fp8,
   quantize_int,

@@ -119,3 +119,31 @@ export function histogram(thread: i32): void {
     if (count != 0) atomic.add<u32>(counts + (<usize>k << 2), count);
   }
 }
+
+/** Bins of one sign, and the place of the first among all exponents and 9 bits of the mantissa. */
+const SIGN_BINS: i32 = 65536, FIRST_BIN: i32 = 63 * 512;
+
+/** Values by sign and leading bits; a thread counts in scratch memory and adds its counts to everyone's at the end. */
+export function float_bins(thread: i32): void {
+  const x = tensor(0), counts = tensor(1), N = dim(0), own = scratch(thread);
+  memory.fill(own, 0, <usize>(2 * SIGN_BINS) << 2);
+  let counted = false;
+  for (let from = claimChunk(); from < N; from = claimChunk()) {
+    counted = true;
+    for (let i = from, last = min(N, from + CHUNK); i < last; i++) {
+      const bits = load<u32>(x + (<usize>i << 2));
+      const place = max(0, min(SIGN_BINS - 1, <i32>((bits & 0x7fffffff) >> 14) - FIRST_BIN));
+      const at = own + (<usize>(place + <i32>(bits >> 31) * SIGN_BINS) << 2);
+      store<u32>(at, load<u32>(at) + 1);
+    }
+  }
+  if (!counted) return;
+  for (let at: usize = 0; at < <usize>(2 * SIGN_BINS) << 2; at += 16) {
+    const four = v128.load(own + at);
+    if (!v128.any_true(four)) continue;
+    for (let lane: usize = at; lane < at + 16; lane += 4) {
+      const count = load<u32>(own + lane);
+      if (count != 0) atomic.add<u32>(counts + lane, count);
+    }
+  }
+}

@@ -1,6 +1,6 @@
 // Scales of tiles, and integer and E4M3 codes by them. Divisions are real f32 divisions and rounding is half to even,
 // so codes equal the definition's.
-import { claim, dim, dtype, F32, rowsPerItem, scalarU, scratch, tensor } from "./call";
+import { CHUNK, claim, claimChunk, dim, dtype, F32, rowsPerItem, scalarU, scratch, tensor } from "./call";
 import { bytesOf, narrowF8, run, valueF8 } from "./cast";
 import { extendRange, highest, lowest, RUN, startRange } from "./range";
 
@@ -226,6 +226,26 @@ export function dequantize_fp8(thread: i32): void {
   }
 }
 
+/** The levels of four values: kind 0 the full integer grid whose codes reach from −half − ½ to half − ½, 1 E4M3. */
+@inline
+function levels4(v: v128, scale: v128, kind: i32, half: f32): v128 {
+  const q = f32x4.div(v, scale);
+  if (kind != 0) return valueF8(narrowF8(q));
+  return f32x4.pmin(f32x4.splat(half - 0.5), f32x4.pmax(f32x4.splat(-(half + 0.5)), f32x4.nearest(q)));
+}
+
+/** Values rounded by one scale, and back. */
+export function fake_quantize(thread: i32): void {
+  const x = tensor(0), scale = v128.load32_splat(tensor(1)), y = tensor(2);
+  const N = dim(0), kind = scalarU(0), half: f32 = <f32>((1 << scalarU(1)) - 1) / 2;
+  for (let from = claimChunk(); from < N; from = claimChunk()) {
+    for (let i = from, last = min(N, from + CHUNK); i < last; i += 4) {
+      const at = <usize>i << 2;
+      v128.store(y + at, f32x4.mul(levels4(v128.load(x + at), scale, kind, half), scale));
+    }
+  }
+}
+
 /** Rows rounded to what an int8 or E4M3 runtime would see, and back: kind 0 the full integer grid, 1 E4M3. */
 export function fake_quantize_rows(thread: i32): void {
   const x = tensor(0), y = tensor(1), T = dim(0), C = dim(1), kind = scalarU(0), bits = scalarU(1);
@@ -238,11 +258,9 @@ export function fake_quantize_rows(thread: i32): void {
       const amax = max<f32>(abs<f32>(lowest()), abs<f32>(highest()));
       const half: f32 = <f32>((1 << bits) - 1) / 2;
       const s = amax / (kind == 0 ? half : 448), scale = f32x4.splat(s);
-      const least = f32x4.splat(-(half + 0.5)), most = f32x4.splat(half - 0.5);
       let i: i32 = 0;
       for (; i < C; i += 4) {
-        const v = f32x4.div(v128.load(p + (<usize>i << 2)), scale);
-        const q = kind == 0 ? f32x4.pmin(most, f32x4.pmax(least, f32x4.nearest(v))) : valueF8(narrowF8(v));
+        const q = levels4(v128.load(p + (<usize>i << 2)), scale, kind, half);
         const r = s == 0 ? f32x4.splat(0) : f32x4.mul(q, scale);
         if (i + 4 <= C) v128.store(out + (<usize>i << 2), r);
         else {

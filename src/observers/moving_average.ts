@@ -1,0 +1,46 @@
+/**
+ * A range that follows those of the windows: PyTorch's MovingAverageMinMaxObserver (torch.ao.quantization, per tensor), a window being a batch. Each
+ * moves both ends a hundredth of the way; rare outliers hardly move them.
+ */
+import type { Tensor } from "../backend.ts";
+import type { ValueRange } from "../channel_stats.ts";
+import type { Observer } from "../observer.ts";
+import { tileRange } from "../ops/tile_range.ts";
+
+/** PyTorch's `averaging_constant`. */
+const STEP = Math.fround(0.01);
+
+/** See the head of this file. */
+export const movingAverage: Observer<ValueRange> = {
+  name: "moving_average",
+  bytes: (_channels, tokens) => 2 * 4 * tokens,
+  open({ scope }) {
+    const { backend } = scope;
+    // The ranges of rows, read when all windows have passed: waiting for a GPU in every window would take longer than the windows.
+    const windows: (readonly [low: Tensor, high: Tensor])[] = [];
+    return {
+      add(x) {
+        const [tokens = 0, channels = 0] = x.shape;
+        const [low, high] = [scope.alloc("f32", [tokens, 1]), scope.alloc("f32", [tokens, 1])];
+        backend.run(tileRange, { w: x, low, high }, { tile_rows: 1, tile_columns: channels });
+        windows.push([low, high]);
+      },
+      async finish() {
+        const read = await backend.read(...windows.flat());
+        const ends = read.map(({ buffer }, i) =>
+          new Float32Array(buffer).reduce((a, b) => i % 2 === 0 ? Math.min(a, b) : Math.max(a, b))
+        );
+        let [low, high] = [ends[0] ?? Infinity, ends[1] ?? -Infinity];
+        for (let i = 2; i < ends.length; i += 2) {
+          [low, high] = [towards(low, ends[i]!), towards(high, ends[i + 1]!)];
+        }
+        return { low, high };
+      },
+    };
+  },
+};
+
+/** In f32, operation by operation, as PyTorch does it. */
+function towards(from: number, to: number): number {
+  return Math.fround(from + Math.fround(STEP * Math.fround(to - from)));
+}
