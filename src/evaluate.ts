@@ -5,7 +5,7 @@
  */
 import { quantizedBy } from "./assign.ts";
 import type { Backend } from "./backend.ts";
-import { makeWindows, readCorpus, tokenize } from "./calibration.ts";
+import { makeWindows, readCorpus, tokenize } from "./texts.ts";
 import { quote, UnsupportedError } from "./errors.ts";
 import type { Score } from "./evaluator.ts";
 import { checkShapes } from "./families/mod.ts";

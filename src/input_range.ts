@@ -2,8 +2,11 @@
 import type { ValueRange } from "./channel_stats.ts";
 import { BINS, type Histogram } from "./observers/histogram.ts";
 
-/** Ranges that a search tries, as shares of the largest magnitude: 1/512, 2/512, …, 1. */
+/** Ranges that a search may find, as shares of the largest magnitude: 1/512, 2/512, …, 1. */
 export const RANGES = 512;
+
+/** Of these, those that it looks at first: each 8th. Around the best of them it looks at all. */
+const STRIDE = 8;
 
 /** The largest magnitude. */
 export function largestOf({ low, high }: ValueRange): number {
@@ -37,19 +40,22 @@ export interface InputGrid {
 }
 
 /**
- * The range whose levels are nearest to the values: that of {@linkcode RANGES} with the least Σ(x − x̂)², values lying evenly in their bins and the
- * outermost bins ending where the values do. Infinite where some are NaN or infinite.
+ * The range whose levels are nearest to the values: that of {@linkcode RANGES} with the least Σ(x − x̂)², by a coarse search and then a fine one,
+ * values lying evenly in their bins and the outermost bins ending where the values do. Infinite where some are NaN or infinite.
  */
 export function rangeByError(histogram: Histogram, { levels, steps }: InputGrid): number {
   const most = largestOf(histogram);
   if (most === Infinity) return Infinity;
-  let [best, least] = [most, Infinity];
-  for (let k = RANGES; k >= 1; k--) {
-    const range = most * k / RANGES;
-    const error = squaredError(histogram, levels, range / steps);
-    if (error < least) [best, least] = [range, error];
-  }
-  return best;
+  let [best, least] = [RANGES, Infinity];
+  const look = (k: number) => {
+    const error = squaredError(histogram, levels, most * k / RANGES / steps);
+    if (error < least) [best, least] = [k, error];
+  };
+  for (let k = RANGES; k >= STRIDE; k -= STRIDE) look(k);
+  const top = Math.min(RANGES, best + STRIDE - 1);
+  const end = Math.max(1, best - STRIDE + 1);
+  for (let k = top; k >= end; k--) look(k);
+  return most * best / RANGES;
 }
 
 /** Σ(x − x̂)² of a histogram's values, x̂ the nearest of the levels times a scale. */

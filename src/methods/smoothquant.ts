@@ -11,7 +11,7 @@ import type { Backend, Scope, Tensor } from "../backend.ts";
 import { gatherChannels, magnitudesOf } from "../channel_stats.ts";
 import { CheckpointError } from "../errors.ts";
 import type { ScalableWeight, ScalingMethod } from "../method.ts";
-import { openObservations } from "../observation.ts";
+import { openObservations } from "../observer.ts";
 import { absmax } from "../observers/absmax.ts";
 import { SAMPLE_TOKENS, tokenSample } from "../observers/token_sample.ts";
 import { matmulNt } from "../ops/matmul_nt.ts";

@@ -1,7 +1,7 @@
 /** Texts, tokens, windows, and hidden states that spill. */
 import assert from "node:assert/strict";
 import type { Backend } from "../src/backend.ts";
-import { makeWindows, readCorpus, tokenize } from "../src/calibration.ts";
+import { makeWindows, readCorpus, tokenize } from "../src/texts.ts";
 import { CheckpointError, RequestError, UnsupportedError } from "../src/errors.ts";
 import { prepareCalibration, prepareWindows } from "../src/evaluate.ts";
 import { HiddenStates } from "../src/hidden_states.ts";
