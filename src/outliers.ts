@@ -6,12 +6,13 @@
  * Refused: architectures that Sluice does not run, checkpoints that are quantized already.
  */
 import { refuseQuantized } from "./assign.ts";
-import type { Backend, Scope, Tensor } from "./backend.ts";
+import type { Backend } from "./backend.ts";
 import { Calibration, type CalibrationInput, type StreamWeights } from "./calibrate.ts";
 import { UnsupportedError } from "./errors.ts";
 import { checkShapes } from "./families/mod.ts";
 import type { Block, Model, Step } from "./family.ts";
-import { histogram } from "./ops/histogram.ts";
+import { countFloats } from "./float_counts.ts";
+import { leastOfBin, SIGN_BINS } from "./ops/float_bins.ts";
 import { modelOf } from "./plan.ts";
 import { type Recipe, usesOutliers } from "./recipe.ts";
 import { type Reporter, StepCounter } from "./report.ts";
@@ -39,11 +40,12 @@ export function modelWithOutliers(source: TensorSource): Model {
 }
 
 /**
- * The magnitude that a share of the activations stays below, rounded up to 3 decimals (from 65.536 on, to a whole number; at most 65536, which is
- * more than the runtime's float16 has).
+ * The magnitude that a share of the activations stays below: exact to 1/512 of it, rounded up to 3 decimals; at most 65536, which is more than the
+ * runtime's float16 has.
  *
  * @param options.quantile The share, above 0 and at most 1.
- * @throws {UnsupportedError} Sluice does not run the architecture, the checkpoint is quantized already, or no activation is a number.
+ * @throws {UnsupportedError} Sluice does not run the architecture, the checkpoint is quantized already, or too many activations are NaN
+ * or infinite.
  * @throws {CheckpointError} a tensor is missing, or has a shape that the config does not imply.
  */
 export async function outlierThreshold(
@@ -67,7 +69,7 @@ export async function outlierThreshold(
     places.flatMap((place) => tensorsRead(model, place)).map((name) => ({ name })),
   );
   using scope = backend.scope();
-  const magnitudes = new Magnitudes(scope);
+  const magnitudes = countFloats(scope);
   await using calibration = await Calibration.open(model, {
     backend,
     input,
@@ -80,7 +82,7 @@ export async function outlierThreshold(
     const loaded = await LoadedBlock.load(block, weights, { scope: loading });
     await walkBlock(block, { calibration, loaded, magnitudes, signal });
   }
-  return await magnitudes.quantile(quantile);
+  return quantileOf(await magnitudes.finish(), quantile);
 }
 
 /** Send every window through a block, and look at each step's input. */
@@ -89,7 +91,7 @@ async function walkBlock(
   { calibration, loaded, magnitudes, signal }: {
     calibration: Calibration;
     loaded: LoadedBlock;
-    magnitudes: Magnitudes;
+    magnitudes: ReturnType<typeof countFloats>;
     signal: AbortSignal | undefined;
   },
 ): Promise<void> {
@@ -110,76 +112,30 @@ async function walkBlock(
   }
 }
 
-/** Equal bins on both sides of 0, the outermost of which hold all that is larger. */
-const RANGES = [{ width: 0.001, decimals: 3 }, { width: 1, decimals: 0 }] as const;
-/** Bins on one side. */
-const BINS = 2 ** 16;
-/** Values that are counted on the device before the counts are taken from it: each is a u32. */
-const MOST_COUNTED = 2 ** 31;
+/** The runtime compares in float16, which has nothing larger. */
+const MOST = 65536;
 
-/** Counts of magnitudes: fine ones near 0, coarse ones beyond. */
-class Magnitudes {
-  readonly #backend: Backend;
-  readonly #counts: readonly Tensor[];
-  /** By range and bin; sums beyond 2³². */
-  readonly #sums = RANGES.map(() => new Float64Array(BINS));
-  #waiting = 0;
-
-  constructor(scope: Scope) {
-    this.#backend = scope.backend;
-    this.#counts = RANGES.map(() => scope.alloc("u32", [2 * BINS]));
-    this.#clear();
-  }
-
-  /** Take in f32[T, C]. */
-  async add(x: Tensor): Promise<void> {
-    const size = x.shape.reduce((a, b) => a * b, 1);
-    if (this.#waiting + size > MOST_COUNTED) await this.#take();
-    this.#waiting += size;
-    for (const [i, { width }] of RANGES.entries()) {
-      const high = BINS * width;
-      this.#backend.run(histogram, { x, counts: this.#counts[i]! }, { low: -high, high });
-    }
-  }
-
-  /**
-   * The upper end of the bin in which a share of the values is reached.
-   *
-   * @throws {UnsupportedError} none was a number.
-   */
-  async quantile(share: number): Promise<number> {
-    await this.#take();
-    for (const [i, { width, decimals }] of RANGES.entries()) {
-      const sums = this.#sums[i]!;
-      const wanted = share * sums.reduce((a, b) => a + b, 0);
-      if (wanted === 0) break;
-      let below = 0;
-      const bin = sums.findIndex((count) => (below += count) >= wanted);
-      const last = i === RANGES.length - 1;
-      if (bin < BINS - 1 || last) return Number(((bin + 1) * width).toFixed(decimals));
-    }
+/**
+ * The upper end of the bin in which a share of the values is reached.
+ *
+ * @param counts As `countFloats` gives them.
+ * @throws {UnsupportedError} it is that of NaN and infinity.
+ */
+function quantileOf(counts: Float64Array, share: number): number {
+  const magnitudes = Array.from(
+    { length: SIGN_BINS },
+    (_, bin) => counts[bin]! + counts[SIGN_BINS + bin]!,
+  );
+  const wanted = share * magnitudes.reduce((a, b) => a + b);
+  let below = 0;
+  const bin = magnitudes.findIndex((count) => (below += count) >= wanted);
+  if (bin === SIGN_BINS - 1) {
     throw new UnsupportedError(
-      "Cannot find outliers: no activation of the original model is a number. Give --threshold in place of --outlier-quantile.",
-      { what: "activations", reason: "none is a number" },
+      "Cannot find outliers: too many activations of the original model are NaN or infinite. Give --threshold in place of --outlier-quantile.",
+      { what: "activations", reason: "too many are NaN or infinite" },
     );
   }
-
-  async #take(): Promise<void> {
-    const read = await this.#backend.read(...this.#counts);
-    for (const [i, bytes] of read.entries()) {
-      const counts = new Uint32Array(bytes.buffer);
-      const sums = this.#sums[i]!;
-      for (let bin = 0; bin < BINS; bin++) {
-        sums[bin]! += counts[BINS + bin]! + counts[BINS - 1 - bin]!;
-      }
-    }
-    this.#clear();
-  }
-
-  #clear(): void {
-    for (const counts of this.#counts) this.#backend.write(counts, new Uint8Array(2 * BINS * 4));
-    this.#waiting = 0;
-  }
+  return Math.min(MOST, Math.ceil(leastOfBin(bin + 1) * 1000) / 1000);
 }
 
 /** A recipe whose LLM_INT8 rules have a threshold, so that it can be planned. */

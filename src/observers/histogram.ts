@@ -10,9 +10,9 @@ import {
   rangeOfAll,
   type ValueRange,
 } from "../channel_stats.ts";
+import { countFloats, FLOAT_COUNTS_BYTES } from "../float_counts.ts";
 import type { Observer } from "../observer.ts";
-import { floatBins, leastOfBin, SIGN_BINS } from "../ops/float_bins.ts";
-import { elementCount } from "../tensor.ts";
+import { leastOfBin, SIGN_BINS } from "../ops/float_bins.ts";
 
 /** How many bins there are. */
 export const BINS = 2048;
@@ -31,33 +31,16 @@ const [LEAST_LIMIT, MOST_LIMIT] = [2 ** -54, 2 ** 63];
 /** See the head of this file. */
 export const histogram: Observer<Histogram> = {
   name: "histogram",
-  bytes: (channels) => channelStatsBytes(channels) + 2 * SIGN_BINS * 4,
+  bytes: (channels) => channelStatsBytes(channels) + FLOAT_COUNTS_BYTES,
   open(options) {
-    const { scope } = options;
-    const { backend } = scope;
     const channels = gatherChannels(options);
-    const fine = scope.alloc("u32", [2 * SIGN_BINS]);
-    const zeros = new Uint8Array(2 * SIGN_BINS * 4);
-    backend.write(fine, zeros);
-    const total = new Float64Array(2 * SIGN_BINS);
-    let counted = 0;
-    const take = async () => {
-      const [bytes] = await backend.read(fine);
-      new Uint32Array(bytes!.buffer).forEach((count, i) => total[i]! += count);
-      backend.write(fine, zeros);
-      counted = 0;
-    };
+    const fine = countFloats(options.scope);
     return {
       async add(x) {
-        // Counts are u32.
-        const values = elementCount(x.shape);
-        if (counted + values >= 2 ** 32) await take();
-        counted += values;
         channels.add(x);
-        backend.run(floatBins, { x, counts: fine });
+        await fine.add(x);
       },
       async finish() {
-        await take();
         const { low, high } = rangeOfAll(await channels.finish());
         const most = Math.max(-low, high);
         if (!(most < MOST_LIMIT)) {
@@ -70,7 +53,7 @@ export const histogram: Observer<Histogram> = {
         }
         let limit = LEAST_LIMIT;
         while (limit <= most) limit *= 2;
-        return { counts: merged(total, limit), limit, low, high };
+        return { counts: merged(await fine.finish(), limit), limit, low, high };
       },
     };
   },
