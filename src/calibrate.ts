@@ -4,10 +4,10 @@
  * weight is computed twice.
  */
 import type { Backend, Scope, Tensor } from "./backend.ts";
+import { scaleColumns } from "./channels.ts";
 import { advance, type Forward, type Position, type Step, type StepContext } from "./family.ts";
 import type { Model } from "./family.ts";
 import { HiddenStates, type SpillStore } from "./hidden_states.ts";
-import { permuteColumns } from "./ops/permute_columns.ts";
 import { Pace } from "./pace.ts";
 import type { StepCounter } from "./report.ts";
 import { embedWindows, rotaryTables } from "./windows.ts";
@@ -187,7 +187,7 @@ export class Calibration implements AsyncDisposable {
       const hidden = await this.#hidden?.get(window, scope);
       const at = {
         residual,
-        ...(hidden ? { hidden: this.#scaled(hidden, inputFactor, scope) } : {}),
+        ...(hidden ? { hidden: scaled(hidden, inputFactor, scope) } : {}),
       };
       await observe(step.input(at, { scope, ...this.#tables, weight }));
       await this.#pace.keep();
@@ -201,7 +201,7 @@ export class Calibration implements AsyncDisposable {
     const quantized = this.#forward(pass.quantized, scope);
     if (through) {
       const hidden = await this.#hidden?.get(window, scope);
-      at = { ...at, ...(hidden ? { hidden: this.#scaled(hidden, pass.inputFactor, scope) } : {}) };
+      at = { ...at, ...(hidden ? { hidden: scaled(hidden, pass.inputFactor, scope) } : {}) };
       at = advance(through, at, quantized);
     }
     if (to) {
@@ -233,17 +233,6 @@ export class Calibration implements AsyncDisposable {
     const { residual } = advance(to, there, original);
     await states.set(window, residual, scope);
     return { original: residual, quantized: at.residual };
-  }
-
-  #scaled(hidden: Tensor, factor: Tensor | undefined, scope: Scope): Tensor {
-    if (!factor) return hidden;
-    const [, channels = 0] = hidden.shape;
-    const order = scope.alloc("u32", [channels]);
-    const natural = Uint32Array.from({ length: channels }, (_, i) => i);
-    this.#backend.write(order, new Uint8Array(natural.buffer));
-    const y = scope.alloc("f32", hidden.shape);
-    this.#backend.run(permuteColumns, { w: hidden, order, factor, y });
-    return y;
   }
 
   #forward(weights: StreamWeights, scope: Scope): Forward {
@@ -281,4 +270,8 @@ async function openStates(
     spill,
     dtype: "bf16",
   });
+}
+
+function scaled(hidden: Tensor, factor: Tensor | undefined, scope: Scope): Tensor {
+  return factor ? scaleColumns(hidden, factor, scope) : hidden;
 }

@@ -7,6 +7,7 @@ import { inputObserver, observersOf, scalingOf, type StepScaling } from "./assig
 import type { Backend, Scope, Tensor } from "./backend.ts";
 import type { Calibration, StreamWeights } from "./calibrate.ts";
 import { CalibrationMeasure } from "./calibration_measure.ts";
+import { scaleColumns, upload } from "./channels.ts";
 import { CheckpointError } from "./errors.ts";
 import type { Block, Linear, Step } from "./family.ts";
 import type { Rounder, RoundingRequest, ScalableWeight } from "./method.ts";
@@ -14,7 +15,7 @@ import type { Chain } from "./methods/mod.ts";
 import { type Observer, openObservations, type Statistics } from "./observer.ts";
 import { gram } from "./observers/gram.ts";
 import { bytesFrom, floatsFrom, roundTo } from "./number.ts";
-import { addBias, permuteColumns, scaleRows } from "./ops/mod.ts";
+import { addBias, scaleRows } from "./ops/mod.ts";
 import type { PhaseClock } from "./phases.ts";
 import type { Plan, Step as PlannedStep } from "./plan.ts";
 import {
@@ -343,12 +344,11 @@ class BlockWork {
     using _ = this.#context.phases.begin("round");
     const { backend, original, scope, signal, phases, metrics } = this.#context;
     const { source: { name, shape }, sliceRows } = planned;
-    const [rows, columns] = matrixShape(shape);
+    const [rows] = matrixShape(shape);
     using scratch = backend.scope();
     const { importance } = rounder.remarks;
     const measure = metrics && new CalibrationMeasure({ scope: scratch, statistics, importance });
     const factor = scaling && upload(scaling.scales, scratch);
-    const order = upload(Uint32Array.from({ length: columns }, (_, i) => i), scratch);
     const fixed = inputScale === undefined ? {} : { input_scale: scalar(inputScale, scope) };
     const slices = [];
     const losses: Tensor[] = [];
@@ -358,11 +358,7 @@ class BlockWork {
       using inner = backend.scope();
       const ids = Uint32Array.from({ length: to - from }, (_, i) => from + i);
       let weight = this.#target(name, ids, { mover, scope: inner });
-      if (factor) {
-        const scaled = inner.alloc("f32", weight.shape);
-        backend.run(permuteColumns, { w: weight, order, factor, y: scaled });
-        weight = scaled;
-      }
+      if (factor) weight = scaleColumns(weight, factor, inner);
       const { quantized, loss } = await rounder.round({ weight, scope });
       const tensors = { ...quantized.tensors, ...fixed };
       const slice = { rows: { from, to }, quantized: { ...quantized, tensors } };
@@ -417,11 +413,7 @@ export function unscaled(
   const { backend } = scope;
   let values = schemeKind(quantized.scheme).dequantize(quantized, scope);
   if (scales) {
-    const w = values;
-    const factor = upload(Float32Array.from(scales, (scale) => 1 / scale), scope);
-    const order = upload(Uint32Array.from(scales, (_, i) => i), scope);
-    values = scope.alloc("f32", w.shape);
-    backend.run(permuteColumns, { w, order, factor, y: values });
+    values = scaleColumns(values, Float32Array.from(scales, (scale) => 1 / scale), scope);
   }
   if (rowFactors) {
     const own = Array.from(rowFactors).slice(from, to);
@@ -520,11 +512,5 @@ async function divideNorm(
 function scalar(value: number, scope: Scope): Tensor {
   const tensor = scope.alloc("f32", [1, 1]);
   scope.backend.write(tensor, new Uint8Array(Float32Array.of(value).buffer));
-  return tensor;
-}
-
-function upload(values: Float32Array | Uint32Array, scope: Scope): Tensor {
-  const tensor = scope.alloc(values instanceof Uint32Array ? "u32" : "f32", [values.length]);
-  scope.backend.write(tensor, new Uint8Array(values.buffer, values.byteOffset, values.byteLength));
   return tensor;
 }

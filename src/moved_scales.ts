@@ -3,11 +3,11 @@
  * linear whose rows are smaller by what the columns of the next are larger, by least squares.
  */
 import type { Backend, Scope, Tensor } from "./backend.ts";
+import { scaleColumns, upload } from "./channels.ts";
 import { UnsupportedError } from "./errors.ts";
 import type { Model, Step } from "./family.ts";
 import type { Format, StoredWeight } from "./format.ts";
 import { floatsFrom } from "./number.ts";
-import { permuteColumns } from "./ops/permute_columns.ts";
 import { scaleRows } from "./ops/scale_rows.ts";
 import { widen } from "./ops/widen.ts";
 import { modelOf } from "./plan.ts";
@@ -52,23 +52,14 @@ export function withScales(
 ): Tensor {
   const { backend } = scope;
   const [, width = 0] = weight.shape;
-  const floats = (values: ArrayLike<number>) => {
-    const tensor = scope.alloc("f32", [values.length]);
-    backend.write(tensor, new Uint8Array(Float32Array.from(values).buffer));
-    return tensor;
-  };
   let w = weight;
   if (w.dtype !== "f32") {
     w = scope.alloc("f32", weight.shape);
     backend.run(widen, { x: weight, y: w });
   }
-  const order = scope.alloc("u32", [width]);
-  backend.write(order, new Uint8Array(Uint32Array.from({ length: width }, (_, i) => i).buffer));
-  const factor = floats(columns ?? new Float32Array(width).fill(1));
-  const y = scope.alloc("f32", weight.shape);
-  backend.run(permuteColumns, { w, order, factor, y });
+  const y = scaleColumns(w, Float32Array.from(columns ?? new Array(width).fill(1)), scope);
   if (factors) {
-    const own = floats(factors.slice(rows.from, rows.to));
+    const own = upload(Float32Array.from(factors).slice(rows.from, rows.to), scope);
     backend.run(scaleRows, { factor: own, y }, { scale_dtype: 0 });
   }
   return y;

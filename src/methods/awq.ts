@@ -7,15 +7,14 @@
  * output error of whatever rounding follows, tr(E·H·Eᵀ) with E = Ŵ − W and H the inputs' Gram matrix: exact for a linear, no forward pass, and
  * for GPTQ the loss that it in fact has, whose best ρ is smaller than that of rounding to nearest. A sample of rows decides.
  */
-import type { Backend, Scope, Tensor } from "../backend.ts";
+import type { Backend, Tensor } from "../backend.ts";
+import { sampleRows, scaleColumns } from "../channels.ts";
 import type { Rounder, ScalableWeight, ScalingMethod } from "../method.ts";
 import { type Gram, gram } from "../observers/gram.ts";
-import { permuteColumns } from "../ops/permute_columns.ts";
 import { rowDots } from "../ops/row_dots.ts";
 import { subtract } from "../ops/subtract.ts";
 import { multiplyByPanels } from "../panels.ts";
 import { schemeKind } from "../schemes/mod.ts";
-import { natural, upload } from "./channels.ts";
 
 /** ρ goes up in these steps as long as that helps, then half a step is tried on both sides. */
 const STEP = 0.1;
@@ -117,36 +116,24 @@ async function outputError(
     let rounder = opened.get(weight.open);
     if (!rounder) opened.set(weight.open, rounder = await weight.open(scales, scope));
     using scratch = backend.scope();
-    const count = Math.min(rows, weight.rows);
-    const ids = Uint32Array.from(
-      { length: count },
-      (_, i) => Math.floor((i + 0.5) * weight.rows / count),
-    );
+    const ids = sampleRows(weight.rows, rows);
     const target = weight.take(ids, scratch);
-    const scaled = scales ? byColumn(target, scales, scratch) : target;
+    const scaled = scales ? scaleColumns(target, scales, scratch) : target;
     const { quantized } = await rounder.round({ weight: scaled, scope: scratch });
     const values = schemeKind(weight.scheme).dequantize(quantized, scratch);
-    const back = scales ? byColumn(values, scales.map((scale) => 1 / scale), scratch) : values;
+    const back = scales ? scaleColumns(values, scales.map((scale) => 1 / scale), scratch) : values;
     const e = scratch.alloc("f32", target.shape);
     backend.run(subtract, { a: back, b: target, y: e });
     const through = scratch.alloc("f32", target.shape);
     multiplyByPanels(e, sums, through, { backend });
-    const dots = scope.alloc("f32", [count]);
+    const dots = scope.alloc("f32", [ids.length]);
     backend.run(rowDots, { a: e, b: through, y: dots });
     errors.push(dots);
-    shares.push(weight.rows / count);
+    shares.push(weight.rows / ids.length);
   }
   const read = await backend.read(...errors);
   return read.reduce((all, bytes, i) => {
     const sum = new Float32Array(bytes.buffer).reduce((a, b) => a + b, 0);
     return all + sum * shares[i]!;
   }, 0);
-}
-
-/** w·diag(factors), in `scope`. */
-function byColumn(w: Tensor, factors: Float32Array, scope: Scope): Tensor {
-  const y = scope.alloc("f32", w.shape);
-  const [order, factor] = [upload(natural(factors.length), scope), upload(factors, scope)];
-  scope.backend.run(permuteColumns, { w, order, factor, y });
-  return y;
 }

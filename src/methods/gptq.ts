@@ -15,7 +15,7 @@ import type { Scheme, ValueGrid } from "../scheme.ts";
 import { tileOf } from "../scheme.ts";
 import { schemeKind } from "../schemes/mod.ts";
 import type { Scope, Tensor } from "../backend.ts";
-import { natural, scaledSquares, upload } from "./channels.ts";
+import { natural, scaledSquares, upload } from "../channels.ts";
 import { checkPolish, POLISH, polish } from "./polish.ts";
 import { rtn } from "./rtn.ts";
 import { SCALE, searchOf } from "./scale_option.ts";

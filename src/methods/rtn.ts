@@ -3,7 +3,7 @@ import type { Observer } from "../observer.ts";
 import { gram } from "../observers/gram.ts";
 import type { RoundingMethod } from "../method.ts";
 import { schemeKind } from "../schemes/mod.ts";
-import { scaledSquares, upload } from "./channels.ts";
+import { scaledSquares, upload } from "../channels.ts";
 import { SCALE, searchOf } from "./scale_option.ts";
 
 /** Round to nearest with scales from the range of the weights, or searched for. */

@@ -8,6 +8,7 @@
  * windows: KL 0.0083 in place of 0.0093).
  */
 import type { Backend, Scope, Tensor } from "../backend.ts";
+import { sampleRows, scaleColumns, upload } from "../channels.ts";
 import { gatherChannels, magnitudesOf } from "../channel_stats.ts";
 import { CheckpointError } from "../errors.ts";
 import type { ScalableWeight, ScalingMethod } from "../method.ts";
@@ -15,13 +16,11 @@ import { openObservations } from "../observer.ts";
 import { absmax } from "../observers/absmax.ts";
 import { SAMPLE_TOKENS, tokenSample } from "../observers/token_sample.ts";
 import { matmulNt } from "../ops/matmul_nt.ts";
-import { permuteColumns } from "../ops/permute_columns.ts";
 import { rowDots } from "../ops/row_dots.ts";
 import { subtract } from "../ops/subtract.ts";
 import type { OptionValues } from "../option.ts";
 import type { Quantized, Scheme } from "../scheme.ts";
 import { schemeKind } from "../schemes/mod.ts";
-import { natural, upload } from "./channels.ts";
 
 /** The strengths that a search tries. */
 const GRID = [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1];
@@ -163,13 +162,9 @@ class Trial {
     this.#x = x;
     this.#options = options;
     this.#outputs = weights.map((weight) => {
-      const count = Math.min(SAMPLE_ROWS, weight.rows);
-      const ids = Uint32Array.from(
-        { length: count },
-        (_, i) => Math.floor((i + 0.5) * weight.rows / count),
-      );
+      const ids = sampleRows(weight.rows, SAMPLE_ROWS);
       const target = weight.take(ids, scope);
-      const output = scope.alloc("f32", [x.shape[0]!, count]);
+      const output = scope.alloc("f32", [x.shape[0]!, ids.length]);
       scope.backend.run(matmulNt, { x, w: target, y: output }, { column: 0 });
       const size = scope.alloc("f32", [x.shape[0]!]);
       scope.backend.run(rowDots, { a: output, b: output, y: size });
@@ -181,7 +176,7 @@ class Trial {
   async error(scales: Float32Array | undefined): Promise<number> {
     const { backend } = this.#scope;
     using scope = backend.scope();
-    const x = scales ? byColumn(this.#x, scales.map((scale) => 1 / scale), scope) : this.#x;
+    const x = scales ? scaleColumns(this.#x, scales.map((scale) => 1 / scale), scope) : this.#x;
     const fixed = new Map<Scheme, Quantized["tensors"]>();
     const errors: Tensor[] = [];
     for (const { weight: { scheme }, target, output } of this.#outputs) {
@@ -189,7 +184,7 @@ class Trial {
       if (!inputs) fixed.set(scheme, inputs = await this.#inputScale(scheme, x, scope));
       using scratch = backend.scope();
       const kind = schemeKind(scheme);
-      const weight = scales ? byColumn(target, scales, scratch) : target;
+      const weight = scales ? scaleColumns(target, scales, scratch) : target;
       const rounded = kind.quantize(scheme, weight, { scope: scratch, search: "minmax" });
       const quantized = { ...rounded, tensors: { ...rounded.tensors, ...inputs } };
       const y = scratch.alloc("f32", output.shape);
@@ -220,12 +215,4 @@ class Trial {
     const scale = found.find(scheme, await observations.finish(), this.#options);
     return { input_scale: upload(Float32Array.of(scale), scope) };
   }
-}
-
-/** w·diag(factors), in `scope`. */
-function byColumn(w: Tensor, factors: Float32Array, scope: Scope): Tensor {
-  const y = scope.alloc("f32", w.shape);
-  const [order, factor] = [upload(natural(factors.length), scope), upload(factors, scope)];
-  scope.backend.run(permuteColumns, { w, order, factor, y });
-  return y;
 }
