@@ -1,10 +1,12 @@
 /** What is the WASM backend's own: its artefact, its heap, its threads. Its ops are tested with every backend's. */
 import assert from "node:assert/strict";
+import { setTimeout } from "node:timers/promises";
 import type { Backend } from "../src/backend.ts";
 import { referenceBackend } from "../src/backends/reference.ts";
 import { buildKernels } from "../src/backends/wasm/build.ts";
 import { Heap } from "../src/backends/wasm/heap.ts";
 import { describeCpu, openWasm, wasmLimits } from "../src/backends/wasm/mod.ts";
+import { Kernels, Pool, WORDS } from "../src/backends/wasm/pool.ts";
 import { DeviceError } from "../src/errors.ts";
 import { argumentsOf, bindDims, type Op, parseSignature, type Scalars } from "../src/op.ts";
 import { OPS } from "../src/ops/mod.ts";
@@ -531,5 +533,24 @@ Deno.test("ops larger than a kernel's blocks agree with their definitions", asyn
         });
       });
     });
+  }
+});
+
+Deno.test("a worker that is woken late, for an op that it has done, does nothing", async () => {
+  const memory = new WebAssembly.Memory({ initial: 64, maximum: 128, shared: true });
+  const pool = await Pool.start(memory, { kernels: new Kernels(memory), threads: 2 });
+  try {
+    const { control } = pool;
+    Atomics.store(control, WORDS.busy, 5);
+    let woken = 0;
+    for (let i = 0; i < 1000 && woken < 5; i++) {
+      await setTimeout(1);
+      woken += Atomics.notify(control, WORDS.generation);
+    }
+    assert.equal(woken, 5, "the worker did not go to sleep");
+    await setTimeout(20);
+    assert.equal(Atomics.load(control, WORDS.busy), 5, "the worker counted itself out");
+  } finally {
+    pool.stop();
   }
 });

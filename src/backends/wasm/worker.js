@@ -13,7 +13,10 @@ self.onmessage = ({ data: { module, memory, names, thread, words } }) => {
     ) {
       Atomics.pause();
     }
-    Atomics.wait(control, words.generation, generation);
+    // One that slept may be woken for a generation it has already done: pool.ts raises the counter first, and tells of it later.
+    while (Atomics.load(control, words.generation) === generation) {
+      Atomics.wait(control, words.generation, generation);
+    }
     generation = Atomics.load(control, words.generation);
     const kernel = Atomics.load(control, words.kernel);
     if (kernel < 0) return self.close();
