@@ -223,7 +223,7 @@ for (
       const weight = gaussian(rows * columns, 9, 0.05);
       const statistics = await observe(x, columns, scope);
       const scheme = int({ bits, grid, strategy: { kind: "group", size: group } });
-      const options = { damping: 0.02, "column-order": order, scale: "minmax" };
+      const options = { damping: 0.02, "column-order": order, scale: "minmax", sweeps: 0 };
       const made = await round(weight, { columns, scheme, statistics, options, scope });
       const [codes, scales, zeros] = [
         await codesOf(made, backend),

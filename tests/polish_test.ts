@@ -71,7 +71,7 @@ async function round(
   const rounder = await gptq.open({
     names: ["w"],
     scheme,
-    options: { damping: DAMPING, ...options },
+    options: { damping: DAMPING, sweeps: 0, ...options },
     statistics: new Statistics(new Map([[gram, sums]]), { channels: columns, tokens: sums.tokens }),
     scales,
     scope,
@@ -138,7 +138,7 @@ function upload(values: Float32Array<ArrayBuffer>, shape: readonly number[], sco
 
 /** Steps of polishing, each adding to the one before. */
 const STEPS: readonly OptionValues[] = [
-  {},
+  { sweeps: 0 },
   { sweeps: 1 },
   { sweeps: 2 },
   { sweeps: 5 },
@@ -261,7 +261,7 @@ onEveryBackend("sweeps lie between GPTQ and the best codes on a known layer", as
     inputs: Float32Array.from(inputs.flat(), (x) => x / 2),
   };
   const scheme = int(2, { grid: "affine", strategy: { kind: "channel" }, scaleDType: "f32" });
-  const options = { damping: 0.01, scale: "minmax", "column-order": "natural" };
+  const options = { damping: 0.01, scale: "minmax", "column-order": "natural", sweeps: 0 };
   const run = async (more: OptionValues) => {
     using scope = backend.scope();
     const observation = gram.open({ channels: 4, tokens: 8, scope });

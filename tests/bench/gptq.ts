@@ -31,7 +31,13 @@ const CORPUS = new URL("../../sample/corpus/calibration.txt", import.meta.url).p
 
 /** What ours is compared in: as much as llm-compressor's does, and all that there is. */
 const OURS = {
-  "GPTQ alone": { method: "gptq", propagate: false, "unsigned-scales": true, scale: "minmax" },
+  "GPTQ alone": {
+    method: "gptq",
+    propagate: false,
+    "unsigned-scales": true,
+    scale: "minmax",
+    sweeps: 0,
+  },
   "the default, AWQ with GPTQ and propagation": {},
 } as const;
 
