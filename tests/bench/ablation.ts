@@ -146,12 +146,17 @@ async function readRows(path: string): Promise<Row[]> {
 function markdown(rows: readonly Row[], about: string): string {
   const [first] = rows;
   const lines = rows.map(({ name, divergence, error, perplexity, original, seconds }) => {
-    const change = 100 * (divergence / first!.divergence - 1);
-    return `| ${name} | ${divergence.toFixed(5)} ± ${error.toFixed(5)} | ${change >= 0 ? "+" : ""}${
-      change.toFixed(1)
-    } % | ${perplexity.toFixed(3)} | +${(100 * (perplexity / original - 1)).toFixed(2)} % | ${
-      seconds.toFixed(0)
-    } |`;
+    const change = (to: number, from: number, digits: number) =>
+      `${to < from ? "−" : "+"}${Math.abs(100 * (to / from - 1)).toFixed(digits)} %`;
+    const cells = [
+      name,
+      `${divergence.toFixed(5)} ± ${error.toFixed(5)}`,
+      change(divergence, first!.divergence, 1),
+      perplexity.toFixed(3),
+      change(perplexity, original, 2),
+      seconds.toFixed(0),
+    ];
+    return `| ${cells.join(" | ")} |`;
   });
   return [
     about,
