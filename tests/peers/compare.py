@@ -61,10 +61,9 @@ def divergence(p, q):
     return float((np.exp(p) * (p - q)).sum(-1).mean())
 
 
-def perplexity(logits, tokens):
-    """Of each token but the first, given those before it."""
-    shifted = log_softmax(logits[:-1])
-    return float(np.exp(-shifted[np.arange(len(tokens) - 1), tokens[1:]].mean()))
+def losses(logits, tokens):
+    """-log p of each token but the first, given those before it."""
+    return -log_softmax(logits[:-1])[np.arange(len(tokens) - 1), tokens[1:]]
 
 
 def worst(a, b):
@@ -130,8 +129,15 @@ def main():
         kl = divergence(them("runtime"), runtime)
         checks.check(kl <= drift, f"Sluice against the library, {activations} activations: KL {kl:.2e} <= {drift:.2e}")
     own = "runtime" if "runtime" in theirs["logits"] else "weights"
-    mine, other = (perplexity(logits, theirs["tokens"]) for logits in (runtime, them(own)))
-    checks.check(abs(mine / other - 1) <= 2e-3, f"perplexity {mine:.4f} by Sluice, {other:.4f} by the library: within 0.2 %")
+    mine, other = (losses(logits, theirs["tokens"]) for logits in (runtime, them(own)))
+    # Where activations are rounded, ties fall either way and each token's loss differs; over one window that leaves three standard errors.
+    chance = 3 * float((mine - other).std()) / len(mine) ** 0.5 if own == "runtime" else 0.0
+    of = [float(np.exp(loss.mean())) for loss in (mine, other)]
+    checks.check(
+        abs(of[0] / of[1] - 1) <= 2e-3 + chance,
+        f"perplexity {of[0]:.4f} by Sluice, {of[1]:.4f} by the library: within 0.2 %"
+        + (f" and the chance of ties, {100 * chance:.2f} %" if chance else ""),
+    )
     if theirs["linears"]:
         compare_linears(args.theirs, theirs, args.ours, ours, activations, checks)
     if "default" in theirs["logits"]:
