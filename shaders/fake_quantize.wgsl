@@ -7,13 +7,6 @@ struct Args { N: u32, S: u32, kind: u32, bits: u32 }
 @group(0) @binding(2) var<storage, read_write> y: array<f32>; // f32[N]
 @group(1) @binding(0) var<uniform> args: Args;
 
-fn level_of(quotient: f32) -> f32 {
-  if args.kind == 0u {
-    return clamp(round(quotient), lowest_code(args.bits, 0u), highest_code(args.bits));
-  }
-  return bitcast<f32>(f8_to_f32(f32_to_f8(bitcast<u32>(quotient))));
-}
-
 @compute @workgroup_size(LANES)
 fn main(
   @builtin(workgroup_id) group: vec3<u32>,

@@ -6,13 +6,6 @@ struct Args { T: u32, C: u32, kind: u32, bits: u32 }
 @group(0) @binding(1) var<storage, read_write> y: array<f32>; // f32[T, C]
 @group(1) @binding(0) var<uniform> args: Args;
 
-fn level_of(quotient: f32) -> f32 {
-  if args.kind == 0u {
-    return clamp(round(quotient), lowest_code(args.bits, 0u), highest_code(args.bits));
-  }
-  return bitcast<f32>(f8_to_f32(f32_to_f8(bitcast<u32>(quotient))));
-}
-
 @compute @workgroup_size(LANES)
 fn main(
   @builtin(workgroup_id) group: vec3<u32>,

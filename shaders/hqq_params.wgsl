@@ -17,20 +17,6 @@ struct Args {
 const ITERATIONS = 20u;
 const RUN = 256u; // terms a lane sums before it adds to its total
 
-struct Tile { row: u32, column: u32, width: u32, count: u32 }
-
-fn tile_at(tile: u32) -> Tile {
-  let row = tile / args.B * args.tile_rows;
-  let column = tile % args.B * args.tile_columns;
-  let width = min(args.tile_columns, args.C - column);
-  return Tile(row, column, width, min(args.tile_rows, args.R - row) * width);
-}
-
-fn weight_bits(tile: Tile, e: u32) -> u32 {
-  let i = (tile.row + e / tile.width) * args.C + tile.column + e % tile.width;
-  return decode_bits(w[word_of(i, w_dtype)], i, w_dtype);
-}
-
 // The code of a weight less the zero point.
 fn level_of(weight: f32, params: vec2<f32>) -> f32 {
   let code = round(weight / params.x) + params.y;

@@ -5,6 +5,7 @@ import { type ChatTemplateOptions, readChatTemplate } from "../src/chat_template
 import type { Message } from "../src/corpora/messages.ts";
 import { CheckpointError, RequestError, UnsupportedError } from "../src/errors.ts";
 import type { Event } from "../src/report.ts";
+import { filesOnly } from "./tiny.ts";
 
 const GOLDEN = new URL("./golden/", import.meta.url);
 const golden = async <T>(name: string): Promise<T> =>
@@ -25,17 +26,6 @@ interface ChatGolden {
     readonly ids?: readonly number[];
     readonly refused?: string;
   }[];
-}
-
-/** A source that has nothing but files. */
-function filesOnly(files: Readonly<Record<string, string>>): Parameters<typeof tokenize>[0] {
-  return {
-    label: "a test",
-    files: new Map(
-      Object.entries(files).map(([path, { length }]) => [path, { path, size: length }]),
-    ),
-    readFile: (path) => Promise.resolve(new TextEncoder().encode(files[path])),
-  };
 }
 
 /** One conversation. */

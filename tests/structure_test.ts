@@ -67,7 +67,7 @@ Deno.test("nothing in src imports mod.ts or cli.ts", () => {
 });
 
 /** Shaders that others are joined to; no ops. */
-const FRAGMENTS = ["prelude", "matmul_tile", "codebook", "nearest"];
+const FRAGMENTS = ["codebook", "matmul_tile", "nearest", "prelude", "runtime_level", "tile"];
 
 Deno.test("every op is listed once, has its shader and its file", () => {
   const names = OPS.map(({ name }) => name).sort();

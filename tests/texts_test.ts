@@ -11,6 +11,7 @@ import { openCheckpoint } from "../src/sources/checkpoint.ts";
 import { SAMPLE_MODEL } from "../src/sources/sample.ts";
 import { gaussian } from "./conformance/given.ts";
 import { onEveryBackend } from "./present.ts";
+import { filesOnly } from "./tiny.ts";
 
 const GOLDEN = new URL("./golden/", import.meta.url);
 
@@ -29,17 +30,6 @@ async function withFiles(
   } finally {
     await Deno.remove(folder, { recursive: true });
   }
-}
-
-/** A source that has nothing but files. */
-function filesOnly(files: Readonly<Record<string, string>>): Parameters<typeof tokenize>[0] {
-  return {
-    label: "a test",
-    files: new Map(
-      Object.entries(files).map(([path, { length }]) => [path, { path, size: length }]),
-    ),
-    readFile: (path) => Promise.resolve(new TextEncoder().encode(files[path])),
-  };
 }
 
 Deno.test("the sample's texts have the tokens that its README counts", async () => {

@@ -2,6 +2,7 @@
 import { join } from "node:path";
 import { layoutFile } from "../src/containers/safetensors.ts";
 import { bytesFrom } from "../src/number.ts";
+import type { TensorSource } from "../src/source.ts";
 import { byteLength, type TensorInfo } from "../src/tensor.ts";
 
 /** Deterministic uniform numbers in [−1, 1). */
@@ -125,4 +126,17 @@ export function convolutionalTensors(): TensorInfo[] {
     tensor("fc.weight", 10, 32),
     tensor("fc.bias", 10),
   ];
+}
+
+/** A source that has nothing but files. */
+export function filesOnly(
+  files: Readonly<Record<string, string>>,
+): Pick<TensorSource, "label" | "files" | "readFile"> {
+  return {
+    label: "a test",
+    files: new Map(
+      Object.entries(files).map(([path, { length }]) => [path, { path, size: length }]),
+    ),
+    readFile: (path) => Promise.resolve(new TextEncoder().encode(files[path])),
+  };
 }

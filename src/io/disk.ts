@@ -3,6 +3,7 @@
  * system become `SpaceError`; a file that is not there is `undefined`, not a fault.
  */
 import { statfs } from "node:fs/promises";
+import { dirname } from "node:path";
 import { CheckpointError, quote, SpaceError } from "../errors.ts";
 
 /** What a path leads to. */
@@ -249,4 +250,24 @@ async function freeBytes(path: string): Promise<number | undefined> {
   if (state !== "granted") return undefined;
   const { bavail, bsize } = await statfs(path);
   return bavail * bsize;
+}
+
+/** Make a folder and those above it that are not there, and have them removed again, if empty, on `undo`. */
+export async function makeFolders(
+  disk: Disk,
+  folder: string,
+  undo: AsyncDisposableStack,
+): Promise<void> {
+  const missing: string[] = [];
+  for (let place = folder; !(await disk.stat(place)); place = dirname(place)) {
+    // A drive that is not there is its own parent; making it fails with a sentence.
+    missing.push(place);
+    if (dirname(place) === place) break;
+  }
+  for (const place of missing.toReversed()) {
+    await disk.makeFolder(place);
+    undo.defer(async () => {
+      if ((await disk.list(place)).length === 0) await disk.remove(place);
+    });
+  }
 }

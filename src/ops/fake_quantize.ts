@@ -1,4 +1,5 @@
 /** For schemes whose runtime rounds activations by a scale that is fixed before it runs (static W8A8 and fp8). */
+import level from "../../shaders/runtime_level.wgsl" with { type: "text" };
 import wgsl from "../../shaders/fake_quantize.wgsl" with { type: "text" };
 import { e4m3ToF32, f32ToE4m3, roundHalfEven } from "../number.ts";
 import { defineOp, spread } from "../op.ts";
@@ -13,7 +14,7 @@ export const fakeQuantize = defineOp({
   inputs: { x: "f32[N]", scale: "f32[S]" },
   outputs: { y: "f32[N]" },
   scalars: { kind: "u32", bits: "u32" },
-  wgsl,
+  wgsl: level + wgsl,
   workgroups: ({ N = 0 }) => spread(N),
   check({ S = 0 }, { kind = 0, bits = 0 }) {
     if (S !== 1) return `all values share one scale, got S = ${S}`;

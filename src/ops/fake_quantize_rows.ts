@@ -1,4 +1,5 @@
 /** For schemes whose runtime rounds activations too: what W8A8 and fp8 do to the input of a linear. */
+import level from "../../shaders/runtime_level.wgsl" with { type: "text" };
 import wgsl from "../../shaders/fake_quantize_rows.wgsl" with { type: "text" };
 import { E4M3_MAX, e4m3ToF32, f32ToE4m3, roundHalfEven } from "../number.ts";
 import { defineOp, fold } from "../op.ts";
@@ -13,7 +14,7 @@ export const fakeQuantizeRows = defineOp({
   inputs: { x: "f32[T, C]" },
   outputs: { y: "f32[T, C]" },
   scalars: { kind: "u32", bits: "u32" },
-  wgsl,
+  wgsl: level + wgsl,
   workgroups: ({ T = 0 }) => fold(T),
   check: (_dims, { kind = 0, bits = 0 }) =>
     kind === 1 ||

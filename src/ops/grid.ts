@@ -20,12 +20,18 @@ export function codeRange(
   return { low: grid === 1 ? -high : -high - 1, high };
 }
 
+/** What one tile is quantized with. */
+export interface TileParams {
+  readonly scale: number;
+  readonly zero: number;
+}
+
 /** Scale and zero point of a tile whose values span `low` to `high`; a tile that is not finite has scale +∞. */
 export function scaleOf(
   low: number,
   high: number,
   { bits = 0, grid = 0, scale_dtype = 0 }: Scalars,
-): { readonly scale: number; readonly zero: number } {
+): TileParams {
   const { dtype, smallest } = SCALE_DTYPES[scale_dtype]!;
   const affine = grid === 2;
   const from = Math.min(0, low);

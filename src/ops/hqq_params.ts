@@ -1,4 +1,5 @@
 /** Half-quadratic quantization (HQQ; Badri and Shaji, 2023): scales and zero points from the weights alone, by a norm that forgives outliers. */
+import tile from "../../shaders/tile.wgsl" with { type: "text" };
 import wgsl from "../../shaders/hqq_params.wgsl" with { type: "text" };
 import { roundTo } from "../number.ts";
 import { defineOp, fold, type Scalars } from "../op.ts";
@@ -11,10 +12,8 @@ import {
   rangeOf,
   SCALE_DTYPES,
   scaleOf,
+  type TileParams,
 } from "./grid.ts";
-
-/** What one tile is quantized with. */
-type Params = ReturnType<typeof scaleOf>;
 
 /** HQQ's own constants: p of the norm, β of the first iteration, by what it grows, iterations. */
 export const HQQ = { norm: 0.7, beta: 10, growth: 1.01, iterations: 20 } as const;
@@ -38,7 +37,7 @@ export const hqqParams = defineOp({
     scale_dtype: "u32",
     guard: "u32",
   },
-  wgsl,
+  wgsl: tile + wgsl,
   workgroups: ({ A = 0, B = 0 }) => fold(Math.ceil(A * B / 4)),
   work: ({ R = 0, C = 0 }) => R * C * HQQ.iterations * 16,
   check(dims, scalars) {
@@ -71,7 +70,7 @@ export const hqqParams = defineOp({
 /** Σ |w − ŵ|^power, what tiles are compared by. */
 export function errorOf(
   weights: readonly number[],
-  params: Params,
+  params: TileParams,
   scalars: Scalars,
   power: 1 | 2,
 ): number {
@@ -82,7 +81,7 @@ export function errorOf(
   }, 0);
 }
 
-function solve(weights: readonly number[], start: Params, scalars: Scalars): Params {
+function solve(weights: readonly number[], start: TileParams, scalars: Scalars): TileParams {
   const { low, high } = codeRange(scalars);
   let [best, least] = [start, Infinity];
   for (const step of scalars.grid === 2 ? [0, -1, 1] : [0]) {
@@ -105,7 +104,7 @@ function solve(weights: readonly number[], start: Params, scalars: Scalars): Par
 /** The scale for the codes that `params` gives, or undefined where it is no normal number. */
 function refit(
   weights: readonly number[],
-  { scale, zero }: Params,
+  { scale, zero }: TileParams,
   { beta, scalars }: { beta: number; scalars: Scalars },
 ): number | undefined {
   const range = codeRange(scalars);

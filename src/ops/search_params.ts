@@ -1,4 +1,5 @@
 /** Instead of `tile_range` and `scale_params`, where a better scale than the range's is asked for. */
+import tile from "../../shaders/tile.wgsl" with { type: "text" };
 import wgsl from "../../shaders/search_params.wgsl" with { type: "text" };
 import { roundTo } from "../number.ts";
 import { defineOp, fold, type Scalars } from "../op.ts";
@@ -11,10 +12,8 @@ import {
   rangeOf,
   SCALE_DTYPES,
   scaleOf,
+  type TileParams,
 } from "./grid.ts";
-
-/** What one tile is quantized with. */
-type Params = ReturnType<typeof scaleOf>;
 
 /** Candidates tried. */
 const STEPS = 80;
@@ -41,7 +40,7 @@ export const searchParams = defineOp({
     objective: "u32",
     signed: "u32",
   },
-  wgsl,
+  wgsl: tile + wgsl,
   workgroups: ({ A = 0, B = 0 }) => fold(Math.ceil(A * B / 4)),
   check(dims, scalars) {
     const verdict = checkGrid(scalars);
@@ -72,12 +71,12 @@ interface Weighed {
   readonly by: number;
 }
 
-function searchTile(weights: readonly Weighed[], scalars: Scalars): Params {
+function searchTile(weights: readonly Weighed[], scalars: Scalars): TileParams {
   const { low, high } = rangeOf(weights.map(({ w }) => w), [...weights.keys()]);
   let best = scaleOf(low, high, scalars);
   if (!Number.isFinite(best.scale)) return best;
   let least = Infinity;
-  const consider = (params: Params) => {
+  const consider = (params: TileParams) => {
     const error = searchError(weights, params, scalars);
     if (error < least) [best, least] = [params, error];
   };
@@ -92,13 +91,17 @@ function searchTile(weights: readonly Weighed[], scalars: Scalars): Params {
   return best;
 }
 
-function shrunkenRange(low: number, high: number, i: number, scalars: Scalars): Params {
+function shrunkenRange(low: number, high: number, i: number, scalars: Scalars): TileParams {
   const shrink = Math.fround(1 - i / 100);
   return scaleOf(Math.fround(shrink * low), Math.fround(shrink * high), scalars);
 }
 
 /** Candidate `i` of the signed ones, for a tile whose largest weight is `extreme`: 40 with which it meets the lowest code, 40 with its opposite. */
-function signedScale(extreme: number, i: number, { bits = 0, scale_dtype = 0 }: Scalars): Params {
+function signedScale(
+  extreme: number,
+  i: number,
+  { bits = 0, scale_dtype = 0 }: Scalars,
+): TileParams {
   if (extreme === 0) return { scale: 1, zero: 0 };
   const part = Math.fround((110 - 2 * (i % 40)) / 100);
   const scale = stored(Math.fround(part * extreme) / 2 ** (bits - 1), scale_dtype);
@@ -115,7 +118,7 @@ function stored(scale: number, scale_dtype: number): number {
 /** The error a search compares: of rounding `weights` with one scale and zero point. */
 export function searchError(
   weights: readonly Weighed[],
-  params: Params,
+  params: TileParams,
   scalars: Scalars,
 ): number {
   const range = codeRange(scalars);
@@ -129,7 +132,11 @@ export function searchError(
 }
 
 /** The least-squares scale for the codes that `params` gives, or undefined where there is no normal one of a sign that is allowed. */
-function refit(weights: readonly Weighed[], params: Params, scalars: Scalars): Params | undefined {
+function refit(
+  weights: readonly Weighed[],
+  params: TileParams,
+  scalars: Scalars,
+): TileParams | undefined {
   const range = codeRange(scalars);
   let product = 0;
   let square = 0;

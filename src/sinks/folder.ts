@@ -5,7 +5,7 @@
  */
 import { basename, dirname, join, parse, resolve, sep } from "node:path";
 import { quote, RequestError, SpaceError } from "../errors.ts";
-import { type Disk, disk as machine, type DiskWriter } from "../io/disk.ts";
+import { type Disk, disk as machine, type DiskWriter, makeFolders } from "../io/disk.ts";
 import { checkRelativePath, nameKey } from "../io/names.ts";
 import type { Sink, SinkFile } from "../sink.ts";
 
@@ -33,7 +33,7 @@ export async function openFolderSink(
   const check = () => checkTarget(disk, { path, target, overwrite });
   await check();
   await using undo = new AsyncDisposableStack();
-  await makeParents(disk, parent, undo);
+  await makeFolders(disk, parent, undo);
   const home = await disk.realPath(parent);
   const stage = join(
     parent,
@@ -72,7 +72,7 @@ export async function openFolderSink(
         );
       }
       const place = join(root, name);
-      await makeFolders(disk, dirname(place), folders);
+      await makeStaged(disk, dirname(place), folders);
       const file = new FolderFile(name, size, await disk.create(place, size), () => {
         open.delete(file);
       });
@@ -169,28 +169,12 @@ async function checkReplaceable(
   }
 }
 
-/** Make the folders above an output that are not there, and have them removed again, if empty, on `undo`. */
-async function makeParents(disk: Disk, parent: string, undo: AsyncDisposableStack): Promise<void> {
-  const missing: string[] = [];
-  for (let place = parent; !(await disk.stat(place)); place = dirname(place)) {
-    // A drive that is not there is its own parent; making it fails with a sentence.
-    missing.push(place);
-    if (dirname(place) === place) break;
-  }
-  for (const place of missing.toReversed()) {
-    await disk.makeFolder(place);
-    undo.defer(async () => {
-      if ((await disk.list(place)).length === 0) await disk.remove(place);
-    });
-  }
-}
-
 /** Make a folder of the stage and those above it; `made` holds the ones that are there or being made. */
-function makeFolders(disk: Disk, folder: string, made: Map<string, Promise<void>>): Promise<void> {
+function makeStaged(disk: Disk, folder: string, made: Map<string, Promise<void>>): Promise<void> {
   return made.getOrInsertComputed(
     folder,
     async () => {
-      await makeFolders(disk, dirname(folder), made);
+      await makeStaged(disk, dirname(folder), made);
       await disk.makeFolder(folder);
     },
   );

@@ -2,9 +2,9 @@
  * The folder that a report goes into. It is looked at, and made, before the work begins: new, empty, or one that holds a report and nothing else,
  * which is replaced. Refused are all others, and one in the output's folder, which is a checkpoint and nothing else.
  */
-import { dirname, join, resolve, sep } from "node:path";
+import { join, resolve, sep } from "node:path";
 import { quote, RequestError } from "../errors.ts";
-import { disk } from "../io/disk.ts";
+import { disk, makeFolders } from "../io/disk.ts";
 import { REPORT_FILES, type ReportFiles } from "../report_files.ts";
 import type { Host } from "./command.ts";
 
@@ -38,7 +38,7 @@ export async function openReportFolder(
     refuse("the folder holds something other than a report");
   }
   await using undo = new AsyncDisposableStack();
-  await makeFolders(target, undo);
+  await makeFolders(disk, target, undo);
   const cleanup = undo.move();
   return {
     async write(files) {
@@ -61,20 +61,5 @@ async function holdsReport(folder: string, host: Host): Promise<boolean> {
   } catch (error) {
     if (error instanceof SyntaxError || error instanceof RequestError) return false;
     throw error;
-  }
-}
-
-/** Make a folder and those above it that are not there, and have them removed again, if empty, on `undo`. */
-async function makeFolders(folder: string, undo: AsyncDisposableStack): Promise<void> {
-  const missing: string[] = [];
-  for (let place = folder; !(await disk.stat(place)); place = dirname(place)) {
-    missing.push(place);
-    if (dirname(place) === place) break;
-  }
-  for (const place of missing.toReversed()) {
-    await disk.makeFolder(place);
-    undo.defer(async () => {
-      if ((await disk.list(place)).length === 0) await disk.remove(place);
-    });
   }
 }
