@@ -4,11 +4,12 @@
  */
 import { fileURLToPath } from "node:url";
 import { Tokenizer } from "@huggingface/tokenizers";
+import prettyBytes from "pretty-bytes";
 import { readChatTemplate } from "./chat_template.ts";
 import { type Corpus, gatherRows } from "./corpora/corpus.ts";
 import { isNamedCorpus, parseDatasetSpec } from "./corpora/dataset_spec.ts";
 import { readHubCorpus } from "./corpora/hub_corpus.ts";
-import { type Fail, readRow, type Row } from "./corpora/rows.ts";
+import { diskRowFile, type Fail, LARGEST_TEXT, readRows } from "./corpora/rows.ts";
 import { CheckpointError, quote, RequestError, UnsupportedError } from "./errors.ts";
 import type { HubClient } from "./hub/client.ts";
 import type { Disk } from "./io/disk.ts";
@@ -17,9 +18,6 @@ import type { Reporter } from "./report.ts";
 import type { TensorSource } from "./source.ts";
 import { SAMPLE_CALIBRATION, SAMPLE_VALIDATION } from "./sources/sample.ts";
 import { readJsonFile } from "./json.ts";
-
-/** Bytes of the largest text that is read: at a megabyte or so per second, tokenizing it takes minutes. */
-const LARGEST_CORPUS = 128 * 2 ** 20;
 
 /** How a text is read. */
 export interface CorpusOptions {
@@ -32,11 +30,11 @@ export interface CorpusOptions {
 
 /**
  * The text or the chats that `spec` names: `sample` (the embedded validation text, or calibration text), `wikitext2` or `c4` from the Hub, a
- * `.jsonl` file with a `text` in every line (joined by an empty line, as the GPTQ protocol joins wikitext) or with chats (`messages`, or
- * ShareGPT's `conversations`), any other file as it is, or a dataset of the Hub where there is no file of that name
- * (`corpora/dataset_spec.ts`).
+ * file of rows (JSON, CSV, parquet: `corpora/rows.ts`) with a `text` in each (joined by an empty line, as the GPTQ protocol joins wikitext) or
+ * with chats (`messages`, or ShareGPT's `conversations`), any other file as it is, or a dataset of the Hub where there is no file of that
+ * name (`corpora/dataset_spec.ts`).
  *
- * @throws {RequestError} no such file, not UTF-8, too large, or lines that are neither all texts nor all chats.
+ * @throws {RequestError} no such file, not UTF-8, too large, or rows that are neither all texts nor all chats.
  * @throws {HubError} the Hub does not give the dataset.
  */
 export async function readCorpus(
@@ -60,33 +58,24 @@ export async function readCorpus(
   if (found?.kind !== "file") {
     return fail(found ? `it is a ${found.kind}, expected a text file` : "there is no such file");
   }
-  if (found.size > LARGEST_CORPUS) {
-    return fail(`it has ${found.size} bytes, at most ${LARGEST_CORPUS} are read; cut it`);
+  if (found.size > LARGEST_TEXT) {
+    return fail(
+      `it has ${prettyBytes(found.size)}, at most ${prettyBytes(LARGEST_TEXT)} are read; cut it`,
+    );
   }
   await using reader = await disk.open(path);
-  const bytes = await reader.read(0, found.size);
-  let text: string;
-  try {
-    text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: false }).decode(bytes);
-  } catch (cause) {
-    if (!(cause instanceof TypeError)) throw cause;
-    return fail("it is not UTF-8 text", cause);
-  }
-  if (!path.endsWith(".jsonl")) return { kind: "text", text };
-  return await gatherRows(rowsOf(text, fail), { joiner: "\n\n", name: quote(spec), fail });
+  const rows = readRows(diskRowFile(path, reader), {
+    column: "text",
+    advice: `rename one to "text"`,
+    fail,
+  });
+  return await gatherRows(rows, { joiner: "\n\n", name: quote(spec), fail });
 }
 
 /** Whether a text is a dataset's: its name is one, and there is no file of that name that could be meant. */
 async function isOnHub(spec: string, disk: Disk): Promise<boolean> {
   if (!parseDatasetSpec(spec, "evaluation")) return false;
   return !await disk.mayRead(spec) || !await disk.stat(spec);
-}
-
-/** The rows of JSON lines. */
-function* rowsOf(lines: string, fail: Fail): Generator<Row, void, undefined> {
-  for (const [i, line] of lines.split("\n").entries()) {
-    if (line.trim() !== "") yield readRow(line, { column: "text", fail, where: `line ${i + 1}` });
-  }
 }
 
 /**
@@ -111,10 +100,10 @@ export async function tokenize(
   const texts = corpus.conversations.map((conversation) => {
     const text = render(conversation);
     length += text.length;
-    if (length <= LARGEST_CORPUS) return text;
+    if (length <= LARGEST_TEXT) return text;
     throw new RequestError(
       `Cannot use ${conversation.where}: up to it the chats have ${length} characters, at most ` +
-        `${LARGEST_CORPUS} are read; give fewer.`,
+        `${LARGEST_TEXT} are read; give fewer.`,
     );
   });
   const parts = texts.map((text) => encode(text, { special: false }));

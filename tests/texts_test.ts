@@ -1,5 +1,6 @@
 /** Texts, tokens, windows, and hidden states that spill. */
 import assert from "node:assert/strict";
+import { gzipSync } from "node:zlib";
 import type { Backend } from "../src/backend.ts";
 import { makeWindows, readCorpus, tokenize } from "../src/texts.ts";
 import { CheckpointError, RequestError, UnsupportedError } from "../src/errors.ts";
@@ -118,6 +119,36 @@ Deno.test("a text file is read as it is, and JSON lines are joined by an empty l
   });
 });
 
+Deno.test("rows are read as rows whatever their file is called: lists, lines, tables, parquet, packed", async () => {
+  const rows = [{ text: "one" }, { text: 'two, with\n"commas"' }];
+  const lines = rows.map((row) => JSON.stringify(row)).join("\n");
+  const golden = await Deno.readFile(new URL("rows_zstd.parquet", GOLDEN));
+  const files = {
+    "list.json": JSON.stringify(rows, null, 2),
+    "lines.json": lines,
+    "lines.ndjson": lines,
+    "LINES.JSONL": lines,
+    "lines.jsonl.gz": gzipSync(lines),
+    "rows.csv": `\ufefflabel,text\r\n1,one\r\n\r\n2,"two, with\n""commas"""\r\n`,
+    "rows.tsv": `text\tlabel\none\t1\n"two, with\n""commas"""\t2\n`,
+    "rows.parquet": golden,
+  };
+  await withFiles(files, async (folder) => {
+    for (const name of Object.keys(files)) {
+      const corpus = await readCorpus(`${folder}/${name}`, { disk, purpose: "evaluation" });
+      assert.ok(corpus.kind === "text");
+      if (name === "rows.parquet") assert.match(corpus.text, /Zwei Zeilen\nund ein Umlaut/);
+      else assert.equal(corpus.text, rows.map(({ text }) => text).join("\n\n"), name);
+    }
+  });
+  const chats = [{ conversations: [{ from: "human", value: "q" }, { from: "gpt", value: "a" }] }];
+  await withFiles({ "chats.json": JSON.stringify(chats) }, async (folder) => {
+    const corpus = await readCorpus(`${folder}/chats.json`, { disk, purpose: "calibration" });
+    assert.ok(corpus.kind === "conversations");
+    assert.equal(corpus.conversations[0]!.where, `row 1 of "${folder}/chats.json"`);
+  });
+});
+
 Deno.test("JSON lines with messages are conversations, ShareGPT's too; what else a message has is kept", async () => {
   const call = { name: "add", arguments: { a: 1 } };
   const lines = [
@@ -216,6 +247,14 @@ Deno.test("a text that cannot be used is refused in a sentence that says why", a
     "number.jsonl": `{"text": 3}\n`,
     "array.jsonl": `["one"]\n`,
     "broken.jsonl": `{"text": "one"}\n{"text": "two"\n`,
+    "list.json": `[{"text": "one"}, 7]`,
+    "cut.json": `[{"text": "one"},`,
+    "object.json": `{\n  "text": "one"\n}`,
+    "columns.csv": `title,label\na,1\n`,
+    "rows.csv": `text,label\n"one,1\n`,
+    "half.csv": `text,label\none\n`,
+    "book.PDF": "%PDF-1.7",
+    "cut.jsonl.gz": gzipSync(`{"text": "one"}`).subarray(0, 20),
   };
   const reasons: Record<string, RegExp> = {
     "latin.txt": /is not UTF-8/,
@@ -230,8 +269,17 @@ Deno.test("a text that cannot be used is refused in a sentence that says why", a
     "who.jsonl": /message 1 of line 1 is from "chatgpt", expected human, gpt or system/,
     "other.jsonl": /line 2 has no "text", no "messages", no "conversations"/,
     "number.jsonl": /line 1 has no "text"/,
-    "array.jsonl": /line 1 has no "text"/,
+    "array.jsonl": /row 1 has no "text"/,
     "broken.jsonl": /line 2 is not JSON/,
+    "list.json": /row 2 has no "text"/,
+    "cut.json": /it is not JSON/,
+    "object.json": /line 1 is not JSON/,
+    "columns.csv":
+      /columns\.csv" has no column "text", only "title", "label"; rename one to "text"/,
+    "rows.csv": /no table of comma-separated values .*[Qq]uote/,
+    "half.csv": /no table of comma-separated values/,
+    "book.PDF": /no parquet, JSON, CSV or text file; convert it first/,
+    "cut.jsonl.gz": /damaged/,
     "missing.txt": /there is no such file/,
     "": /it is a folder/,
   };

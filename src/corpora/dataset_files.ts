@@ -5,7 +5,7 @@
 import type { HubFile } from "../hub/client.ts";
 import type { Purpose } from "./dataset_spec.ts";
 
-const DATA = /\.(?:parquet|jsonl|json|txt)(?:\.gz)?$/;
+const DATA = /\.(?:parquet|jsonl|ndjson|json|[ct]sv|txt)(?:\.gz)?$/i;
 const NUMBERED = /^(.+?)[-.]\d{4,5}-of-\d{4,5}\./;
 const CONVERTED = /^\d{4,}\.parquet$/;
 const WORD = /(?:^|[-_.])(train|test|validation|valid|val|dev)(?:[-_.]|$)/i;
@@ -35,7 +35,7 @@ export function findSplit(
   },
 ): HubFile[] | string {
   const known = files.map(describe).filter((found) => found !== undefined);
-  if (known.length === 0) return "it has no parquet, JSON-lines or text file";
+  if (known.length === 0) return "it has no parquet, JSON, CSV or text file";
   const configs = [...new Set(known.map(({ config }) => config))];
   const chosen = config ?? (configs.length === 1 ? configs[0]! : "default");
   const of = known.filter((data) => data.config === chosen);
@@ -54,7 +54,7 @@ export function findSplit(
       : `it has no split "${split}", only ${some(splits)}`;
   }
   // Parquet where there are several forms of the same rows.
-  const parquet = found.filter(({ path }) => path.endsWith(".parquet"));
+  const parquet = found.filter(({ path }) => /\.parquet$/i.test(path));
   return (parquet.length > 0 ? parquet : found)
     .sort((a, b) => a.path < b.path ? -1 : a.path > b.path ? 1 : 0);
 }

@@ -57,7 +57,7 @@ function named(name: string, purpose: Purpose): DatasetSpec | undefined {
 }
 
 /** What looks like a file of this machine, and not like a dataset. */
-const FILE = /\.(?:txt|md|jsonl?|parquet|gz)$/i;
+const FILE = /\.(?:txt|md|jsonl?|ndjson|[ct]sv|parquet|gz)$/i;
 
 /** Whether a text of this name comes from the Hub before any file of this machine is looked for. */
 export function isNamedCorpus(spec: string): boolean {

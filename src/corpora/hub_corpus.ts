@@ -6,7 +6,7 @@ import type { Reporter } from "../report.ts";
 import { type Corpus, gatherRows } from "./corpus.ts";
 import { findSplit } from "./dataset_files.ts";
 import { type DatasetSpec, parseDatasetSpec, type Purpose } from "./dataset_spec.ts";
-import { type Fail, readRows, type Row } from "./rows.ts";
+import { type Fail, hubRowFile, readRows, type Row } from "./rows.ts";
 
 /** Where the Hub keeps what it converted every dataset to. */
 const CONVERTED = "refs/convert/parquet";
@@ -45,10 +45,11 @@ export async function readHubCorpus(
   }
   const files = await findFiles(dataset, { client, purpose, fail });
   const { column, joiner, rows: most = Infinity } = dataset;
+  const options = { column, advice: "name one after a third colon", fail };
   let [count, length] = [0, 0];
   async function* rows(): AsyncGenerator<Row, void, undefined> {
     for (const file of files) {
-      for await (const row of readRows(file, { client, column, fail })) {
+      for await (const row of readRows(hubRowFile(file, client), options)) {
         yield row;
         count++;
         length += lengthOf(row) + joiner.length;
