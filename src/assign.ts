@@ -31,6 +31,11 @@ export type Fate =
   | { readonly kind: "scale"; readonly reason: string }
   | { readonly kind: "drop"; readonly reason: string };
 
+/** A model that can be run, or the reason why it cannot. */
+export type Runnable =
+  | { readonly model: Model; readonly reason?: undefined }
+  | { readonly model?: undefined; readonly reason: string };
+
 /** Every tensor's fate, and what the format needs to know of the weights. */
 export interface Assignment {
   readonly fates: ReadonlyMap<string, Fate>;
@@ -38,6 +43,7 @@ export interface Assignment {
   readonly weights: readonly PlannedWeight[];
   /** The dtype most of the weights have: `bfloat16`, `float16` or `float32`, as config.json spells it. */
   readonly modelDType: string;
+  readonly warnings: readonly { readonly code: string; readonly message: string }[];
 }
 
 const FLOATS: readonly DType[] = ["f32", "bf16", "f16"];
@@ -63,13 +69,18 @@ function sparedBecause(name: string): string | undefined {
  *
  * @throws {UnsupportedError} a rule asks for what a scheme, a method, a format or this checkpoint cannot do.
  */
-export function assign(recipe: Recipe, source: TensorSource, model: Model | undefined): Assignment {
+export function assign(
+  recipe: Recipe,
+  source: TensorSource,
+  { model, reason }: Runnable,
+): Assignment {
   const linears = model &&
     new Set(model.blocks.flatMap((block) => block.linears.map((l) => l.weight)));
   const tied = model !== undefined && model.head.weight === model.embedding;
   const asked = recipe.format === undefined ? undefined : formatNamed(recipe.format);
   const fates = new Map<string, Fate>();
   const used = new Set<Rule>();
+  let degraded = false;
   for (const tensor of source.tensors.values()) {
     const fate = decide(tensor);
     if (fate.kind === "quantize") used.add(fate.rule);
@@ -84,11 +95,7 @@ export function assign(recipe: Recipe, source: TensorSource, model: Model | unde
     }
   }
   if (used.size === 0) {
-    throw new UnsupportedError(
-      `Cannot quantize ${source.label}: the recipe leaves every one of its ${source.tensors.size} tensors as it is. ` +
-        `Give a rule whose pattern names the weights that are meant.`,
-      { what: source.label, reason: "nothing to quantize" },
-    );
+    refuseNothing(source);
   }
   if (model) {
     checkFused(model, fates);
@@ -100,6 +107,14 @@ export function assign(recipe: Recipe, source: TensorSource, model: Model | unde
     format,
     weights: plannedWeights(source, model, fates, linears),
     modelDType: commonDType(source, fates),
+    warnings: reason !== undefined && degraded
+      ? [{
+        code: "rounded-to-nearest",
+        message:
+          `Weights of 4 bits and below are rounded to nearest, which loses the most: Sluice ` +
+          `cannot run this model to calibrate (${reason}).`,
+      }]
+      : [],
   };
 
   function decide(tensor: TensorInfo): Fate {
@@ -144,8 +159,10 @@ export function assign(recipe: Recipe, source: TensorSource, model: Model | unde
         : "not a weight";
       if (spared) return { kind: "copy", reason: spared };
     }
+    const wanted = rule.method === "auto" && wantsCalibration(scheme);
+    degraded ||= wanted && !model;
     const chain = rule.method === "auto"
-      ? chainNamed(linears?.has(name) && wantsCalibration(scheme) ? CALIBRATED : "rtn")
+      ? chainNamed(wanted && linears?.has(name) ? CALIBRATED : "rtn")
       : chainNamed(rule.method);
     checkWeight(tensor, scheme, { rule, chain });
     return { kind: "quantize", rule, scheme, chain };
@@ -177,7 +194,7 @@ export function assign(recipe: Recipe, source: TensorSource, model: Model | unde
       refuse(
         tensor.name,
         `${fixed ? "a fixed scale of activations" : chain.name} must see its inputs, and ${
-          model ? "it is not a linear layer of a block" : "Sluice does not run this architecture"
+          model ? "it is not a linear layer of a block" : `Sluice cannot run this model (${reason})`
         }; ${fixed ? "dynamic activations need" : "rtn needs"} none`,
       );
     }
@@ -285,41 +302,11 @@ function refuse(tensor: string, reason: string): never {
   throw new UnsupportedError(`Cannot quantize "${tensor}": ${reason}.`, { what: tensor, reason });
 }
 
-/** What a checkpoint was quantized by: its config's word, or what its tensors' names betray; undefined when by nothing. */
-export function quantizedBy(source: Pick<TensorSource, "config" | "tensors">): string | undefined {
-  const text = source.config.text_config as Readonly<Record<string, unknown>> | undefined;
-  const section = (source.config.quantization_config ?? text?.quantization_config) as
-    | Readonly<Record<string, unknown>>
-    | undefined;
-  if (section) {
-    const bits = section.load_in_4bit || section.load_in_8bit;
-    return String(section.quant_method ?? (bits ? "bitsandbytes" : "an unnamed method"));
-  }
-  const traces = [
-    [/\.(qweight|qzeros|g_idx)$/, "GPTQ or AWQ"],
-    [/\.(weight_packed|weight_scale|weight_zero_point)$/, "compressed-tensors"],
-    [/\.(quant_state\.bitsandbytes__\w+|SCB)$/, "bitsandbytes"],
-    [/\.weight_scale_inv$/, "fp8"],
-  ] as const;
-  const names = [...source.tensors.keys()];
-  return traces.find(([pattern]) => names.some((name) => pattern.test(name)))?.[1];
-}
-
 /** Why a tensor is left out of every output; undefined for one that is not. */
 export function droppedBecause(name: string): string | undefined {
   return /\.rotary_emb\.inv_freq$/.test(name)
     ? "rotary frequencies that every loader computes from config.json"
     : undefined;
-}
-
-/** @throws {UnsupportedError} some tool has quantized the checkpoint before; the sentence has the name of its format. */
-export function refuseQuantized(source: TensorSource): void {
-  const by = quantizedBy(source);
-  if (by === undefined) return;
-  throw new UnsupportedError(
-    `Cannot quantize ${source.label}: it is quantized already (${by}). Quantize the original checkpoint instead.`,
-    { what: source.label, reason: `quantized already (${by})` },
-  );
 }
 
 /** Whether two weights may be fused: one scheme, and one scale of the input they share if it is fixed. */
@@ -351,6 +338,22 @@ function checkFused(model: Model, fates: ReadonlyMap<string, Fate>): void {
       }
     }
   }
+}
+
+/** @throws {UnsupportedError} always: no weight is to be quantized; the sentence says why. */
+function refuseNothing(source: TensorSource): never {
+  const matrices = [...source.tensors.values()].filter(({ shape }) => shape.length >= 2);
+  const dtypes = [...new Set(matrices.map(({ dtype }) => dtype))];
+  const floats = dtypes.some((dtype) => FLOATS.includes(dtype));
+  const reason = floats || dtypes.length === 0
+    ? `the recipe leaves every one of its ${source.tensors.size} tensors as it is. ` +
+      "Give a rule whose pattern names the weights that are meant"
+    : `its weights are ${dtypes.join(", ")}, and ${FLOATS.join(", ")} and f64 are ` +
+      "quantized. Give the checkpoint as it was trained";
+  throw new UnsupportedError(`Cannot quantize ${source.label}: ${reason}.`, {
+    what: source.label,
+    reason: "nothing to quantize",
+  });
 }
 
 function chooseFormat(

@@ -3,10 +3,9 @@
  * walking the blocks side by side. A quantized checkpoint is run from its stored codes, as its runtime would. Also the windows of text that
  * a model is measured or calibrated on.
  */
-import { quantizedBy } from "./assign.ts";
 import type { Backend } from "./backend.ts";
 import { makeWindows, readCorpus, tokenize } from "./texts.ts";
-import { quote, UnsupportedError } from "./errors.ts";
+import { CheckpointError, quote, UnsupportedError } from "./errors.ts";
 import type { Score } from "./evaluator.ts";
 import { checkShapes } from "./families/mod.ts";
 import type { Model } from "./family.ts";
@@ -17,6 +16,7 @@ import { modelOf } from "./plan.ts";
 import { type Reporter, StepCounter } from "./report.ts";
 import type { TensorSource } from "./source.ts";
 import { type EvaluationInput, scoreTokens, Streams, tensorsRead } from "./streams.ts";
+import { quantizedBy } from "./usable.ts";
 import { type ModelWeights, originalWeights, storedWeights } from "./weights.ts";
 
 /** Bytes of hidden states kept in memory unless told otherwise. */
@@ -66,6 +66,7 @@ export interface PreparedWindows extends EvaluationInput {
  * protocol of the GPTQ paper, arXiv 2210.17323).
  *
  * @throws {RequestError} there is no such text, or it is shorter than a window.
+ * @throws {CheckpointError} the tokenizer knows tokens that the model does not.
  * @throws {UnsupportedError} the architecture is not known, or there is no tokenizer.json.
  */
 export async function prepareWindows(
@@ -121,7 +122,7 @@ async function prepare(
 ): Promise<PreparedWindows> {
   const { corpus = "sample", stateBudget = STATE_BUDGET, spillFolder, disk = realDisk } = options;
   const { hub, report, seed } = options;
-  const { maxPositions } = await modelFrom(source);
+  const { maxPositions, vocabSize } = await modelFrom(source);
   const { numSamples = usual.numSamples, seqLen = Math.min(usual.seqLen, maxPositions) } = options;
   const reporting = report ? { report } : {};
   const tokens = await tokenize(
@@ -134,6 +135,7 @@ async function prepare(
     }),
     reporting,
   );
+  checkTokens(tokens, { vocabSize, label: source.label });
   const windows = makeWindows(tokens, {
     seqLen,
     maxPositions,
@@ -150,6 +152,22 @@ async function prepare(
     available: Math.floor(tokens.length / seqLen),
     tokens: tokens.length,
   };
+}
+
+/** @throws {CheckpointError} the tokenizer gives a token that the model has no embedding of. */
+function checkTokens(
+  tokens: Uint32Array,
+  { vocabSize, label }: { readonly vocabSize: number; readonly label: string },
+): void {
+  const wrong = tokens.find((token) => token >= vocabSize);
+  if (wrong === undefined) return;
+  throw new CheckpointError(
+    `Cannot use the tokenizer.json of ${
+      quote(label)
+    }: it gives token ${wrong}, and the model has ` +
+      `embeddings of ${vocabSize} tokens (vocab_size). Take the tokenizer that belongs to this model.`,
+    { file: "tokenizer.json" },
+  );
 }
 
 /** What an evaluation needs. */

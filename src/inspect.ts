@@ -1,9 +1,9 @@
 /** What a checkpoint is, from its headers and config.json alone. Reads no tensor. */
-import { quantizedBy } from "./assign.ts";
 import { familyOf } from "./families/mod.ts";
 import { FORMATS } from "./formats/mod.ts";
 import type { TensorSource } from "./source.ts";
 import { byteLength, type DType, elementCount, type TensorInfo } from "./tensor.ts";
+import { quantizedBy } from "./usable.ts";
 
 /** Tensors of one dtype, taken together. */
 export interface DTypeShare {

@@ -4,13 +4,12 @@
  */
 import type { Backend, Scope, Tensor } from "./backend.ts";
 import { scaleColumns, upload } from "./channels.ts";
-import { UnsupportedError } from "./errors.ts";
-import type { Model, Step } from "./family.ts";
+import type { Step } from "./family.ts";
 import type { Format, StoredWeight } from "./format.ts";
 import { floatsFrom } from "./number.ts";
 import { scaleRows } from "./ops/scale_rows.ts";
 import { widen } from "./ops/widen.ts";
-import { modelOf } from "./plan.ts";
+import { modelIfAny } from "./plan.ts";
 import { schemeKind } from "./schemes/mod.ts";
 import { sliceOf } from "./slices.ts";
 import type { Rows, TensorSource } from "./source.ts";
@@ -69,7 +68,7 @@ export function withScales(
 export async function findMovedScales(pair: Pair): Promise<MovedScales> {
   const weights = new Map<string, Moved>();
   const norms = new Set<string>();
-  for (const step of modelIfKnown(pair)?.blocks.flatMap(({ steps }) => steps) ?? []) {
+  for (const step of modelIfAny(pair.source).model?.blocks.flatMap(({ steps }) => steps) ?? []) {
     const quantized = step.linears.every(({ weight }) => isQuantized(weight, pair));
     if (!quantized || !step.scaledBy) continue;
     if (step.scaledBy.kind === "norm") {
@@ -87,15 +86,6 @@ export async function findMovedScales(pair: Pair): Promise<MovedScales> {
 function isQuantized(weight: string, { stored }: Pair): boolean {
   const scheme = stored.get(weight)?.scheme;
   return scheme !== undefined && scheme.kind !== "cast";
-}
-
-function modelIfKnown({ source }: Pair): Model | undefined {
-  try {
-    return modelOf(source);
-  } catch (error) {
-    if (error instanceof UnsupportedError) return undefined;
-    throw error;
-  }
 }
 
 /** By what a norm was divided; undefined when it was not, or when no positive scales make the one of the other. */

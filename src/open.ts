@@ -24,7 +24,7 @@ export interface HubAccess extends HubClientOptions {
 
 /**
  * Open a checkpoint: a `.safetensors` file, a folder of them, `sample` (the model that Sluice carries), or, with access to the Hub,
- * `org/name` or `org/name@revision`. What is there as a path is never looked for on the Hub.
+ * `org/name`, `org/name@revision` or its address there. What is there as a path is never looked for on the Hub.
  *
  * @throws {RequestError} there is nothing of that name, or nothing that Sluice reads.
  * @throws {CheckpointError} a file is not what its format demands.

@@ -5,7 +5,6 @@
  *
  * Refused: architectures that Sluice does not run, checkpoints that are quantized already.
  */
-import { refuseQuantized } from "./assign.ts";
 import type { Backend } from "./backend.ts";
 import { Calibration, type CalibrationInput, type StreamWeights } from "./calibrate.ts";
 import { UnsupportedError } from "./errors.ts";
@@ -18,6 +17,7 @@ import { type Recipe, usesOutliers } from "./recipe.ts";
 import { type Reporter, StepCounter } from "./report.ts";
 import type { TensorSource } from "./source.ts";
 import { tensorsRead } from "./streams.ts";
+import { refuseUnusable } from "./usable.ts";
 import { LoadedBlock, originalWeights } from "./weights.ts";
 
 /**
@@ -26,7 +26,7 @@ import { LoadedBlock, originalWeights } from "./weights.ts";
  * @throws {UnsupportedError} Sluice does not run it, or it is quantized already.
  */
 export function modelWithOutliers(source: TensorSource): Model {
-  refuseQuantized(source);
+  refuseUnusable(source);
   try {
     return modelOf(source);
   } catch (error) {

@@ -8,18 +8,19 @@ import {
   inputObserver,
   isCalibrated,
   propagates,
-  refuseQuantized,
+  type Runnable,
 } from "./assign.ts";
 import type { Backend } from "./backend.ts";
 import { budget, type Budgets, fit, type MemoryPlan, spilledBytes } from "./budget.ts";
 import type { Layout } from "./container.ts";
-import { UnsupportedError } from "./errors.ts";
+import { CheckpointError, UnsupportedError } from "./errors.ts";
 import { checkShapes, familyOf } from "./families/mod.ts";
 import type { Model } from "./family.ts";
 import type { Format, Loader } from "./format.ts";
 import { type Recipe, usesOutliers } from "./recipe.ts";
 import { layoutFiles, sidecarsOf } from "./shards.ts";
 import { sliceOf } from "./slices.ts";
+import { refuseUnusable } from "./usable.ts";
 import type { TensorSource } from "./source.ts";
 import { byteLength, elementCount, sum, type TensorInfo } from "./tensor.ts";
 
@@ -94,6 +95,8 @@ export interface Plan {
   /** Bytes of hidden states on disk at once. */
   readonly spilledBytes: number;
   readonly loaders: readonly Loader[];
+  /** What a user should know before the run, which reports it. */
+  readonly warnings: readonly { readonly code: string; readonly message: string }[];
 }
 
 /** What a plan needs to know of windows that were prepared. */
@@ -125,10 +128,11 @@ export function plan(
     budgets?: Budgets;
   },
 ): Plan {
-  refuseQuantized(source);
+  refuseUnusable(source);
   refuseUnsettled(recipe);
-  const model = asked ? modelOf(source) : modelIfKnown(source);
-  const { fates, format, weights, modelDType } = assign(recipe, source, model);
+  const runnable = asked ? { model: modelOf(source) } : modelIfAny(source);
+  const { model } = runnable;
+  const { fates, format, weights, modelDType, warnings } = assign(recipe, source, runnable);
   const calibration = calibrationOf(fates, given);
   const propagate = propagates(recipe, fates.values());
   if (model && (asked || calibration)) {
@@ -199,6 +203,7 @@ export function plan(
     propagate,
     spilledBytes: spilledBytes(model, windows, { propagate }),
     loaders: format.loaders(schemes, weights),
+    warnings,
   };
 }
 
@@ -218,8 +223,8 @@ function refuseUnsettled({ rules, outlierQuantile }: Recipe): void {
  * @throws {UnsupportedError} the recipe asks for what cannot be done.
  */
 export function needsCalibration(recipe: Recipe, source: TensorSource): boolean {
-  refuseQuantized(source);
-  const { fates } = assign(recipe, source, modelIfKnown(source));
+  refuseUnusable(source);
+  const { fates } = assign(recipe, source, modelIfAny(source));
   return [...fates.values()].some((fate) => fate.kind === "quantize" && isCalibrated(fate));
 }
 
@@ -262,14 +267,27 @@ export function modelOf(
   return family ? family.configure(source.config, has) : refuseEvaluation(source);
 }
 
-/** As {@linkcode modelOf}, but undefined where the model cannot be run: it can still be quantized without data. */
-function modelIfKnown(source: TensorSource): Model | undefined {
+/**
+ * As {@linkcode modelOf}, but undefined where the model cannot be run, with the reason: what needs no forward pass needs no model.
+ *
+ * @throws {CheckpointError} the config has a value that a model cannot have.
+ */
+export function modelIfAny(source: TensorSource): Runnable {
   try {
-    return modelOf(source);
+    return { model: modelOf(source) };
   } catch (error) {
-    if (error instanceof UnsupportedError) return undefined;
+    if (error instanceof UnsupportedError) return { reason: error.reason };
+    // Of a tensor that is not there; a config with a value that nothing can have is broken for all uses.
+    if (error instanceof CheckpointError && error.tensor !== undefined) {
+      return { reason: reasonOf(error) };
+    }
     throw error;
   }
+}
+
+/** What a sentence says after "Cannot …: ", without its end. */
+function reasonOf({ message }: CheckpointError): string {
+  return message.replace(/^Cannot [^:]+: /, "").replace(/\.$/, "");
 }
 
 /** @throws {UnsupportedError} always: this architecture cannot be run. */

@@ -69,6 +69,7 @@ export async function run(plan: Plan, given: RunOptions): Promise<RunReport> {
     bytes: plan.sourceBytes,
     ...(counter.total > 0 ? { windows: counter.total } : {}),
   });
+  for (const warning of plan.warnings) report({ type: "warning", ...warning });
   const calibrated = calibration ? calibratedBlocks(plan) : new Map<string, Block>();
   source.schedule?.(readings(plan, { measured: streams !== undefined, calibrated }));
   const context: Context = {

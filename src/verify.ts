@@ -2,7 +2,7 @@
  * Reading back what was written, as a loader would: headers, offsets, sizes and the index (opening does that), the section of config.json
  * against the tensors, the scales; and, where the original is at hand, every value and every copied byte. Changes nothing.
  */
-import { droppedBecause, quantizedBy } from "./assign.ts";
+import { droppedBecause } from "./assign.ts";
 import type { Backend } from "./backend.ts";
 import { unscaled } from "./calibrated_block.ts";
 import { checkNothingElse, compareFiles, compareTensor } from "./compare.ts";
@@ -22,6 +22,7 @@ import { schemeKind } from "./schemes/mod.ts";
 import type { TensorSource } from "./source.ts";
 import { openCheckpoint } from "./sources/checkpoint.ts";
 import { byteLength, elementCount, matrixShape, type TensorInfo } from "./tensor.ts";
+import { quantizedBy } from "./usable.ts";
 import { keepWhole } from "./whole_reads.ts";
 
 /** How to verify. */

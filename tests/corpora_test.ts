@@ -322,6 +322,9 @@ Deno.test("parseDatasetSpec() tells repositories, files and paths of this machin
   assert.deepEqual(of("org/set@refs/pr/2:cfg"), ["org/set", "refs/pr/2", null, "cfg"]);
   assert.deepEqual(of("org/set@v1/a/b.txt"), ["org/set", "v1", "a/b.txt", null]);
   assert.deepEqual(of("hf://datasets/org/set/b.txt"), ["org/set", undefined, "b.txt", null]);
+  const address = "https://huggingface.co/datasets/org/set";
+  assert.deepEqual(of(address), of("org/set"));
+  assert.deepEqual(of(`${address}/tree/main`), of("org/set@main"));
   for (const none of ["set", "org/", "texts/a.txt", "/a/b", "./a/b/c", "../a/b", "a.jsonl", ""]) {
     assert.equal(of(none), undefined, none);
   }

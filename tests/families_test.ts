@@ -193,7 +193,6 @@ Deno.test("a config with a value of another type or out of range is refused as a
     { hidden_size: 0 },
     { hidden_size: 64.5 },
     { hidden_size: "64" },
-    { hidden_size: null },
     { hidden_size: [64] },
     { intermediate_size: -96 },
     { num_hidden_layers: -1 },
@@ -252,6 +251,28 @@ Deno.test("a config that asks for other arithmetic is refused by name", () => {
       return true;
     });
   }
+});
+
+Deno.test("what a config does not say is what transformers takes; swish is another name of SiLU", () => {
+  const { blocks } = configured({ hidden_act: "swish" });
+  assert.equal(blocks.length, 2);
+  const unsaid = (type: string, ...keys: (keyof typeof CONFIG)[]) =>
+    configured(Object.fromEntries([...keys.map((key) => [key, undefined]), ["model_type", type]]));
+  assert.equal(unsaid("llama", "max_position_embeddings").maxPositions, 2048);
+  assert.equal(unsaid("mistral", "max_position_embeddings").maxPositions, 131072);
+  const rows = (model: Model, part: string) => model.shapes.get(`model.layers.1.${part}.weight`);
+  const bare = unsaid("mistral", "hidden_size", "intermediate_size", "num_attention_heads");
+  assert.deepEqual(rows(bare, "mlp.gate_proj"), [14336, 4096]);
+  assert.deepEqual(rows(unsaid("llama", "intermediate_size"), "mlp.up_proj"), [11008, 64]);
+  const keys = "num_key_value_heads";
+  assert.deepEqual(rows(unsaid("llama", keys), "self_attn.k_proj"), [64, 64]);
+  assert.throws(
+    () => unsaid("mistral", keys),
+    /num_attention_heads \(4\) is not a multiple of .* \(8\)/,
+  );
+  assert.equal(unsaid("llama", "vocab_size").vocabSize, 32000);
+  const none = { num_hidden_layers: undefined };
+  assert.equal(configured(none, (name) => !/lm_head|bias$/.test(name)).blocks.length, 32);
 });
 
 Deno.test("biases that the config does not announce are refused, and announced ones must be there", () => {

@@ -45,6 +45,12 @@ Deno.test("parseRepoSpec() knows names and revisions, and nothing that leads els
     ["org/name@feature/x.y", "org/name", "feature/x.y"],
     ["org/name@refs/pr/1", "org/name", "refs/pr/1"],
     ["hf://org/name@v1.0", "org/name", "v1.0"],
+    ["hf://models/org/name", "org/name", undefined],
+    ["https://huggingface.co/org/name", "org/name", undefined],
+    ["https://hf.co/org/name/", "org/name", undefined],
+    ["https://huggingface.co/gpt2", "gpt2", undefined],
+    ["https://huggingface.co/org/name/tree/main", "org/name", "main"],
+    ["https://www.huggingface.co/org/name/tree/refs/pr/1?show=all#x", "org/name", "refs/pr/1"],
   ];
   for (const [text, id, revision] of specs) {
     assert.deepEqual(parseRepoSpec(text), { kind: "model", id, revision }, text);
@@ -55,6 +61,11 @@ Deno.test("parseRepoSpec() knows names and revisions, and nothing that leads els
     ["a b/c", "a/b#c", "a/b?c", "a\\b", "a/b.git", "é/b", "a/b@x\u0000", `a/${"b".repeat(97)}`],
   ].flat();
   for (const text of none) assert.equal(parseRepoSpec(text), undefined, text);
+  const addresses = ["https://huggingface.co", "https://huggingface.co/", "https://elsewhere/a/b"];
+  const others = ["https://huggingface.co/datasets/a/b", "https://huggingface.co/a/b/blob/main/x"];
+  for (const text of [...addresses, ...others]) {
+    assert.equal(parseRepoSpec(text), undefined, text);
+  }
 });
 
 Deno.test("hubSettings() takes what huggingface_hub takes", async () => {

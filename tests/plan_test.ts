@@ -140,6 +140,38 @@ Deno.test("plan() drops rotary frequencies of old checkpoints, and says why", as
   assert.deepEqual(step.outputs, []);
 });
 
+Deno.test("plan() needs no model for what needs no forward pass: classifiers, base models, and 4 bits with a warning", async () => {
+  const classifier = [
+    ...tinyTensors("bf16", { tied: true }),
+    { name: "score.weight", dtype: "bf16", shape: [3, 64] } as const,
+  ];
+  const base = tinyTensors("bf16", { tied: true }).map((tensor) => ({
+    ...tensor,
+    name: tensor.name.replace(/^model\./, ""),
+  }));
+  for (const tensors of [classifier, base]) {
+    for (const scheme of ["NF4", "W8A16", "F32"]) {
+      const made = await planOf(recipeFromOptions({ scheme }), { tensors });
+      assert.equal(made.model, undefined);
+      assert.deepEqual(made.warnings, []);
+      const linears = Object.entries(fates(made)).filter(([name]) => name.includes("_proj"));
+      assert.equal(linears.filter(([, fate]) => fate === "copy").length, 0);
+    }
+    const made = await planOf(recipeFromOptions({ scheme: "W4A16", "group-size": 32 }), {
+      tensors,
+    });
+    assert.equal(made.calibration, undefined);
+    assert.match(
+      made.warnings[0]!.message,
+      /rounded to nearest.*config\.json describes a llama of 2 layers, but .* no tensor "(lm_head|model)\./,
+    );
+    await assert.rejects(
+      planOf(recipeFromOptions({ scheme: "W4A16", "group-size": 32, method: "gptq" }), { tensors }),
+      /gptq must see its inputs, and Sluice cannot run this model \(config\.json describes/,
+    );
+  }
+});
+
 Deno.test("plan() takes an unknown architecture: 4-D and 2-D weights are quantized, the classifier and norms are not", async () => {
   const made = await planOf(recipeFromOptions({ scheme: "W8A16" }), {
     tensors: convolutionalTensors(),

@@ -202,6 +202,35 @@ Deno.test("the id is of the content: the same for a copy, another for other head
   assert.equal(new Set(ids).size, ids.length - 1);
 });
 
+Deno.test("of a tensor that is in several shards the index says which is meant; without one it is refused", async () => {
+  const other = { ...A, bytes: A.bytes.map((byte) => byte ^ 1) };
+  const files = {
+    "x.safetensors": safetensorsFile([A]),
+    "y.safetensors": safetensorsFile([other, B]),
+  };
+  await withFolder({ ...files, "model.safetensors.index.json": INDEX }, async (folder) => {
+    await using source = await openCheckpoint(folder);
+    assert.deepEqual(await source.read("a"), A.bytes);
+    assert.deepEqual([...source.fileOf], [["a", "x.safetensors"], ["b", "y.safetensors"]]);
+  });
+  await withFolder(files, async (folder) => {
+    await assert.rejects(
+      openCheckpoint(folder),
+      (error) =>
+        error instanceof CheckpointError &&
+        /"y\.safetensors": tensor "a" is also in "x\.safetensors"/.test(error.message),
+    );
+  });
+});
+
+Deno.test("an address that is none of the Hub is called so, not a path", async () => {
+  await assert.rejects(
+    openCheckpoint("https://elsewhere/org/name"),
+    (error) =>
+      error instanceof RequestError && /no address of a model on the Hub/.test(error.message),
+  );
+});
+
 Deno.test("config.json keeps odd keys as data, and lets a key come twice as loaders do", async () => {
   await withFolder({
     "model.safetensors": safetensorsFile([A]),

@@ -2,7 +2,7 @@
  * How a text is named on the Hub: `wikitext2` and `c4`, which mean what papers mean by them; `org/dataset[@revision][:config][:split][:column]`;
  * or a file of a dataset, `org/dataset[@revision]/path/to/file.jsonl`. Pure.
  */
-import { parseRepoSpec, type RepoSpec } from "../hub/repo_spec.ts";
+import { parseRepoSpec, type RepoSpec, withoutAddress } from "../hub/repo_spec.ts";
 
 /** What a text is for: it decides the split. */
 export type Purpose = "evaluation" | "calibration";
@@ -69,7 +69,7 @@ export function parseDatasetSpec(spec: string, purpose: Purpose): DatasetSpec | 
   const known = named(spec, purpose);
   if (known) return known;
   const common = { joiner: "\n\n", rows: undefined };
-  const plain = spec.replace(/^hf:\/\/(?:datasets\/)?/, "");
+  const plain = withoutAddress(spec, "dataset");
   const [, id, revision, file] = /^([^/@:]+\/[^/@:]+)(?:@([^/:]+))?\/(.+)$/.exec(plain) ?? [];
   if (file !== undefined && FILE.test(file)) {
     const repo = parseRepoSpec(revision === undefined ? id! : `${id}@${revision}`, "dataset");

@@ -47,9 +47,9 @@ interface Arithmetic {
 /** See {@linkcode Family.configure}. */
 function configure(config: Config, has: (tensor: string) => boolean): Model {
   const modelType = readString(config, "model_type");
-  const sizes = readSizes(config);
+  const sizes = readSizes(config, DEFAULTS[modelType === "mistral" ? "mistral" : "llama"]);
   const activation = readString(config, "hidden_act", "silu");
-  if (activation !== "silu") {
+  if (activation !== "silu" && activation !== "swish") {
     throw new UnsupportedError(
       `Cannot evaluate this model: its hidden_act is ${
         JSON.stringify(activation)
@@ -108,15 +108,26 @@ function configure(config: Config, has: (tensor: string) => boolean): Model {
   };
 }
 
+/** What transformers (5.23) takes where config.json does not say; null: what follows from the others. */
+const DEFAULTS = {
+  llama: { inner: 11008, keyValueHeads: null, maxPositions: 2048 },
+  mistral: { inner: 14336, keyValueHeads: 8, maxPositions: 4096 * 32 },
+} as const;
+
 /** The sizes, each with its type and range checked, and against each other. */
-function readSizes(config: Config): Sizes {
+function readSizes(config: Config, defaults: (typeof DEFAULTS)[keyof typeof DEFAULTS]): Sizes {
   // Upper ends are far above any model and far below what breaks arithmetic: a token id must be exact in f32 (2^24).
-  const hidden = readInteger(config, "hidden_size", { min: 1, max: 2 ** 20 });
-  const heads = readInteger(config, "num_attention_heads", { min: 1, max: 2 ** 14 });
+  const hidden = readInteger(config, "hidden_size", { min: 1, max: 2 ** 20, fallback: 4096 });
+  const heads = readInteger(config, "num_attention_heads", {
+    min: 1,
+    max: 2 ** 14,
+    fallback: 32,
+  });
   const keyValueHeads = readInteger(config, "num_key_value_heads", {
     min: 1,
     max: 2 ** 14,
-    fallback: heads,
+    // A null stands for as many as there are heads, in every family.
+    fallback: config.num_key_value_heads === null ? heads : defaults.keyValueHeads ?? heads,
   });
   const headDim = readInteger(config, "head_dim", {
     min: 2,
@@ -132,14 +143,22 @@ function readSizes(config: Config): Sizes {
     throw new CheckpointError(`Cannot use config.json: ${wrong}.`, { file: "config.json" });
   }
   return {
-    layers: readInteger(config, "num_hidden_layers", { min: 1, max: 4096 }),
+    layers: readInteger(config, "num_hidden_layers", { min: 1, max: 4096, fallback: 32 }),
     hidden,
-    intermediate: readInteger(config, "intermediate_size", { min: 1, max: 2 ** 22 }),
-    vocab: readInteger(config, "vocab_size", { min: 1, max: 2 ** 24 }),
+    intermediate: readInteger(config, "intermediate_size", {
+      min: 1,
+      max: 2 ** 22,
+      fallback: defaults.inner,
+    }),
+    vocab: readInteger(config, "vocab_size", { min: 1, max: 2 ** 24, fallback: 32000 }),
     headDim,
     queries: heads * headDim,
     keys: keyValueHeads * headDim,
-    maxPositions: readInteger(config, "max_position_embeddings", { min: 1, max: 2 ** 30 }),
+    maxPositions: readInteger(config, "max_position_embeddings", {
+      min: 1,
+      max: 2 ** 30,
+      fallback: defaults.maxPositions,
+    }),
   };
 }
 

@@ -1,4 +1,4 @@
-/** How a repository of the Hub is named: `org/name`, `org/name@revision`. Pure. */
+/** How a repository of the Hub is named: `org/name`, `org/name@revision`, or the address that a browser shows. Pure. */
 
 /** A repository as a person wrote it. */
 export interface RepoSpec {
@@ -21,18 +21,35 @@ export function isCommit(revision: string): boolean {
  * What `text` names on the Hub, or undefined when no repository can have that name. Whether a path of that name exists on this machine is
  * for the caller to see first.
  *
- * `hf://org/name@revision` is understood too.
+ * `hf://org/name@revision` and `https://huggingface.co/org/name/tree/revision` are understood too.
  */
 export function parseRepoSpec(
   text: string,
   kind: RepoSpec["kind"] = "model",
 ): RepoSpec | undefined {
-  const plain = text.replace(/^hf:\/\/(?:models\/|datasets\/)?/, "");
+  const plain = withoutAddress(text, kind);
   const at = plain.indexOf("@");
   const id = at === -1 ? plain : plain.slice(0, at);
   const revision = at === -1 ? undefined : plain.slice(at + 1);
   if (!isRepoId(id) || revision !== undefined && !isRevision(revision)) return undefined;
   return { kind, id, revision };
+}
+
+/** What begins the address of a repository: of a model nothing more than the Hub's own, of a dataset also its kind. */
+const ADDRESS = {
+  model: /^(?:hf:\/\/|https?:\/\/(?:www\.)?(?:huggingface\.co|hf\.co)\/)(?:models\/)?/i,
+  dataset:
+    /^(?:hf:\/\/(?:datasets\/)?|https?:\/\/(?:www\.)?(?:huggingface\.co|hf\.co)\/datasets\/)/i,
+};
+
+/** An address as it would be written by name: `org/name@main` for `https://huggingface.co/org/name/tree/main`. Other texts stay as they are. */
+export function withoutAddress(text: string, kind: RepoSpec["kind"]): string {
+  const [start] = ADDRESS[kind].exec(text) ?? [];
+  if (start === undefined) return text;
+  const path = text.slice(start.length);
+  if (start.startsWith("hf:")) return path;
+  return path.replace(/[?#].*$/, "").replace(/\/$/, "")
+    .replace(/^([^/@]+(?:\/[^/@]+)?)\/tree\/([^@]+)$/, "$1@$2");
 }
 
 function isRepoId(id: string): boolean {

@@ -1,7 +1,7 @@
 /**
  * A checkpoint on this machine: one safetensors file, or a folder of them with or without an index. Opening reads headers, the index and
  * config.json; tensors are read when asked for. Refused: folders with weights of other formats only, indexes that do not fit their
- * shards, shards that are missing, tensors that are in two files.
+ * shards, shards that are missing, tensors that are in two files where no index says which is meant.
  */
 import { basename } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -74,9 +74,11 @@ export async function openCheckpoint(
   const found = await disk.stat(place);
   if (!found) {
     throw new RequestError(
-      `Cannot open the checkpoint ${
-        quote(label)
-      }: there is no such file or folder. Check the path.`,
+      `Cannot open the checkpoint ${quote(label)}: ${
+        /^\w+:\/\//.test(label)
+          ? "it is no address of a model on the Hub. Give org/name, or a path of this machine."
+          : "there is no such file or folder. Check the path."
+      }`,
     );
   }
   if (found.kind === "file") {
@@ -144,6 +146,8 @@ async function openFiles(
   const fileOf = new Map<string, string>();
   for (const shard of shards) {
     for (const tensor of shard.tensors) {
+      // A tensor may be in several files; the index says which is meant, as transformers has it.
+      if ((weights?.index?.get(tensor.name) ?? shard.name) !== shard.name) continue;
       const other = fileOf.get(tensor.name);
       if (other !== undefined) {
         throw new CheckpointError(

@@ -164,6 +164,7 @@ export function planDocument(plan: Plan): Readonly<Record<string, unknown>> {
       ...plan.sidecars.map(({ path, size }) => ({ path, size })),
     ],
     loaders: plan.loaders,
+    warnings: plan.warnings,
     tensors: plan.blocks.flatMap(({ name: block, steps }) =>
       steps.map(({ source, fate, outputs }) => ({
         ...source,

@@ -547,17 +547,6 @@ const FOLDERS: readonly Attack[] = [
     /says it holds tensor "a", but it does not/,
   ),
   folder(
-    "an index of two shards with one tensor in both",
-    {
-      "a.safetensors": good("a", "c"),
-      "b.safetensors": good("b", "c"),
-      "model.safetensors.index.json": text(
-        '{"weight_map":{"a":"a.safetensors","b":"b.safetensors","c":"a.safetensors"}}',
-      ),
-    },
-    /tensor "c" is also in "a.safetensors"/,
-  ),
-  folder(
     "an index over the limit",
     {
       "s.safetensors": good("a"),

@@ -88,6 +88,52 @@ const BROKEN: readonly {
     says: /leaves every one of its 1 tensors as it is/,
     make: () => makeCheckpoint([{ name: "a", dtype: "i64", shape: [3] }]),
   },
+  ...["--evaluate", "--method=gptq"].map((word) => ({
+    name: `a tokenizer with tokens that the model does not know (${word})`,
+    code: 2,
+    says: /tokenizer\.json.*it gives token \d+, and the model has embeddings of 96 tokens/,
+    words: ["--scheme", "W8A16", word],
+    make: async () => {
+      const folder = await makeCheckpoint(tinyTensors(), { config: TINY_CONFIG });
+      const tokenizer = new URL("../../sample/model/tokenizer.json", import.meta.url);
+      await Deno.copyFile(tokenizer, `${folder}/tokenizer.json`);
+      return folder;
+    },
+  })),
+  {
+    name: "an adapter",
+    code: 1,
+    says: /is an adapter, not a model\. Merge the adapter into its base model first/,
+    make: () =>
+      makeCheckpoint([
+        {
+          name: "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight",
+          dtype: "f32",
+          shape: [8, 64],
+        },
+        {
+          name: "base_model.model.model.layers.0.mlp.up_proj.lora_B.weight",
+          dtype: "f32",
+          shape: [64, 8],
+        },
+      ]),
+  },
+  {
+    name: "a model that MLX has quantized",
+    code: 1,
+    says: /quantized already \(MLX\)/,
+    make: () =>
+      makeCheckpoint([
+        { name: "model.layers.0.mlp.up_proj.weight", dtype: "u32", shape: [64, 8] },
+        { name: "model.layers.0.mlp.up_proj.scales", dtype: "f16", shape: [64, 1] },
+      ], { config: { ...TINY_CONFIG, quantization: { group_size: 64, bits: 4 } } }),
+  },
+  {
+    name: "weights in 8-bit floats without scales, by the name of their dtype",
+    code: 1,
+    says: /its weights are f8_e4m3, and f32, bf16, f16 and f64 are quantized/,
+    make: () => makeCheckpoint([{ name: "a.weight", dtype: "f8_e4m3", shape: [64, 64] }]),
+  },
   {
     name: "a model without a tokenizer, to be measured",
     code: 1,
@@ -115,8 +161,12 @@ const BROKEN: readonly {
     says: /shape/,
     words: ["--scheme", "W8A16", "--evaluate"],
     make: async () => {
-      const folder = await makeCheckpoint(tinyTensors(), {
-        config: { ...TINY_CONFIG, intermediate_size: 64 },
+      // As many tokens as the sample's tokenizer has.
+      const tensors = tinyTensors().map((tensor) =>
+        tensor.shape[0] === 96 ? { ...tensor, shape: [4096, 64] } : tensor
+      );
+      const folder = await makeCheckpoint(tensors, {
+        config: { ...TINY_CONFIG, intermediate_size: 64, vocab_size: 4096 },
       });
       const tokenizer = new URL("../../sample/model/tokenizer.json", import.meta.url);
       await Deno.copyFile(tokenizer, `${folder}/tokenizer.json`);

@@ -42,6 +42,7 @@ export async function showPlanned(said: Said, host: Host): Promise<void> {
     ...requestsOf(texts),
     budgets: budgetsOf(said, { staged: source.schedule !== undefined }),
   });
+  for (const warning of planned.warnings) report({ type: "warning", ...warning });
   host.out.write(
     said.get("json")
       ? JSON.stringify(planDocument(planned), plainNumbers, 2) + "\n"
