@@ -197,7 +197,7 @@ export async function evaluate(
     backend,
     evaluation,
     counter: new StepCounter(report),
-    count: reference ? 2 : 1,
+    weights,
   });
   const places = ["embedding", ...model.blocks.map(({ name }) => name)];
   for (const { source, stored } of weights) {
@@ -205,8 +205,8 @@ export async function evaluate(
     const parts = (name: string) => stored(name)?.weight.parts ?? [{ name }];
     source.schedule?.(names.flatMap((name) => parts(name).map(({ name }) => ({ name }))));
   }
-  for (const place of places) await streams.advance(place, weights, { signal });
-  const tokens = await streams.score(weights, { signal });
+  for (const place of places) await streams.advance(place, { signal });
+  const tokens = await streams.score({ signal });
   for (const { source } of weights) await source.verified?.();
   return scoreTokens(tokens, { paired: reference !== undefined });
 }

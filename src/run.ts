@@ -57,8 +57,11 @@ export async function run(plan: Plan, given: RunOptions): Promise<RunReport> {
   const watch = new Stopwatch();
   const phases = new PhaseClock(given);
   await using output = new Output(plan.files, { sink, report, watch });
+  const packed: Context["packed"] = new Map();
+  const original = originalWeights(source);
+  const weights = [original, quantizedWeights(plan, { source, packed })];
   await using streams = evaluation && plan.model
-    ? await Streams.open(plan.model, { backend, evaluation, counter })
+    ? await Streams.open(plan.model, { backend, evaluation, counter, weights })
     : undefined;
   await using calibration = await openCalibration(plan, options, counter);
   report({
@@ -80,7 +83,7 @@ export async function run(plan: Plan, given: RunOptions): Promise<RunReport> {
     tensors: [],
     spread: new Map(),
     phases,
-    packed: new Map(),
+    packed,
     kept: neededAtTheEnd(plan),
     reads: new ReadAhead(
       source,
@@ -92,8 +95,6 @@ export async function run(plan: Plan, given: RunOptions): Promise<RunReport> {
     watch,
     peak: 0,
   };
-  const original = originalWeights(source);
-  const quantized = quantizedWeights(plan, { source, packed: context.packed });
   for (const { name, steps } of plan.blocks) {
     phases.enter(name);
     using scope = backend.scope();
@@ -109,16 +110,16 @@ export async function run(plan: Plan, given: RunOptions): Promise<RunReport> {
       await phases.time("walk", () => calibration.embed(original));
     }
     if (streams) {
-      const advance = () => streams.advance(name, [original, quantized], { signal, loaded });
+      const advance = () => streams.advance(name, { signal, loaded });
       await watch.time("compute", 0, () => phases.time("evaluate", advance));
     }
     sample(context);
-    for (const tensor of context.packed.keys()) {
-      if (!context.kept.has(tensor)) context.packed.delete(tensor);
+    for (const tensor of packed.keys()) {
+      if (!context.kept.has(tensor)) packed.delete(tensor);
     }
   }
   phases.enter(undefined);
-  const score = (streams: Streams) => streams.score([original, quantized], { signal });
+  const score = (streams: Streams) => streams.score({ signal });
   const scores = streams
     ? scoreTokens(
       await watch.time("compute", 0, () => phases.time("evaluate", () => score(streams))),

@@ -6,7 +6,8 @@ import type { Scheme } from "./scheme.ts";
 import { schemeKind } from "./schemes/mod.ts";
 import { BITS, matrixShape, type TensorInfo } from "./tensor.ts";
 
-function leastCommonMultiple(a: number, b: number): number {
+/** The least number that both divide. */
+export function leastCommonMultiple(a: number, b: number): number {
   let [x, y] = [a, b];
   while (y !== 0) [x, y] = [y, x % y];
   return a / x * b;

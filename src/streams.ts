@@ -11,7 +11,15 @@ import { type Block, type Forward, forwardBlock, type Model } from "./family.ts"
 import { HiddenStates, type SpillStore } from "./hidden_states.ts";
 import { Pace } from "./pace.ts";
 import type { StepCounter } from "./report.ts";
-import { areAlike, LoadedBlock, loadProduct, type ModelWeights, type Product } from "./weights.ts";
+import { leastCommonMultiple } from "./slices.ts";
+import {
+  areAlike,
+  LoadedBlock,
+  loadProduct,
+  type ModelWeights,
+  type Product,
+  sliceStep,
+} from "./weights.ts";
 import { embedWindows, rotaryTables, tableRows } from "./windows.ts";
 
 /** What is measured, and where hidden states may go. */
@@ -57,15 +65,17 @@ export class Streams implements AsyncDisposable {
   readonly #input: EvaluationInput;
   readonly #counter: StepCounter;
   readonly #states: readonly HiddenStates[];
+  readonly #weights: readonly ModelWeights[];
   readonly #tables: Scope;
   readonly #rotary: { readonly cos: Tensor; readonly sin: Tensor };
 
   private constructor(
     model: Model,
-    { backend, evaluation, counter, states }: {
+    { backend, evaluation, counter, weights, states }: {
       backend: Backend;
       evaluation: EvaluationInput;
       counter: StepCounter;
+      weights: readonly ModelWeights[];
       states: readonly HiddenStates[];
     },
   ) {
@@ -74,42 +84,49 @@ export class Streams implements AsyncDisposable {
     this.#pace = new Pace(backend);
     this.#input = evaluation;
     this.#counter = counter;
+    this.#weights = weights;
     this.#states = states;
     this.#tables = backend.scope();
     this.#rotary = rotaryTables(model, { tokens: this.#tokens, scope: this.#tables });
   }
 
-  /** Streams for `count` models (one, or the original and the quantized). */
+  /** A stream for each of `weights`: of one model, or of the original and the quantized. */
   static async open(
     model: Model,
-    { backend, evaluation, counter, count = 2 }: {
+    { backend, evaluation, counter, weights }: {
       backend: Backend;
       evaluation: EvaluationInput;
       counter: StepCounter;
-      count?: 1 | 2;
+      weights: readonly ModelWeights[];
     },
   ): Promise<Streams> {
     const states: HiddenStates[] = [];
-    for (let i = 0; i < count; i++) {
+    for (let i = 0; i < weights.length; i++) {
       states.push(
         await HiddenStates.open({
           backend,
           windows: evaluation.windows.length,
           shape: [evaluation.windows[0]!.length, model.hiddenSize],
-          budget: evaluation.stateBudget / count,
+          budget: evaluation.stateBudget / weights.length,
           ...(evaluation.spill ? { spill: evaluation.spill } : {}),
         }),
       );
     }
-    const streams = new Streams(model, { backend, evaluation, counter, states });
+    const streams = new Streams(model, { backend, evaluation, counter, weights, states });
     counter.total += streams.#steps;
     return streams;
   }
 
   get #headJob() {
     const [backend, model] = [this.#backend, this.#model];
-    const rowsPerSlice = tableRows(model, backend);
-    return { backend, vocabSize: model.vocabSize, rowsPerSlice, logitBytes: LOGIT_BYTES };
+    return {
+      backend,
+      vocabSize: model.vocabSize,
+      rowsPerSlice: tableRows(model, backend),
+      rowStep: this.#weights.map((weights) => sliceStep(model.head.weight, weights))
+        .reduce(leastCommonMultiple),
+      logitBytes: LOGIT_BYTES,
+    };
   }
 
   get #tokens(): number {
@@ -124,12 +141,12 @@ export class Streams implements AsyncDisposable {
    */
   async advance(
     name: string,
-    weights: readonly ModelWeights[],
     { signal, loaded: first }: {
       signal?: AbortSignal | undefined;
       loaded?: LoadedBlock | undefined;
     } = {},
   ): Promise<void> {
+    const weights = this.#weights;
     if (name === "embedding") {
       return await embedWindows(this.#model, {
         backend: this.#backend,
@@ -174,10 +191,10 @@ export class Streams implements AsyncDisposable {
 
   /** Run the final norm and the head over every window, and compare the streams. */
   async score(
-    weights: readonly ModelWeights[],
     { signal }: { signal?: AbortSignal | undefined } = {},
   ): Promise<TokenScores> {
     const { head, final } = this.#model;
+    const weights = this.#weights;
     using held = this.#backend.scope();
     const finals: LoadedBlock[] = [];
     for (const stream of this.#states.keys()) {

@@ -154,7 +154,7 @@ async function loadLinear(
 ): Promise<LoadedLinear> {
   const stored = weights.stored(name);
   const [rows, columns] = matrixShape(stored?.weight.shape ?? infoOf(name, weights).shape);
-  const step = stored ? rowStep(stored.weight, stored.format, [rows, columns]) : 1;
+  const step = sliceStep(name, weights);
   // Dequantized for a product, a slice is f32.
   const fitting = Math.floor(scope.backend.maxTensorBytes / (columns * 4) / step) * step;
   const count = Math.min(rows, Math.max(step, fitting));
@@ -168,6 +168,13 @@ async function loadLinear(
     slices.push({ column: from, product, weight });
   }
   return { rows, columns, slices };
+}
+
+/** Rows that slices of a weight must be multiples of. */
+export function sliceStep(name: string, weights: ModelWeights): number {
+  const stored = weights.stored(name);
+  if (!stored) return 1;
+  return rowStep(stored.weight, stored.format, matrixShape(stored.weight.shape));
 }
 
 function infoOf(name: string, weights: ModelWeights): TensorInfo {

@@ -1,9 +1,15 @@
 /** Whole runs on small checkpoints: the same bytes whatever the slices, faults that leave nothing behind, one pass that measures. */
 import assert from "node:assert/strict";
+import { join } from "node:path";
+import type { Backend } from "../src/backend.ts";
 import { openWasm } from "../src/backends/wasm/mod.ts";
 import { DeviceError } from "../src/errors.ts";
 import { evaluate } from "../src/evaluate.ts";
 import { disk } from "../src/io/disk.ts";
+import { plan, requestOf } from "../src/plan.ts";
+import { parseRecipe } from "../src/recipe.ts";
+import { run } from "../src/run.ts";
+import { openFolderSink } from "../src/sinks/folder.ts";
 import { openCheckpoint } from "../src/sources/checkpoint.ts";
 import { bytesOf, folder, quantize, small, tinyWindows, withOwn } from "./run_given.ts";
 import { convolutionalTensors, makeCheckpoint, TINY_CONFIG, tinyTensors } from "./tiny.ts";
@@ -128,6 +134,36 @@ for (const scheme of ["W4A16", "W8A8", "NF4", "LLM_INT8", "FP8_DYNAMIC", "BF16"]
     await Deno.remove(model, { recursive: true });
   });
 }
+
+Deno.test("run() and evaluate() measure a quantized head in slices as the scheme and format allow them", async () => {
+  await using into = await folder();
+  const model = await makeCheckpoint(tinyTensors("f32"), { config: TINY_CONFIG });
+  await using backend = await openWasm({ threads: 1 });
+  const recipe = parseRecipe(
+    "{scheme: W4A16_ASYM, group_size: 32, method: rtn, rules: [{match: lm_head, scheme: W4A16_ASYM, group_size: 32, method: rtn}]}",
+    "r.yaml",
+  );
+  const evaluation = { windows: WINDOWS, stateBudget: 1e6 };
+  const scoresOf = async (device: Backend) => {
+    await using source = await openCheckpoint(model);
+    const work = plan(recipe, source, {
+      device,
+      evaluation: requestOf({ ...evaluation, seqLen: WINDOWS[0]!.length }),
+    });
+    const out = join(into.path, crypto.randomUUID());
+    await using sink = await openFolderSink(out);
+    const { scores } = await run(work, { source, backend: device, sink, evaluation });
+    await using written = await openCheckpoint(out);
+    const options = { backend: device, evaluation, reference: source };
+    assert.deepEqual(await evaluate(written, options), scores);
+    return scores;
+  };
+  const whole = await scoresOf(backend);
+  // 20 rows of the head at most, of which packed zero points allow 16.
+  const sliced = await scoresOf(withOwn(backend, { maxTensorBytes: 20 * 64 * 4 }));
+  assert.ok(Math.abs(sliced.divergence!.mean! - whole.divergence!.mean!) < 1e-6);
+  await Deno.remove(model, { recursive: true });
+});
 
 Deno.test("run() measures the same whether hidden states stay in memory or are spilled", async () => {
   await using into = await folder();

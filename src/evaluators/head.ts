@@ -46,9 +46,7 @@ const STATE = 10;
 export async function scoreHead(job: HeadJob): Promise<TokenScores> {
   const { backend, windows, vocabSize } = job;
   const length = checkWindows(windows, vocabSize);
-  const step = job.rowStep ?? 1;
-  const logitRows = Math.floor(Math.min(job.logitBytes, backend.maxTensorBytes) / (4 * length));
-  const rows = Math.max(step, Math.floor(Math.min(job.rowsPerSlice, logitRows) / step) * step);
+  const rows = headRows(job, length);
   using held = backend.scope();
   const start = startState(length);
   const jobs = windows.map((window) => {
@@ -90,14 +88,15 @@ export async function scoreHead(job: HeadJob): Promise<TokenScores> {
 
 /** Rows of the head that are loaded at a time for windows of `length` tokens. */
 export function headRows(
-  { backend, vocabSize, rowsPerSlice, logitBytes }: Pick<
+  { backend, vocabSize, rowsPerSlice, rowStep: step = 1, logitBytes }: Pick<
     HeadJob,
-    "backend" | "vocabSize" | "rowsPerSlice" | "logitBytes"
+    "backend" | "vocabSize" | "rowsPerSlice" | "rowStep" | "logitBytes"
   >,
   length: number,
 ): number {
   const fitting = Math.floor(Math.min(logitBytes, backend.maxTensorBytes) / (4 * length));
-  return Math.max(1, Math.min(vocabSize, rowsPerSlice, fitting));
+  const most = Math.floor(Math.min(rowsPerSlice, fitting) / step) * step;
+  return Math.min(vocabSize, Math.max(step, most));
 }
 
 /** The common length of the windows. */
