@@ -2,6 +2,7 @@
  * Exact conversions between f32 and the narrower floats, and the rounding every code is chosen with.
  * Numbers go in and out as JS numbers that are f32 values; narrow floats are raw bits.
  */
+import type { DType } from "./tensor.ts";
 
 const f32 = new Float32Array(1);
 const bits = new Uint32Array(f32.buffer);
@@ -81,6 +82,29 @@ export function widenAll(
 ): Float32Array<ArrayBuffer> {
   const decode = { bf16: bf16ToF32, f16: f16ToF32, f8_e4m3: e4m3ToF32 }[dtype];
   return Float32Array.from(raw, decode);
+}
+
+/** The first element that is NaN, of a tensor of floats given as bytes; −1 if none is, and of other dtypes. All that is copied passes here. */
+export function firstNaN(dtype: DType, bytes: Uint8Array<ArrayBuffer>): number {
+  const { buffer, byteOffset, length } = bytes.byteOffset % 4 === 0 ? bytes : bytes.slice();
+  if (dtype === "f32") {
+    const values = new Float32Array(buffer, byteOffset, length / 4);
+    for (let i = 0; i < values.length; i++) if (values[i] !== values[i]) return i;
+    return -1;
+  }
+  if (dtype !== "bf16" && dtype !== "f16") return -1;
+  const infinity = dtype === "bf16" ? 0x7f80 : 0x7c00;
+  // Two at once; the last of an odd number by itself.
+  const pairs = new Uint32Array(buffer, byteOffset, length >> 2);
+  const high = infinity << 16;
+  let at = 0;
+  for (; at < pairs.length; at++) {
+    const pair = pairs[at]!;
+    if ((pair & 0x7fff) > infinity || (pair & 0x7fff0000) > high) break;
+  }
+  const halves = new Uint16Array(buffer, byteOffset, length / 2);
+  const found = halves.subarray(2 * at, 2 * at + 2).findIndex((half) => (half & 0x7fff) > infinity);
+  return found === -1 ? -1 : 2 * at + found;
 }
 
 /** The f32 nearest to `x` among the values of a dtype. */

@@ -8,7 +8,7 @@ import { parseRepoSpec } from "./hub/repo_spec.ts";
 import { disk } from "./io/disk.ts";
 import type { Reporter } from "./report.ts";
 import type { TensorSource } from "./source.ts";
-import { openCheckpoint } from "./sources/checkpoint.ts";
+import { openCheckpoint, type ReadOptions } from "./sources/checkpoint.ts";
 import { openHub } from "./sources/hub.ts";
 import { SAMPLE_MODEL } from "./sources/sample.ts";
 
@@ -32,20 +32,23 @@ export interface HubAccess extends HubClientOptions {
  */
 export async function open(
   model: string | URL,
-  { hub }: { readonly hub?: HubAccess } = {},
+  { hub, ...reading }: { readonly hub?: HubAccess } & ReadOptions = {},
 ): Promise<TensorSource> {
-  if (model === "sample") return { ...await openCheckpoint(SAMPLE_MODEL), label: "sample" };
+  if (model === "sample") {
+    return { ...await openCheckpoint(SAMPLE_MODEL, reading), label: "sample" };
+  }
   if (hub && typeof model === "string" && isOnHub(model) && !await disk.stat(model)) {
     const { cacheFolder, stagingFolder, maxDisk, ...options } = hub;
     return await openHub(model, {
       client: new HubClient(options),
       cacheFolder,
       stagingFolder,
+      ...reading,
       ...(maxDisk === undefined ? {} : { maxDisk }),
       ...(hub.report ? { report: hub.report } : {}),
     });
   }
-  return await openCheckpoint(model);
+  return await openCheckpoint(model, reading);
 }
 
 /** Whether a name can be of a repository: `org/name`. A single word is taken for a path, so that a slip of the pen asks nobody. */

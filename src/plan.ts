@@ -181,7 +181,7 @@ export function plan(
     section,
     format,
     modelDType,
-    cast: schemes.some((s) => s.kind === "cast"),
+    cast: schemes.some((s) => s.kind === "cast") || announcesDoubles(source.config),
   });
   const quantized = steps.filter(({ fate }) => fate.kind === "quantize");
   const quantizedWeights = sum(quantized, ({ source }) => elementCount(source.shape));
@@ -205,6 +205,11 @@ export function plan(
     loaders: format.loaders(schemes, weights),
     warnings,
   };
+}
+
+/** Whether config.json says that the weights are float64, which are read and written as float32. */
+function announcesDoubles(config: TensorSource["config"]): boolean {
+  return [config.dtype, config.torch_dtype].includes("float64");
 }
 
 /** @throws {UnsupportedError} the recipe leaves a threshold to data that nobody has looked at yet. */

@@ -14,6 +14,7 @@ import {
 import { schemeKind } from "./schemes/mod.ts";
 import type { Rows } from "./source.ts";
 import { matrixShape } from "./tensor.ts";
+import { refuseNaN } from "./usable.ts";
 import type { WeightMeasures } from "./weight_measures.ts";
 
 /** Do with one tensor what was planned; norms that take over scales are written with their block (quantize_blocks.ts). */
@@ -36,6 +37,7 @@ async function copyTensor(
   let offset = 0;
   for (const _ of reads.slicesOf(tensor.name)) {
     const bytes = await phases.time("load", () => reads.next());
+    refuseNaN(tensor, bytes, "copy");
     await phases.time("write", () => output.write(tensor.name, offset, bytes));
     offset += bytes.length;
   }

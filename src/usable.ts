@@ -2,9 +2,11 @@
  * What a checkpoint must be so that it can be quantized: a model, whole, and in floats. Adapters and checkpoints that some tool has quantized
  * before are refused, by the name of what they are.
  */
-import { UnsupportedError } from "./errors.ts";
+import { CheckpointError, quote, UnsupportedError } from "./errors.ts";
 import { isObject } from "./json.ts";
+import { firstNaN } from "./number.ts";
 import type { TensorSource } from "./source.ts";
+import type { TensorInfo } from "./tensor.ts";
 
 /** How the tensors of quantized checkpoints are called, where config.json does not say by what they were quantized. */
 const TRACES: readonly (readonly [pattern: RegExp, by: string])[] = [
@@ -64,5 +66,24 @@ export function refuseUnusable(source: TensorSource): void {
   throw new UnsupportedError(
     `Cannot quantize ${source.label}: it is quantized already (${by}). Quantize the original checkpoint instead.`,
     { what: source.label, reason: `quantized already (${by})` },
+  );
+}
+
+/**
+ * Look at bytes of a tensor as they pass. Infinity is let through: masks hold it.
+ *
+ * @param doing What is being done, for the message: `copy`.
+ * @throws {CheckpointError} an element is NaN; the sentence has the tensor's name.
+ */
+export function refuseNaN(
+  { name, dtype }: Pick<TensorInfo, "name" | "dtype">,
+  bytes: Uint8Array<ArrayBuffer>,
+  doing: string,
+): void {
+  if (firstNaN(dtype, bytes) === -1) return;
+  throw new CheckpointError(
+    `Cannot ${doing} ${quote(name)}: it holds NaN. The checkpoint is damaged, or was saved by a ` +
+      "training that failed; get it again.",
+    { tensor: name },
   );
 }

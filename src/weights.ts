@@ -13,6 +13,7 @@ import { schemeKind } from "./schemes/mod.ts";
 import { rowStep } from "./slices.ts";
 import type { Rows, TensorSource } from "./source.ts";
 import { matrixShape, type TensorInfo } from "./tensor.ts";
+import { refuseNaN } from "./usable.ts";
 import { keepWhole } from "./whole_reads.ts";
 
 /** Where one stream's weights come from. */
@@ -198,7 +199,9 @@ async function upload(
     dtype as DeviceDType,
     rows ? [rows.to - rows.from, ...shape.slice(1)] : shape,
   );
-  scope.backend.write(tensor, await weights.read(name, rows));
+  const bytes = await weights.read(name, rows);
+  refuseNaN({ name, dtype }, bytes, "run the model with");
+  scope.backend.write(tensor, bytes);
   return tensor;
 }
 

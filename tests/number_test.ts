@@ -8,6 +8,7 @@ import {
   f32ToBf16,
   f32ToE4m3,
   f32ToF16,
+  firstNaN,
   roundHalfEven,
   roundTo,
 } from "../src/number.ts";
@@ -92,4 +93,28 @@ Deno.test("roundTo() is idempotent and never moves a value past its neighbours",
     const rounded = roundTo(dtype as "bf16" | "f16", x);
     return Object.is(roundTo(dtype as "bf16" | "f16", rounded), rounded);
   }));
+});
+
+Deno.test("firstNaN() finds the first NaN wherever it is, and takes neither infinity nor any number for one", () => {
+  const nan = { f32: [0, 0, 0xc0, 0x7f], bf16: [0x81, 0xff], f16: [0x01, 0x7c] } as const;
+  const infinite = { f32: [0, 0, 0x80, 0x7f], bf16: [0x80, 0xff], f16: [0, 0x7c] } as const;
+  for (const dtype of ["f32", "bf16", "f16"] as const) {
+    const width = nan[dtype].length;
+    for (const count of [1, 2, 3, 7, 8]) {
+      const bytes = Uint8Array.from(
+        { length: count * width },
+        (_, i) => infinite[dtype][i % width]!,
+      );
+      assert.equal(firstNaN(dtype, bytes), -1);
+      for (let at = count - 1; at >= 0; at--) {
+        bytes.set(nan[dtype], at * width);
+        assert.equal(firstNaN(dtype, bytes), at, `${dtype} ${count} ${at}`);
+        // In the middle of a larger buffer, too.
+        const larger = new Uint8Array(bytes.length + 8);
+        larger.set(bytes, 2);
+        assert.equal(firstNaN(dtype, larger.subarray(2, 2 + bytes.length)), at);
+      }
+    }
+  }
+  assert.equal(firstNaN("i32", new Uint8Array(8).fill(255)), -1);
 });

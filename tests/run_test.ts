@@ -87,6 +87,74 @@ Deno.test("run() refuses a weight that holds NaN by its name and leaves nothing 
   await Deno.remove(model, { recursive: true });
 });
 
+Deno.test("run() refuses a tensor that is copied, cast or calibrated with and holds NaN, by its name", async () => {
+  await using into = await folder();
+  await using backend = await openWasm({ threads: 1 });
+  const calibration = { windows: WINDOWS, stateBudget: 1e6 };
+  const int4 = { scheme: "W4A16", "group-size": 32 };
+  const tries = [
+    ["model.layers.1.input_layernorm.weight", { scheme: "W8A16" }],
+    ["model.layers.1.input_layernorm.weight", int4],
+    ["lm_head.weight", { scheme: "W8A16" }],
+    ["model.layers.0.mlp.up_proj.weight", { scheme: "F16" }],
+    ["model.layers.0.mlp.up_proj.weight", { scheme: "F32" }],
+    ["model.layers.1.self_attn.k_proj.weight", int4],
+  ] as const;
+  for (const [name, options] of tries) {
+    const model = await makeCheckpoint(tinyTensors(), {
+      config: TINY_CONFIG,
+      change: (tensor, bytes) => {
+        if (tensor === name) bytes.set([0xc1, 0xff], 2 * 37);
+      },
+    });
+    await assert.rejects(
+      () => quantize(model, options, { backend, into: into.path, calibration }),
+      (error: Error) =>
+        error.name === "CheckpointError" && error.message.includes(`"${name}": it holds NaN`),
+      name,
+    );
+    await Deno.remove(model, { recursive: true });
+  }
+  assert.deepEqual([...Deno.readDirSync(into.path)], []);
+});
+
+Deno.test("run() reads float64 as float32: the same bytes as of the rounded checkpoint, and its dtype in config.json", async () => {
+  await using into = await folder();
+  await using backend = await openWasm({ threads: 1 });
+  const config = { ...TINY_CONFIG, torch_dtype: "float32" };
+  const rounded = await makeCheckpoint(tinyTensors("f32"), { config });
+  await using source = await openCheckpoint(rounded);
+  const values = new Map<string, Uint8Array>();
+  for (const name of source.tensors.keys()) {
+    // What is below the last bit of f32 is lost, and no more.
+    const doubles = Float64Array.from(
+      new Float32Array((await source.read(name)).buffer),
+      (x) => x * (1 + 2 ** -30),
+    );
+    values.set(name, new Uint8Array(doubles.buffer));
+  }
+  const doubles = await makeCheckpoint(
+    tinyTensors("f32").map((tensor) => ({ ...tensor, dtype: "f64" })),
+    {
+      config: { ...TINY_CONFIG, torch_dtype: "float64" },
+      change: (name, bytes) => bytes.set(values.get(name)!),
+    },
+  );
+  for (const scheme of ["W8A16", "NF4", "BF16"]) {
+    const evaluation = { windows: WINDOWS, stateBudget: 1e6 };
+    const options = { backend, into: into.path, evaluation };
+    const [one, other] = [
+      await quantize(rounded, { scheme }, options),
+      await quantize(doubles, { scheme }, options),
+    ];
+    assert.deepEqual(await bytesOf(other.out), await bytesOf(one.out), scheme);
+    assert.deepEqual(other.report.scores, one.report.scores);
+  }
+  await using stored = await openCheckpoint(doubles, { asStored: true });
+  assert.equal(stored.tensors.get("model.norm.weight")!.dtype, "f64");
+  for (const model of [rounded, doubles]) await Deno.remove(model, { recursive: true });
+});
+
 Deno.test("run() stops at a signal and leaves nothing behind", async () => {
   await using into = await folder();
   const model = await makeCheckpoint(tinyTensors(), { config: TINY_CONFIG });

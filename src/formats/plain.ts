@@ -3,6 +3,7 @@ import { CheckpointError } from "../errors.ts";
 import type { Format, Loader, Packer } from "../format.ts";
 import type { CastScheme } from "../scheme.ts";
 import { BITS, matrixShape, type TensorInfo } from "../tensor.ts";
+import { refuseNaN } from "../usable.ts";
 import { checkRows, checkSource, readPart } from "./bytes.ts";
 
 /** @throws {CheckpointError} a value became infinite when it was rounded to f16. */
@@ -37,6 +38,7 @@ export const plain: Format = {
       async add({ tensors }, slice) {
         checkRows(slice, { name, rows, step: 1 });
         const [bytes] = await scope.backend.read(tensors.weight!) as [Uint8Array<ArrayBuffer>];
+        refuseNaN({ name, dtype }, bytes, "cast");
         if (dtype === "f16") checkHalves(bytes, name);
         return [{ tensor: name, offset: slice.from * columns * BITS[dtype] / 8, bytes }];
       },

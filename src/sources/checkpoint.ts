@@ -14,6 +14,7 @@ import { type Disk, disk as machine, type DiskReader, type ReadableDisk } from "
 import type { Rows, TensorSource } from "../source.ts";
 import { BITS, elementCount } from "../tensor.ts";
 import { checkLink, findCompanions } from "./companions.ts";
+import { readingDoubles } from "./doubles.ts";
 import { chooseWeights } from "./weight_files.ts";
 
 /** Bytes config.json may have. */
@@ -25,14 +26,16 @@ const OPEN_AT_ONCE = 4;
 /** Bytes of the largest model card that is looked at. */
 const CARD_LIMIT = 1e6;
 
-/** What of a checkpoint is accepted. */
-export interface Limits {
+/** How a checkpoint is read. */
+export interface ReadOptions {
   /** Largest header accepted, in bytes: 25 MB unless given, at most 100 MB. */
   readonly maxHeaderBytes?: number;
+  /** Leave tensors of float64 as they are; else they are read as float32. */
+  readonly asStored?: boolean;
 }
 
 /** How to open a checkpoint. */
-export interface OpenOptions extends Limits {
+export interface OpenOptions extends ReadOptions {
   /** The file system to use; the machine's own unless a test gives another. */
   readonly disk?: Disk;
 }
@@ -69,6 +72,7 @@ export async function openCheckpoint(
   path: string | URL,
   { disk = machine, ...options }: OpenOptions = {},
 ): Promise<TensorSource> {
+  const asAsked = options.asStored ? <S>(source: S) => source : readingDoubles;
   const place = toPath(path);
   const label = String(path);
   const found = await disk.stat(place);
@@ -82,13 +86,9 @@ export async function openCheckpoint(
     );
   }
   if (found.kind === "file") {
-    return await openFiles(disk, {
-      label,
-      folder: place,
-      file: place,
-      weights: undefined,
-      options,
-    });
+    return asAsked(
+      await openFiles(disk, { label, folder: place, file: place, weights: undefined, options }),
+    );
   }
   if (found.kind !== "folder") {
     throw new CheckpointError(
@@ -96,7 +96,7 @@ export async function openCheckpoint(
       { file: label },
     );
   }
-  return await openFolder(disk, place.replace(/(?<=.)[/\\]+$/, ""), { label, ...options });
+  return asAsked(await openFolder(disk, place.replace(/(?<=.)[/\\]+$/, ""), { label, ...options }));
 }
 
 /**
@@ -107,7 +107,7 @@ export async function openCheckpoint(
 export async function openFolder(
   disk: ReadableDisk,
   folder: string,
-  { label, ...options }: Limits & { readonly label: string },
+  { label, ...options }: ReadOptions & { readonly label: string },
 ): Promise<PlacedSource> {
   const weights = await chooseWeights(disk, folder, label);
   return await openFiles(disk, { label, folder, file: undefined, weights, options });
@@ -130,7 +130,7 @@ interface Chosen {
   /** The path of the only file, when the checkpoint is no folder. */
   readonly file: string | undefined;
   readonly weights: Awaited<ReturnType<typeof chooseWeights>> | undefined;
-  readonly options: Limits;
+  readonly options: ReadOptions;
 }
 
 async function openFiles(
@@ -250,7 +250,7 @@ async function inParallel<T>(
 async function readShard(
   reader: DiskReader,
   file: string,
-  options: Limits,
+  options: ReadOptions,
 ): Promise<Shard> {
   const about = { file, fileSize: reader.size, ...options };
   const start = await reader.read(0, Math.min(START_BYTES, reader.size));

@@ -8,13 +8,14 @@ import { formatRepoSpec, parseRepoSpec, type RepoSpec } from "../hub/repo_spec.t
 import { type Disk, disk as machine } from "../io/disk.ts";
 import type { Reporter } from "../report.ts";
 import type { TensorSource } from "../source.ts";
-import { type Limits, openFolder } from "./checkpoint.ts";
+import { openFolder, type ReadOptions } from "./checkpoint.ts";
+import { readingDoubles } from "./doubles.ts";
 import { findCached, findSnapshot } from "./hub_cache.ts";
 import { hubFolder, isWeightFile, safeFiles } from "./hub_folder.ts";
 import { Staging } from "./hub_staging.ts";
 
 /** How to open a checkpoint on the Hub. */
-export interface OpenHubOptions extends Limits {
+export interface OpenHubOptions extends ReadOptions {
   readonly client: HubClient;
   /** Where Python programs keep what they downloaded (`hubSettings().cacheFolder`); read, never written. */
   readonly cacheFolder?: string | undefined;
@@ -43,6 +44,7 @@ export async function openHub(
   { client, cacheFolder, stagingFolder, maxDisk = 0, downloads = 2, ...options }: OpenHubOptions,
 ): Promise<TensorSource> {
   const { report = () => {}, disk = machine, ...limits } = options;
+  const asAsked = limits.asStored ? <S>(source: S) => source : readingDoubles;
   const repo = typeof spec === "string" ? parseRepoSpec(spec) : spec;
   if (!repo) {
     throw new RequestError(
@@ -51,7 +53,7 @@ export async function openHub(
     );
   }
   const label = formatRepoSpec(repo);
-  if (client.offline) return await openOffline(repo, { disk, cacheFolder, limits });
+  if (client.offline) return asAsked(await openOffline(repo, { disk, cacheFolder, limits }));
 
   await using opened = new AsyncDisposableStack();
   const abort = new AbortController();
@@ -83,7 +85,7 @@ export async function openHub(
   const source = opened.use(await openFolder(view, label, { label, ...limits }));
   staging.forgetHeads();
   const open = opened.move();
-  return {
+  return asAsked({
     ...source,
     label,
     bufferBytes: downloads * BUFFER_BYTES,
@@ -97,7 +99,7 @@ export async function openHub(
     },
     verified: () => staging.verified(),
     [Symbol.asyncDispose]: () => open.disposeAsync(),
-  };
+  });
 }
 
 /** Without a network: what the user's cache has, as the folder that it is. */
@@ -106,7 +108,7 @@ async function openOffline(
   { disk, cacheFolder, limits }: {
     readonly disk: Disk;
     readonly cacheFolder: string | undefined;
-    readonly limits: Limits;
+    readonly limits: ReadOptions;
   },
 ): Promise<TensorSource> {
   const label = formatRepoSpec(repo);

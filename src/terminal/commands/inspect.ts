@@ -19,7 +19,8 @@ export const inspectCommand: Command = {
   async run(said, host) {
     await using stack = new AsyncDisposableStack();
     const report = warningsTo(host);
-    const source = await openModel(said.arguments[0]!, { said, host, report, stack });
+    const opening = { said, host, report, stack, asStored: true };
+    const source = await openModel(said.arguments[0]!, opening);
     const found = inspect(source);
     host.out.write(
       said.get("json") ? JSON.stringify(found, plainNumbers, 2) + "\n" : showInspection(found),

@@ -6,6 +6,7 @@ import { disk } from "../../io/disk.ts";
 import { type HubAccess, isOnHub, open } from "../../open.ts";
 import type { Reporter } from "../../report.ts";
 import type { TensorSource } from "../../source.ts";
+import type { ReadOptions } from "../../sources/checkpoint.ts";
 import { budgetsOf } from "./budgets.ts";
 
 /** Bytes of staged shards unless `--max-disk` says otherwise: two of the usual 5 GB, and the beginning of a third. */
@@ -18,18 +19,19 @@ const STAGING_BYTES = 12e9;
  */
 export async function openModel(
   model: string,
-  { said, host, report, stack }: {
+  { said, host, report, stack, ...reading }: {
     said: Said;
     host: Host;
     report: Reporter;
     stack: AsyncDisposableStack;
-  },
+  } & ReadOptions,
 ): Promise<TensorSource> {
-  if (!isOnHub(model) || await disk.stat(model)) return stack.use(await open(model));
+  if (!isOnHub(model) || await disk.stat(model)) return stack.use(await open(model, reading));
   const { writeToken: _, ...hub } = await hubAccess(host);
   const staging = stack.use(await host.temporaryFolder());
   return stack.use(
     await open(model, {
+      ...reading,
       hub: {
         ...hub,
         report,
