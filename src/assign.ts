@@ -16,7 +16,7 @@ import type { Scheme } from "./scheme.ts";
 import { schemeKind } from "./schemes/mod.ts";
 import { schemeFrom } from "./schemes/options.ts";
 import type { TensorSource } from "./source.ts";
-import { type DType, matrixShape, type TensorInfo } from "./tensor.ts";
+import { type DType, elementCount, matrixShape, type TensorInfo } from "./tensor.ts";
 
 /** What becomes of one tensor. */
 export type Fate =
@@ -95,7 +95,7 @@ export function assign(
     }
   }
   if (used.size === 0) {
-    refuseNothing(source);
+    refuseNothing(source, fates);
   }
   if (model) {
     checkFused(model, fates);
@@ -122,7 +122,7 @@ export function assign(
     const useless = droppedBecause(name);
     if (useless !== undefined) return { kind: "drop", reason: useless };
     if (!FLOATS.includes(dtype)) {
-      return { kind: "copy", reason: `${dtype} is no float dtype to quantize` };
+      return { kind: "copy", reason: `${dtype} is no float dtype that is quantized` };
     }
     const ignored = recipe.ignore.find((pattern) => matches(pattern, name));
     if (ignored !== undefined) return { kind: "copy", reason: `ignored by "${ignored}"` };
@@ -340,20 +340,26 @@ function checkFused(model: Model, fates: ReadonlyMap<string, Fate>): void {
   }
 }
 
-/** @throws {UnsupportedError} always: no weight is to be quantized; the sentence says why. */
-function refuseNothing(source: TensorSource): never {
-  const matrices = [...source.tensors.values()].filter(({ shape }) => shape.length >= 2);
-  const dtypes = [...new Set(matrices.map(({ dtype }) => dtype))];
-  const floats = dtypes.some((dtype) => FLOATS.includes(dtype));
-  const reason = floats || dtypes.length === 0
-    ? `the recipe leaves every one of its ${source.tensors.size} tensors as it is. ` +
-      "Give a rule whose pattern names the weights that are meant"
-    : `its weights are ${dtypes.join(", ")}, and ${FLOATS.join(", ")} and f64 are ` +
-      "quantized. Give the checkpoint as it was trained";
-  throw new UnsupportedError(`Cannot quantize ${source.label}: ${reason}.`, {
-    what: source.label,
-    reason: "nothing to quantize",
-  });
+/** @throws {UnsupportedError} always: no weight is to be quantized; the sentence has the reasons, those of most weights first. */
+function refuseNothing(source: TensorSource, fates: ReadonlyMap<string, Fate>): never {
+  const elements = new Map<string, number>();
+  for (const [name, fate] of fates) {
+    const { shape } = source.tensors.get(name)!;
+    if (fate.kind === "quantize" || shape.length < 2) continue;
+    elements.set(fate.reason, (elements.get(fate.reason) ?? 0) + elementCount(shape));
+  }
+  const reasons = [...elements].sort((a, b) => b[1] - a[1]).map(([reason]) => reason);
+  const [first = ""] = reasons;
+  const advice = first.endsWith("already")
+    ? "There is nothing to do"
+    : first.includes("no float dtype")
+    ? "Give the checkpoint as it was trained"
+    : "Give a rule whose pattern names the weights that are meant";
+  throw new UnsupportedError(
+    `Cannot quantize ${source.label}: the recipe leaves every one of its ${source.tensors.size} tensors ` +
+      `as it is${reasons.length > 0 ? ` (${reasons.slice(0, 3).join("; ")})` : ""}. ${advice}.`,
+    { what: source.label, reason: "nothing to quantize" },
+  );
 }
 
 function chooseFormat(

@@ -129,9 +129,17 @@ const BROKEN: readonly {
       ], { config: { ...TINY_CONFIG, quantization: { group_size: 64, bits: 4 } } }),
   },
   {
+    name: "a cast to the dtype that is there already",
+    code: 1,
+    says:
+      /leaves every one of its 21 tensors as it is \(it is bf16 already\)\. There is nothing to do/,
+    words: ["--scheme", "BF16"],
+    make: () => makeCheckpoint(tinyTensors(), { config: TINY_CONFIG }),
+  },
+  {
     name: "weights in 8-bit floats without scales, by the name of their dtype",
     code: 1,
-    says: /its weights are f8_e4m3, and f32, bf16, f16 and f64 are quantized/,
+    says: /\(f8_e4m3 is no float dtype that is quantized\)\. Give the checkpoint as it was trained/,
     make: () => makeCheckpoint([{ name: "a.weight", dtype: "f8_e4m3", shape: [64, 64] }]),
   },
   {
