@@ -9,6 +9,7 @@ import type { Format } from "./format.ts";
 import { gram } from "./observers/gram.ts";
 import { propagationBytes } from "./propagation.ts";
 import { schemeKind } from "./schemes/mod.ts";
+import { size, sizeToGive } from "./size.ts";
 import { BITS, byteLength, matrixShape } from "./tensor.ts";
 
 /** Where the memory of a run goes. */
@@ -289,8 +290,8 @@ export function fit<T extends { readonly memory: MemoryPlan }>(
   const { model, windows } = around;
   if (budgets.vram !== undefined && device.name !== "webgpu") {
     refuse(
-      "--max-vram",
-      `the device is ${device.name}, which has no memory of its own; use --max-ram`,
+      "budgets.vram",
+      `the device is ${device.name}, which has no memory of its own; use \`budgets.ram\``,
     );
   }
   let choice: Choice = { sliceBytes: device.sliceBytes, windows };
@@ -305,9 +306,10 @@ export function fit<T extends { readonly memory: MemoryPlan }>(
       const spilled = spilledBytes(model, choice.windows, around);
       if (spilled <= (budgets.disk ?? Infinity)) return made;
       refuse(
-        "--max-disk",
-        `${spilled} bytes of hidden states must go to disk. Give --max-disk ${spilled}, ` +
-          `more memory, or fewer --num-samples`,
+        "budgets.disk",
+        `${size(spilled)} of hidden states must go to disk. Give \`budgets.disk\` ${
+          sizeToGive(spilled)
+        }, more memory, or fewer \`numSamples\``,
       );
     }
     const fewer = model && fewerStates(over, model, { ...around, windows: choice.windows });
@@ -316,13 +318,13 @@ export function fit<T extends { readonly memory: MemoryPlan }>(
     } else if (choice.sliceBytes > SMALLEST_SLICE) {
       choice = { ...choice, sliceBytes: choice.sliceBytes / 2 };
     } else {
-      const [flag, least] = peak > (budgets.ram ?? Infinity)
-        ? ["--max-ram", peak]
-        : ["--max-vram", peak - base];
+      const [option, least] = peak > (budgets.ram ?? Infinity)
+        ? ["budgets.ram", peak]
+        : ["budgets.vram", peak - base];
       refuse(
-        flag,
-        `this run needs at least ${least} bytes. Give ${flag} ${least}${
-          windows.evaluation ? ", a shorter --seq-len, or leave out --evaluate" : ""
+        option,
+        `this run needs at least ${size(least)}. Give \`${option}\` ${sizeToGive(least)}${
+          windows.evaluation ? ", a shorter `seqLen`, or leave out `evaluation`" : ""
         }`,
       );
     }
@@ -342,6 +344,6 @@ function fewerStates(over: number, model: Model, around: Surroundings): Walks | 
   return undefined;
 }
 
-function refuse(flag: string, reason: string): never {
-  throw new UnsupportedError(`Cannot keep to ${flag}: ${reason}.`, { what: flag, reason });
+function refuse(option: string, reason: string): never {
+  throw new UnsupportedError(`Cannot keep to \`${option}\`: ${reason}.`, { what: option, reason });
 }

@@ -33,7 +33,7 @@ export function modelWithOutliers(source: TensorSource): Model {
     if (!(error instanceof UnsupportedError)) throw error;
     throw new UnsupportedError(
       `Cannot find the outliers of ${source.label}, because Sluice cannot run it: ${error.reason}. ` +
-        "Give --threshold in place of --outlier-quantile.",
+        "Give `threshold` in place of `outlier-quantile`.",
       { what: error.what, reason: error.reason, cause: error },
     );
   }
@@ -131,7 +131,7 @@ function quantileOf(counts: Float64Array, share: number): number {
   const bin = magnitudes.findIndex((count) => (below += count) >= wanted);
   if (bin === SIGN_BINS - 1) {
     throw new UnsupportedError(
-      "Cannot find outliers: too many activations of the original model are NaN or infinite. Give --threshold in place of --outlier-quantile.",
+      "Cannot find outliers: too many activations of the original model are NaN or infinite. Give `threshold` in place of `outlier-quantile`.",
       { what: "activations", reason: "too many are NaN or infinite" },
     );
   }

@@ -217,8 +217,8 @@ function refuseUnsettled({ rules, outlierQuantile }: Recipe): void {
   const open = rules.some((rule) => usesOutliers(rule) && rule.options.threshold === undefined);
   if (outlierQuantile === undefined || !open) return;
   throw new UnsupportedError(
-    "Cannot plan with --outlier-quantile: the threshold must be found first (outlierThreshold) and put into the recipe (withThreshold).",
-    { what: "--outlier-quantile", reason: "the threshold is not known yet" },
+    "Cannot plan with `outlier-quantile`: the threshold must be found first (outlierThreshold) and put into the recipe (withThreshold).",
+    { what: "outlier-quantile", reason: "the threshold is not known yet" },
   );
 }
 
@@ -302,7 +302,7 @@ function refuseEvaluation(source: TensorSource): never {
     ? "it has no config.json with a model_type"
     : `its model_type is "${type}"`;
   throw new UnsupportedError(
-    `Cannot evaluate ${source.label}: ${found}, and Sluice runs llama and mistral models. Quantize it without --evaluate.`,
+    `Cannot evaluate ${source.label}: ${found}, and Sluice runs llama and mistral models. Quantize it without \`evaluation\`.`,
     { what: String(type ?? "model_type"), reason: found },
   );
 }

@@ -4,7 +4,7 @@ import { styleText } from "node:util";
 import type { Command, Flag, Host, Said } from "./command.ts";
 import { RequestError } from "../errors.ts";
 import { type OptionValue, parseOption } from "../option.ts";
-import { size } from "./text.ts";
+import { size } from "../size.ts";
 
 /** What words ask for: a command, or nothing more, since help or the version was shown. */
 export type Parsed = { readonly command: Command; readonly said: Said } | undefined;
@@ -12,7 +12,7 @@ export type Parsed = { readonly command: Command; readonly said: Said } | undefi
 /**
  * Parse the words after the program's name.
  *
- * @throws {RequestError} an unknown command or flag, a missing argument, a value that a flag does not take.
+ * @throws {RequestError} an unknown command or flag, a missing argument, a value that a flag does not take, a flag given twice.
  */
 export async function parseArguments(
   words: readonly string[],
@@ -44,6 +44,7 @@ export async function parseArguments(
     for (const { name, help } of command.arguments) parser.argument(`<${name}>`, help);
     for (const flag of command.flags) {
       for (const option of toParserOptions(flag)) parser.addOption(option);
+      if (!flag.repeat) refuseTwice(flag, parser);
     }
     parser.addHelpOption(
       new ParserOption("-h, --help", "print this help")
@@ -85,6 +86,24 @@ function toParserOptions(flag: Flag): ParserOption[] {
   if (flag.repeat) option.argParser((word, before: string[] = []) => [...before, word]);
   if (type !== "boolean" || flag.default === false) return [option];
   return [option, new ParserOption(`--no-${name}`).hideHelp()];
+}
+
+/** The parser would take the last one, and say nothing. */
+function refuseTwice({ name, type }: Flag, parser: Parser): void {
+  let first: string | undefined;
+  const given = (said: string) => (value: unknown) => {
+    const word = typeof value === "string" ? `${said} ${value}` : said;
+    if (first !== undefined) {
+      throw new RequestError(
+        first === word
+          ? `Cannot use ${word} twice: say it once.`
+          : `Cannot use ${first} and ${word} together: say one of them.`,
+      );
+    }
+    first = word;
+  };
+  parser.on(`option:${name}`, given(`--${name}`));
+  if (type === "boolean") parser.on(`option:no-${name}`, given(`--no-${name}`));
 }
 
 function checkWords(command: Command, parser: Parser): Said {

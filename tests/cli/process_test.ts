@@ -62,6 +62,8 @@ Deno.test({
         const words = [
           "quantize",
           "sample",
+          "--scheme",
+          "NF4",
           "--output",
           `${folder}/out-${color}`,
           "--device",

@@ -267,7 +267,7 @@ export async function openWebgpu(
     throw new DeviceError(
       `Cannot open a ${
         fallback ? "software " : ""
-      }GPU: the system offers none. Install a Vulkan, Metal or Direct3D 12 driver, or use --device wasm.`,
+      }GPU: the system offers none. Install a Vulkan, Metal or Direct3D 12 driver, or use \`device\` wasm.`,
       { kind: "absent", backend: "webgpu" },
     );
   }

@@ -4,13 +4,16 @@ import { prepareCalibration, prepareWindows } from "../../evaluate.ts";
 import { open } from "../../open.ts";
 import { plan, requestOf } from "../../plan.ts";
 import { recipeFromOptions } from "../../recipe.ts";
+import { recordedWindows } from "../../record.ts";
 import { run, type RunReport } from "../../run.ts";
 import { openFolderSink } from "../../sinks/folder.ts";
-import { jsonLine } from "../progress.ts";
+import { jsonLine } from "../json.ts";
 import { table } from "../table.ts";
-import { duration, size } from "../text.ts";
+import { duration } from "../text.ts";
+import { size } from "../../size.ts";
 import { byteLength } from "../../tensor.ts";
-import { corpusSentence, DEVICE_FLAGS, MESSAGE_FLAGS, openDevice, openViews } from "./flags.ts";
+import { corpusSentence, DEVICE_FLAGS, openDevice } from "./flags.ts";
+import { beginViews, MESSAGE_FLAGS, shownWarnings } from "./messages.ts";
 
 /** What is shown, and the flags that make it. */
 const SHOWN: readonly (readonly [title: string, flags: Readonly<Record<string, string>>])[] = [
@@ -36,7 +39,7 @@ export const demoCommand: Command = {
   ],
   async run(said, host) {
     await using stack = new AsyncDisposableStack();
-    const views = stack.use(openViews(said, host));
+    const views = stack.use(await beginViews(said, host));
     const source = stack.use(await open("sample"));
     const backend = stack.use(await openDevice(said, views.report));
     const windows = await prepareWindows(source, { seqLen: SEQ_LEN, numSamples: WINDOWS });
@@ -80,7 +83,19 @@ export const demoCommand: Command = {
     }
     views[Symbol.dispose]();
     if (said.get("json")) {
-      host.out.write(jsonLine({ type: "result", windows: WINDOWS, seq_len: SEQ_LEN, results }));
+      host.out.write(jsonLine({
+        type: "result",
+        evaluation: recordedWindows(requestOf(windows), windows),
+        results: results.map(({ title, flags, bytes, bits, report }) => ({
+          title,
+          flags,
+          totalBytes: bytes,
+          bitsPerWeight: bits,
+          scores: report.scores,
+          seconds: report.seconds,
+        })),
+        warnings: shownWarnings(views.warnings, said),
+      }));
     } else if (!said.get("quiet")) {
       host.out.write(
         showResults(results, [...source.tensors.values()].reduce((n, t) => n + byteLength(t), 0)),
