@@ -32,8 +32,7 @@ function factsOfRecord(record: RunRecord): Omit<CardFacts, "name"> {
       ...(model.card ? { card: sourceCard(model.card) } : {}),
     },
     ...(command === null ? {} : { command }),
-    // The command itself says what a recipe would, unless it names one.
-    ...(command === null || / --recipe /.test(command) ? { recipe } : {}),
+    recipe,
     methods,
     schemes,
     bitsPerWeight: bits_per_weight,

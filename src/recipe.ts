@@ -121,7 +121,7 @@ export const RECIPE_OPTIONS: readonly Option[] = [
     min: 0.5,
     max: 1,
     help:
-      "LLM_INT8: take for --threshold the magnitude below which this share of the original model's activations lies (0.999), by a calibration text",
+      "LLM_INT8: take for `threshold` the magnitude below which this share of the original model's activations lies (0.999), by a calibration text",
   },
 ];
 

@@ -118,6 +118,20 @@ Deno.test("the library neither prints nor exits nor reads the environment", () =
   assert.deepEqual(wrong, []);
 });
 
+Deno.test("the library names options, not flags: its callers have no command line", () => {
+  // Of other programs: a compiler's, vLLM's; `--allow-…` is Deno's.
+  const others = /^src\/backends\/wasm\/build\.ts$|^src\/formats\/gptq\/loaders\.ts$/;
+  const wrong = TYPESCRIPT.filter((path) =>
+    path.startsWith("src/") && folderOf(path) !== "terminal" && !others.test(path)
+  ).flatMap((path) => {
+    const code = read(path).replace(/\/\*[\s\S]*?\*\/|^\s*\/\/.*$/gm, "");
+    return [...code.matchAll(/(?<![\w(])--(?!allow-)[a-z][a-z-]+/g)].map(([flag]) =>
+      `${path}: ${flag}`
+    );
+  });
+  assert.deepEqual(wrong, []);
+});
+
 Deno.test("no path of a developer's machine and no registry host stands in the tree", () => {
   const words = new RegExp(
     ["/work/", "/root/", "registry\\.npmjs", "pypi\\.org", "deb\\.debian"].join("|"),

@@ -4,6 +4,7 @@ import { styleText } from "node:util";
 import type { Command, Flag, Host, Said } from "./command.ts";
 import { RequestError } from "../errors.ts";
 import { type OptionValue, parseOption } from "../option.ts";
+import { withFlags } from "./option_words.ts";
 import { size } from "../size.ts";
 
 /** What words ask for: a command, or nothing more, since help or the version was shown. */
@@ -43,7 +44,8 @@ export async function parseArguments(
     const parser = program.command(command.name).description(command.summary);
     for (const { name, help } of command.arguments) parser.argument(`<${name}>`, help);
     for (const flag of command.flags) {
-      for (const option of toParserOptions(flag)) parser.addOption(option);
+      const knows = (name: string) => command.flags.some((other) => other.name === name);
+      for (const option of toParserOptions(flag, knows)) parser.addOption(option);
       if (!flag.repeat) refuseTwice(flag, parser);
     }
     parser.addHelpOption(
@@ -67,7 +69,7 @@ export async function parseArguments(
 }
 
 /** What a flag is to the parser: one option, or two for a boolean, `--x` and `--no-x`. */
-function toParserOptions(flag: Flag): ParserOption[] {
+function toParserOptions(flag: Flag, knows: (flag: string) => boolean): ParserOption[] {
   const { name, type, help, placeholder = "value", choices, group } = flag;
   const isNumber = type === "number" || type === "integer";
   const value = type === "boolean" ? "" : flag.bare ? ` [${placeholder}]` : ` <${placeholder}>`;
@@ -80,7 +82,8 @@ function toParserOptions(flag: Flag): ParserOption[] {
     ]),
     ...(flag.repeat ? ["may be repeated"] : []),
   ];
-  const text = notes.length > 0 ? `${help} (${notes.join("; ")})` : help;
+  const meaning = withFlags(help, knows);
+  const text = notes.length > 0 ? `${meaning} (${notes.join("; ")})` : meaning;
   const short = flag.short ? `-${flag.short}, ` : "";
   const option = new ParserOption(`${short}--${name}${value}`, text).helpGroup(`${group}:`);
   if (flag.repeat) option.argParser((word, before: string[] = []) => [...before, word]);
