@@ -53,7 +53,7 @@ function fail(
   const lines = [
     `sluice: ${message}`,
     ...(stack === undefined ? [] : [stack]),
-    ...(kept ? [`sluice: The checkpoint is whole, and stays in ${kept.checkpoint}`] : []),
+    ...(kept ? [`sluice: The checkpoint stays in ${kept.checkpoint}`] : []),
     ...(kept?.next === undefined ? [] : [`sluice: To publish it:  ${kept.next}`]),
   ];
   err.write(`${lines.join("\n")}\n`);
@@ -126,6 +126,8 @@ function denoStream(stream: typeof Deno.stdout, name: string): TextStream {
 /** Stop at the first Ctrl-C after the slice at hand, at the second at once; also when told to end, or when the terminal is closed. */
 function listen(stop: AbortController): void {
   const interrupt = () => stop.abort(new Interrupted());
+  // Asked before the first listener: with that, Deno takes over SIGHUP too.
+  const outlives = Deno.build.os !== "windows" && ignoresHangup();
   Deno.addSignalListener("SIGINT", () => {
     if (stop.signal.aborted) Deno.exit(EXIT.killed);
     interrupt();
@@ -133,10 +135,10 @@ function listen(stop: AbortController): void {
   if (Deno.build.os === "windows") return;
   Deno.addSignalListener("SIGTERM", interrupt);
   // A terminal that is closed may say so twice.
-  if (!ignoresHangup()) Deno.addSignalListener("SIGHUP", interrupt);
+  Deno.addSignalListener("SIGHUP", outlives ? () => {} : interrupt);
 }
 
-/** Whether the program was started to outlive its terminal, as `nohup` starts one: whoever listens to SIGHUP undoes that. */
+/** Whether the program was started to outlive its terminal, as `nohup` starts one. */
 function ignoresHangup(): boolean {
   try {
     const [, mask] = /^SigIgn:\s*([0-9a-f]+)$/m.exec(

@@ -176,8 +176,10 @@ export function planDocument(
     loaders: plan.loaders,
     warnings: plan.warnings,
     tensors: plan.blocks.flatMap(({ name: block, steps }) =>
-      steps.map(({ source, fate, outputs }) => ({
-        ...source,
+      steps.map(({ source: { name, dtype, shape }, fate, outputs }) => ({
+        name,
+        dtype,
+        shape,
         block,
         fate: fate.kind,
         scheme: fate.kind === "quantize" ? fate.scheme : undefined,

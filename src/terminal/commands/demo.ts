@@ -1,6 +1,6 @@
 /** `sluice demo`: quantizes the embedded model three ways, measures them, and says what to type next. Leaves nothing behind. */
 import type { Command } from "../command.ts";
-import { prepareCalibration, prepareWindows } from "../../evaluate.ts";
+import { prepareCalibration, type PreparedWindows, prepareWindows } from "../../evaluate.ts";
 import { open } from "../../open.ts";
 import { plan, requestOf } from "../../plan.ts";
 import { recipeFromOptions } from "../../recipe.ts";
@@ -13,7 +13,7 @@ import { duration } from "../text.ts";
 import { size } from "../../size.ts";
 import { byteLength } from "../../tensor.ts";
 import { corpusSentence, DEVICE_FLAGS, openDevice } from "./flags.ts";
-import { beginViews, MESSAGE_FLAGS, shownWarnings } from "./messages.ts";
+import { beginViews, MESSAGE_FLAGS, shownWarnings, type Warning } from "./messages.ts";
 
 /** What is shown, and the flags that make it. */
 const SHOWN: readonly (readonly [title: string, flags: Readonly<Record<string, string>>])[] = [
@@ -83,19 +83,8 @@ export const demoCommand: Command = {
     }
     views[Symbol.dispose]();
     if (said.get("json")) {
-      host.out.write(jsonLine({
-        type: "result",
-        evaluation: recordedWindows(requestOf(windows), windows),
-        results: results.map(({ title, flags, bytes, bits, report }) => ({
-          title,
-          flags,
-          totalBytes: bytes,
-          bitsPerWeight: bits,
-          scores: report.scores,
-          seconds: report.seconds,
-        })),
-        warnings: shownWarnings(views.warnings, said),
-      }));
+      const warnings = shownWarnings(views.warnings, said);
+      host.out.write(jsonLine(demoDocument(results, { windows, warnings })));
     } else if (!said.get("quiet")) {
       host.out.write(
         showResults(results, [...source.tensors.values()].reduce((n, t) => n + byteLength(t), 0)),
@@ -109,7 +98,27 @@ interface Result {
   readonly flags: Readonly<Record<string, string>>;
   readonly bytes: number;
   readonly bits: number;
-  readonly report: RunReport;
+  readonly report: Pick<RunReport, "scores" | "seconds">;
+}
+
+/** The result for a program. */
+export function demoDocument(
+  results: readonly Result[],
+  { windows, warnings }: { windows: PreparedWindows; warnings: readonly Warning[] },
+): Readonly<Record<string, unknown>> {
+  return {
+    type: "result",
+    evaluation: recordedWindows(requestOf(windows), windows),
+    results: results.map(({ title, flags, bytes, bits, report: { scores, seconds } }) => ({
+      title,
+      flags,
+      totalBytes: bytes,
+      bitsPerWeight: bits,
+      scores,
+      seconds,
+    })),
+    warnings,
+  };
 }
 
 function showResults(results: readonly Result[], sourceBytes: number): string {

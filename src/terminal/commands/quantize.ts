@@ -136,7 +136,6 @@ async function quantize(said: Said, host: Host): Promise<void> {
   if (upload !== undefined) await checkRepo(String(upload), { said, host });
   const asked = await readRecipe(said, host);
   const views = stack.use(await beginViews(said, host));
-  const source = await openModel(model, { said, host, report: views.report, stack });
   await checkApart(model, place.path);
   const reporting = said.get("report");
   const folder = reporting === undefined
@@ -148,6 +147,7 @@ async function quantize(said: Said, host: Host): Promise<void> {
       report: views.report,
     }),
   );
+  const source = await openModel(model, { said, host, report: views.report, stack });
   const backend = stack.use(await openDevice(said, views.report));
   const texts = await readTexts(said, { source, recipe: asked, host, report: views.report });
   const recipe = await settle(asked, { said, source, backend, texts, host });
