@@ -3,6 +3,7 @@
  * goes, so that a card can be written of it later; nothing in it is of the machine's paths, and nothing of the time, so that the same command
  * gives the same record. Keys are in snake_case and stay what they are as long as `version` does; what does not apply is null.
  */
+import type { CalibrationInput } from "./calibrate.ts";
 import type { Score } from "./evaluator.ts";
 import { plainNumbers } from "./json.ts";
 import type { Plan, Sidecar, WindowsRequest } from "./plan.ts";
@@ -75,6 +76,8 @@ export interface RunRecord {
   /** Whose hidden states calibration saw, and whether errors of earlier blocks were repaired; null without calibration. */
   readonly calibrate_on: Plan["recipe"]["calibrateOn"] | null;
   readonly propagate: boolean | null;
+  /** The share of the activations that is below the threshold of outliers, where that was found by the calibration's text. */
+  readonly outlier_quantile: number | null;
   /** Bytes of the model's tensors, and of all files written but this one. */
   readonly source_bytes: number;
   readonly total_bytes: number;
@@ -112,14 +115,19 @@ export interface RecordFacts {
   /** What the device calls itself. */
   readonly device: string;
   readonly card: SourceCard | undefined;
-  readonly calibration: Partial<TextFacts> | undefined;
+  /** What was calibrated on, or the threshold of outliers found by. */
+  readonly calibration: CalibrationInput | undefined;
   readonly evaluation: Partial<TextFacts> | undefined;
 }
 
 /** Put together what is known of a run. */
 export function recordOf(plan: Plan, facts: RecordFacts): RunRecord {
   const { calibration, evaluation, model, recipe, source } = plan;
-  const { tensors } = facts;
+  const { tensors, calibration: input } = facts;
+  const seen = calibration ??
+    (recipe.outlierQuantile !== undefined && input
+      ? { windows: input.windows.length, seqLen: input.windows[0]!.length, stateBudget: 0 }
+      : undefined);
   const hub = /^[^/\s]+\/[^/\s]+@[0-9a-f]{40}$/.test(source.id);
   return {
     version: 1,
@@ -141,12 +149,13 @@ export function recordOf(plan: Plan, facts: RecordFacts): RunRecord {
     schemes: counted(tensors.map(({ scheme }) => scheme)),
     calibrate_on: calibration ? recipe.calibrateOn : null,
     propagate: calibration ? plan.propagate : null,
+    outlier_quantile: recipe.outlierQuantile ?? null,
     source_bytes: plan.sourceBytes,
     total_bytes: plan.totalBytes,
     stored: storedBy(plan),
     quantized_weights: plan.quantizedWeights,
     bits_per_weight: plan.bitsPerWeight,
-    calibration: calibration ? recordedWindows(calibration, facts.calibration) : null,
+    calibration: seen ? recordedWindows(seen, facts.calibration) : null,
     evaluation: evaluation ? recordedWindows(evaluation, facts.evaluation) : null,
     scores: facts.scores,
     fallbacks: tensors.filter(({ calibration }) => calibration?.fallback !== undefined)

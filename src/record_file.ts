@@ -63,6 +63,7 @@ const KEYS = {
   schemes: counted,
   calibrate_on: orNull(isText),
   propagate: orNull(isBoolean),
+  outlier_quantile: orNull(isNumber),
   source_bytes: isNumber,
   total_bytes: isNumber,
   stored: withKeys({ tensors: isNumber, bytes: isNumber }),

@@ -5,6 +5,7 @@ import fc from "fast-check";
 import { openWasm } from "../src/backends/wasm/mod.ts";
 import { CheckpointError } from "../src/errors.ts";
 import { METHODS } from "../src/methods/mod.ts";
+import { withThreshold } from "../src/outliers.ts";
 import { plan } from "../src/plan.ts";
 import { parseRecipe, recipeDocument, recipeFromOptions } from "../src/recipe.ts";
 import { RECORD_FILE, recordSidecar, type RunRecord } from "../src/record.ts";
@@ -39,7 +40,8 @@ async function quantize(
   await using backend = await openWasm({ threads: 1 });
   await using source = await openCheckpoint(model);
   const request = { seqLen: 32, windows: 4, stateBudget: 1e9 };
-  const work = plan(recipeFromOptions(options), source, { device: backend, calibration: request });
+  const recipe = withThreshold(recipeFromOptions(options), 4.5);
+  const work = plan(recipe, source, { device: backend, calibration: request });
   await using sink = await openFolderSink(`${folder}/${name}`);
   const calibration = { windows: WINDOWS, stateBudget: 1e9, ...TEXT };
   const { record } = await run(work, { source, backend, sink, calibration, ...more });
@@ -106,6 +108,7 @@ Deno.test("a run leaves its record beside the weights: model, recipe, methods, t
       schemes: [{ name: "int4, groups of 32, symmetric", weights: 14 }],
       calibrate_on: "quantized",
       propagate: true,
+      outlier_quantile: null,
       source_bytes: tinyTensors().reduce(
         (n, { shape }) => n + 2 * shape.reduce((a, b) => a * b),
         0,
@@ -157,6 +160,15 @@ Deno.test("verify() reads the record, and refuses one of another checkpoint", ()
     );
     await Deno.remove(`${folder}/out/${RECORD_FILE}`);
     assert.equal((await verify(`${folder}/out`, { backend })).record, undefined);
+  }));
+
+Deno.test("a threshold that was found by a text is told with the text and the share", () =>
+  withModel(async (folder) => {
+    const options = { scheme: "LLM_INT8", "outlier-quantile": 0.99 };
+    const { recipe, calibration, ...record } = await quantize(folder, "out", { options });
+    assert.deepEqual([recipe.threshold, recipe.outlier_quantile], [4.5, undefined]);
+    assert.deepEqual([record.outlier_quantile, record.calibrate_on], [0.99, null]);
+    assert.deepEqual(calibration, { ...TEXT, windows: 4, seq_len: 32, tokens: 128 });
   }));
 
 Deno.test("a record with infinite scores comes back as it was", () =>

@@ -80,7 +80,7 @@ function withTensors(
     warnings,
     device: device.description,
     card: undefined,
-    calibration: TEXT,
+    calibration: INPUT,
     evaluation: undefined,
   });
   return { ...report, tensors, record };
@@ -130,8 +130,16 @@ Deno.test("a calibrated and measured run is reported with every weight, its erro
   const document = parse(files);
   assert.deepEqual(Object.keys(document), [
     ...["version", "generator", "runtime", "command", "model", "device", "recipe", "format"],
-    ...["methods", "schemes", "calibrate_on", "propagate", "source_bytes", "total_bytes"],
-    ...["stored", "quantized_weights", "bits_per_weight", "calibration", "evaluation", "scores"],
+    ...["methods", "schemes", "calibrate_on", "propagate", "outlier_quantile", "source_bytes"],
+    ...[
+      "total_bytes",
+      "stored",
+      "quantized_weights",
+      "bits_per_weight",
+      "calibration",
+      "evaluation",
+      "scores",
+    ],
     ...["fallbacks", "warnings", "created", "seconds", "peak_bytes", "planned_memory", "phases"],
     ...["blocks", "timeline", "weights"],
   ]);

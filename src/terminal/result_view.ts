@@ -19,7 +19,8 @@ type Row = readonly [name: string, value: string];
 /** What came of a run. */
 export function showRun(
   { output, plan, report, folder }: {
-    output: string;
+    /** Where it is, if it stays there. */
+    output?: string;
     plan: Plan;
     report: RunReport;
     /** Where the report is. */
@@ -28,7 +29,7 @@ export function showRun(
 ): string {
   return [
     pairs([
-      ["output", visible(output)],
+      ...(output === undefined ? [] : [["output", visible(output)] as const]),
       ["size", `${size(plan.totalBytes)}, from ${size(plan.sourceBytes)}`],
       ["bits per weight", plan.bitsPerWeight.toFixed(3)],
       ...calibrationRows(report.tensors),

@@ -174,7 +174,7 @@ async function quantize(said: Said, host: Host): Promise<void> {
   });
   try {
     await writeFiles(said, { plan: planned, report, folder, host });
-    tellResult(said, { plan: planned, report, output: place.path, host });
+    tellResult(said, { plan: planned, report, host });
     if (upload === undefined) return;
     views[Symbol.dispose]();
     await publishCheckpoint(place.path, String(upload), { said, host, backend });
@@ -237,11 +237,9 @@ async function writeFiles(
 }
 
 /** Print what came of a run. */
-function tellResult(
-  said: Said,
-  { plan, report, output, host }: Made & { readonly output: string },
-): void {
-  const folder = said.get("report");
+function tellResult(said: Said, { plan, report, host }: Made): void {
+  // Without a folder of its own, what was made is not here for long.
+  const [output, folder] = [said.get("output"), said.get("report")];
   if (said.get("json")) {
     host.out.write(jsonLine({
       type: "result",
@@ -258,7 +256,12 @@ function tellResult(
   } else if (!said.get("quiet")) {
     if (said.get("metrics") === true) host.out.write(showTensors(report.tensors) + "\n");
     host.out.write(
-      showRun({ output, plan, report, ...(folder ? { folder: String(folder) } : {}) }),
+      showRun({
+        plan,
+        report,
+        ...(output === undefined ? {} : { output: String(output) }),
+        ...(folder === undefined ? {} : { folder: String(folder) }),
+      }),
     );
   }
 }

@@ -145,6 +145,9 @@ export async function inputsOf(
       ? {
         calibration: await fitted(calibration, plan.calibration, statesPerToken(model, recipe)),
       }
+      // The record tells by what the threshold of outliers was found.
+      : calibration && recipe.outlierQuantile !== undefined
+      ? { calibration }
       : {}),
     ...(evaluation && plan.evaluation
       ? { evaluation: await fitted(evaluation, plan.evaluation, 2 * model.hiddenSize) }
