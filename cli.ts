@@ -123,7 +123,10 @@ function denoStream(stream: typeof Deno.stdout, name: string): TextStream {
   };
 }
 
-/** Stop at the first Ctrl-C after the slice at hand, at the second at once; also when told to end, or when the terminal is closed. */
+/**
+ * Stop at the first Ctrl-C after the slice at hand, at the second at once; also when told to end,
+ * or when the terminal is closed.
+ */
 function listen(stop: AbortController): void {
   const interrupt = () => stop.abort(new Interrupted());
   // Asked before the first listener: with that, Deno takes over SIGHUP too.

@@ -1,11 +1,17 @@
-/** What Sluice knows of a checkpoint, as the facts of a model card: from the record of the run that made it, and from looking at it. */
+/**
+ * What Sluice knows of a checkpoint, as the facts of a model card: from the record of the run that
+ * made it, and from looking at it.
+ */
 import type { CardFacts, CardProtocol } from "./model_card.ts";
 import { counted, type RecordedCard, type RecordedWindows, type RunRecord } from "./record.ts";
 import type { TensorSource } from "./source.ts";
 import type { SourceCard } from "./source_card.ts";
 import type { VerifyReport } from "./verify.ts";
 
-/** The facts that a verification brought to light, and those that the checkpoint's record has, if it has one. */
+/**
+ * The facts that a verification brought to light, and those that the checkpoint's record has, if it
+ * has one.
+ */
 export function factsOfCheckpoint(
   report: Pick<VerifyReport, "format" | "quantized" | "bytes" | "loaders" | "record">,
   config: TensorSource["config"],

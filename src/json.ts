@@ -7,7 +7,10 @@ export function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
-/** For `JSON.stringify`: numbers that JSON has no word for as `"Infinity"`, `"-Infinity"` and `"NaN"`. */
+/**
+ * For `JSON.stringify`: numbers that JSON has no word for as `"Infinity"`, `"-Infinity"` and
+ * `"NaN"`.
+ */
 export function plainNumbers(_key: string, value: unknown): unknown {
   return typeof value === "number" && !Number.isFinite(value) ? String(value) : value;
 }

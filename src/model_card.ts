@@ -112,7 +112,10 @@ function frontMatter(facts: CardFacts): string {
   );
 }
 
-/** YAML that YAML 1.1 parsers (Python's) and 1.2 parsers (JavaScript's) read alike: `no` is a language, not false. */
+/**
+ * YAML that YAML 1.1 parsers (Python's) and 1.2 parsers (JavaScript's) read alike: `no` is a
+ * language, not false.
+ */
 function yaml(value: unknown): string {
   return stringify(value, { version: "1.1", lineWidth: 0 });
 }

@@ -1,8 +1,9 @@
 /**
  * An option is one row: it makes the flag, the help, the recipe key and its check.
  *
- * Messages of the library name an option as a caller of the library gives it, in backticks (`max-shard-size`, `numSamples`, `budgets.ram`);
- * where it was given as a flag, the terminal shows the flag in its place (terminal/option_words.ts).
+ * Messages of the library name an option as a caller of the library gives it, in backticks
+ * (`max-shard-size`, `numSamples`, `budgets.ram`); where it was given as a flag, the terminal shows
+ * the flag in its place (terminal/option_words.ts).
  */
 import { RequestError } from "./errors.ts";
 import { size } from "./size.ts";

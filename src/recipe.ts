@@ -267,8 +267,8 @@ export function parseRecipe(text: string, file: string): Recipe {
 }
 
 /**
- * A recipe as the object of a recipe file, from which {@linkcode parseRecipe} makes an equal one. A threshold that was found for
- * `outlier_quantile` stands in its place.
+ * A recipe as the object of a recipe file, from which {@linkcode parseRecipe} makes an equal one. A
+ * threshold that was found for `outlier_quantile` stands in its place.
  */
 export function recipeDocument(recipe: Recipe): Record<string, unknown> {
   const { rules, ignore, format, maxShardSize, calibrateOn, propagate, outlierQuantile } = recipe;

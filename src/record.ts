@@ -1,7 +1,9 @@
 /**
- * The record of a run: what was made of what, how, and how it fared, as `sluice.json` in the checkpoint's folder. It goes wherever the checkpoint
- * goes, so that a card can be written of it later; nothing in it is of the machine's paths, and nothing of the time, so that the same command
- * gives the same record. Keys are in snake_case and stay what they are as long as `version` does; what does not apply is null.
+ * The record of a run: what was made of what, how, and how it fared, as `sluice.json` in the
+ * checkpoint's folder. It goes wherever the checkpoint goes, so that a card can be written of it
+ * later; nothing in it is of the machine's paths, and nothing of the time, so that the same command
+ * gives the same record. Keys are in snake_case and stay what they are as long as `version` does;
+ * what does not apply is null.
  */
 import type { CalibrationInput } from "./calibrate.ts";
 import type { Score } from "./evaluator.ts";
@@ -24,7 +26,9 @@ export interface TextFacts {
   readonly available: number;
   /** What drew the windows; undefined: they are the first of the text. */
   readonly seed?: number | undefined;
-  /** SHA-256, in hex, of the windows' tokens one after another, each 32 bits, the low byte first. */
+  /**
+   * SHA-256, in hex, of the windows' tokens one after another, each 32 bits, the low byte first.
+   */
   readonly sha256: string;
 }
 
@@ -70,18 +74,29 @@ export interface RunRecord {
   /** With the keys of a recipe file, which it can be used as. */
   readonly recipe: Readonly<Record<string, unknown>>;
   readonly format: string;
-  /** Of quantized weights, the most frequent first; a weight that gptq could not do counts as rtn. */
+  /**
+   * Of quantized weights, the most frequent first; a weight that gptq could not do counts as rtn.
+   */
   readonly methods: readonly Counted[];
   readonly schemes: readonly Counted[];
-  /** Whose hidden states calibration saw, and whether errors of earlier blocks were repaired; null without calibration. */
+  /**
+   * Whose hidden states calibration saw, and whether errors of earlier blocks were repaired; null
+   * without calibration.
+   */
   readonly calibrate_on: Plan["recipe"]["calibrateOn"] | null;
   readonly propagate: boolean | null;
-  /** The share of the activations that is below the threshold of outliers, where that was found by the calibration's text. */
+  /**
+   * The share of the activations that is below the threshold of outliers, where that was found by
+   * the calibration's text.
+   */
   readonly outlier_quantile: number | null;
   /** Bytes of the model's tensors, and of all files written but this one. */
   readonly source_bytes: number;
   readonly total_bytes: number;
-  /** Tensors of the checkpoint, and their bytes: whoever reads the record can tell whether it is of these. */
+  /**
+   * Tensors of the checkpoint, and their bytes: whoever reads the record can tell whether it is of
+   * these.
+   */
   readonly stored: { readonly tensors: number; readonly bytes: number };
   readonly quantized_weights: number;
   readonly bits_per_weight: number;
@@ -186,7 +201,10 @@ function recordedCard(card: SourceCard): RecordedCard {
   };
 }
 
-/** How a weight's codes were chosen: by its methods, or by rounding to nearest where the last of them could not do it. */
+/**
+ * How a weight's codes were chosen: by its methods, or by rounding to nearest where the last of
+ * them could not do it.
+ */
 function methodOf({ method = "", calibration }: TensorReport): string {
   return calibration?.fallback === undefined ? method : method.replace(/[^+]*$/, "rtn");
 }

@@ -1,5 +1,6 @@
 /**
- * Reading `sluice.json`, which is anybody's text by the time it is read: what is not as {@linkcode RunRecord} has it is refused.
+ * Reading `sluice.json`, which is anybody's text by the time it is read: what is not as {@linkcode
+ * RunRecord} has it is refused.
  */
 import { CheckpointError } from "./errors.ts";
 import type { Score } from "./evaluator.ts";
@@ -84,7 +85,8 @@ const KEYS = {
 export function parseRecord(text: string): RunRecord {
   const refuse = (found: string, cause?: unknown): never => {
     throw new CheckpointError(
-      `Cannot read ${RECORD_FILE}: ${found}. It tells how the checkpoint was made; take it away to go on without.`,
+      `Cannot read ${RECORD_FILE}: ${found}. It tells how the checkpoint was made; take it away ` +
+        `to go on without.`,
       { file: RECORD_FILE, cause },
     );
   };

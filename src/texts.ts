@@ -84,7 +84,10 @@ async function isDataset(
   return !await disk.mayRead(spec) || !await disk.stat(spec);
 }
 
-/** What to call a text where others read it: a dataset by its name, a file without its folder, which is nobody's business. */
+/**
+ * What to call a text where others read it: a dataset by its name, a file without its folder, which
+ * is nobody's business.
+ */
 export async function corpusLabel(
   spec: string,
   { disk, hub }: Pick<CorpusOptions, "disk" | "hub">,

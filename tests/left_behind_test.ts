@@ -1,4 +1,7 @@
-/** What killed runs leave: told and removed when nobody uses it any more, never what is in use, and never what was worth the work. */
+/**
+ * What killed runs leave: told and removed when nobody uses it any more, never what is in use, and
+ * never what was worth the work.
+ */
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import { type Disk, disk } from "../src/io/disk.ts";

@@ -1,4 +1,7 @@
-/** The record of a run: what it says, that it says the same again, what is refused of others', and what of it must stay at home. */
+/**
+ * The record of a run: what it says, that it says the same again, what is refused of others', and
+ * what of it must stay at home.
+ */
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import fc from "fast-check";

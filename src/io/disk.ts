@@ -64,14 +64,15 @@ export interface Disk extends ReadableDisk {
   /** Wait until the names in a folder are on the disk. */
   syncFolder(path: string): Promise<void>;
   /**
-   * See that files may be made in a folder, whatever their names, or ask the person at the terminal.
+   * See that files may be made in a folder, whatever their names, or ask the person at the
+   * terminal.
    *
    * @throws {SpaceError} Deno does not allow it.
    */
   claim(folder: string): Promise<void>;
   /**
-   * Lock a file that is there, until the result is disposed of or the process ends; undefined: another process has locked it, `impossible`: the
-   * file system knows no locks.
+   * Lock a file that is there, until the result is disposed of or the process ends; undefined:
+   * another process has locked it, `impossible`: the file system knows no locks.
    */
   lock(path: string): Promise<AsyncDisposable | "impossible" | undefined>;
   /** What this machine is called; `undefined` when Deno may not ask. */
@@ -125,7 +126,8 @@ function spaceError(doing: string, path: string, cause: unknown): unknown {
 }
 
 /**
- * See that a file can be written, and leave everything as it was: to be asked before hours of work that end with it.
+ * See that a file can be written, and leave everything as it was: to be asked before hours of work
+ * that end with it.
  *
  * @throws {RequestError} it is a folder, or there is no folder to hold it.
  * @throws {SpaceError} the system refuses it.
@@ -153,7 +155,11 @@ export async function tryWrite(path: string): Promise<void> {
   });
 }
 
-/** Make a new folder in the system's temporary one, which nobody else may enter; its path. @throws {SpaceError} the system refuses it. */
+/**
+ * Make a new folder in the system's temporary one, which nobody else may enter; its path.
+ *
+ * @throws {SpaceError} the system refuses it.
+ */
 export async function makeTemporary(prefix: string): Promise<string> {
   return await attempt(
     "make a folder",
@@ -193,7 +199,8 @@ interface SyncWriter {
  * Write all of a text at once.
  *
  * @param name What is written to, for messages.
- * @throws {SpaceError} the system refuses it; `Deno.errors.BrokenPipe` as its cause: nobody reads it any more.
+ * @throws {SpaceError} the system refuses it; `Deno.errors.BrokenPipe` as its cause: nobody reads
+ *   it any more.
  */
 export function writeAll(writer: SyncWriter, text: string, name: string): void {
   const bytes = new TextEncoder().encode(text);
@@ -204,7 +211,11 @@ export function writeAll(writer: SyncWriter, text: string, name: string): void {
   }
 }
 
-/** Open a file to append lines to; what was there stays. @throws {SpaceError} the system refuses it. */
+/**
+ * Open a file to append lines to; what was there stays.
+ *
+ * @throws {SpaceError} the system refuses it.
+ */
 export function openLog(path: string): { write(line: string): void } & Disposable {
   let file: Deno.FsFile;
   try {
@@ -381,7 +392,10 @@ async function freeBytes(path: string): Promise<number | undefined> {
   return bavail * bsize;
 }
 
-/** Deno refuses one file after another; what is needed is the folder that they are in, under names that no one knows before. */
+/**
+ * Deno refuses one file after another; what is needed is the folder that they are in, under names
+ * that no one knows before.
+ */
 async function claim(folder: string): Promise<void> {
   for (const name of ["read", "write"] as const) {
     const { state } = await Deno.permissions.request({ name, path: folder });

@@ -1,7 +1,9 @@
 /**
- * Folders for passing use, and what is left of them by a process that was killed. Each holds a file that its process keeps locked: the system
- * gives the lock back however the process ends, so that a later one can tell what nobody uses any more, whatever numbers processes have. Removed
- * is only what has such a file and no owner; what cannot be judged, and what holds a finished checkpoint, is named.
+ * Folders for passing use, and what is left of them by a process that was killed. Each holds a file
+ * that its process keeps locked: the system gives the lock back however the process ends, so that a
+ * later one can tell what nobody uses any more, whatever numbers processes have. Removed is only
+ * what has such a file and no owner; what cannot be judged, and what holds a finished checkpoint,
+ * is named.
  */
 import { join } from "node:path";
 import { quote, SpaceError } from "../errors.ts";
@@ -16,8 +18,8 @@ export const OWNER_FILE = ".sluice-owner";
 export const LEFT_BEHIND = "left-behind";
 
 /**
- * Say that a folder is in use, until the result is disposed of or this process ends. A file system that knows no locks has nothing said to it, and
- * what is left there is named only.
+ * Say that a folder is in use, until the result is disposed of or this process ends. A file system
+ * that knows no locks has nothing said to it, and what is left there is named only.
  *
  * @throws {SpaceError} the file cannot be made.
  */
@@ -51,7 +53,10 @@ export interface Sweep {
   readonly parent: string;
   /** Their names. */
   readonly pattern: RegExp;
-  /** Called before a folder without an owner is removed, for what is worth more than the room it takes. */
+  /**
+   * Called before a folder without an owner is removed, for what is worth more than the room it
+   * takes.
+   */
   readonly rescue: (folder: string) => Promise<Rescued | undefined>;
   /** Whether folders of such a name that have no owner file are worth a word. */
   readonly nameStrangers: boolean;

@@ -1,4 +1,7 @@
-/** Folders for passing use in the system's temporary folder: staged shards, hidden states, a checkpoint on its way to the Hub. */
+/**
+ * Folders for passing use in the system's temporary folder: staged shards, hidden states, a
+ * checkpoint on its way to the Hub.
+ */
 import { dirname, join } from "node:path";
 import { quote } from "../errors.ts";
 import { RECORD_FILE } from "../record.ts";

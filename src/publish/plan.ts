@@ -1,6 +1,7 @@
 /**
- * What publishing a folder will do, found out by looking and changing nothing: which files go where, who will see them, what is there
- * already. Refused: what is no checkpoint's folder, repositories with files of others, tokens that may only read, or not in this namespace.
+ * What publishing a folder will do, found out by looking and changing nothing: which files go
+ * where, who will see them, what is there already. Refused: what is no checkpoint's folder,
+ * repositories with files of others, tokens that may only read, or not in this namespace.
  */
 import { createHash } from "node:crypto";
 import { HubError, quote, RequestError } from "../errors.ts";

@@ -1,6 +1,7 @@
 /**
- * Whether a token may write in a namespace, as far as the Hub's own words tell (`/api/whoami-v2`): asked before hours of work. Refused is what
- * surely cannot be; what the answer does not say is left for the Hub to decide.
+ * Whether a token may write in a namespace, as far as the Hub's own words tell (`/api/whoami-v2`):
+ * asked before hours of work. Refused is what surely cannot be; what the answer does not say is
+ * left for the Hub to decide.
  */
 import { quote } from "../errors.ts";
 import type { Ask } from "../hub/refusals.ts";

@@ -1,7 +1,8 @@
 /**
- * A folder as the place of an output. Files grow in a folder beside it, `<name>.sluice-partial-<random>`, which nobody else may enter, and
- * the whole folder gets its name in one rename at the end. What killed runs have left beside it is removed. Refused: an output that exists
- * (unless told), paths through links, file names that lead out of the folder.
+ * A folder as the place of an output. Files grow in a folder beside it,
+ * `<name>.sluice-partial-<random>`, which nobody else may enter, and the whole folder gets its name
+ * in one rename at the end. What killed runs have left beside it is removed. Refused: an output
+ * that exists (unless told), paths through links, file names that lead out of the folder.
  */
 import { basename, dirname, join, parse, resolve, sep } from "node:path";
 import { quote, RequestError, SpaceError } from "../errors.ts";
@@ -129,7 +130,10 @@ export async function openFolderSink(
 /** What the last part of a partial output's name is. */
 const PARTIAL = /\.sluice-partial-[0-9a-f]{8}$/;
 
-/** Remove partial outputs of killed runs; a checkpoint that one was about to replace gets its name back. */
+/**
+ * Remove partial outputs of killed runs; a checkpoint that one was about to replace gets its name
+ * back.
+ */
 async function sweepPartial(disk: Disk, parent: string, report: Reporter): Promise<void> {
   await sweep(disk, {
     parent,

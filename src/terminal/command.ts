@@ -37,7 +37,10 @@ export interface Command {
   readonly flags: readonly Flag[];
   /** Whole command lines without the program's name, each with what it does. */
   readonly examples: readonly (readonly [line: string, does: string])[];
-  /** It leaves more than what it prints, a checkpoint or a commit, and so it goes on when what it prints can go nowhere. */
+  /**
+   * It leaves more than what it prints, a checkpoint or a commit, and so it goes on when what it
+   * prints can go nowhere.
+   */
   readonly leaves?: true;
   /** @throws what the library throws; cli.ts makes a sentence and an exit code of it. */
   run(said: Said, host: Host): Promise<void>;
@@ -85,7 +88,11 @@ export interface Host {
    * @throws {SpaceError} the system refuses it.
    */
   tryWrite(path: string): Promise<void>;
-  /** Append to a file, line by line; what was there stays. @throws {SpaceError} the system refuses it. */
+  /**
+   * Append to a file, line by line; what was there stays.
+   *
+   * @throws {SpaceError} the system refuses it.
+   */
   openLog(path: string): { write(line: string): void } & Disposable;
   /** A new folder for passing use; removed when disposed of. */
   temporaryFolder(): Promise<TemporaryFolder>;

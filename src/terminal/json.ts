@@ -1,6 +1,7 @@
 /**
- * What a program reads of `--json`: one spelling of keys, snake_case, the same keys every time (null where one does not apply), and numbers that
- * JSON has no word for as text. README.md lists them. Pure.
+ * What a program reads of `--json`: one spelling of keys, snake_case, the same keys every time
+ * (null where one does not apply), and numbers that JSON has no word for as text. README.md lists
+ * them. Pure.
  */
 import type { RunRecord } from "../record.ts";
 import type { Event, TensorReport } from "../report.ts";
@@ -23,7 +24,10 @@ export function jsonText(value: unknown): string {
   return `${JSON.stringify(plainOf(value), null, 2)}\n`;
 }
 
-/** The value as it is printed: `bitsPerWeight` and `group-size` as `bits_per_weight` and `group_size`, infinity as `"Infinity"`. */
+/**
+ * The value as it is printed: `bitsPerWeight` and `group-size` as `bits_per_weight` and
+ * `group_size`, infinity as `"Infinity"`.
+ */
 function plainOf(value: unknown): unknown {
   if (value === undefined) return null;
   if (typeof value === "number" && !Number.isFinite(value)) return String(value);

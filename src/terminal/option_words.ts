@@ -9,8 +9,8 @@ const FLAGS: ReadonlyMap<string, string> = new Map([
 ]);
 
 /**
- * A message in which the options that the library names, in backticks (`numSamples`), are the flags they were or can be given as
- * (--num-samples). Of other names nothing is changed.
+ * A message in which the options that the library names, in backticks (`numSamples`), are the flags
+ * they were or can be given as (--num-samples). Of other names nothing is changed.
  *
  * @param knows Whether the command has a flag.
  */

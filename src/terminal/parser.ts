@@ -13,7 +13,8 @@ export type Parsed = { readonly command: Command; readonly said: Said } | undefi
 /**
  * Parse the words after the program's name.
  *
- * @throws {RequestError} an unknown command or flag, a missing argument, a value that a flag does not take, a flag given twice.
+ * @throws {RequestError} an unknown command or flag, a missing argument, a value that a flag does
+ *   not take, a flag given twice.
  */
 export async function parseArguments(
   words: readonly string[],

@@ -4,8 +4,9 @@ import type { TextStream } from "./command.ts";
 import { ReaderGone } from "./faults.ts";
 
 /**
- * A stream that is not written to any more once it has failed, and tells of that when it is asked: for a command whose work is worth more than
- * what it prints, and for messages, of which nobody could be told that they are lost.
+ * A stream that is not written to any more once it has failed, and tells of that when it is asked:
+ * for a command whose work is worth more than what it prints, and for messages, of which nobody
+ * could be told that they are lost.
  */
 export class PatientStream implements TextStream {
   readonly #stream: TextStream;

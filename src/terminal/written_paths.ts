@@ -1,4 +1,7 @@
-/** The files that a run writes when its work is done: tried before it begins, since hours may lie between. */
+/**
+ * The files that a run writes when its work is done: tried before it begins, since hours may lie
+ * between.
+ */
 import { resolve, sep } from "node:path";
 import { quote, RequestError } from "../errors.ts";
 import type { Command, Host, Said } from "./command.ts";
@@ -6,8 +9,10 @@ import type { Command, Host, Said } from "./command.ts";
 /**
  * See that the files that flags name can be written, and leave everything as it was.
  *
- * @param options.output The folder of the checkpoint, which is published as it is, and replaced as a whole.
- * @throws {RequestError} one is a folder, in a folder that is not there, in the checkpoint's, or named twice.
+ * @param options.output The folder of the checkpoint, which is published as it is, and replaced as
+ *   a whole.
+ * @throws {RequestError} one is a folder, in a folder that is not there, in the checkpoint's, or
+ *   named twice.
  * @throws {SpaceError} the system refuses one.
  */
 export async function tryPaths(

@@ -1,4 +1,7 @@
-/** `--json`: what is printed has exactly the keys that README.md lists, spelled in one way, whatever happens. */
+/**
+ * `--json`: what is printed has exactly the keys that README.md lists, spelled in one way, whatever
+ * happens.
+ */
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { RECORD_FILE } from "../../src/record.ts";

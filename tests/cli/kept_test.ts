@@ -1,4 +1,7 @@
-/** A checkpoint that was made stays, whatever happens to it afterwards; and a card is the same whenever it is written. */
+/**
+ * A checkpoint that was made stays, whatever happens to it afterwards; and a card is the same
+ * whenever it is written.
+ */
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import {

@@ -1,4 +1,7 @@
-/** Files that a run writes at its end are tried before it begins; a flag is given once; permissions are asked for where they will do. */
+/**
+ * Files that a run writes at its end are tried before it begins; a flag is given once; permissions
+ * are asked for where they will do.
+ */
 import assert from "node:assert/strict";
 import { makeCheckpoint, TINY_CONFIG, tinyTensors } from "../tiny.ts";
 import type { Flag } from "../../src/terminal/command.ts";

@@ -1,4 +1,7 @@
-/** The flags that several commands share, and what is made of them: a device, a recipe, windows of text. */
+/**
+ * The flags that several commands share, and what is made of them: a device, a recipe, windows of
+ * text.
+ */
 import { disk } from "../../io/disk.ts";
 import type { Backend } from "../../backend.ts";
 import type { Argument, Flag, Host, Said } from "../command.ts";

@@ -12,7 +12,7 @@ import { openModel } from "./model.ts";
 export const inspectCommand: Command = {
   name: "inspect",
   summary:
-    "show what a checkpoint holds: dtypes, parameters, tensors, quantization, files; and how Sluice made it",
+    "show what a checkpoint holds: dtypes, parameters, tensors, files, and how it was quantized",
   arguments: [MODEL],
   flags: [JSON_FLAG],
   examples: [

@@ -72,7 +72,8 @@ export function openViews(said: Said, host: Host): Watch {
 }
 
 /**
- * The same for a command that begins: it hears, too, what killed runs have left in the system's temporary folder.
+ * The same for a command that begins: it hears, too, what killed runs have left in the system's
+ * temporary folder.
  *
  * @throws {SpaceError} the log cannot be written to.
  */

@@ -187,7 +187,10 @@ async function quantize(said: Said, host: Host): Promise<void> {
   }
 }
 
-/** The folder of the checkpoint; without one on the command line, one that stays only if it could not be published. */
+/**
+ * The folder of the checkpoint; without one on the command line, one that stays only if it could
+ * not be published.
+ */
 async function placeOf(
   said: Said,
   host: Host,
@@ -283,8 +286,8 @@ const ASIDE: ReadonlySet<string> = new Set(
 );
 
 /**
- * The command that makes the same checkpoint, as others can repeat it: of what is on this machine there are names without folders, or words that
- * stand for them.
+ * The command that makes the same checkpoint, as others can repeat it: of what is on this machine
+ * there are names without folders, or words that stand for them.
  */
 function commandLine(
   said: Said,
