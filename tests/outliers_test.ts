@@ -273,6 +273,6 @@ Deno.test("a model without a tokenizer, and one that cannot be run, are told to 
     const mute = await quantize("mute", await tiny(1));
     assert.match(mute.err, /no tokenizer\.json.*give --threshold in place of --outlier-quantile/);
     const foreign = await quantize("foreign", await makeCheckpoint(convolutionalTensors()));
-    assert.match(foreign.err, /because Sluice cannot run it.*Give `threshold`/);
+    assert.match(foreign.err, /because Sluice cannot run it.*Give --threshold/);
     assert.deepEqual([mute.code, foreign.code], [1, 1]);
   }));

@@ -12,6 +12,7 @@ import {
   TOKEN,
 } from "../fake_hub/mod.ts";
 import type { Fault } from "../fake_hub/mod.ts";
+import { SpaceError } from "../../src/errors.ts";
 import { Interrupted } from "../../src/terminal/faults.ts";
 import type { Host } from "../../src/terminal/command.ts";
 import { openTemporary } from "../../src/io/temporary.ts";
@@ -214,6 +215,24 @@ Deno.test("rights in the namespace, and somebody to ask, are looked for before a
       stranger.err,
       /^sluice: [^\n]*"org" is neither the account of your token, "stranger"[^\n]*\n$/,
     );
+  }));
+
+Deno.test("a log that fails when the checkpoint is in its place does not take it away", () =>
+  withHub(async ({ run }) => {
+    const words = ["quantize", "sample", ...QUICK, "--upload-repo", "me/out", "--yes", "--quiet"];
+    const { code, err } = await run([...words, "--log-file", "/dev/null"], {
+      openLog: () => ({
+        write(line) {
+          if (!/ finished in /.test(line)) return;
+          throw new SpaceError("Cannot write to the log: full.", { path: "log" });
+        },
+        [Symbol.dispose]() {},
+      }),
+    });
+    assert.equal(code, 5);
+    const { checkpoint } = toldOf(err);
+    assert.ok(names(checkpoint).includes("model.safetensors"));
+    await Deno.remove(checkpoint, { recursive: true });
   }));
 
 Deno.test("a file that cannot be written after all leaves the checkpoint, and says where it is", () =>

@@ -157,28 +157,37 @@ async function quantize(said: Said, host: Host): Promise<void> {
     budgets: budgetsOf(said, { staged: source.schedule !== undefined }),
   });
   if (!said.get("quiet")) tellPlan(planned, texts, host);
-  const report = await run(planned, {
-    source,
-    backend,
-    sink,
-    report: views.report,
-    signal: host.signal,
-    metrics: said.has("metrics") || folder !== undefined,
-    distributions: folder !== undefined,
-    command: commandLine(said, source, texts),
-    // What a killed run had left is no business of this one's result.
-    warnings: views.warnings.filter(({ code }) => code !== LEFT_BEHIND),
-    residentBytes: host.residentBytes,
-    currentBytes: host.currentBytes,
-    ...await inputsOf(texts, { plan: planned, host, stack }),
-  });
+  const inputs = await inputsOf(texts, { plan: planned, host, stack });
+  let whole = false;
   try {
+    const report = await run(planned, {
+      source,
+      backend,
+      sink: {
+        ...sink,
+        async commit() {
+          await sink.commit();
+          whole = true;
+        },
+      },
+      report: views.report,
+      signal: host.signal,
+      metrics: said.has("metrics") || folder !== undefined,
+      distributions: folder !== undefined,
+      command: commandLine(said, source, texts),
+      // What a killed run had left is no business of this one's result.
+      warnings: views.warnings.filter(({ code }) => code !== LEFT_BEHIND),
+      residentBytes: host.residentBytes,
+      currentBytes: host.currentBytes,
+      ...inputs,
+    });
     await writeFiles(said, { plan: planned, report, folder, host });
     tellResult(said, { plan: planned, report, host });
     if (upload === undefined) return;
     views[Symbol.dispose]();
     await publishCheckpoint(place.path, String(upload), { said, host, backend });
   } catch (cause) {
+    if (!whole) throw cause;
     await place.keep();
     throw new CheckpointStays(place.path, {
       next: upload === undefined ? undefined : publishLine(place.path, String(upload), said),
