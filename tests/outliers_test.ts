@@ -138,7 +138,7 @@ Deno.test("outlierThreshold() refuses what cannot be run, and shares that are no
 
 Deno.test("outlierThreshold() refuses activations that are not finite", async () => {
   await using backend = referenceBackend();
-  const folder = await tiny(NaN);
+  const folder = await tiny(Infinity);
   try {
     await using source = await openCheckpoint(folder);
     const calibration = { windows: WINDOWS, stateBudget: 1e9 };

@@ -41,7 +41,7 @@ const ALLOWED: Readonly<Record<string, readonly string[]>> = {
   evaluators: ["ops"],
   sources: ["io", "hub", "containers"],
   sinks: ["io", "hub", "containers"],
-  corpora: ["hub"],
+  corpora: ["hub", "io"],
   publish: ["hub", "io", "sources"],
   report_page: ["metrics"],
 };
