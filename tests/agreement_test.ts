@@ -2,8 +2,6 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { openWasm } from "../src/backends/wasm/mod.ts";
-import { openWebgpu } from "../src/backends/webgpu/mod.ts";
-import { DeviceError } from "../src/errors.ts";
 import { evaluate, prepareCalibration, prepareWindows } from "../src/evaluate.ts";
 import { plan, requestOf } from "../src/plan.ts";
 import { recipeFromOptions } from "../src/recipe.ts";
@@ -12,16 +10,7 @@ import { openFolderSink } from "../src/sinks/folder.ts";
 import { openCheckpoint } from "../src/sources/checkpoint.ts";
 import { SAMPLE_MODEL } from "../src/sources/sample.ts";
 import type { Backend } from "../src/backend.ts";
-
-async function hasAdapter(): Promise<boolean> {
-  try {
-    await using gpu = await openWebgpu();
-    return gpu.name === "webgpu";
-  } catch (error) {
-    if (error instanceof DeviceError && error.kind === "absent") return false;
-    throw error;
-  }
-}
+import { ABSENT_GPU, openTestGpu } from "./adapter.ts";
 
 async function quantize(
   backend: Backend,
@@ -51,11 +40,11 @@ for (
   Deno.test({
     name:
       `webgpu and wasm agree on the sample model in ${options.scheme}: codes but for ties, perplexity within 1e-3`,
-    ignore: !await hasAdapter(),
+    ignore: ABSENT_GPU !== undefined,
     async fn() {
       const folder = await Deno.makeTempDir();
       await using cpu = await openWasm();
-      await using gpu = await openWebgpu();
+      await using gpu = await openTestGpu();
       const [one, other] = [join(folder, "wasm"), join(folder, "webgpu")];
       const a = await quantize(cpu, options, one);
       const b = await quantize(gpu, options, other);
@@ -81,11 +70,11 @@ for (
 Deno.test({
   name:
     "webgpu and wasm agree on the calibrated sample model: perplexity within 5e-3, KL within a tenth",
-  ignore: !await hasAdapter(),
+  ignore: ABSENT_GPU !== undefined,
   async fn() {
     const folder = await Deno.makeTempDir();
     await using cpu = await openWasm();
-    await using gpu = await openWebgpu();
+    await using gpu = await openTestGpu();
     const options = { scheme: "W4A16_ASYM", "group-size": 64, "awq-rows": 32 };
     await using reference = await openCheckpoint(SAMPLE_MODEL);
     const evaluation = await prepareWindows(reference, { seqLen: 512, numSamples: 16 });

@@ -1,22 +1,20 @@
 /** What is peculiar to the WebGPU backend: batches, faults that come late, a lost device. The ops are tested in backends_test.ts. */
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
-import { describeAdapters, openWebgpu, type WebgpuBackend } from "../src/backends/webgpu/mod.ts";
+import { describeAdapters, type WebgpuBackend } from "../src/backends/webgpu/mod.ts";
 import { DeviceError } from "../src/errors.ts";
 import { defineOp, type Op } from "../src/op.ts";
 import { add, divergence } from "../src/ops/mod.ts";
+import { ABSENT_GPU, openTestGpu } from "./adapter.ts";
 import { gaussian } from "./conformance/given.ts";
-
-const ADAPTERS = await describeAdapters();
-const request = ADAPTERS.some(({ type }) => type === "software") ? { fallback: true } : {};
 
 /** Register a test that gets a fresh backend; shown as skipped where there is no adapter. */
 function test(name: string, body: (backend: WebgpuBackend) => Promise<void>): void {
   Deno.test({
     name: `webgpu ${name}`,
-    ignore: ADAPTERS.length === 0,
+    ignore: ABSENT_GPU !== undefined,
     async fn() {
-      await using backend = await openWebgpu(request);
+      await using backend = await openTestGpu();
       await body(backend);
     },
   });
@@ -191,7 +189,7 @@ test("lets one tensor be two inputs", async (backend) => {
 });
 
 test("refuses tensors of another backend and tensors that were disposed of", async (backend) => {
-  await using other = await openWebgpu(request);
+  await using other = await openTestGpu();
   using foreign = other.alloc("f32", [4]);
   using own = backend.alloc("f32", [4]);
   assert.throws(() => backend.run(add, { x: own, y: foreign }), TypeError);
@@ -275,10 +273,11 @@ test("says that the device is lost, at every later call", async (backend) => {
 
 Deno.test({
   name: "describeAdapters() lists each adapter once, with the requests that return it",
-  ignore: ADAPTERS.length === 0,
-  fn() {
-    assert.equal(new Set(ADAPTERS.map(({ name }) => name)).size, ADAPTERS.length);
-    for (const { name, requests, limits } of ADAPTERS) {
+  ignore: ABSENT_GPU !== undefined,
+  async fn() {
+    const adapters = await describeAdapters();
+    assert.equal(new Set(adapters.map(({ name }) => name)).size, adapters.length);
+    for (const { name, requests, limits } of adapters) {
       assert.ok(name.length > 0);
       assert.ok(requests.length > 0);
       assert.ok(limits.maxBufferSize! >= 2 ** 28);
