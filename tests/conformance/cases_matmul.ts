@@ -49,7 +49,7 @@ function packedBound(view: View): Float64Array {
   return productBound(view, { x: x!, w: weights, column, extra: 3 });
 }
 
-/** As `matmulBound` over the columns listed, with 4 roundings in w·absmax/127 and one in adding to y. */
+/** As `matmulBound` over the columns listed, with 4 roundings in w·absmax/127; the sum may begin with what is in y. */
 function columnsBound(view: View): Float64Array {
   const { before: { x, w, absmax, columns, y }, dims: { C = 0 }, scalars: { column = 0 } } = view;
   const listed = new Set(Array.from(columns!).slice(1, 1 + columns![0]!));
@@ -57,7 +57,7 @@ function columnsBound(view: View): Float64Array {
   const weights = Float64Array.from(w!, (code, i) => code * absmax![Math.floor(i / C)]! / 127);
   const allowed = productBound(view, { x: some, w: weights, column, extra: 6 });
   return allowed.map((error, i) =>
-    error && error + U * (Math.abs(y![i]!) + Math.abs(view.want.y![i]!))
+    error && error + (listed.size + 1) * U * (Math.abs(y![i]!) + Math.abs(view.want.y![i]!))
   );
 }
 
