@@ -197,6 +197,39 @@ export const matmulCases: readonly Case[] = [
     },
   ]),
   {
+    op: matmulNt,
+    note: "sums of nothing",
+    tensors: {
+      x: normal("f32", [3, 0]),
+      w: normal("bf16", [5, 0]),
+      y: normal("f32", [3, 7], { seed: 13 }),
+    },
+    scalars: { column: 1 },
+  },
+  {
+    op: matmulPacked,
+    note: "sums of nothing",
+    tensors: {
+      x: normal("f32", [3, 0]),
+      w: blank("u32", [5, 0]),
+      scale: normal("f32", [5, 2]),
+      zero: whole("i8", [5, 2], { low: -8, high: 7 }),
+      y: normal("f32", [3, 7], { seed: 13 }),
+    },
+    scalars: { bits: 4, column: 1 },
+  },
+  {
+    op: matmulInt8,
+    note: "sums of nothing",
+    tensors: { x: blank("i8", [3, 0]), w: blank("i8", [5, 0]), y: blank("i32", [3, 5]) },
+  },
+  {
+    op: outlierColumns,
+    note: "of no columns",
+    tensors: { x: normal("f32", [3, 0]), skip: blank("u32", [0]), columns: blank("u32", [1]) },
+    scalars: { threshold: 6 },
+  },
+  {
     op: matmulInt8,
     note: "sums past 2^24",
     tensors: {

@@ -33,9 +33,11 @@ export const DRAWING = {
 const EDGES = [0, 1, 4, 8, 16, 32, 64, 96, 128, 192, 256].flatMap((n) => [n - 1, n, n + 1]);
 
 function sizeBetween(min: number, max: number): fc.Arbitrary<number> {
-  const edges = EDGES.filter((n) => n >= min && n <= max);
-  const any = fc.integer({ min, max });
-  return edges.length > 0 ? fc.oneof(any, fc.constantFrom(...edges)) : any;
+  return fc.oneof(
+    { weight: 5, arbitrary: fc.integer({ min, max }) },
+    { weight: 4, arbitrary: fc.constantFrom(min, ...EDGES.filter((n) => n > min && n <= max)) },
+    { weight: 1, arbitrary: fc.constant(min) },
+  );
 }
 
 /** Draws one case. */

@@ -326,7 +326,7 @@ export const DRAWS: Readonly<Record<string, Row>> = {
       dims: { T, K: K * head_dim, Q: K * draw.whole(1, 3) * head_dim },
       scalars: {
         head_dim,
-        window: draw.pick(0, draw.size(T + 40, 1), 2 ** 30),
+        window: draw.pick(0, draw.size(T + 40, 1), 2 ** 32 - 1),
         scale: head_dim ** -0.5,
       },
     };
