@@ -3,6 +3,7 @@
  * `deno test -A tests/backends_test.ts --filter "wasm matmul_nt"` runs one op on one backend.
  */
 import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
 import fc from "fast-check";
 import type { Backend, Tensor } from "../../src/backend.ts";
 import { referenceBackend } from "../../src/backends/reference.ts";
@@ -55,14 +56,28 @@ async function runCase(
     tensor[Symbol.dispose]();
   }
   const args: Record<string, Tensor> = {};
+  // What an op may not write: its inputs, and what lies between its arguments.
+  const kept: { tensor: Tensor; content: Uint8Array; what: string }[] = [];
   for (const [name, { dtype, shape, bytes, blank }] of Object.entries(tensors)) {
     args[name] = scope.alloc(dtype, shape);
-    const content = blank ? new Uint8Array(bytes.length).fill(dirty) : bytes;
-    backend.write(args[name], flush ? withoutSubnormals(dtype, content) : content);
+    const written = blank ? new Uint8Array(bytes.length).fill(dirty) : bytes;
+    const content = flush ? withoutSubnormals(dtype, written) : written;
+    backend.write(args[name], content);
+    if (name in op.inputs) kept.push({ tensor: args[name], content, what: name });
+    const guard = scope.alloc("u8", [64]);
+    backend.write(guard, new Uint8Array(64).fill(0x5a));
+    kept.push({ tensor: guard, content: new Uint8Array(64).fill(0x5a), what: `past ${name}` });
   }
   backend.run(op, args, scalars);
   const names = Object.keys(op.outputs);
-  const read = await backend.read(...names.map((name) => args[name]!));
+  const read = await backend.read(
+    ...names.map((name) => args[name]!),
+    ...kept.map(({ tensor }) => tensor),
+  );
+  kept.forEach(({ content, what }, i) => {
+    const same = Buffer.compare(read[names.length + i]!, content) === 0;
+    assert.ok(same, `${op.name} has written where it may only read: ${what}`);
+  });
   return Object.fromEntries(
     names.map((name, i) => {
       const { dtype } = tensors[name]!;
