@@ -1,7 +1,7 @@
 /** What each op may be called with, for cases drawn by chance: sizes that may be 0, tiles and windows larger than the data, offsets, all dtypes. */
 import { DYNAMIC_MAP } from "../../src/codebook.ts";
 import { e4m3ToF32 } from "../../src/number.ts";
-import { codeRange } from "../../src/ops/grid.ts";
+import { codeRange, MAX_EXTENT } from "../../src/ops/grid.ts";
 import type { Dims, Scalars } from "../../src/op.ts";
 import type { Shape } from "../../src/tensor.ts";
 import { freshState } from "./cases_model.ts";
@@ -48,7 +48,8 @@ function tiled(
   min = 0,
 ): { readonly dims: Dims; readonly scalars: { tile_rows: number; tile_columns: number } } {
   const [R = 0, C = 0] = draw.sizes(2, limit, { min });
-  const [tile_rows, tile_columns] = [draw.size(R + 3, 1), draw.size(C + 3, 1)];
+  const side = (length: number) => draw.size(draw.pick(length + 3, length + 3, MAX_EXTENT), 1);
+  const [tile_rows, tile_columns] = [side(R), side(C)];
   return {
     dims: { R, C, A: Math.ceil(R / tile_rows), B: Math.ceil(C / tile_columns) },
     scalars: { tile_rows, tile_columns },
@@ -106,7 +107,7 @@ function blockOf(draw: Draw) {
 
 /** 4-bit codes of N elements in blocks, which may be larger than all of them. */
 function blocks4(draw: Draw) {
-  const [N, block] = [draw.size(3000), draw.size(draw.pick(70, 5000), 1)];
+  const [N, block] = [draw.size(3000), draw.size(draw.pick(70, 5000, MAX_EXTENT), 1)];
   return {
     dims: { N, P: Math.ceil(N / 2), B: Math.ceil(N / block) },
     scalars: { block, kind: draw.whole(0, 1) },
@@ -114,7 +115,7 @@ function blocks4(draw: Draw) {
 }
 
 function blocks8(draw: Draw): Drawn {
-  const [N, block] = [draw.size(2000), draw.size(draw.pick(70, 3000), 1)];
+  const [N, block] = [draw.size(2000), draw.size(draw.pick(70, 3000, MAX_EXTENT), 1)];
   return {
     dims: { N, B: Math.ceil(N / block), K: 256 },
     scalars: { block, offset: draw.pick(0, 2.5) },
