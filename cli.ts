@@ -129,8 +129,9 @@ function listen(stop: AbortController): void {
 }
 
 /**
- * Vulkan's layers look for a screen where this variable says, and complain on standard error, whatever --quiet says, where it says nothing. No screen is
- * needed here, so it is made to say a place that holds none and where nobody can put one.
+ * Vulkan's layers look for a screen where this variable says, and complain on standard error,
+ * whatever --quiet says, where it says nothing. No screen is needed here, so it is made to say a
+ * place that holds none and where nobody can put one.
  */
 function lookForNoScreen(): void {
   const variable = "XDG_RUNTIME_DIR";

@@ -89,13 +89,15 @@ fn f8_to_f32(code: u32) -> u32 {
   return sign | ((magnitude << 20u) + 0x3c000000u);
 }
 
-// a / b rounded as IEEE 754 says. WGSL lets its own division be 2.5 units in the last place off, and that decides ties, which are no
-// rarity: a tile's extreme weight divided by the tile's scale lies half way between two codes by construction.
+// a / b rounded as IEEE 754 says. WGSL lets its own division be 2.5 units in the last place off,
+// and that decides ties, which are no rarity: a tile's extreme weight divided by the tile's scale
+// lies half way between two codes by construction.
 fn quotient(a: f32, b: f32) -> f32 {
   return nearer_quotient(a, b, a / b);
 }
 
-// The same from a quotient that is a few units off. Halves of 12 bits have exact products, so what they leave of a is exact.
+// The same from a quotient that is a few units off. Halves of 12 bits have exact products, so what
+// they leave of a is exact.
 fn nearer_quotient(a: f32, b: f32, near: f32) -> f32 {
   let q = bitcast<f32>(bitcast<u32>(near) & 0xfffff000u);
   let d = bitcast<f32>(bitcast<u32>(b) & 0xfffff000u);

@@ -28,7 +28,9 @@ export interface MemoryPlan {
   readonly activations: number;
   /** The most that is held at once. */
   readonly peak: number;
-  /** The most that lies on the device at once: of the parts but the base, what is not on the host. */
+  /**
+   * The most that lies on the device at once: of the parts but the base, what is not on the host.
+   */
   readonly device: number;
 }
 
@@ -67,7 +69,10 @@ export const READ_AHEAD_BYTES = 8 * 2 ** 20;
 /** Bytes of packed slices that are still being written while the computation goes on. */
 export const WRITE_BEHIND_BYTES = 32 * 2 ** 20;
 
-/** Bytes on the device of what is not counted one by one: histograms, sums, lists of columns, rotary tables. */
+/**
+ * Bytes on the device of what is not counted one by one: histograms, sums, lists of columns, rotary
+ * tables.
+ */
 export const SMALL_BYTES = 2 ** 20;
 
 /** Copied tensors are read in pieces of this size. */
@@ -140,7 +145,8 @@ export function budget(
       const packed = outputs.reduce((n, output) => n + byteLength(output), 0);
       host += packed;
       device += schemeKind(fate.scheme).codeBytes(fate.scheme, ...shape);
-      // Packed, it is on the device before any product is computed; columns that are taken out on the host are packed as rows there.
+      // Packed, it is on the device before any product is computed; columns that are taken out on
+      // the host are packed as rows there.
       const taken = format.gathers ? 2 * packed : packed;
       const product = schemeKind(fate.scheme).linearBytes(fate.scheme, shape, tokens);
       scratch = Math.max(scratch, product, taken);
@@ -171,8 +177,9 @@ export function budget(
 }
 
 /**
- * Floats per token that a window has on the device at once in some step: the residual stream as it came to the block and as it is now, the step's
- * outputs, and its input or what is made of the outputs.
+ * Floats per token that a window has on the device at once in some step: the residual stream as it
+ * came to the block and as it is now, the step's outputs, and its input or what is made of the
+ * outputs.
  */
 export function activationsPerToken({ hiddenSize, blocks, shapes }: Model): number {
   return blocks.flatMap(({ steps }) => steps).reduce((most, { channels, linears }, i, steps) => {
@@ -324,8 +331,8 @@ export interface Choice {
 }
 
 /**
- * Find hidden states' memory and a slice size with which a run keeps its budgets and fits on its device: first hidden states go to disk, then slices
- * shrink.
+ * Find hidden states' memory and a slice size with which a run keeps its budgets and fits on its
+ * device: first hidden states go to disk, then slices shrink.
  *
  * @throws {UnsupportedError} none does; the sentence has the number that would.
  */

@@ -166,7 +166,8 @@ export interface EvaluateOptions {
 /**
  * Measure a checkpoint, by evaluator name; without a reference only evaluators that need one model.
  *
- * @throws {UnsupportedError} the architecture, or the way it is quantized, is not known; or the device cannot hold a block.
+ * @throws {UnsupportedError} the architecture, or the way it is quantized, is not known; or the
+ * device cannot hold a block.
  * @throws {CheckpointError} a tensor is missing or has a shape that the config does not imply.
  */
 export async function evaluate(

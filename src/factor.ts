@@ -82,8 +82,8 @@ export function makeFactor(
 }
 
 /**
- * The factor of a Gram matrix if every pivot is sound, else undefined. What an unsound one took is free again, so that a larger λ can be tried in its
- * place.
+ * The factor of a Gram matrix if every pivot is sound, else undefined. What an unsound one took is
+ * free again, so that a larger λ can be tried in its place.
  */
 export async function soundFactor(
   gram: Gram,

@@ -109,7 +109,8 @@ export function dimNames(op: Op): string[] {
  * Solve an op's dimensions from the tensors given. An argument with one dimension takes a tensor of any rank, flattened.
  *
  * @throws {TypeError} an argument is missing, unknown, or has another dtype or rank; a scalar is missing or unknown.
- * @throws {RangeError} two arguments disagree about a dimension, a scalar is no number of its type, or `op.check` objects.
+ * @throws {RangeError} two arguments disagree about a dimension, a scalar is no number of its type,
+ * or `op.check` objects.
  */
 export function bindDims(
   op: Op,

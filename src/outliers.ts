@@ -50,8 +50,8 @@ export function modelWithOutliers(source: TensorSource): Model {
  * runtime's float16 has.
  *
  * @param options.quantile The share, above 0 and at most 1.
- * @throws {UnsupportedError} Sluice does not run the architecture, the checkpoint is quantized already, the device cannot hold a block, or too many
- * activations are NaN or infinite.
+ * @throws {UnsupportedError} Sluice does not run the architecture, the checkpoint is quantized
+ * already, the device cannot hold a block, or too many activations are NaN or infinite.
  * @throws {CheckpointError} a tensor is missing, or has a shape that the config does not imply.
  */
 export async function outlierThreshold(

@@ -42,7 +42,10 @@ export interface TargetMover {
   move(weight: Tensor, ids: Uint32Array): void;
 }
 
-/** Bytes of device memory of the sums for a step of C channels whose linear, if it joins the residual stream, has R rows; its factor not counted. */
+/**
+ * Bytes of device memory of the sums for a step of C channels whose linear, if it joins the
+ * residual stream, has R rows; its factor not counted.
+ */
 export function propagationBytes(channels: number, joining: number | undefined): number {
   // Sums that are solved with as a whole need as much again.
   return (joining ?? 2 * channels) * channels * 4;

@@ -8,7 +8,10 @@ export function size(bytes: number): string {
 
 const UNITS = ["B", "kB", "MB", "GB", "TB"] as const;
 
-/** Bytes as an option of type `bytes` takes them, rounded up to three digits, so that what is needed fits: `324MB` for 323,720,256. */
+/**
+ * Bytes as an option of type `bytes` takes them, rounded up to three digits, so that what is needed
+ * fits: `324MB` for 323,720,256.
+ */
 export function sizeToGive(bytes: number): string {
   let power = 0;
   while (power < UNITS.length - 1 && bytes >= 1000 ** (power + 1)) power++;

@@ -1,4 +1,7 @@
-/** The device's memory for walks that have no plan: an evaluation of what is there already, a search for outliers. */
+/**
+ * The device's memory for walks that have no plan: an evaluation of what is there already, a search
+ * for outliers.
+ */
 import type { Backend } from "./backend.ts";
 import { activationsPerToken, SMALL_BYTES } from "./budget.ts";
 import { UnsupportedError } from "./errors.ts";
@@ -9,7 +12,9 @@ import { size } from "./size.ts";
 import { byteLength, matrixShape, sum } from "./tensor.ts";
 import { areAlike, type ModelWeights } from "./weights.ts";
 
-/** Bytes of a block's linears in all streams, and the most that one product of them takes beside. */
+/**
+ * Bytes of a block's linears in all streams, and the most that one product of them takes beside.
+ */
 function blockBytes(
   { linears }: Block,
   { streams, tokens }: { readonly streams: readonly ModelWeights[]; readonly tokens: number },
@@ -29,7 +34,8 @@ function blockBytes(
 }
 
 /**
- * Refuse to send windows through a model where the device cannot hold a block of it, the hidden states that are kept in memory and a window's activations.
+ * Refuse to send windows through a model where the device cannot hold a block of it, the hidden
+ * states that are kept in memory and a window's activations.
  *
  * @param doing Completes "Cannot … on wasm".
  * @param options.statesPerToken Floats of hidden states per token.

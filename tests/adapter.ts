@@ -1,5 +1,6 @@
 /**
- * The GPU that tests run on: a real one where there is one, else one that the CPU plays. `SLUICE_TEST_ADAPTER=software` takes the latter in any case.
+ * The GPU that tests run on: a real one where there is one, else one that the CPU plays.
+ * `SLUICE_TEST_ADAPTER=software` takes the latter in any case.
  */
 import { openWebgpu, type WebgpuBackend } from "../src/backends/webgpu/mod.ts";
 import { DeviceError } from "../src/errors.ts";

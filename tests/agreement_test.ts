@@ -1,4 +1,7 @@
-/** The two backends on the sample model: rounded to nearest, the same codes and perplexity; calibrated, the same perplexity. */
+/**
+ * The two backends on the sample model: rounded to nearest, the same codes and perplexity;
+ * calibrated, the same perplexity.
+ */
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { openWasm } from "../src/backends/wasm/mod.ts";
@@ -33,10 +36,12 @@ async function quantize(
 const SCORED = 2 * 95;
 
 /**
- * By how much the mean negative log-likelihoods of two devices may differ. With float activations both compute one function, and f32 sums in another order
- * move a logit by some 1e-5 of its size. Where activations are rounded, the last bit of one decides ties, every flip moves what later layers round, and
- * after some layers the two have roundings of their own. A shift of logits that costs KL k moves a token's log-likelihood by a variance of 2k, two of them
- * that are independent by 4k; of the mean over n tokens that leaves a deviation of 2·√(k/n), of which four are allowed.
+ * By how much the mean negative log-likelihoods of two devices may differ. With float activations
+ * both compute one function, and f32 sums in another order move a logit by some 1e-5 of its size.
+ * Where activations are rounded, the last bit of one decides ties, every flip moves what later
+ * layers round, and after some layers the two have roundings of their own. A shift of logits that
+ * costs KL k moves a token's log-likelihood by a variance of 2k, two of them that are independent
+ * by 4k; of the mean over n tokens that leaves a deviation of 2·√(k/n), of which four are allowed.
  */
 function allowedNll(kl: number, rounded: boolean): number {
   return rounded ? 8 * Math.sqrt(kl / SCORED) : 1e-4;
@@ -72,7 +77,8 @@ for (
         for (let i = 0; i < x.length; i++) if (x[i] !== y[i]) differing++;
       }
       assert(all > 1e6);
-      // Quotients are IEEE's on both; where they were a unit off, some 2e-3 of the codes would differ.
+      // Quotients are IEEE's on both; where they were a unit off, some 2e-3 of the codes would
+      // differ.
       assert(differing / all <= 1e-5, `${differing} of ${all} bytes of codes differ`);
       const [p, q] = [a.scores, b.scores];
       const [kl, otherKl] = [p.divergence!.mean!, q.divergence!.mean!];

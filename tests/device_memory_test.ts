@@ -1,4 +1,7 @@
-/** What a plan says of the device's memory is what a run takes of it, and what the device cannot hold is refused before anything is read. */
+/**
+ * What a plan says of the device's memory is what a run takes of it, and what the device cannot
+ * hold is refused before anything is read.
+ */
 import assert from "node:assert/strict";
 import { openWasm } from "../src/backends/wasm/mod.ts";
 import { UnsupportedError } from "../src/errors.ts";
@@ -77,7 +80,10 @@ const CPU: DeviceLimits = {
   supports: () => true,
 };
 
-/** What llama models of 7 to 405 billion parameters have, and whether the CPU can hold what the default method needs of them. */
+/**
+ * What llama models of 7 to 405 billion parameters have, and whether the CPU can hold what the
+ * default method needs of them.
+ */
 const WIDTHS = [
   { hidden: 4096, intermediate: 11008, fits: true },
   { hidden: 4096, intermediate: 14336, fits: true },

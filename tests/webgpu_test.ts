@@ -213,7 +213,10 @@ test("refuses a dispatch over the limit of workgroups", (backend) => {
   return Promise.resolve();
 });
 
-/** y = a / b by the shaders' `nearer_quotient`, from a quotient that is `off` units in the last place from the device's. */
+/**
+ * y = a / b by the shaders' `nearer_quotient`, from a quotient that is `off` units in the last
+ * place from the device's.
+ */
 const QUOTIENTS = defineOp(
   {
     name: "quotients",
@@ -239,7 +242,8 @@ const QUOTIENTS = defineOp(
 );
 
 test("divides as IEEE does, though a GPU's own division is some units off", async (backend) => {
-  // Of any sizes; and extremes of tiles by their scales, which are ties between two codes or next to one.
+  // Of any sizes; and extremes of tiles by their scales, which are ties between two codes or next
+  // to one.
   const weights = gaussian(12_000, 1).map((w, i) => w * 2 ** (i % 120 - 60));
   const b = gaussian(12_000, 2).map((x, i) => {
     const tie = [7.5, 1.5, 127.5, 3.5][i % 4]!;

@@ -21,7 +21,10 @@ import { schemeKind } from "../schemes/mod.ts";
 const STEP = 0.1;
 const MOST = 1;
 
-/** Copies of the sampled rows of one weight, f32, on the device at once: the target, scaled, rounded, back, the error; and those of the rounding. */
+/**
+ * Copies of the sampled rows of one weight, f32, on the device at once: the target, scaled,
+ * rounded, back, the error; and those of the rounding.
+ */
 const SAMPLE_COPIES = 14;
 
 /** See the head of this file. */

@@ -79,7 +79,10 @@ export function checkGrid({ bits, grid, scale_dtype }: Scalars): true | string {
   return true;
 }
 
-/** The longest side of a tile and the largest block: kernels keep such sizes as signed 32-bit numbers. */
+/**
+ * The longest side of a tile and the largest block: kernels keep such sizes as signed 32-bit
+ * numbers.
+ */
 export const MAX_EXTENT = 2 ** 31 - 1;
 
 /** Why A×B is not the number of tiles of an R×C weight, or `true`. The last tile of a row or column may be short. */

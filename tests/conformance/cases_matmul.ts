@@ -49,7 +49,10 @@ function packedBound(view: View): Float64Array {
   return productBound(view, { x: x!, w: weights, column, extra: 3 });
 }
 
-/** As `matmulBound` over the columns listed, with 4 roundings in w·absmax/127; the sum may begin with what is in y. */
+/**
+ * As `matmulBound` over the columns listed, with 4 roundings in w·absmax/127; the sum may begin
+ * with what is in y.
+ */
 function columnsBound(view: View): Float64Array {
   const { before: { x, w, absmax, columns, y }, dims: { C = 0 }, scalars: { column = 0 } } = view;
   const listed = new Set(Array.from(columns!).slice(1, 1 + columns![0]!));

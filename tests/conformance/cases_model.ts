@@ -54,8 +54,8 @@ function attentionBound(view: View): Float64Array {
 }
 
 /**
- * exp is off by 3 + 2|x| units in WGSL, the rest is a sum, a division of 2.5 units and a product. Below −88.7, where e^−x is more than f32 holds, silu is
- * less than 3e-37 and may be 0.
+ * exp is off by 3 + 2|x| units in WGSL, the rest is a sum, a division of 2.5 units and a product.
+ * Below −88.7, where e^−x is more than f32 holds, silu is less than 3e-37 and may be 0.
  */
 function siluBound({ before: { gate, up }, want }: View): Float64Array {
   return Float64Array.from(

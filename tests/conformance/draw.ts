@@ -1,6 +1,7 @@
 /**
- * Cases by chance: sizes, dtypes, scalars and contents of an op's arguments, drawn by fast-check, which also looks for the smallest case that fails.
- * What each op allows is in draws.ts. `SLUICE_TEST_SEED` draws other cases, `SLUICE_TEST_RUNS` another number of them.
+ * Cases by chance: sizes, dtypes, scalars and contents of an op's arguments, drawn by fast-check,
+ * which also looks for the smallest case that fails. What each op allows is in draws.ts.
+ * `SLUICE_TEST_SEED` draws other cases, `SLUICE_TEST_RUNS` another number of them.
  */
 import fc from "fast-check";
 import {
@@ -23,7 +24,10 @@ function setting(name: string, { min, otherwise }: { min: number; otherwise: num
   throw new RangeError(`${name} must be a whole number of at least ${min}, got "${text}"`);
 }
 
-/** What the cases of a test run are drawn from: always the same, unless the environment says otherwise. */
+/**
+ * What the cases of a test run are drawn from: always the same, unless the environment says
+ * otherwise.
+ */
 export const DRAWING = {
   seed: setting("SLUICE_TEST_SEED", { min: 0, otherwise: 10 }),
   numRuns: setting("SLUICE_TEST_RUNS", { min: 1, otherwise: 30 }),

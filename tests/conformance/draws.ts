@@ -1,4 +1,7 @@
-/** What each op may be called with, for cases drawn by chance: sizes that may be 0, tiles and windows larger than the data, offsets, all dtypes. */
+/**
+ * What each op may be called with, for cases drawn by chance: sizes that may be 0, tiles and
+ * windows larger than the data, offsets, all dtypes.
+ */
 import { DYNAMIC_MAP } from "../../src/codebook.ts";
 import { e4m3ToF32 } from "../../src/number.ts";
 import { codeRange, MAX_EXTENT } from "../../src/ops/grid.ts";

@@ -32,8 +32,9 @@ const ALONE_BYTES = 1 << 17;
 const MAX_TENSOR_BYTES = 2 ** 30;
 const SLICE_BYTES = 4 * 2 ** 20;
 /**
- * The share of the memory that a plan may fill: tensors come and go in sizes of their own, and leave gaps that the next do not fit. Runs with widths of
- * 11,008 and 14,336 left gaps of 2 % at their peaks.
+ * The share of the memory that a plan may fill: tensors come and go in sizes of their own, and
+ * leave gaps that the next do not fit. Runs with widths of 11,008 and 14,336 left gaps of 2 % at
+ * their peaks.
  */
 const FILLED = 15 / 16;
 

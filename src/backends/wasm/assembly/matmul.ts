@@ -30,7 +30,8 @@ export function matmul_columns(thread: i32): void {
   const columns = tensor(1), y = tensor(4) + (<usize>scalarU(0) << 2);
   setGather(columns + 4, tensor(3));
   const count = min(D - 1, load<i32>(columns));
-  if (count > 0) product<f32>(thread, GATHER, tensor(0), C, GATHER_INT8, tensor(2), C, y, Y, T, R, count, true);
+  if (count == 0) return;
+  product<f32>(thread, GATHER, tensor(0), C, GATHER_INT8, tensor(2), C, y, Y, T, R, count, true);
 }
 
 /** Where a rectangle begins whose row and column are scalars from `i` on; a row has `width` elements. */
