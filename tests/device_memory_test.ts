@@ -6,15 +6,18 @@ import assert from "node:assert/strict";
 import { openWasm } from "../src/backends/wasm/mod.ts";
 import { UnsupportedError } from "../src/errors.ts";
 import { evaluate } from "../src/evaluate.ts";
+import type { SpillStore } from "../src/hidden_states.ts";
 import { disk } from "../src/io/disk.ts";
 import { outlierThreshold } from "../src/outliers.ts";
 import { type DeviceLimits, type Plan, plan, requestOf, type WindowsRequest } from "../src/plan.ts";
 import { recipeFromOptions } from "../src/recipe.ts";
 import { run } from "../src/run.ts";
 import { openCheckpoint } from "../src/sources/checkpoint.ts";
+import type { Sink } from "../src/sink.ts";
 import type { TensorSource } from "../src/source.ts";
-import type { TensorInfo } from "../src/tensor.ts";
+import { byteLength, type TensorInfo } from "../src/tensor.ts";
 import { counted } from "./counted.ts";
+import { idleDevice } from "./idle_device.ts";
 import { memorySink, memorySource } from "./memory.ts";
 import { folder } from "./run_given.ts";
 import { livelyNorms, makeCheckpoint, TINY_CONFIG } from "./tiny.ts";
@@ -130,6 +133,70 @@ Deno.test("an evaluation that the CPU cannot hold is refused with what to leave 
     },
   );
 });
+
+/** A place on disk where nothing is kept. */
+const NOWHERE: SpillStore = {
+  folder: "",
+  disk: {
+    ...disk,
+    create: () =>
+      Promise.resolve({
+        write: () => Promise.resolve(),
+        sync: () => Promise.resolve(),
+        [Symbol.asyncDispose]: () => Promise.resolve(),
+      }),
+    open: () =>
+      Promise.resolve({
+        size: 0,
+        read: (from: number, to: number) => Promise.resolve(new Uint8Array(to - from)),
+        [Symbol.asyncDispose]: () => Promise.resolve(),
+      }),
+    remove: () => Promise.resolve(),
+  },
+};
+
+const NO_OUTPUT: Sink = {
+  label: "nowhere",
+  create: () =>
+    Promise.resolve({
+      write: () => Promise.resolve(),
+      commit: () => Promise.resolve(),
+      [Symbol.asyncDispose]: () => Promise.resolve(),
+    }),
+  commit: () => Promise.resolve(),
+  [Symbol.asyncDispose]: () => Promise.resolve(),
+};
+
+for (const { hidden, intermediate } of WIDTHS.filter(({ fits }) => fits)) {
+  Deno.test(`what is planned with ${intermediate} inputs finds its places in the CPU's memory`, async () => {
+    const sizes = { hidden, intermediate, vocab: 4096 };
+    const { backend, heap } = idleDevice({ ...CPU, memoryBytes: CPU.memoryBytes! });
+    const source = headersOnly(sizes);
+    const zeros: TensorSource = {
+      ...source,
+      read(name, rows) {
+        const tensor = source.tensors.get(name)!;
+        const share = rows ? (rows.to - rows.from) / tensor.shape[0]! : 1;
+        return Promise.resolve(new Uint8Array(byteLength(tensor) * share));
+      },
+    };
+    for (const [count, seqLen] of [[4, 128], [8, 2048]] as const) {
+      const { windows, stateBudget } = walk(count, seqLen);
+      const work = plan(recipeFromOptions({ scheme: "W4A16" }), zeros, {
+        device: backend,
+        calibration: { seqLen, windows: count, stateBudget },
+      });
+      await run(work, {
+        source: zeros,
+        backend,
+        sink: NO_OUTPUT,
+        metrics: true,
+        calibration: { windows, stateBudget: work.calibration!.stateBudget, spill: NOWHERE },
+      });
+      assert.equal(heap.used, 0);
+    }
+  });
+}
 
 Deno.test("walks without a plan are refused too where the CPU cannot hold a block", async () => {
   const wide = headersOnly({ hidden: 16384, intermediate: 53248, vocab: 32000 });
