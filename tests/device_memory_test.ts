@@ -288,7 +288,7 @@ for (
     { options: { scheme: "W4A16", "group-size": 64, method: "hqq" } },
     { options: { scheme: "NF4" }, evaluation: walk(2, 128) },
     { options: { scheme: "LLM_INT8" }, evaluation: walk(2, 256) },
-    { options: { scheme: "W8A8", method: "rtn" }, evaluation: walk(2, 512) },
+    { options: { scheme: "W8A8", method: "rtn" }, evaluation: walk(2, 1024) },
     { options: { scheme: "FP8_DYNAMIC", method: "rtn" }, evaluation: walk(2, 64) },
     { options: { scheme: "W4A16", "group-size": 64 }, calibration: TEXT, evaluation: TEXT },
     { options: { scheme: "W4A16_ASYM", "group-size": 64, format: "awq" }, calibration: TEXT },
