@@ -156,7 +156,20 @@ function ignoresHangup(): boolean {
   return !Deno.stdout.isTerminal() && !Deno.stderr.isTerminal();
 }
 
+/**
+ * Vulkan's layers look for a screen where this variable says, and complain on standard error,
+ * whatever --quiet says, where it says nothing. No screen is needed here, so it is made to say a
+ * place that holds none and where nobody can put one.
+ */
+function lookForNoScreen(): void {
+  const variable = "XDG_RUNTIME_DIR";
+  if (Deno.build.os !== "linux") return;
+  if (Deno.permissions.querySync({ name: "env", variable }).state !== "granted") return;
+  if (!Deno.env.get(variable)?.startsWith("/")) Deno.env.set(variable, "/dev/null");
+}
+
 if (import.meta.main) {
+  lookForNoScreen();
   const stop = new AbortController();
   listen(stop);
   // A failure that nobody waited for stops the run as Ctrl-C does, so that it cleans up.

@@ -13,12 +13,13 @@ import type { Model } from "./family.ts";
 import { recognize } from "./formats/mod.ts";
 import type { HubClient } from "./hub/client.ts";
 import { type Disk, disk as realDisk } from "./io/disk.ts";
-import { modelOf } from "./plan.ts";
+import { modelOf, requestOf } from "./plan.ts";
 import type { TextFacts } from "./record.ts";
 import { type Reporter, StepCounter } from "./report.ts";
 import type { TensorSource } from "./source.ts";
 import { type EvaluationInput, scoreTokens, Streams, tensorsRead } from "./streams.ts";
 import { quantizedBy } from "./usable.ts";
+import { checkWalk } from "./walk_memory.ts";
 import { type ModelWeights, originalWeights, storedWeights } from "./weights.ts";
 
 /** Bytes of hidden states kept in memory unless told otherwise. */
@@ -189,7 +190,8 @@ export interface EvaluateOptions {
 /**
  * Measure a checkpoint, by evaluator name; without a reference only evaluators that need one model.
  *
- * @throws {UnsupportedError} the architecture, or the way it is quantized, is not known.
+ * @throws {UnsupportedError} the architecture, or the way it is quantized, is not known; or the
+ * device cannot hold a block.
  * @throws {CheckpointError} a tensor is missing or has a shape that the config does not imply.
  */
 export async function evaluate(
@@ -199,6 +201,12 @@ export async function evaluate(
   const model = await modelFrom(source);
   const measured = await weightsOf(source, model);
   const weights = reference ? [await weightsOf(reference, model), measured] : [measured];
+  checkWalk("evaluate", model, {
+    backend,
+    streams: weights,
+    windows: requestOf({ ...evaluation, seqLen: evaluation.windows[0]!.length }),
+    statesPerToken: weights.length * model.hiddenSize,
+  });
   await using streams = await Streams.open(model, {
     backend,
     evaluation,

@@ -109,7 +109,10 @@ export function requestOf(
 }
 
 /** What of a device a plan depends on. */
-export type DeviceLimits = Pick<Backend, "name" | "maxTensorBytes" | "sliceBytes" | "supports">;
+export type DeviceLimits = Pick<
+  Backend,
+  "name" | "maxTensorBytes" | "memoryBytes" | "sliceBytes" | "supports"
+>;
 
 /**
  * Plan a run from headers alone.

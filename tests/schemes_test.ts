@@ -343,6 +343,7 @@ Deno.test("every preset has a kind that labels it and takes a matrix", () => {
     assert(SCHEME_KINDS.includes(kind));
     assert.equal(kind.check(scheme, [256, 256]), true, preset.name);
     assert(kind.label(scheme).length > 2);
+    assert(kind.workBytes(scheme, 256, 256) >= kind.codeBytes(scheme, 256, 256));
     assert(kind.workBytes(scheme, 256, 256) >= 0 && kind.linearBytes(scheme, [256, 256], 8) >= 0);
   }
 });

@@ -43,6 +43,21 @@ Deno.test("a process needs no permission to tell its version", async () => {
   });
 });
 
+Deno.test("asking the driver for GPUs prints nothing, though XDG_RUNTIME_DIR is not set", () =>
+  inFolder(async (folder) => {
+    const { XDG_RUNTIME_DIR: _, ...env } = Deno.env.toObject();
+    for (
+      const words of [
+        ["devices"],
+        ["plan", "sample", "--scheme", "NF4"],
+        ["quantize", "sample", "--scheme", "NF4", "--quiet", "--output", `${folder}/out`],
+      ]
+    ) {
+      const { code, err } = await spawn(["-A"], words, { clearEnv: true, env });
+      assert.deepEqual([words[0], code, err], [words[0], 0, ""]);
+    }
+  }));
+
 Deno.test("in a pipe, progress is plain lines on standard error and the result is on standard output", () =>
   inFolder(async (folder) => {
     const words = ["quantize", "sample", "--scheme", "NF4", "--output", `${folder}/out`];
