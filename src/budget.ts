@@ -52,7 +52,11 @@ export const COPY_BYTES = 8 * 2 ** 20;
 
 function sliceMemory({ source, fate, outputs, sliceRows }: Step, format: Format): number {
   if (fate.kind === "drop") return 0;
-  if (fate.kind !== "quantize") return 2 * Math.min(COPY_BYTES, byteLength(source));
+  if (fate.kind !== "quantize") {
+    // Cast on the host, values are there as they were, as f32, and as they will be.
+    const copies = fate.kind === "copy" && fate.dtype !== undefined ? 6 : 2;
+    return copies * Math.min(COPY_BYTES, byteLength(source));
+  }
   const [rows, columns] = matrixShape(source.shape);
   const bytes = sliceRows * columns * BITS[source.dtype] / 8;
   const packed = outputs.reduce((n, output) => n + byteLength(output), 0);

@@ -5,7 +5,7 @@
 import prettyBytes from "pretty-bytes";
 import { stringify } from "yaml";
 import type { Score } from "./evaluator.ts";
-import type { Loader } from "./format.ts";
+import type { Verdict } from "./format.ts";
 import { code, fenced, hubLink, oneLine, table } from "./markdown.ts";
 import type { Plain, SourceCard } from "./source_card.ts";
 
@@ -62,7 +62,7 @@ export interface CardFacts {
   /** By evaluator name, as `run` and `evaluate` give them. */
   readonly scores?: Readonly<Record<string, Score>>;
   readonly protocol?: CardProtocol;
-  readonly loaders?: readonly Loader[];
+  readonly loaders?: readonly Verdict[];
   /** Sentences for the section of that name. */
   readonly limits?: readonly string[];
 }
@@ -117,7 +117,7 @@ function tagsOf({ format, schemes = [], loaders = [], base }: CardFacts): string
     ...(format && bits ? ["quantized", `${bits}-bit`] : []),
     ...(format && format !== "plain" ? [format] : []),
     ...(most.startsWith("fp8") ? ["fp8"] : []),
-    ...(loaders.some(({ name, takes }) => name === "vLLM" && takes) ? ["vllm"] : []),
+    ...(loaders.some(({ name, opens }) => name === "vLLM" && opens === "yes") ? ["vllm"] : []),
     ...(base?.card?.tags.includes("conversational") ? ["conversational"] : []),
     CARD_TAG,
   ];
@@ -209,7 +209,8 @@ const PACKAGES: Readonly<Record<string, string>> = {
 
 function loading({ name, format = "plain", loaders = [], architecture }: CardFacts): string {
   const parts: string[] = [];
-  const open = (loader: string) => loaders.find((one) => one.name === loader && one.takes);
+  const open = (loader: string) =>
+    loaders.find((one) => one.name === loader && one.opens === "yes");
   const transformers = open("transformers");
   if (transformers) {
     const head = architecture?.endsWith("ForCausalLM") === false
@@ -239,7 +240,7 @@ function loading({ name, format = "plain", loaders = [], architecture }: CardFac
   if (loaders.length > 0) {
     parts.push(table(
       ["loader", "opens it", ""],
-      loaders.map(({ name, takes, why }) => [name, takes ? "yes" : "no", why]),
+      loaders.map(({ name, opens, why }) => [name, opens, why]),
     ));
   }
   return parts.length === 0 ? "" : `## How to load it\n\n${parts.join("\n\n")}`;

@@ -57,9 +57,9 @@ const FACTS: CardFacts = {
   },
   protocol: { corpus: "wikitext2 (test)", seqLen: 2048, windows: 40, available: 141 },
   loaders: [
-    { name: "transformers", takes: true, why: "with compressed-tensors installed" },
-    { name: "vLLM", takes: true, why: "natively" },
-    { name: "ExLlama", takes: false, why: "it reads GPTQ and EXL files" },
+    { name: "transformers", opens: "yes", why: "with compressed-tensors installed" },
+    { name: "vLLM", opens: "yes", why: "natively" },
+    { name: "ExLlama", opens: "no", why: "it reads GPTQ and EXL files" },
   ],
   limits: ["Evaluated in English only."],
 };
@@ -219,7 +219,7 @@ Deno.test("modelCard() says nothing of what is not known, and that no licence wa
       { label: "LLM.int8(), threshold 6", matrices: 2 },
       { label: "nf4, blocks of 64", matrices: 12 },
     ].toReversed(),
-    loaders: [{ name: "transformers", takes: true, why: "with bitsandbytes installed" }],
+    loaders: [{ name: "transformers", opens: "yes", why: "with bitsandbytes installed" }],
   });
   assert.equal(card, BARE);
 });
@@ -241,7 +241,7 @@ Deno.test("modelCard() tells transformers to decompress where the stored zero po
   const why = "with quantization_config=CompressedTensorsConfig(dequantize=True): …";
   const card = modelCard({
     ...FACTS,
-    loaders: [{ name: "transformers", takes: true, why }],
+    loaders: [{ name: "transformers", opens: "yes", why }],
   });
   assert.match(card, /import AutoModelForCausalLM, AutoTokenizer, CompressedTensorsConfig\n/);
   assert.match(card, /quantization_config=CompressedTensorsConfig\(dequantize=True\)\)\n/);

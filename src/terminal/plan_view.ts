@@ -1,12 +1,12 @@
 /** A plan as tables for a person and as JSON for a program. */
 import { isCalibrated } from "../assign.ts";
 import type { MemoryPlan } from "../budget.ts";
-import type { Loader } from "../format.ts";
+import type { Verdict } from "../format.ts";
 import type { Plan, Step } from "../plan.ts";
 import { schemeKind } from "../schemes/mod.ts";
 import { byteLength } from "../tensor.ts";
 import { pairs, table } from "./table.ts";
-import { count, plural, ranges, size, visible } from "./text.ts";
+import { count, plural, ranges, size, visible, visibleMessage } from "./text.ts";
 
 /** The whole plan for `sluice plan`. */
 export function showPlan(plan: Plan): string {
@@ -61,10 +61,10 @@ function memoryParts(
 }
 
 /** Who opens the result, a line each. */
-export function showLoaders(loaders: readonly Loader[]): string {
+export function showLoaders(loaders: readonly Verdict[]): string {
   return table(
     [{ head: "LOADER" }, { head: "OPENS IT" }, { head: "WHY" }],
-    loaders.map(({ name, takes, why }) => [visible(name), takes ? "yes" : "no", visible(why)]),
+    loaders.map(({ name, opens, why }) => [visible(name), opens, visibleMessage(why)]),
   );
 }
 
@@ -110,7 +110,7 @@ function showFates(steps: readonly Step[]): string {
     ],
     [...groups.values()].map(({ pieces, numbers, fate, tensors, bytes, stored }) => [
       visible(pieces.map((piece, i) => i === 0 ? piece : ranges(numbers[i - 1]!) + piece).join("")),
-      visible(fate),
+      visibleMessage(fate),
       count(tensors),
       size(bytes),
       size(stored),
@@ -134,7 +134,9 @@ function describeFate({ fate, source }: Step): string {
       return isCalibrated(fate) ? `${label}, by ${fate.chain.name}` : label;
     }
     case "copy":
-      return `${source.dtype}, as it is (${fate.reason})`;
+      return fate.dtype === undefined
+        ? `${source.dtype}, as it is (${fate.reason})`
+        : `${fate.dtype} (${fate.reason})`;
     case "scale":
       return `${source.dtype}, ${fate.reason}`;
     case "drop":
