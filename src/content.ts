@@ -127,7 +127,7 @@ export function contentOf(
 /** Whether a tensor of a model that Sluice does not know is the weight of a linear layer. */
 export function isLinearByName(name: string, shape: readonly number[]): boolean {
   return shape.length === 2 && name.endsWith(".weight") &&
-    !/embed|norm|(^|\.)(wte|wpe|shared|relative_attention_bias)\./.test(name);
+    !/embed(?!_out)|norm|(^|\.)(wte|wpe|shared|relative_attention_bias)\./.test(name);
 }
 
 /** The dtype that most of what is not quantized otherwise has, or is cast to. */

@@ -21,7 +21,7 @@ export type Storage =
 /** Something that transformers does not open. */
 interface Failure {
   readonly storages: readonly Storage[];
-  /** The weights that it does not open stored so; absent: any. */
+  /** The weights that it does not open stored so; absent, all. */
   readonly of?: RegExp;
   /** What it does with them. */
   readonly why: string;
@@ -104,17 +104,17 @@ const ARCHITECTURES: Readonly<Record<string, Architecture>> = {
   SmolLM3ForCausalLM: row("GPTQModel llama.cpp"),
   Gemma2ForCausalLM: row("GPTQModel vLLM SGLang TGI llama.cpp ExLlama"),
   Gemma3ForCausalLM: row("GPTQModel vLLM SGLang llama.cpp"),
-  Phi3ForCausalLM: row("GPTQModel vLLM SGLang TGI llama.cpp ExLlama"),
+  Phi3ForCausalLM: row("vLLM SGLang TGI llama.cpp ExLlama"),
   PhiForCausalLM: row("GPTQModel vLLM SGLang llama.cpp"),
   Olmo2ForCausalLM: row("GPTQModel vLLM llama.cpp"),
   Olmo3ForCausalLM: row("GPTQModel vLLM llama.cpp"),
   GraniteForCausalLM: row("GPTQModel vLLM SGLang TGI llama.cpp ExLlama"),
-  Glm4ForCausalLM: row("GPTQModel vLLM llama.cpp"),
+  Glm4ForCausalLM: row("vLLM llama.cpp"),
   CohereForCausalLM: row("GPTQModel vLLM SGLang TGI llama.cpp ExLlama"),
   StableLmForCausalLM: row("GPTQModel llama.cpp"),
   OPTForCausalLM: row("GPTQModel vLLM"),
   Qwen3_5ForCausalLM: row("llama.cpp"),
-  GPTNeoXForCausalLM: row("llama.cpp", { failures: [SCALED_ACTIVATION], head: "embed_out" }),
+  GPTNeoXForCausalLM: row("llama.cpp", { failures: [SCALED_ACTIVATION] }),
   BloomForCausalLM: row("llama.cpp", { failures: [SCALED_ACTIVATION] }),
   FalconForCausalLM: row("llama.cpp", { failures: [OWN_LINEAR], early: true }),
   GPTBigCodeForCausalLM: row("llama.cpp", { failures: [EARLY], early: true }),

@@ -23,7 +23,7 @@ from checks import Checks
 from stored import read_tensors, stored_weights
 
 # Rounding to bfloat16 at other places; activations that are rounded too, as much as weights are.
-WEIGHTS, ACTIVATIONS, ROUNDED = 0.03, 0.25, 0.1
+WEIGHTS, ACTIVATIONS, ROUNDED = 0.03, 0.25, 0.15
 SECONDS = 240  # for one checkpoint; GPTQModel is slow to start
 
 
