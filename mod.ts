@@ -92,7 +92,14 @@ export type { Sink, SinkFile } from "./src/sink.ts";
 export type { Quantized, Scheme, SchemeKind } from "./src/scheme.ts";
 export type { Job, Method, Rounder, RoundingMethod, ScalingMethod } from "./src/method.ts";
 export type { Observer, Statistics } from "./src/observer.ts";
-export type { Format, Loader, Packer, StoredWeight } from "./src/format.ts";
+export type {
+  Content,
+  Format,
+  Packer,
+  PlannedWeight,
+  StoredWeight,
+  Verdict,
+} from "./src/format.ts";
 export type { Block, Family, Forward, Linear, Model, Position } from "./src/family.ts";
 export type { Metric } from "./src/metric.ts";
 export type { Evaluator, Score, TokenScores } from "./src/evaluator.ts";

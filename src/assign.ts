@@ -2,21 +2,33 @@
  * What becomes of each tensor: quantized by which rule, copied, or dropped, and why. Reads names, shapes and dtypes only; every
  * refusal is a sentence. What an unknown architecture's tensors are is judged by their names.
  */
+import {
+  announcedDType,
+  commonDType,
+  type FloatDType,
+  isFloat,
+  plannedWeights,
+  tiedHead,
+} from "./content.ts";
 import { UnsupportedError } from "./errors.ts";
 import type { Model, ScaleSource, Step } from "./family.ts";
 import type { Format, PlannedWeight } from "./format.ts";
+import { towerOf } from "./formats/layer_patterns.ts";
 import { formatNamed, FORMATS } from "./formats/mod.ts";
+import { plain } from "./formats/plain.ts";
+import { checkFused } from "./fused.ts";
 import type { ScalingMethod } from "./method.ts";
 import { type Chain, chainNamed } from "./methods/mod.ts";
 import type { Observer } from "./observer.ts";
 import { gram } from "./observers/gram.ts";
 import type { OptionValues } from "./option.ts";
-import { matches, modulePath, type Recipe, type Rule } from "./recipe.ts";
+import { checkPatterns } from "./patterns.ts";
+import { matches, type Recipe, type Rule } from "./recipe.ts";
 import type { Scheme } from "./scheme.ts";
 import { schemeKind } from "./schemes/mod.ts";
 import { schemeFrom } from "./schemes/options.ts";
 import type { TensorSource } from "./source.ts";
-import { type DType, elementCount, matrixShape, type TensorInfo } from "./tensor.ts";
+import { elementCount, matrixShape, type TensorInfo } from "./tensor.ts";
 
 /** What becomes of one tensor. */
 export type Fate =
@@ -26,7 +38,8 @@ export type Fate =
     readonly scheme: Scheme;
     readonly chain: Chain;
   }
-  | { readonly kind: "copy"; readonly reason: string }
+  /** As it is, or where `dtype` is given, its values in another. */
+  | { readonly kind: "copy"; readonly reason: string; readonly dtype?: FloatDType }
   /** A norm that takes over scales of the linears after it; dtype and shape stay. */
   | { readonly kind: "scale"; readonly reason: string }
   | { readonly kind: "drop"; readonly reason: string };
@@ -41,26 +54,28 @@ export interface Assignment {
   readonly fates: ReadonlyMap<string, Fate>;
   readonly format: Format;
   readonly weights: readonly PlannedWeight[];
-  /** The dtype most of the weights have: `bfloat16`, `float16` or `float32`, as config.json spells it. */
-  readonly modelDType: string;
+  /** The dtype of what is not quantized. */
+  readonly modelDType: FloatDType;
   readonly warnings: readonly { readonly code: string; readonly message: string }[];
 }
 
-const FLOATS: readonly DType[] = ["f32", "bf16", "f16"];
-const TORCH_NAMES = { f32: "float32", bf16: "bfloat16", f16: "float16" } as const;
-
 /** Left alone in every architecture unless a rule names them. */
 const SPARED: readonly (readonly [pattern: RegExp, what: string])[] = [
-  [/(^|\.)(lm_head|output|embed_out|score|classifier)\.weight$/, "the output head"],
   [
-    /(^|[._])(embed\w*|wte|wpe|tok_embeddings|word_embeddings|position_embeddings)([._]|$)/,
+    /(^|\.)(lm_head|embed_out|score|(pre_)?classifier|qa_outputs|predictions)\.|(^|\.)output\.weight$/,
+    "the output head",
+  ],
+  [
+    /(^|[._])(embed\w*|wte|wpe|tok_embeddings|word_embeddings|position_embeddings|relative_attention_bias)([._]|$)|^(\w+\.)?shared\.weight$/,
     "an embedding",
   ],
-  [/(^|[._])(router|gate)\.weight$/, "a router"],
+  [/(^|[._])(router|gate)\.(\w+\.)?weight$/, "a router"],
   [/(norm|(^|\.)ln_?\w*|layernorm)\.weight$/i, "a norm"],
 ];
 
 function sparedBecause(name: string): string | undefined {
+  const tower = towerOf(name);
+  if (tower !== undefined) return `of the ${tower}, beside the text model`;
   return SPARED.find(([pattern]) => pattern.test(name))?.[1];
 }
 
@@ -78,6 +93,8 @@ export function assign(
     new Set(model.blocks.flatMap((block) => block.linears.map((l) => l.weight)));
   const tied = model !== undefined && model.head.weight === model.embedding;
   const asked = recipe.format === undefined ? undefined : formatNamed(recipe.format);
+  const virtual = tiedHead(source);
+  checkPatterns(recipe, source, virtual);
   const fates = new Map<string, Fate>();
   const used = new Set<Rule>();
   let degraded = false;
@@ -87,26 +104,31 @@ export function assign(
     fates.set(tensor.name, fate);
   }
   for (const rule of recipe.rules) {
-    if (rule.match !== undefined && !used.has(rule) && rule.scheme !== "none") {
-      throw new UnsupportedError(
-        `Cannot apply the rule for "${rule.match}": no float weight of ${source.label} that an earlier rule left matches it.`,
-        { what: rule.match, reason: "the pattern matches nothing" },
-      );
-    }
+    const { match, scheme } = rule;
+    if (match === undefined || used.has(rule) || scheme === "none") continue;
+    const reason = virtual !== undefined && matches(match, virtual)
+      ? `"${virtual}" is tied to the embedding, and no format stores a quantized embedding`
+      : `no float weight of ${source.label} that an earlier rule left matches it`;
+    throw new UnsupportedError(`Cannot apply the rule for "${match}": ${reason}.`, {
+      what: match,
+      reason,
+    });
   }
   if (used.size === 0) {
     refuseNothing(source, fates);
   }
-  if (model) {
-    checkFused(model, fates);
-    scaleNorms(model, fates);
-  }
+  if (model) scaleNorms(model, fates);
   const format = chooseFormat(asked, source, fates);
+  if (format !== plain) checkFused(model, fates);
+  const modelDType = hasCasts(fates)
+    ? commonDType(source, fates)
+    : announcedDType(source.config) ?? commonDType(source, fates);
+  if (format.castsRest) castRest(source, { fates, dtype: modelDType, format });
   return {
     fates,
     format,
-    weights: plannedWeights(source, model, fates, linears),
-    modelDType: commonDType(source, fates),
+    weights: plannedWeights(source, { model, fates }),
+    modelDType,
     warnings: reason !== undefined && degraded
       ? [{
         code: "rounded-to-nearest",
@@ -121,7 +143,7 @@ export function assign(
     const { name, shape, dtype } = tensor;
     const useless = droppedBecause(name);
     if (useless !== undefined) return { kind: "drop", reason: useless };
-    if (!FLOATS.includes(dtype)) {
+    if (!isFloat(dtype)) {
       return { kind: "copy", reason: `${dtype} is no float dtype that is quantized` };
     }
     const ignored = recipe.ignore.find((pattern) => matches(pattern, name));
@@ -142,9 +164,7 @@ export function assign(
         ? { kind: "copy", reason: `it is ${dtype} already` }
         : { kind: "quantize", rule, scheme, chain: chainNamed("rtn") };
     }
-    const weightLike = (shape.length === 2 || shape.length === 4) &&
-      /(^|\.)weight$|[^.]+$/.test(name);
-    if (!weightLike) {
+    if (shape.length !== 2 && shape.length !== 4) {
       return { kind: "copy", reason: `${shape.length}-D: only 2-D and 4-D weights are quantized` };
     }
     if (rule.match === undefined) {
@@ -154,9 +174,9 @@ export function assign(
       }
       const spared = linears
         ? undefined
-        : name.endsWith("weight")
+        : /(^|\.)weight$/.test(name)
         ? sparedBecause(name)
-        : "not a weight";
+        : "not called a module's weight";
       if (spared) return { kind: "copy", reason: spared };
     }
     const wanted = rule.method === "auto" && wantsCalibration(scheme);
@@ -309,37 +329,6 @@ export function droppedBecause(name: string): string | undefined {
     : undefined;
 }
 
-/** Whether two weights may be fused: one scheme, and one scale of the input they share if it is fixed. */
-function canFuse(a: Fate | undefined, b: Fate | undefined): boolean {
-  const key = (fate: Fate | undefined) => {
-    if (fate?.kind !== "quantize") return "none";
-    const { scheme, rule: { options } } = fate;
-    const range = inputObserver(scheme, options) && [options.observer, options.percentile];
-    return JSON.stringify([scheme, range]);
-  };
-  return key(a) === key(b);
-}
-
-/** Inference engines fuse q, k, v and gate, up; they refuse a set whose members differ (vLLM). */
-function checkFused(model: Model, fates: ReadonlyMap<string, Fate>): void {
-  for (const block of model.blocks) {
-    const byLabel = Map.groupBy(block.linears, (linear) => linear.fused);
-    for (const [label, [first, ...others]] of byLabel) {
-      if (label === undefined || !first) continue;
-      for (const other of others) {
-        if (!canFuse(fates.get(first.weight), fates.get(other.weight))) {
-          const names = [first, ...others].map(({ weight }) => modulePath(weight)).join(", ");
-          refuse(
-            other.weight,
-            `inference engines fuse ${names}, so they must share one scheme (and for static activations one observer) or all ` +
-              `be left alone, and the rules give "${first.weight}" another`,
-          );
-        }
-      }
-    }
-  }
-}
-
 /** @throws {UnsupportedError} always: no weight is to be quantized; the sentence has the reasons, those of most weights first. */
 function refuseNothing(source: TensorSource, fates: ReadonlyMap<string, Fate>): never {
   const elements = new Map<string, number>();
@@ -362,6 +351,13 @@ function refuseNothing(source: TensorSource, fates: ReadonlyMap<string, Fate>): 
   );
 }
 
+/** Whether weights are cast, and not quantized otherwise. */
+function hasCasts(fates: ReadonlyMap<string, Fate>): boolean {
+  return [...fates.values()].some((fate) =>
+    fate.kind === "quantize" && fate.scheme.kind === "cast"
+  );
+}
+
 function chooseFormat(
   asked: Format | undefined,
   source: TensorSource,
@@ -370,8 +366,11 @@ function chooseFormat(
   const quantized = [...fates].flatMap(([name, fate]) =>
     fate.kind === "quantize" ? [{ tensor: source.tensors.get(name)!, scheme: fate.scheme }] : []
   );
-  // Schemes were made for a format with a dtype of its own only if it was asked for.
-  const candidates = asked ? [asked] : FORMATS.filter((format) => !format.scaleDType);
+  const casts = quantized.every(({ scheme }) => scheme.kind === "cast");
+  // Schemes were made for a format with a dtype of its own only if it was asked for; rounded values as plain weights, too, are asked for.
+  const candidates = asked
+    ? [asked]
+    : FORMATS.filter((format) => !format.scaleDType && (casts || format !== plain));
   const reasons: string[] = [];
   for (const format of candidates) {
     const verdict = quantized.map(({ tensor, scheme }) => {
@@ -387,43 +386,31 @@ function chooseFormat(
   );
 }
 
-function plannedWeights(
-  source: TensorSource,
-  model: Model | undefined,
-  fates: ReadonlyMap<string, Fate>,
-  linears: ReadonlySet<string> | undefined,
-): PlannedWeight[] {
-  const weights: PlannedWeight[] = [];
-  for (const { name, shape } of source.tensors.values()) {
-    const fate = fates.get(name)!;
-    if (fate.kind === "drop") continue;
-    const linear = linears
-      ? linears.has(name) || name === model!.head.weight && name !== model!.embedding
-      : shape.length === 2 && name.endsWith(".weight") && !/embed|norm|wte|wpe/.test(name);
-    const scheme = fate.kind === "quantize" ? fate.scheme : undefined;
-    if (linear || scheme) weights.push({ name, shape, scheme, linear });
-  }
-  if (model && model.head.weight === model.embedding) {
-    weights.push({
-      name: "lm_head.weight",
-      shape: [model.vocabSize, model.hiddenSize],
-      scheme: undefined,
-      linear: true,
-    });
-  }
-  return weights;
-}
+/** Tensors that transformers computes with in float32 whatever the model's dtype (`_keep_in_fp32_modules_strict`). */
+const KEPT_IN_F32 = /(^|\.)(e_score_correction_bias|moe_statics\.\w+)$/;
 
-function commonDType(source: TensorSource, fates: ReadonlyMap<string, Fate>): string {
-  const counts = new Map<keyof typeof TORCH_NAMES, number>();
-  for (const { name, dtype, shape } of source.tensors.values()) {
+/** Plan casts of what is not quantized to the dtype that the format's loaders expect. */
+function castRest(
+  source: TensorSource,
+  { fates, dtype, format }: { fates: Map<string, Fate>; dtype: FloatDType; format: Format },
+): void {
+  for (const tensor of source.tensors.values()) {
+    const { name, dtype: own } = tensor;
     const fate = fates.get(name)!;
-    const becomes = fate.kind === "quantize" && fate.scheme.kind === "cast"
-      ? fate.scheme.dtype
-      : dtype;
-    if (becomes !== "f32" && becomes !== "bf16" && becomes !== "f16") continue;
-    counts.set(becomes, (counts.get(becomes) ?? 0) + shape.reduce((a, b) => a * b, 1));
+    if (!isFloat(own) || own === dtype || KEPT_IN_F32.test(name)) continue;
+    if (fate.kind === "scale") {
+      refuse(
+        name,
+        `it is ${own}, loaders of ${format.name} want it in ${dtype}, and a norm that takes over scales keeps its dtype; ` +
+          `cast the model to ${dtype} first, or use a method that moves no scales`,
+      );
+    }
+    if (fate.kind === "copy") {
+      fates.set(name, {
+        ...fate,
+        dtype,
+        reason: `${fate.reason}; loaders of ${format.name} want it in ${dtype}`,
+      });
+    }
   }
-  const [most] = [...counts].sort((a, b) => b[1] - a[1]);
-  return TORCH_NAMES[most?.[0] ?? "f32"];
 }

@@ -81,7 +81,9 @@ export const COPY_BYTES = 8 * 2 ** 20;
 function sliceMemory({ source, fate, outputs, sliceRows }: Step, format: Format): Held {
   if (fate.kind === "drop") return NOTHING;
   if (fate.kind !== "quantize") {
-    return { device: 0, host: 2 * Math.min(COPY_BYTES, byteLength(source)) };
+    // Cast on the host, values are there as they were, as f32, and as they will be.
+    const copies = fate.kind === "copy" && fate.dtype !== undefined ? 6 : 2;
+    return { device: 0, host: copies * Math.min(COPY_BYTES, byteLength(source)) };
   }
   const [rows, columns] = matrixShape(source.shape);
   const bytes = sliceRows * columns * BITS[source.dtype] / 8;

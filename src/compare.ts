@@ -2,6 +2,7 @@
 import { COPY_BYTES } from "./budget.ts";
 import { CheckpointError, quote } from "./errors.ts";
 import type { StoredWeight } from "./format.ts";
+import { isObject } from "./json.ts";
 import type { TensorSource } from "./source.ts";
 import { byteLength, type TensorInfo } from "./tensor.ts";
 
@@ -29,16 +30,17 @@ export function checkNothingElse(
 }
 
 /**
- * A tensor must equal the source's byte for byte; both are read a piece at a time.
+ * Where a tensor first differs from the source's, which has the same name; undefined where they are equal byte for byte. Both are read a
+ * piece at a time.
  *
- * @throws {CheckpointError} it does not.
+ * @throws {CheckpointError} it has another dtype or shape.
  */
-export async function compareTensor(
+export async function differenceOf(
   { name, dtype, shape }: TensorInfo,
   output: TensorSource,
   source: TensorSource,
   signal: AbortSignal | undefined,
-): Promise<void> {
+): Promise<number | undefined> {
   const found = output.tensors.get(name)!;
   if (found.dtype !== dtype || found.shape.join() !== shape.join()) {
     throw new CheckpointError(
@@ -58,15 +60,9 @@ export async function compareTensor(
     const slice = step === Infinity ? undefined : { from, to: Math.min(rows!, from + step) };
     const [a, b] = await Promise.all([output.read(name, slice), source.read(name, slice)]);
     const at = firstDifference(a, b);
-    if (at === undefined) continue;
-    throw new CheckpointError(
-      `Cannot accept ${quote(name)}: it was to be copied, but byte ${
-        from * rowBytes + at
-      } differs ` +
-        `from the source's.`,
-      { tensor: name, offset: from * rowBytes + at },
-    );
+    if (at !== undefined) return from * rowBytes + at;
   }
+  return undefined;
 }
 
 function firstDifference(a: Uint8Array, b: Uint8Array): number | undefined {
@@ -81,14 +77,7 @@ function firstDifference(a: Uint8Array, b: Uint8Array): number | undefined {
  * @throws {CheckpointError} one is missing or differs.
  */
 export async function compareFiles(output: TensorSource, source: TensorSource): Promise<string[]> {
-  const changed = new Set(["quantization_config", "dtype", "torch_dtype"]);
-  for (const [key, value] of Object.entries(source.config)) {
-    if (changed.has(key) || JSON.stringify(output.config[key]) === JSON.stringify(value)) continue;
-    throw new CheckpointError(
-      `Cannot accept config.json: its "${key}" differs from that of ${quote(source.label)}.`,
-      { file: "config.json" },
-    );
-  }
+  compareConfig(output.config, source.config, source.label);
   const equal: string[] = [];
   for (const { path } of source.files.values()) {
     if (path === "config.json") continue;
@@ -105,4 +94,27 @@ export async function compareFiles(output: TensorSource, source: TensorSource): 
     equal.push(path);
   }
   return equal;
+}
+
+/** What quantization changes in a config; a head is untied where it is quantized by itself. */
+const CHANGED = ["quantization_config", "dtype", "torch_dtype", "tie_word_embeddings"];
+
+/** @throws {CheckpointError} a value differs that quantization does not change. */
+function compareConfig(
+  output: TensorSource["config"],
+  source: TensorSource["config"],
+  label: string,
+): void {
+  for (const [key, value] of Object.entries(source)) {
+    const other = output[key];
+    if (CHANGED.includes(key) || JSON.stringify(other) === JSON.stringify(value)) continue;
+    if (key.endsWith("_config") && isObject(value) && isObject(other)) {
+      compareConfig(other, value, label);
+      continue;
+    }
+    throw new CheckpointError(
+      `Cannot accept config.json: its "${key}" differs from that of ${quote(label)}.`,
+      { file: "config.json" },
+    );
+  }
 }

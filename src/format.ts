@@ -1,5 +1,6 @@
 /** A format names and packs codes, and says so in config.json. Implementations: formats/, listed in formats/mod.ts. */
 import type { Scope } from "./backend.ts";
+import type { OptionValues } from "./option.ts";
 import type { Quantized, ScaleDType, Scheme } from "./scheme.ts";
 import type { Rows, TensorSource } from "./source.ts";
 import type { TensorInfo } from "./tensor.ts";
@@ -38,7 +39,7 @@ export interface StoredWeight {
 /** Bytes of a stored tensor, or of rows of it. `TensorSource.read` is one; a block's packed pieces in memory are another. */
 export type ReadTensor = (name: string, rows?: Rows) => Promise<Uint8Array<ArrayBuffer>>;
 
-/** What one weight of a plan will be, as a format's `section` sees it. */
+/** What one weight of a checkpoint will be, or is. */
 export interface PlannedWeight {
   readonly name: string;
   readonly shape: readonly number[];
@@ -46,12 +47,26 @@ export interface PlannedWeight {
   readonly scheme: Scheme | undefined;
   /** Whether the weight is that of a linear layer (a skip list must name those that are left alone). */
   readonly linear: boolean;
+  /** Whether its rows are inputs and its columns outputs, as GPT-2 has them (transformers' Conv1D). */
+  readonly inputsFirst?: boolean;
+  /** How its codes are chosen; absent where that is not known. */
+  readonly chosen?: { readonly method: string; readonly options: OptionValues };
 }
 
-/** Whether a program opens the result, and why, or why not. */
-export interface Loader {
+/** A checkpoint as its section and its loaders see it. */
+export interface Content {
+  /** The weights of linear layers, and whatever else is quantized; casts have no scheme here. */
+  readonly weights: readonly PlannedWeight[];
+  /** `config.json`, parsed; empty where there is none. */
+  readonly config: Readonly<Record<string, unknown>>;
+  /** The dtype of what is not quantized, as `config.json` spells it: `bfloat16`. */
+  readonly dtype: string;
+}
+
+/** Whether a program opens a checkpoint, and why, or why not; `unknown` where nobody has tried. */
+export interface Verdict {
   readonly name: string;
-  readonly takes: boolean;
+  readonly opens: "yes" | "no" | "unknown";
   readonly why: string;
 }
 
@@ -65,6 +80,8 @@ export interface Format {
    * such a format is used only where it is asked for.
    */
   readonly scaleDType?: ScaleDType;
+  /** Whether its loaders want all floats that are not quantized in the dtype that config.json announces. */
+  readonly castsRest?: boolean;
   /** A file beside config.json that holds the section alone, for loaders that look for it. */
   readonly sectionFile?: string;
   /** Whether a packer keeps all stored tensors of a weight until the last slice, and `unpack` reads all of them. */
@@ -81,7 +98,7 @@ export interface Format {
    *
    * @throws {UnsupportedError} these schemes cannot stand in one section.
    */
-  section(weights: readonly PlannedWeight[], modelDType: string): string | undefined;
+  section(content: Content): string | undefined;
   /**
    * The quantized weights of a checkpoint by the names they had before, or undefined when it is not in this format. Reads the
    * few bytes that hold shapes (`weight_shape`, `quant_state`): headers do not tell them.
@@ -98,6 +115,6 @@ export interface Format {
     read: ReadTensor,
     options: { readonly scope: Scope; readonly rows?: Rows },
   ): Promise<Quantized>;
-  /** Who opens a checkpoint with these schemes; with `weights` given, their shapes count too. */
-  loaders(schemes: readonly Scheme[], weights?: readonly PlannedWeight[]): Loader[];
+  /** Who opens a checkpoint of this format. */
+  loaders(content: Content): Verdict[];
 }

@@ -4,7 +4,7 @@
  */
 import { stringify } from "yaml";
 import type { Score } from "./evaluator.ts";
-import type { Loader } from "./format.ts";
+import type { Verdict } from "./format.ts";
 import { code, fenced, hubLink, oneLine, table } from "./markdown.ts";
 import { size } from "./size.ts";
 import type { Counted } from "./record.ts";
@@ -66,7 +66,7 @@ export interface CardFacts {
   /** By evaluator name, as `run` and `evaluate` give them. */
   readonly scores?: Readonly<Record<string, Score>>;
   readonly protocol?: CardProtocol;
-  readonly loaders?: readonly Loader[];
+  readonly loaders?: readonly Verdict[];
   /** Sentences for the section of that name. */
   readonly limits?: readonly string[];
 }
@@ -127,7 +127,7 @@ function tagsOf({ format, schemes = [], loaders = [], base }: CardFacts): string
     ...(format && bits ? ["quantized", `${bits}-bit`] : []),
     ...(format && format !== "plain" ? [format] : []),
     ...(most.startsWith("fp8") ? ["fp8"] : []),
-    ...(loaders.some(({ name, takes }) => name === "vLLM" && takes) ? ["vllm"] : []),
+    ...(loaders.some(({ name, opens }) => name === "vLLM" && opens === "yes") ? ["vllm"] : []),
     ...(base?.card?.tags.includes("conversational") ? ["conversational"] : []),
     CARD_TAG,
   ];
@@ -242,7 +242,8 @@ const PACKAGES: Readonly<Record<string, string>> = {
 
 function loading({ name, format = "plain", loaders = [], architecture }: CardFacts): string {
   const parts: string[] = [];
-  const open = (loader: string) => loaders.find((one) => one.name === loader && one.takes);
+  const open = (loader: string) =>
+    loaders.find((one) => one.name === loader && one.opens === "yes");
   const transformers = open("transformers");
   if (transformers) {
     const head = architecture?.endsWith("ForCausalLM") === false
@@ -272,7 +273,7 @@ function loading({ name, format = "plain", loaders = [], architecture }: CardFac
   if (loaders.length > 0) {
     parts.push(table(
       ["loader", "opens it", ""],
-      loaders.map(({ name, takes, why }) => [name, takes ? "yes" : "no", why]),
+      loaders.map(({ name, opens, why }) => [name, opens, why]),
     ));
   }
   return parts.length === 0 ? "" : `## How to load it\n\n${parts.join("\n\n")}`;

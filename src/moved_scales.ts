@@ -13,7 +13,7 @@ import { modelIfAny } from "./plan.ts";
 import { schemeKind } from "./schemes/mod.ts";
 import { sliceOf } from "./slices.ts";
 import type { Rows, TensorSource } from "./source.ts";
-import { matrixShape } from "./tensor.ts";
+import { matrixShape, type TensorInfo } from "./tensor.ts";
 
 /** What the values of a stored weight were multiplied by, beside being quantized. */
 export interface Moved {
@@ -83,9 +83,18 @@ export async function findMovedScales(pair: Pair): Promise<MovedScales> {
   return { weights, norms };
 }
 
-function isQuantized(weight: string, { stored }: Pair): boolean {
-  const scheme = stored.get(weight)?.scheme;
-  return scheme !== undefined && scheme.kind !== "cast";
+/** Whether a weight is stored as the values it was rounded to: a cast to the dtype that it had. */
+export function isRounded(
+  { scheme }: Pick<StoredWeight, "scheme">,
+  original: Pick<TensorInfo, "dtype"> | undefined,
+): boolean {
+  return scheme.kind === "cast" && scheme.dtype === original?.dtype;
+}
+
+function isQuantized(weight: string, { stored, source }: Pair): boolean {
+  const found = stored.get(weight);
+  return found !== undefined &&
+    (found.scheme.kind !== "cast" || isRounded(found, source.tensors.get(weight)));
 }
 
 /** By what a norm was divided; undefined when it was not, or when no positive scales make the one of the other. */

@@ -13,10 +13,13 @@ import {
 import type { Backend } from "./backend.ts";
 import { budget, type Budgets, fit, type MemoryPlan, spilledBytes } from "./budget.ts";
 import type { Layout } from "./container.ts";
+import { isUntied } from "./content.ts";
 import { CheckpointError, UnsupportedError } from "./errors.ts";
 import { checkShapes, familyOf } from "./families/mod.ts";
 import type { Model } from "./family.ts";
-import type { Format, Loader } from "./format.ts";
+import type { Content, Format, Verdict } from "./format.ts";
+import { torchName } from "./formats/config_json.ts";
+import { plain } from "./formats/plain.ts";
 import { type Recipe, usesOutliers } from "./recipe.ts";
 import { layoutFiles, sidecarsOf } from "./shards.ts";
 import { sliceOf } from "./slices.ts";
@@ -94,7 +97,7 @@ export interface Plan {
   readonly propagate: boolean;
   /** Bytes of hidden states on disk at once. */
   readonly spilledBytes: number;
-  readonly loaders: readonly Loader[];
+  readonly loaders: readonly Verdict[];
   /** What a user should know before the run, which reports it. */
   readonly warnings: readonly { readonly code: string; readonly message: string }[];
 }
@@ -141,7 +144,8 @@ export function plan(
   if (model && (asked || calibration)) {
     checkShapes(model, (name) => source.tensors.get(name)?.shape);
   }
-  const section = format.section(weights, modelDType);
+  const content: Content = { weights, config: source.config, dtype: torchName(modelDType) };
+  const section = format.section(content);
   const tensors = [...source.tensors.values()].map((tensor) => {
     const fate = fates.get(tensor.name)!;
     return { source: tensor, fate, outputs: outputsOf(tensor, fate, format) };
@@ -180,11 +184,13 @@ export function plan(
   const steps = blocks.flatMap((block) => block.steps);
   const files = layoutFiles(blocks, recipe.maxShardSize);
   const schemes = steps.flatMap(({ fate }) => fate.kind === "quantize" ? [fate.scheme] : []);
+  const loaders = format.loaders(content);
   const sidecars = sidecarsOf(source, files, {
     section,
     format,
     modelDType,
     cast: schemes.some((s) => s.kind === "cast") || announcesDoubles(source.config),
+    untied: isUntied(content),
   });
   const quantized = steps.filter(({ fate }) => fate.kind === "quantize");
   const quantizedWeights = sum(quantized, ({ source }) => elementCount(source.shape));
@@ -205,9 +211,30 @@ export function plan(
     ...windows,
     propagate,
     spilledBytes: spilledBytes(model, windows, { propagate }),
-    loaders: format.loaders(schemes, weights),
-    warnings,
+    loaders,
+    warnings: [...warnings, ...warningOf(loaders, format, quantized)],
   };
+}
+
+/** Told before the run where no loader is known to open the result, and what would be opened. */
+function warningOf(
+  loaders: readonly Verdict[],
+  format: Format,
+  quantized: readonly Step[],
+): { code: string; message: string }[] {
+  if (loaders.some(({ opens }) => opens === "yes")) return [];
+  const hopes = loaders.filter(({ opens }) => opens === "unknown");
+  const holds = ({ source, fate }: Step) =>
+    fate.kind === "quantize" && plain.supports(fate.scheme, source) === true;
+  const other = format !== plain && quantized.every(holds)
+    ? " Format plain writes the rounded values as ordinary weights, which whatever opens the original opens."
+    : "";
+  const message = hopes.length === 0
+    ? `No loader opens this model in ${format.name}: ${loaders[0]!.why}.`
+    : `No loader is known to open this model in ${format.name}; of ${
+      hopes.map(({ name }) => name).join(", ")
+    } nothing is known (${hopes[0]!.why}).`;
+  return [{ code: "no-loader", message: message + other }];
 }
 
 /** Whether config.json says that the weights are float64, which are read and written as float32. */
@@ -315,6 +342,7 @@ function outputsOf(tensor: TensorInfo, fate: Fate, format: Format): readonly Ten
     case "quantize":
       return format.layout(tensor, fate.scheme);
     case "copy":
+      return [{ ...tensor, dtype: fate.dtype ?? tensor.dtype }];
     case "scale":
       return [tensor];
     case "drop":

@@ -1,4 +1,5 @@
 /** Weights quantized without data, a slice of rows at a time, and tensors copied as they are. */
+import { copied } from "./content.ts";
 import { DeviceError } from "./errors.ts";
 import type { Packer, Piece } from "./format.ts";
 import type { DeviceDType } from "./op.ts";
@@ -31,15 +32,16 @@ export async function perform(step: Step, context: Context): Promise<void> {
 }
 
 async function copyTensor(
-  { source: tensor }: Step,
+  { source: tensor, fate }: Step,
   { output, reads, report, phases }: Context,
 ): Promise<void> {
   let offset = 0;
   for (const _ of reads.slicesOf(tensor.name)) {
     const bytes = await phases.time("load", () => reads.next());
     refuseNaN(tensor, bytes, "copy");
-    await phases.time("write", () => output.write(tensor.name, offset, bytes));
-    offset += bytes.length;
+    const written = copied(tensor, fate, bytes);
+    await phases.time("write", () => output.write(tensor.name, offset, written));
+    offset += written.length;
   }
   report({ type: "copied", name: tensor.name, bytes: offset });
 }

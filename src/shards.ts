@@ -38,11 +38,14 @@ export function layoutFiles(blocks: readonly PlannedBlock[], maxShardSize: numbe
 export function sidecarsOf(
   source: TensorSource,
   files: readonly PlannedFile[],
-  { section, format, modelDType, cast }: {
+  { section, format, modelDType, cast, untied }: {
     section: string | undefined;
     format: Pick<Format, "sectionFile">;
     modelDType: string;
+    /** Weights have another dtype than config.json announces. */
     cast: boolean;
+    /** The output head is no longer the embedding. */
+    untied: boolean;
   },
 ): Sidecar[] {
   const made = (path: string, text: string): Sidecar => {
@@ -54,7 +57,10 @@ export function sidecarsOf(
     sidecars.push(
       made(
         "config.json",
-        spliceConfig(source.configText, section, cast ? { dtype: modelDType } : {}),
+        spliceConfig(source.configText, section, {
+          untied,
+          ...(cast ? { dtype: modelDType } : {}),
+        }),
       ),
     );
   }

@@ -5,15 +5,22 @@
 import { droppedBecause } from "./assign.ts";
 import type { Backend } from "./backend.ts";
 import { unscaled } from "./calibrated_block.ts";
-import { checkNothingElse, compareFiles, compareTensor } from "./compare.ts";
+import { checkNothingElse, compareFiles, differenceOf } from "./compare.ts";
+import { contentOf, isFloat } from "./content.ts";
 import { CheckpointError, quote } from "./errors.ts";
-import type { Format, Loader, StoredWeight } from "./format.ts";
+import type { Format, StoredWeight, Verdict } from "./format.ts";
 import { FORMATS, recognize, type Recognized } from "./formats/mod.ts";
 import { plain } from "./formats/plain.ts";
 import { isObject } from "./json.ts";
 import type { ErrorSums } from "./metric.ts";
 import { ErrorGatherer, METRICS } from "./metrics/mod.ts";
-import { findMovedScales, type Moved, type MovedScales, withScales } from "./moved_scales.ts";
+import {
+  findMovedScales,
+  isRounded,
+  type Moved,
+  type MovedScales,
+  withScales,
+} from "./moved_scales.ts";
 import type { DeviceDType } from "./op.ts";
 import { RECORD_FILE, type RunRecord } from "./record.ts";
 import { readRecord } from "./record_file.ts";
@@ -55,7 +62,7 @@ export interface VerifyReport {
   /** Tensors and bytes of the checkpoint. */
   readonly tensors: number;
   readonly bytes: number;
-  readonly loaders: readonly Loader[];
+  readonly loaders: readonly Verdict[];
   /** What its `sluice.json` says of how it was made; undefined when it has none. */
   readonly record: RunRecord | undefined;
 }
@@ -74,6 +81,7 @@ export async function verify(path: string | URL, options: VerifyOptions): Promis
   const record = await readRecord(output);
   if (record) checkRecord(record, format ?? plain, output);
   if (source) addCasts(weights, output, source);
+  if (source && !format) await addRounded(weights, { output, source, signal });
   const bytes = sum([...output.tensors.values()], byteLength);
   report({
     type: "start",
@@ -124,13 +132,13 @@ export async function verify(path: string | URL, options: VerifyOptions): Promis
         continue;
       }
       if (!moved.norms.has(tensor.name)) {
-        await compareTensor(tensor, output, source, signal);
+        const at = await differenceOf(tensor, output, source, signal);
+        if (at !== undefined) refuseDifference(tensor.name, at);
         copied++;
       }
       report({ type: "copied", name: tensor.name, bytes: byteLength(tensor) });
     }
   }
-  const found = [...weights.values()];
   return {
     label: output.label,
     format: format?.name,
@@ -141,10 +149,7 @@ export async function verify(path: string | URL, options: VerifyOptions): Promis
     files: source ? await compareFiles(output, source) : [],
     tensors: output.tensors.size,
     bytes,
-    loaders: (format ?? plain).loaders(
-      found.map(({ scheme }) => scheme),
-      found.map(({ name, shape, scheme }) => ({ name, shape, scheme, linear: true })),
-    ),
+    loaders: (format ?? plain).loaders(contentOf(output, weights)),
     record,
   };
 }
@@ -243,6 +248,28 @@ function addCasts(
   }
 }
 
+/**
+ * Where nothing is quantized, matrices that differ from the source's hold the values they were rounded to (the format `plain`): casts
+ * to the dtype that they had.
+ */
+async function addRounded(
+  weights: Map<string, StoredWeight>,
+  { output, source, signal }: {
+    output: TensorSource;
+    source: TensorSource;
+    signal: AbortSignal | undefined;
+  },
+): Promise<void> {
+  for (const tensor of source.tensors.values()) {
+    const { name, dtype, shape } = tensor;
+    const stored = output.tensors.get(name);
+    const isMatrix = shape.length === 2 || shape.length === 4;
+    if (!stored || weights.has(name) || !isMatrix || !isFloat(dtype)) continue;
+    if (await differenceOf(tensor, output, source, signal) === undefined) continue;
+    weights.set(name, { name, shape, scheme: { kind: "cast", dtype }, parts: [stored] });
+  }
+}
+
 function originalOf({ name, shape }: StoredWeight, source: TensorSource): TensorInfo {
   const original = source.tensors.get(name);
   if (original?.shape.join() === shape.join()) return original;
@@ -252,6 +279,16 @@ function originalOf({ name, shape }: StoredWeight, source: TensorSource): Tensor
         original ? `[${original.shape.join(", ")}]` : "no such tensor"
       }.`,
     { tensor: name },
+  );
+}
+
+/** @throws {CheckpointError} always: a tensor is not the source's. */
+function refuseDifference(tensor: string, offset: number): never {
+  throw new CheckpointError(
+    `Cannot accept ${
+      quote(tensor)
+    }: it was to be copied, but byte ${offset} differs from the source's.`,
+    { tensor, offset },
   );
 }
 
@@ -311,7 +348,9 @@ async function checkWeight(weight: StoredWeight, check: Check): Promise<TensorRe
   const stored = weight.parts.reduce((n, part) => n + byteLength(part), 0);
   return {
     name: weight.name,
-    scheme: schemeKind(weight.scheme).label(weight.scheme),
+    scheme: isRounded(weight, original)
+      ? `rounded values in ${original!.dtype}`
+      : schemeKind(weight.scheme).label(weight.scheme),
     bitsPerWeight: stored * 8 / elementCount(weight.shape),
     metrics: sums
       ? Object.fromEntries(METRICS.map((metric) => [metric.name, metric.compute(sums)]))

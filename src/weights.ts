@@ -3,6 +3,7 @@
  * that a format recognized, or of a plan that is being carried out, from the bytes that were stored, unpacked as a loader would.
  */
 import type { Scope, Tensor } from "./backend.ts";
+import { copied } from "./content.ts";
 import { CheckpointError } from "./errors.ts";
 import type { Linear } from "./family.ts";
 import type { Format, ReadTensor, StoredWeight } from "./format.ts";
@@ -73,10 +74,14 @@ export function quantizedWeights(
   );
   return {
     source,
-    info: (name) => source.tensors.get(name),
+    info(name) {
+      const isCopied = steps.get(name)?.fate.kind === "copy";
+      return isCopied ? outputs.get(name) : source.tensors.get(name);
+    },
     isOriginal(name) {
-      const kind = steps.get(name)?.fate.kind;
-      return kind !== "quantize" && kind !== "scale";
+      const fate = steps.get(name)?.fate;
+      return fate?.kind !== "quantize" && fate?.kind !== "scale" &&
+        !(fate?.kind === "copy" && fate.dtype !== undefined);
     },
     stored(name) {
       const step = steps.get(name);
@@ -86,7 +91,11 @@ export function quantizedWeights(
     },
     async read(name, rows) {
       const bytes = packed.get(name);
-      if (!bytes) return await source.read(name, rows);
+      const step = steps.get(name);
+      if (!bytes) {
+        const found = await source.read(name, rows);
+        return step ? copied(step.source, step.fate, found) : found;
+      }
       if (!rows) return bytes;
       const [count = 1] = outputs.get(name)!.shape;
       const size = bytes.length / count;

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { referenceBackend } from "../src/backends/reference.ts";
 import { CheckpointError, UnsupportedError } from "../src/errors.ts";
-import type { Format, PlannedWeight } from "../src/format.ts";
+import type { Content, Format, PlannedWeight } from "../src/format.ts";
 import { bitsandbytes } from "../src/formats/bitsandbytes.ts";
 import { compressedTensors } from "../src/formats/compressed_tensors.ts";
 import { pythonFloat, spliceConfig } from "../src/formats/config_json.ts";
@@ -258,13 +258,19 @@ const planned = (name: string, scheme?: Scheme, linear = true): PlannedWeight =>
   linear,
 });
 
+/** A checkpoint of these weights, of an architecture that all loaders know. */
+const content = (
+  weights: readonly PlannedWeight[],
+  config: Content["config"] = { model_type: "llama", architectures: ["LlamaForCausalLM"] },
+): Content => ({ weights, config, dtype: "bfloat16" });
+
 Deno.test("a section of one scheme targets Linear and ignores every linear left alone, the tied head too", () => {
   const weights = [
     planned("model.embed_tokens", undefined, false),
     planned("model.layers.0.q_proj", W4),
     planned("model.layers.0.o_proj"),
   ];
-  assert.deepEqual(JSON.parse(compressedTensors.section(weights, "bf16")!), {
+  assert.deepEqual(JSON.parse(compressedTensors.section(content(weights))!), {
     quant_method: "compressed-tensors",
     format: "pack-quantized",
     quantization_status: "compressed",
@@ -291,15 +297,14 @@ Deno.test("a section of one scheme targets Linear and ignores every linear left 
 
 Deno.test("two schemes of one layout share its format; two layouts are mixed precision, with disjoint targets", () => {
   const two = [planned("a", W4), planned("b", W8), planned("c", W4)];
-  const same = JSON.parse(compressedTensors.section(two, "bf16")!);
+  const same = JSON.parse(compressedTensors.section(content(two))!);
   assert.equal(same.format, "pack-quantized");
   assert.deepEqual(same.config_groups.group_0.targets, ["a", "c"]);
   assert.deepEqual(same.config_groups.group_1.targets, ["b"]);
   assert.equal("format" in same.config_groups.group_0, false);
   const mixed = JSON.parse(
     compressedTensors.section(
-      [planned("a", W8A8), planned("b", FP8), planned("lm_head", W4)],
-      "bf16",
+      content([planned("a", W8A8), planned("b", FP8), planned("lm_head", W4)]),
     )!,
   );
   assert.equal(mixed.format, "mixed-precision");
@@ -317,7 +322,7 @@ Deno.test("a section says of activations whether each token has a scale or the c
     const args = (activations: "dynamic" | "static") => {
       const { scheme } = presetScheme(name, { modelDType: "bf16", activations });
       const { config_groups } = JSON.parse(
-        compressedTensors.section([planned("a", scheme)], "bf16")!,
+        compressedTensors.section(content([planned("a", scheme)]))!,
       );
       return config_groups.group_0.input_activations;
     };
@@ -329,16 +334,16 @@ Deno.test("a section says of activations whether each token has a scale or the c
 
 Deno.test("a quantized convolution or embedding is targeted by name, not as Linear", () => {
   const conv = { ...planned("conv1", W8), shape: [8, 3, 3, 3] };
-  const section = JSON.parse(compressedTensors.section([conv], "bf16")!);
+  const section = JSON.parse(compressedTensors.section(content([conv]))!);
   assert.deepEqual(section.config_groups.group_0.targets, ["conv1"]);
   const embedding = planned("model.embed_tokens", W8, false);
-  const other = JSON.parse(compressedTensors.section([embedding], "bf16")!);
+  const other = JSON.parse(compressedTensors.section(content([embedding]))!);
   assert.deepEqual(other.config_groups.group_0.targets, ["model.embed_tokens"]);
 });
 
 Deno.test("bitsandbytes' section keeps 6.0 a float and names the head and every linear left alone", () => {
   const weights = [planned("q", NF4), planned("o"), planned("embed", undefined, false)];
-  const text = bitsandbytes.section(weights, "bf16")!;
+  const text = bitsandbytes.section(content(weights))!;
   assert.match(text, /"llm_int8_threshold":6\.0,/);
   const section = JSON.parse(text);
   assert.deepEqual(section.llm_int8_skip_modules, ["o", "lm_head"]);
@@ -346,20 +351,20 @@ Deno.test("bitsandbytes' section keeps 6.0 a float and names the head and every 
   assert.equal(section.bnb_4bit_quant_type, "nf4");
   assert.equal(section.bnb_4bit_use_double_quant, true);
   assert.equal(section.bnb_4bit_compute_dtype, "bfloat16");
-  const eight = bitsandbytes.section([planned("q", { kind: "llm_int8", threshold: 0 })], "f16")!;
+  const eight = bitsandbytes.section(content([planned("q", { kind: "llm_int8", threshold: 0 })]))!;
   assert.match(eight, /"load_in_4bit":false,"load_in_8bit":true.*"llm_int8_threshold":0\.0,/);
 });
 
 Deno.test("bitsandbytes refuses one checkpoint of 4-bit and 8-bit weights", () => {
   assert.throws(
-    () => bitsandbytes.section([planned("a", NF4), planned("b", INT8)], "bf16"),
+    () => bitsandbytes.section(content([planned("a", NF4), planned("b", INT8)])),
     (error) =>
       error instanceof UnsupportedError && /nf4 with double.* and LLM\.int8/.test(error.message),
   );
 });
 
 Deno.test("nothing quantized means no section", () => {
-  for (const format of FORMATS) assert.equal(format.section([planned("a")], "bf16"), undefined);
+  for (const format of FORMATS) assert.equal(format.section(content([planned("a")])), undefined);
 });
 
 Deno.test("spliceConfig() keeps the order of keys and the spelling of numbers", () => {
@@ -494,11 +499,13 @@ Deno.test("a weight that is no module's, or is not of floats, is refused with it
   assert.match(String(ragged), /do not tile 100×64/);
 });
 
+/** The loaders that a format says yes of. */
+const openers = (format: Format, ...args: Parameters<typeof content>) =>
+  format.loaders(content(...args)).filter(({ opens }) => opens === "yes").map(({ name }) => name);
+
 Deno.test("loaders are told apart by bits, group size and dimensions", () => {
-  const takes = (scheme: Scheme, weights?: PlannedWeight[]) =>
-    compressedTensors.loaders([scheme], weights).filter(({ takes }) => takes).map(({ name }) =>
-      name
-    );
+  const takes = (...schemes: Scheme[]) =>
+    openers(compressedTensors, schemes.map((scheme, i) => planned(`a${i}`, scheme)));
   assert.deepEqual(takes(W4), ["transformers", "vLLM", "SGLang", "TGI", "llama.cpp"]);
   assert.deepEqual(takes(presetScheme("W3A16", { modelDType: "bf16" }).scheme), [
     "transformers",
@@ -508,29 +515,32 @@ Deno.test("loaders are told apart by bits, group size and dimensions", () => {
     "transformers",
     "llama.cpp",
   ]);
+  const why = (scheme: Scheme, loader: number) =>
+    compressedTensors.loaders(content([planned("a", scheme)]))[loader]!.why;
   const fixed = presetScheme("W8A8", { modelDType: "bf16", activations: "static" }).scheme;
   assert.deepEqual(takes(fixed), ["transformers", "vLLM", "SGLang", "TGI"]);
-  assert.match(compressedTensors.loaders([fixed])[3]!.why, /token by token all the same/);
-  const conv = { ...planned("conv", W8), shape: [8, 3, 3, 3] };
-  assert.deepEqual(takes(W8, [conv]), []);
+  assert.match(why(fixed, 3), /token by token all the same/);
+  const conv = { ...planned("conv", W8), shape: [8, 3, 3, 3], linear: false };
+  const verdicts = compressedTensors.loaders(content([conv]));
+  assert(verdicts.every(({ opens, why }) => opens === "no" && /4 dimensions/.test(why)));
   const affine = presetScheme("W4A16_ASYM", { modelDType: "bf16" }).scheme;
-  assert.match(compressedTensors.loaders([affine])[0]!.why, /dequantize=True/);
-  const mixed = compressedTensors.loaders([W8A8, FP8]).filter(({ takes }) => takes);
-  assert.deepEqual(mixed.map(({ name }) => name), ["transformers", "vLLM"]);
-  for (const loader of FORMATS.flatMap((format) => format.loaders([W4]))) {
-    assert(loader.why.length > 0, loader.name);
+  assert.match(why(affine, 0), /dequantize=True/);
+  assert.deepEqual(takes(W8A8, FP8), ["transformers", "vLLM"]);
+  for (const verdict of FORMATS.flatMap((format) => format.loaders(content([planned("a", W4)])))) {
+    assert(verdict.why.length > 0, verdict.name);
   }
 });
 
-Deno.test("loaders of NF4 are warned of rows that end inside a block", () => {
-  const why = (columns: number) =>
-    bitsandbytes.loaders([NF4], [{ ...planned("a", NF4), shape: [8, columns] }])[0]!.why;
-  assert.match(why(96), /on GPU only: blocks cross the rows of "a\.weight"/);
-  assert.match(why(128), /GPU and CPU/);
+Deno.test("loaders of NF4 are warned of rows that end inside a block, and of few outputs", () => {
+  const why = (rows: number, columns: number) =>
+    bitsandbytes.loaders(content([{ ...planned("a", NF4), shape: [rows, columns] }]))[0]!.why;
+  assert.match(why(32, 96), /on GPU only: blocks cross the rows of "a\.weight"/);
+  assert.match(why(8, 128), /on GPU only: "a\.weight" has 8 outputs/);
+  assert.match(why(32, 128), /GPU and CPU/);
 });
 
 Deno.test("a checkpoint whose parts contradict its section is named as broken", async () => {
-  const section = JSON.parse(compressedTensors.section([planned("a", W4)], "bf16")!);
+  const section = JSON.parse(compressedTensors.section(content([planned("a", W4)]))!);
   const scheme = W4;
   const right = compressedTensors.layout(
     { name: "a.weight", dtype: "bf16", shape: [64, 64] },

@@ -72,9 +72,9 @@ const FACTS: CardFacts = {
     sha256: "5ea1",
   },
   loaders: [
-    { name: "transformers", takes: true, why: "with compressed-tensors installed" },
-    { name: "vLLM", takes: true, why: "natively" },
-    { name: "ExLlama", takes: false, why: "it reads GPTQ and EXL files" },
+    { name: "transformers", opens: "yes", why: "with compressed-tensors installed" },
+    { name: "vLLM", opens: "yes", why: "natively" },
+    { name: "ExLlama", opens: "no", why: "it reads GPTQ and EXL files" },
   ],
   limits: ["Evaluated in English only."],
 };
@@ -237,7 +237,7 @@ Deno.test("modelCard() says nothing of what is not known, and that no licence wa
       { name: "nf4, blocks of 64", weights: 12 },
       { name: "LLM.int8(), threshold 6", weights: 2 },
     ],
-    loaders: [{ name: "transformers", takes: true, why: "with bitsandbytes installed" }],
+    loaders: [{ name: "transformers", opens: "yes", why: "with bitsandbytes installed" }],
   });
   assert.equal(card, BARE);
 });
@@ -259,7 +259,7 @@ Deno.test("modelCard() tells transformers to decompress where the stored zero po
   const why = "with quantization_config=CompressedTensorsConfig(dequantize=True): …";
   const card = modelCard({
     ...FACTS,
-    loaders: [{ name: "transformers", takes: true, why }],
+    loaders: [{ name: "transformers", opens: "yes", why }],
   });
   assert.match(card, /import AutoModelForCausalLM, AutoTokenizer, CompressedTensorsConfig\n/);
   assert.match(card, /quantization_config=CompressedTensorsConfig\(dequantize=True\)\)\n/);

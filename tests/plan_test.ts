@@ -1,56 +1,14 @@
 /** Planning: every tensor's fate, sizes to the byte, and refusals that are sentences. */
 import assert from "node:assert/strict";
-import type { Budgets } from "../src/budget.ts";
 import { UnsupportedError } from "../src/errors.ts";
 import { openCheckpoint } from "../src/sources/checkpoint.ts";
-import { type DeviceLimits, type Plan, plan } from "../src/plan.ts";
+import { type Plan, plan } from "../src/plan.ts";
+import { DEVICE, fates, planOf } from "./plan_given.ts";
 import { parseRecipe, recipeFromOptions } from "../src/recipe.ts";
 import { parseOption } from "../src/option.ts";
 import { sizeToGive } from "../src/size.ts";
 import { byteLength, type TensorInfo } from "../src/tensor.ts";
 import { convolutionalTensors, makeCheckpoint, TINY_CONFIG, tinyTensors } from "./tiny.ts";
-
-const DEVICE: DeviceLimits = {
-  name: "wasm",
-  maxTensorBytes: 2 ** 30,
-  sliceBytes: 2 ** 22,
-  supports: () => true,
-};
-
-async function planOf(
-  recipe: Parameters<typeof plan>[0],
-  {
-    tensors = tinyTensors(),
-    config = TINY_CONFIG,
-    device = DEVICE,
-    evaluate = false,
-    budgets = {},
-  }: {
-    tensors?: TensorInfo[];
-    config?: Readonly<Record<string, unknown>> | null;
-    device?: DeviceLimits;
-    evaluate?: boolean;
-    budgets?: Budgets;
-  } = {},
-): Promise<Plan> {
-  const folder = await makeCheckpoint(tensors, config ? { config } : {});
-  try {
-    await using source = await openCheckpoint(folder);
-    const evaluation = { seqLen: 16, windows: 4, stateBudget: 1e6 };
-    return plan(recipe, source, evaluate ? { device, evaluation, budgets } : { device, budgets });
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
-}
-
-function fates(made: Plan): Record<string, string> {
-  return Object.fromEntries(
-    made.blocks.flatMap(({ steps }) => steps).map(({ source, fate }) => [
-      source.name,
-      fate.kind === "quantize" ? fate.scheme.kind : fate.kind,
-    ]),
-  );
-}
 
 Deno.test("plan() quantizes the linears of a Llama's blocks and copies the rest", async () => {
   const made = await planOf(

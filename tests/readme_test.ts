@@ -43,9 +43,18 @@ Deno.test("the README's table of options is the rows of the code", () => {
 Deno.test("the README's table of schemes says what formats and loaders say", () => {
   const expected = PRESETS.map(({ name, summary, format, scheme }) => {
     const loaders = FORMATS.find((candidate) => candidate.name === format)!
-      .loaders([scheme({ modelDType: "bf16" })]);
+      .loaders({
+        weights: [{
+          name: "model.layers.0.mlp.up_proj.weight",
+          shape: [1024, 1024],
+          scheme: scheme({ modelDType: "bf16" }),
+          linear: true,
+        }],
+        config: { model_type: "llama", architectures: ["LlamaForCausalLM"] },
+        dtype: "bfloat16",
+      });
     const opens = (loader: string) =>
-      loaders.some(({ name, takes }) => takes && (name === loader || name === "any"))
+      loaders.some(({ name, opens }) => opens === "yes" && (name === loader || name === "any"))
         ? "yes"
         : "no";
     return [

@@ -5,12 +5,16 @@ import type { Backend } from "../src/backend.ts";
 import { openWasm } from "../src/backends/wasm/mod.ts";
 import { DeviceError } from "../src/errors.ts";
 import { evaluate } from "../src/evaluate.ts";
+import { recognize } from "../src/formats/mod.ts";
 import { disk } from "../src/io/disk.ts";
+import { bytesFrom, floatsFrom } from "../src/number.ts";
 import { plan, requestOf } from "../src/plan.ts";
 import { parseRecipe } from "../src/recipe.ts";
 import { run } from "../src/run.ts";
+import { schemeKind } from "../src/schemes/mod.ts";
 import { openFolderSink } from "../src/sinks/folder.ts";
 import { openCheckpoint } from "../src/sources/checkpoint.ts";
+import { verify } from "../src/verify.ts";
 import { bytesOf, folder, quantize, small, tinyWindows, withOwn } from "./run_given.ts";
 import { convolutionalTensors, makeCheckpoint, TINY_CONFIG, tinyTensors } from "./tiny.ts";
 
@@ -275,3 +279,88 @@ for (const format of ["gptq", "awq"]) {
     await Deno.remove(model, { recursive: true });
   });
 }
+
+for (
+  const options of [
+    { scheme: "W4A16", "group-size": 32 },
+    { scheme: "FP8" },
+    { scheme: "NF4", "double-quant": false },
+  ]
+) {
+  Deno.test(`run() writes the rounded values of ${options.scheme} as plain weights: those that its own format stores`, async () => {
+    await using into = await folder();
+    const model = await makeCheckpoint(tinyTensors(), { config: TINY_CONFIG });
+    await using backend = await openWasm({ threads: 1 });
+    const evaluation = { windows: WINDOWS, stateBudget: 1e6 };
+    const packed = await quantize(model, { ...options, method: "rtn" }, {
+      backend,
+      into: into.path,
+      evaluation,
+    });
+    const plain = await quantize(model, { ...options, method: "rtn", format: "plain" }, {
+      backend: small(backend, 1500),
+      into: into.path,
+      evaluation,
+    });
+    const [stored, values] = [await openCheckpoint(packed.out), await openCheckpoint(plain.out)];
+    const found = (await recognize(stored))!;
+    assert.equal(found.weights.size, 14);
+    for (const weight of found.weights.values()) {
+      using scope = backend.scope();
+      const quantized = await found.format.unpack(weight, stored.read.bind(stored), { scope });
+      const [bytes] = await backend.read(schemeKind(weight.scheme).dequantize(quantized, scope));
+      const want = bytesFrom("bf16", floatsFrom("f32", bytes!));
+      assert.deepEqual(await values.read(weight.name), want, weight.name);
+    }
+    assert.equal(values.config.quantization_config, undefined);
+    // What is measured is what was written.
+    const [a, b] = [packed, plain].map(({ report }) => report.scores.divergence!.mean!);
+    assert(Math.abs(a! - b!) < 0.05 * a!, `${a} ${b}`);
+    const source = await openCheckpoint(model);
+    const measured = await evaluate(values, { backend, evaluation, reference: source });
+    assert.deepEqual(measured, plain.report.scores);
+    const verified = await verify(plain.out, { backend, source });
+    assert.equal(verified.quantized.length, 14);
+    assert(verified.quantized.every(({ scheme }) => scheme === "rounded values in bf16"));
+    for (const opened of [stored, values, source]) await opened[Symbol.asyncDispose]();
+    await Deno.remove(model, { recursive: true });
+  });
+}
+
+Deno.test("run() writes norms in the dtype that config.json announces where the format's loaders want it", async () => {
+  await using into = await folder();
+  const tensors = tinyTensors().map((info) =>
+    info.name.includes("norm") ? { ...info, dtype: "f32" as const } : info
+  );
+  const model = await makeCheckpoint(tensors, { config: TINY_CONFIG });
+  await using backend = await openWasm({ threads: 1 });
+  const evaluation = { windows: WINDOWS, stateBudget: 1e6 };
+  const { out, report } = await quantize(model, { scheme: "NF4" }, {
+    backend,
+    into: into.path,
+    evaluation,
+  });
+  await using source = await openCheckpoint(model);
+  await using output = await openCheckpoint(out);
+  const norm = "model.layers.1.input_layernorm.weight";
+  const values = floatsFrom("f32", await source.read(norm));
+  assert.equal(output.tensors.get(norm)!.dtype, "bf16");
+  assert.deepEqual(await output.read(norm), bytesFrom("bf16", values));
+  assert.deepEqual(
+    await evaluate(output, { backend, evaluation, reference: source }),
+    report.scores,
+  );
+  assert.equal((await verify(out, { backend, source })).quantized.length, 14 + 5);
+  // f16 has less room than f32.
+  const wide = await makeCheckpoint(tensors, {
+    config: { ...TINY_CONFIG, torch_dtype: "float16" },
+    change: (name, bytes) => {
+      if (name === norm) new Float32Array(bytes.buffer)[3] = 1e6;
+    },
+  });
+  await assert.rejects(
+    quantize(wide, { scheme: "NF4" }, { backend, into: into.path }),
+    /Cannot cast "model\.layers\.1\.input_layernorm\.weight" to f16/,
+  );
+  for (const path of [model, wide]) await Deno.remove(path, { recursive: true });
+});

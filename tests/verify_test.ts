@@ -106,7 +106,7 @@ Deno.test("verify() reports every weight, copied tensors, files and loaders, and
     for (const { metrics } of report.quantized) {
       assert.ok(metrics.sqnr_db! > 22 && metrics.sqnr_db! < 26, String(metrics.sqnr_db));
     }
-    assert.ok(report.loaders.some(({ name, takes }) => name === "vLLM" && takes));
+    assert.ok(report.loaders.some(({ name, opens }) => name === "vLLM" && opens === "yes"));
     const [start] = events;
     assert.ok(start?.type === "start");
     const counted = events.reduce(

@@ -16,7 +16,8 @@ import {
   NESTED_BLOCK,
 } from "./bitsandbytes/layout.ts";
 import { quantStateBytes } from "./bitsandbytes/quant_state.ts";
-import { loadersOf, section } from "./bitsandbytes/section.ts";
+import { loadersOf } from "./bitsandbytes/loaders.ts";
+import { section } from "./bitsandbytes/section.ts";
 import { recognize, unpack } from "./bitsandbytes/unpack.ts";
 import { bytesOf, checkFinite, checkRows, checkSource, floats, moduleOf } from "./bytes.ts";
 
@@ -129,6 +130,8 @@ function packInt8(
 export const bitsandbytes: Format = {
   name: "bitsandbytes",
   quantMethod: "bitsandbytes",
+  // transformers 5.23 leaves them in the dtype they have, and a product of two dtypes raises.
+  castsRest: true,
   supports(scheme, weight) {
     if (!isQuantizable(scheme)) {
       return `bitsandbytes holds nf4, fp4 and LLM.int8() weights, not ${scheme.kind}`;

@@ -94,6 +94,22 @@ export function checkFinite(
   }
 }
 
+/**
+ * Check a tensor that was rounded to f16, given as its bytes.
+ *
+ * @throws {CheckpointError} a value became infinite when it was rounded to f16.
+ */
+export function checkHalves(bytes: Uint8Array<ArrayBuffer>, weight: string): void {
+  const halves = new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.length / 2);
+  let infinite = 0;
+  for (let i = 0; i < halves.length; i++) infinite += Number((halves[i]! & 0x7fff) === 0x7c00);
+  if (infinite === 0) return;
+  throw new CheckpointError(
+    `Cannot cast "${weight}" to f16: it holds infinity or a value past 65504; bf16 has room for it`,
+    { tensor: weight },
+  );
+}
+
 /** Whether rows `[from, to)` are a whole weight, a slice that begins and ends at multiples of `step`, or one that ends it. */
 export function checkRows(
   { from, to }: Rows,

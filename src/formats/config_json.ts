@@ -72,13 +72,14 @@ function replaceDType(config: Record<string, unknown>, dtype: string): boolean {
  *
  * @param configText The text as it was, or undefined when the checkpoint has none: then the result holds the section alone.
  * @param section The JSON text of `quantization_config`; undefined removes it.
- * @param changes `dtype`: the weights' new dtype (`bf16`), written as `dtype` or `torch_dtype`, whichever stands there.
+ * @param changes `dtype`: the weights' new dtype (`bf16`), written as `dtype` or `torch_dtype`, whichever stands there; `untied`: the
+ * output head has weights of its own, of the text model in a wrapper too.
  * @throws {CheckpointError} the text is not JSON, or not an object.
  */
 export function spliceConfig(
   configText: string | undefined,
   section: string | undefined,
-  changes: { readonly dtype?: string } = {},
+  changes: { readonly dtype?: string; readonly untied?: boolean } = {},
 ): string {
   const file = "config.json";
   let config: unknown;
@@ -99,6 +100,10 @@ export function spliceConfig(
   if (changes.dtype !== undefined) {
     const dtype = torchName(changes.dtype);
     if (!replaceDType(config, dtype) && configText !== undefined) config.torch_dtype = dtype;
+  }
+  if (changes.untied) {
+    config.tie_word_embeddings = false;
+    if (isObject(config.text_config)) config.text_config.tie_word_embeddings = false;
   }
   if (section !== undefined) config.quantization_config = parseKeepingNumbers(section);
   return `${JSON.stringify(config, null, 2)}\n`;

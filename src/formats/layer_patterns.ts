@@ -4,6 +4,7 @@
  */
 import type { PlannedWeight } from "../format.ts";
 import { moduleOf } from "./bytes.ts";
+import { wholeOf } from "./fused_layers.ts";
 
 /** Where a layer stands in the model. */
 export interface Place {
@@ -23,6 +24,12 @@ export function placeOf({ name }: Pick<PlannedWeight, "name">): Place {
   return { module, block };
 }
 
+/** The part of a model beside its text model that a tensor belongs to: `vision_tower`; undefined for the text model's own. */
+export function towerOf(name: string): string | undefined {
+  return /(?:^|\.)(vision_tower|vision_model|visual|audio_tower|multi_modal_projector)\./.exec(name)
+    ?.[1];
+}
+
 /** The linear layers that stay as they were; the output head is not among them, which every loader leaves alone by itself. */
 export function leftAlone(weights: readonly PlannedWeight[]): Place[] {
   return weights.filter(({ linear, scheme, name }) =>
@@ -30,24 +37,16 @@ export function leftAlone(weights: readonly PlannedWeight[]): Place[] {
   ).map(placeOf);
 }
 
-/** vLLM and SGLang fuse these layers, and ask for a pattern by the name of the whole. */
-const FUSED: Readonly<Record<string, string>> = {
-  q_proj: "qkv_proj",
-  k_proj: "qkv_proj",
-  v_proj: "qkv_proj",
-  gate_proj: "gate_up_proj",
-  up_proj: "gate_up_proj",
-};
-
-function escaped(text: string): string {
+/** A text as a pattern that matches it and nothing else. */
+export function escaped(text: string): string {
   return text.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&");
 }
 
-/** The name of a layer within its block, as a pattern. */
+/** The name of a layer within its block, as a pattern; engines ask for a part by the name of the whole. */
 function innerPattern(path: string): string {
   const dot = path.lastIndexOf(".") + 1;
   const leaf = path.slice(dot);
-  const fused = FUSED[leaf];
+  const fused = wholeOf(leaf);
   return escaped(path.slice(0, dot)) + (fused ? `(?:${leaf}|${fused})` : escaped(leaf));
 }
 

@@ -1,43 +1,51 @@
-/** Weights under their own names, in another float dtype: what every loader opens. Holds casts only. */
-import { CheckpointError } from "../errors.ts";
-import type { Format, Loader, Packer } from "../format.ts";
-import type { CastScheme } from "../scheme.ts";
+/**
+ * Weights under their own names, as floats: what every loader opens. Holds casts, and the values that weights were rounded to, in the dtype
+ * the weights had. Refuses schemes that round activations too: nothing would.
+ */
+import type { Format, Packer, Verdict } from "../format.ts";
+import type { Scheme } from "../scheme.ts";
+import { schemeKind } from "../schemes/mod.ts";
 import { BITS, matrixShape, type TensorInfo } from "../tensor.ts";
 import { refuseNaN } from "../usable.ts";
-import { checkRows, checkSource, readPart } from "./bytes.ts";
+import { checkHalves, checkRows, checkSource, isScaleDType, narrowed, readPart } from "./bytes.ts";
 
-/** @throws {CheckpointError} a value became infinite when it was rounded to f16. */
-function checkHalves(bytes: Uint8Array<ArrayBuffer>, weight: string): void {
-  const halves = new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.length / 2);
-  let infinite = 0;
-  for (let i = 0; i < halves.length; i++) infinite += Number((halves[i]! & 0x7fff) === 0x7c00);
-  if (infinite === 0) return;
-  throw new CheckpointError(
-    `Cannot cast "${weight}" to f16: it holds infinity or a value past 65504; bf16 has room for it`,
-    { tensor: weight },
-  );
+/** The dtype in which a weight is stored. */
+function storedDType({ name, dtype }: TensorInfo, scheme: Scheme): "bf16" | "f16" | "f32" {
+  if (scheme.kind === "cast") return scheme.dtype;
+  if (isScaleDType(dtype)) return dtype;
+  throw new TypeError(`Cannot store the rounded values of "${name}" in ${dtype}`);
 }
 
-/** A checkpoint that is not quantized, with its weights cast. */
+/** A checkpoint that is not quantized, with its weights cast or rounded. */
 export const plain: Format = {
   name: "plain",
   quantMethod: undefined,
   supports(scheme, weight) {
-    if (scheme.kind !== "cast") return `plain holds casts, not ${scheme.kind}`;
+    if (scheme.kind === "llm_int8" || "activations" in scheme && scheme.activations !== "none") {
+      return "plain holds weights alone, and this scheme rounds activations too; W8A16 and FP8 round weights alone";
+    }
+    if ("doubleQuant" in scheme && scheme.doubleQuant) {
+      return "plain holds values, and double quantization rounds them once more when bitsandbytes packs them; turn it off (double_quant: false)";
+    }
     const source = checkSource("plain", { ...weight, name: "any.weight", shape: [1, 1] });
     return source === true || `"${weight.name}" is ${weight.dtype}; f32, bf16 and f16 are cast`;
   },
   rowStep: () => 1,
-  layout({ name, shape }, scheme): TensorInfo[] {
-    return [{ name, dtype: (scheme as CastScheme).dtype, shape }];
+  layout(weight, scheme): TensorInfo[] {
+    return [{ name: weight.name, dtype: storedDType(weight, scheme), shape: weight.shape }];
   },
-  packer({ name, shape }, scheme, scope): Packer {
-    const { dtype } = scheme as CastScheme;
+  packer(weight, scheme, scope): Packer {
+    const { name, shape } = weight;
+    const dtype = storedDType(weight, scheme);
     const [rows, columns] = matrixShape(shape);
     return {
-      async add({ tensors }, slice) {
-        checkRows(slice, { name, rows, step: 1 });
-        const [bytes] = await scope.backend.read(tensors.weight!) as [Uint8Array<ArrayBuffer>];
+      async add(quantized, slice) {
+        checkRows(slice, { name, rows, step: schemeKind(scheme).rowStep(scheme, [rows, columns]) });
+        using scratch = scope.backend.scope();
+        const tensor = scheme.kind === "cast"
+          ? quantized.tensors.weight!
+          : narrowed(schemeKind(scheme).dequantize(quantized, scratch), dtype, scratch);
+        const [bytes] = await scope.backend.read(tensor) as [Uint8Array<ArrayBuffer>];
         refuseNaN({ name, dtype }, bytes, "cast");
         if (dtype === "f16") checkHalves(bytes, name);
         return [{ tensor: name, offset: slice.from * columns * BITS[dtype] / 8, bytes }];
@@ -47,20 +55,25 @@ export const plain: Format = {
   },
   section: () => undefined,
   recognize: () => Promise.resolve(undefined),
-  async unpack({ name, shape, scheme, parts }, read, { scope, rows }) {
+  async unpack({ shape, parts, name }, read, { scope, rows }) {
     const [height, columns] = matrixShape(shape);
     const slice = rows ?? { from: 0, to: height };
     checkRows(slice, { name, rows: height, step: 1 });
+    const [part] = parts as [TensorInfo];
+    const dtype = part.dtype as "bf16" | "f16" | "f32";
     const count = slice.to - slice.from;
-    const weight = scope.alloc((scheme as CastScheme).dtype, [count, columns]);
-    scope.backend.write(weight, await readPart(parts[0]!, read, rows));
-    return { scheme, rows: count, columns, tensors: { weight } };
+    const weight = scope.alloc(dtype, [count, columns]);
+    scope.backend.write(weight, await readPart(part, read, rows));
+    return { scheme: { kind: "cast", dtype }, rows: count, columns, tensors: { weight } };
   },
-  loaders(): Loader[] {
+  loaders({ config }): Verdict[] {
+    const described = config.model_type !== undefined;
     return [{
       name: "any",
-      takes: true,
-      why: "weights are under their own names, in a dtype every loader of safetensors reads",
+      opens: described ? "yes" : "unknown",
+      why: described
+        ? "whatever opens the original: weights are under their own names, in a dtype every loader reads"
+        : "config.json does not say what model it is (model_type); the file itself is one every loader reads",
     }];
   },
 };

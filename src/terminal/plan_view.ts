@@ -2,7 +2,7 @@
 import { isCalibrated } from "../assign.ts";
 import type { Backend } from "../backend.ts";
 import type { MemoryPlan } from "../budget.ts";
-import type { Loader } from "../format.ts";
+import type { Verdict } from "../format.ts";
 import type { Plan, Step } from "../plan.ts";
 import { schemeKind } from "../schemes/mod.ts";
 import { size } from "../size.ts";
@@ -11,7 +11,7 @@ import { recipeDocument } from "../recipe.ts";
 import { RECORD_FILE } from "../record.ts";
 import { Verbatim } from "./json.ts";
 import { pairs, table } from "./table.ts";
-import { count, plural, ranges, visible } from "./text.ts";
+import { count, plural, ranges, visible, visibleMessage } from "./text.ts";
 
 /** The whole plan for `sluice plan`. */
 export function showPlan(plan: Plan): string {
@@ -67,10 +67,10 @@ function memoryParts(
 }
 
 /** Who opens the result, a line each. */
-export function showLoaders(loaders: readonly Loader[]): string {
+export function showLoaders(loaders: readonly Verdict[]): string {
   return table(
     [{ head: "LOADER" }, { head: "OPENS IT" }, { head: "WHY" }],
-    loaders.map(({ name, takes, why }) => [visible(name), takes ? "yes" : "no", visible(why)]),
+    loaders.map(({ name, opens, why }) => [visible(name), opens, visibleMessage(why)]),
   );
 }
 
@@ -116,7 +116,7 @@ function showFates(steps: readonly Step[]): string {
     ],
     [...groups.values()].map(({ pieces, numbers, fate, tensors, bytes, stored }) => [
       visible(pieces.map((piece, i) => i === 0 ? piece : ranges(numbers[i - 1]!) + piece).join("")),
-      visible(fate),
+      visibleMessage(fate),
       count(tensors),
       size(bytes),
       size(stored),
@@ -140,7 +140,9 @@ function describeFate({ fate, source }: Step): string {
       return isCalibrated(fate) ? `${label}, by ${fate.chain.name}` : label;
     }
     case "copy":
-      return `${source.dtype}, as it is (${fate.reason})`;
+      return fate.dtype === undefined
+        ? `${source.dtype}, as it is (${fate.reason})`
+        : `${fate.dtype} (${fate.reason})`;
     case "scale":
       return `${source.dtype}, ${fate.reason}`;
     case "drop":

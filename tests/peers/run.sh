@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Has transformers, compressed-tensors, bitsandbytes and GPTQModel open what Sluice writes, and compares weights, bytes and logits.
+# Has transformers, compressed-tensors, bitsandbytes and GPTQModel open what Sluice writes, and compares weights, bytes and logits; then holds
+# the loader table to its word, on tiny models of many architectures in every format.
 # Ends with "N passed, N failed". Needs Python 3.11 or newer and, the first time, a package registry for pip.
 #
-#   SLUICE_PEERS_MODELS   "sample smollm2-135m" (default), or one of them
+#   SLUICE_PEERS_MODELS   "sample smollm2-135m" (default), or one of them, or "none"
+#   SLUICE_PEERS_ARCHITECTURES  "all" (default), "none", or names of models/tiny_models.py, separated by spaces
 #   SLUICE_PEERS_SCHEMES  schemes to try, separated by spaces; with @gptq or @awq in another format than the scheme's own, with
 #                         +static with activations rounded by scales that calibration fixes, with :awq+gptq by that method instead
 #                         of rounding to nearest; mixed@gptq is mixed_gptq.yaml
@@ -18,6 +20,7 @@ peers=tests/peers
 cache=${SLUICE_PEERS_CACHE:-${TMPDIR:-/tmp}/sluice-peers}
 venv=${SLUICE_PEERS_VENV:-$cache/venv}
 models=${SLUICE_PEERS_MODELS:-sample smollm2-135m}
+architectures=${SLUICE_PEERS_ARCHITECTURES:-all}
 schemes=${SLUICE_PEERS_SCHEMES:-W4A16 W4A16_ASYM W8A16 W8A8 W8A8+static FP8_DYNAMIC FP8_DYNAMIC+static NF4 LLM_INT8 W4A16@gptq W3A16@gptq W8A16@gptq mixed@gptq W4A16_ASYM@awq W4A16@awq W4A16_ASYM:awq+gptq W3A16_ASYM:awq+gptq W4A16:gptq W8A8+static:smoothquant NF4:gptq W4A16@gptq:awq+gptq W4A16_ASYM@awq:awq+gptq}
 threads=${SLUICE_PEERS_THREADS:-2}
 device=${SLUICE_PEERS_DEVICE:-wasm}
@@ -41,7 +44,7 @@ step() {
   local label=$1 code=0
   shift
   "$@" > "$work/out" 2> "$work/err" || code=$?
-  grep -E '^(ok  |FAIL|    ) ' "$work/out" | tee -a "$work/lines" || true
+  grep -aE '^(ok  |FAIL|    ) ' "$work/out" | tee -a "$work/lines" || true
   if [ "$code" -ne 0 ] && ! grep -q '^FAIL' "$work/out"; then
     echo "FAIL $label: exit code $code" | tee -a "$work/lines"
     tail -n 20 "$work/out" "$work/err" | sed 's/^/     /'
@@ -91,8 +94,19 @@ open_with_peers() {
   step "$label: comparing" "$python" "$peers/compare.py" "$work/theirs.json" "$work/ours.json" --label "$label" || true
 }
 
+# One model of each architecture in every format; the loader table's "yes" must open.
+open_architectures() {
+  local names=()
+  [ "$architectures" = all ] || read -r -a names <<< "$architectures"
+  mkdir -p "$work/tiny" "$work/opened"
+  step "tiny models: making" "$python" "$peers/models/tiny_models.py" "$work/tiny" "${names[@]}" || return 0
+  step "tiny models: quantizing" deno run -A "$peers/architectures.ts" "$work/tiny" "$work/opened" || return 0
+  step "tiny models: opening" "$python" "$peers/architectures.py" "$work/tiny" "$work/opened" || true
+}
+
 for name in $models; do
   case $name in
+    none) continue ;;
     sample) source=sample/model ;;
     smollm2-135m)
       source=$cache/smollm2-135m
@@ -102,12 +116,14 @@ for name in $models; do
       fi
       ;;
     *)
-      echo "There is no model \"$name\" here: SLUICE_PEERS_MODELS may name sample and smollm2-135m." >&2
+      echo "There is no model \"$name\" here: SLUICE_PEERS_MODELS may name sample and smollm2-135m, or none." >&2
       exit 2
       ;;
   esac
   for scheme in $schemes; do open_with_peers "$name" "$source" "$scheme"; done
 done
+
+[ "$architectures" = none ] || open_architectures
 
 passed=$(grep -c '^ok' "$work/lines" || true)
 failed=$(grep -c '^FAIL' "$work/lines" || true)

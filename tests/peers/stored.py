@@ -56,13 +56,13 @@ def compressed_tensors(tensors, config):
         module = name.removesuffix(".weight_scale")
         if kind == "float":
             step = scale.float().numpy()
-            w = tensors[f"{module}.weight"].float().numpy() * step
+            w = tensors[f"{module}.weight"].float().flatten(1).numpy() * step
             # E4M3 has 3 bits of mantissa: the error is at most 2^-4 of the exact value, 1/15 of the rounded one; below 2^-6
             # values are 2^-9 apart.
             yield module, w, np.maximum(np.abs(w) / 15, step * 2.0**-10)
             continue
         if config["format"] == "int-quantized":
-            codes = tensors[f"{module}.weight"].numpy().astype(np.int32)
+            codes = tensors[f"{module}.weight"].flatten(1).numpy().astype(np.int32)
         else:
             rows, columns = tensors[f"{module}.weight_shape"].tolist()
             codes = unpack(tensors[f"{module}.weight_packed"], bits, columns)
@@ -81,7 +81,7 @@ def bitsandbytes(tensors, config):
         module = name.rsplit(".", 1)[0]
         if name.endswith(".SCB"):
             scale = tensor.numpy()[:, None] / np.float32(127)
-            w = tensors[f"{module}.weight"].numpy().astype(np.float32) * scale
+            w = tensors[f"{module}.weight"].flatten(1).numpy().astype(np.float32) * scale
             # Half a step, and the rounding to float16 that came before it.
             yield module, w, 0.5 * scale + np.abs(w) * UNIT[torch.float16]
         elif ".quant_state.bitsandbytes__" in name:

@@ -3,14 +3,16 @@
  * packings than GEMM's of 4 bits.
  */
 import { CheckpointError, UnsupportedError } from "../../errors.ts";
-import type { PlannedWeight } from "../../format.ts";
+import type { Content } from "../../format.ts";
 import type { IntScheme, ScaleDType } from "../../scheme.ts";
 import { quantizationSection } from "../config_json.ts";
 import { leftAlone, patternsOf } from "../layer_patterns.ts";
+import { skippedModules } from "../skip_list.ts";
 import { groupSize } from "./layout.ts";
 
 /** The JSON text of `quantization_config`; undefined when no weight is quantized. */
-export function section(weights: readonly PlannedWeight[]): string | undefined {
+export function section(content: Content): string | undefined {
+  const { weights } = content;
   const sizes = new Set(
     weights.flatMap(({ scheme }) => scheme?.kind === "int" ? groupSize(scheme.strategy) : []),
   );
@@ -33,7 +35,7 @@ export function section(weights: readonly PlannedWeight[]): string | undefined {
     // Symmetric weights have zero points too, all of them 8: no reader takes a checkpoint without.
     zero_point: true,
     version: "gemm",
-    modules_to_not_convert: [...left.map(({ module }) => module), "lm_head"],
+    modules_to_not_convert: skippedModules(content),
     // GPTQModel passes over the list and fills such layers with noise; this it heeds.
     ...(dynamic.length > 0 ? { dynamic: Object.fromEntries(dynamic) } : {}),
   });

@@ -1,15 +1,30 @@
 /** Who opens compressed-tensors' checkpoints, and why not (the loaders' own documentation and sources, read in 2026). */
-import type { Loader, PlannedWeight } from "../../format.ts";
+import type { Content, Verdict } from "../../format.ts";
 import type { Scheme } from "../../scheme.ts";
-import { hasInputScale, isStored, type Stored, storedFormat, zeroPoints } from "./layout.ts";
+import { architectureOf, EXPERT, type Storage } from "../architectures.ts";
+import { quantizedOf, type Reader, verdictsOf } from "../verdicts.ts";
+import {
+  hasInputScale,
+  isStored,
+  packedBits,
+  packedZeroBits,
+  type Stored,
+  storedFormat,
+  zeroPoints,
+} from "./layout.ts";
+import { packedRows } from "./zero_points.ts";
 
-/** A loader, and why it does not take a scheme, if it does not. */
-interface Reader {
-  readonly name: string;
-  readonly why: string;
-  refuses(scheme: Stored): string | undefined;
-  /** What a user must know to open weights of a scheme that is taken. */
-  caveat?(scheme: Stored): string | undefined;
+/** What of a checkpoint its loaders look at. */
+interface Facts {
+  readonly schemes: readonly Stored[];
+  /** The schemes of experts that are stored one by one. */
+  readonly experts: readonly Stored[];
+  /** Weights are stored in several of the library's formats. */
+  readonly mixed: boolean;
+  /** A weight whose packed zero points are one row of words. */
+  readonly shallow: { readonly name: string; readonly rows: number } | undefined;
+  /** Whether transformers asks for weights before packed ones are there. */
+  readonly early: boolean;
 }
 
 /** Group sizes of vLLM's weight-only kernels. */
@@ -37,81 +52,117 @@ function refusedByVllm(scheme: Stored): string | undefined {
   return undefined;
 }
 
-const READERS: readonly Reader[] = [
+/** vLLM fuses the experts of a layer, and reads less of them than of single layers. */
+function expertsRefusedByVllm(scheme: Stored): string | undefined {
+  if (scheme.kind === "fp8" && scheme.activations === "none") {
+    return "fp8 experts are read where activations are rounded too (FP8_DYNAMIC)";
+  }
+  return scheme.kind === "int" && scheme.grid === "affine"
+    ? "experts must be symmetric"
+    : undefined;
+}
+
+const MIXED = "checkpoints of mixed formats are not read";
+
+const READERS: readonly Reader<Facts>[] = [
   {
     name: "transformers",
     why: "with compressed-tensors installed; decompresses on GPU and CPU",
-    refuses: () => undefined,
-    // Seen with transformers 5.23 and compressed-tensors 0.20, whose compressor does not pack the placeholder (on the meta
-    // device) that the stored zero points are loaded into; dequantize=True takes a way without placeholders.
-    caveat: (scheme) =>
-      zeroPoints(scheme) === "packed"
-        ? "with quantization_config=CompressedTensorsConfig(dequantize=True): without it, " +
-          "compressed-tensors 0.20 expects zero points that are not packed"
-        : undefined,
+    // Seen with compressed-tensors 0.20, which takes such words for a column.
+    refuses: ({ shallow }) => [
+      shallow && `compressed-tensors 0.20 cannot unpack the zero points of "${shallow.name}", ` +
+        `which has ${shallow.rows} outputs`,
+    ],
+    caveat({ schemes, early }) {
+      const how = "with quantization_config=CompressedTensorsConfig(dequantize=True): without it, ";
+      // Seen with transformers 5.23 and compressed-tensors 0.20, whose compressor does not pack the placeholder (on the meta
+      // device) that the stored zero points are loaded into; dequantize=True takes a way without placeholders.
+      if (schemes.some((scheme) => zeroPoints(scheme) === "packed")) {
+        return `${how}compressed-tensors 0.20 expects zero points that are not packed`;
+      }
+      return early && schemes.some((scheme) => packedBits(scheme) !== undefined)
+        ? `${how}transformers asks layers for their weights before they are unpacked`
+        : undefined;
+    },
   },
-  { name: "vLLM", why: "natively", refuses: refusedByVllm },
+  {
+    name: "vLLM",
+    why: "natively",
+    refuses: ({ schemes, experts }) => [
+      ...schemes.map(refusedByVllm),
+      ...experts.map(expertsRefusedByVllm),
+    ],
+    experts: true,
+  },
   {
     name: "SGLang",
     why: "natively",
-    refuses: (scheme) =>
-      scheme.kind === "int" && scheme.bits !== 4 && scheme.bits !== 8
-        ? `${scheme.bits}-bit weights are not read`
-        : refusedByVllm(scheme),
+    refuses: ({ schemes, mixed }) => [
+      ...schemes.map((scheme) =>
+        scheme.kind === "int" && scheme.bits !== 4 && scheme.bits !== 8
+          ? `${scheme.bits}-bit weights are not read`
+          : refusedByVllm(scheme)
+      ),
+      mixed && MIXED,
+    ],
   },
   {
     name: "TGI",
     why: "its WNA16, W8A8 and fp8 layers",
-    refuses: (scheme) =>
-      scheme.kind === "fp8" && scheme.strategy.kind === "block"
-        ? "fp8 scales must be per tensor or channel"
-        : scheme.kind === "int" && scheme.bits !== 4 && scheme.bits !== 8
-        ? `${scheme.bits}-bit weights are not read`
-        : refusedByVllm(scheme),
-    caveat: (scheme) =>
-      scheme.kind === "int" && hasInputScale(scheme)
+    refuses: ({ schemes, mixed }) => [
+      ...schemes.map((scheme) =>
+        scheme.kind === "fp8" && scheme.strategy.kind === "block"
+          ? "fp8 scales must be per tensor or channel"
+          : scheme.kind === "int" && scheme.bits !== 4 && scheme.bits !== 8
+          ? `${scheme.bits}-bit weights are not read`
+          : refusedByVllm(scheme)
+      ),
+      mixed && MIXED,
+    ],
+    caveat: ({ schemes }) =>
+      schemes.some((scheme) => scheme.kind === "int" && hasInputScale(scheme))
         ? "its W8A8 layer, which rounds activations token by token all the same"
         : undefined,
   },
   {
     name: "llama.cpp",
     why: "its converter dequantizes to GGUF",
-    refuses: (scheme) => {
-      const { kind } = scheme.strategy;
-      if (hasInputScale(scheme)) return "its converter finds no place for scales of inputs";
-      if (storedFormat(scheme) === "pack-quantized") {
-        return kind === "group" ? undefined : "packed weights must have scales by group";
-      }
-      return kind === "channel" || kind === "block"
-        ? undefined
-        : "scales must be per channel or block";
-    },
+    refuses: ({ schemes, mixed }) => [...schemes.map(refusedByLlamaCpp), mixed && MIXED],
+    experts: true,
   },
-  { name: "ExLlama", why: "", refuses: () => "it reads GPTQ and EXL files" },
+  { name: "ExLlama", why: "", refuses: () => ["it reads GPTQ and EXL files"] },
 ];
 
-/** Only these open a checkpoint in which formats are mixed. */
-const READS_MIXED: readonly string[] = ["transformers", "vLLM"];
+function refusedByLlamaCpp(scheme: Stored): string | undefined {
+  const { kind } = scheme.strategy;
+  if (hasInputScale(scheme)) return "its converter finds no place for scales of inputs";
+  if (storedFormat(scheme) === "pack-quantized") {
+    return kind === "group" ? undefined : "packed weights must have scales by group";
+  }
+  return kind === "channel" || kind === "block" ? undefined : "scales must be per channel or block";
+}
 
-/** Who opens a checkpoint with these schemes and weights. */
-export function loadersOf(
-  schemes: readonly Scheme[],
-  weights: readonly PlannedWeight[] = [],
-): Loader[] {
-  const stored = schemes.filter(isStored);
-  const formats = new Set(stored.map(storedFormat));
-  const odd = weights.find(({ scheme, shape }) => scheme && shape.length !== 2);
-  return READERS.map(({ name, why, refuses, caveat }) => {
-    const reasons = stored.map(refuses).filter((reason) => reason !== undefined);
-    if (odd) {
-      reasons.push(`"${odd.name}" has ${odd.shape.length} dimensions; loaders read matrices`);
-    }
-    if (formats.size > 1 && !READS_MIXED.includes(name)) {
-      reasons.push("checkpoints of mixed formats are not read");
-    }
-    const known = stored.map((scheme) => caveat?.(scheme)).find((text) => text !== undefined);
-    return reasons.length === 0
-      ? { name, takes: true, why: known ?? why }
-      : { name, takes: false, why: [...new Set(reasons)].join("; ") };
-  });
+function storageOf(scheme: Scheme): Storage {
+  if (scheme.kind !== "int") return "fp8";
+  if (storedFormat(scheme) === "int-quantized") return "int8";
+  return scheme.grid === "affine" ? "affine" : "packed";
+}
+
+/** Who opens a checkpoint. */
+export function loadersOf(content: Content): Verdict[] {
+  const stored = quantizedOf(content).flatMap(({ name, shape, scheme }) =>
+    isStored(scheme) ? [{ name, rows: shape[0]!, scheme }] : []
+  );
+  const schemes = stored.map(({ scheme }) => scheme);
+  const facts: Facts = {
+    schemes,
+    experts: stored.flatMap(({ name, scheme }) => EXPERT.test(name) ? scheme : []),
+    mixed: new Set(schemes.map(storedFormat)).size > 1,
+    shallow: stored.find(({ rows, scheme }) => {
+      const bits = packedZeroBits(scheme);
+      return bits !== undefined && packedRows(rows, bits) === 1;
+    }),
+    early: architectureOf(content)?.early ?? false,
+  };
+  return verdictsOf(READERS, content, { facts, storageOf });
 }

@@ -3,10 +3,11 @@
  * `weights` and groups forbid others. Refuses to read activations in groups, asymmetric ones, and scales by channel.
  */
 import { CheckpointError, UnsupportedError } from "../../errors.ts";
-import type { PlannedWeight } from "../../format.ts";
+import type { Content, PlannedWeight } from "../../format.ts";
 import type { IntScheme, ScaleDType, Strategy } from "../../scheme.ts";
 import { moduleOf } from "../bytes.ts";
 import { quantizationSection } from "../config_json.ts";
+import { plainModules } from "../skip_list.ts";
 import { hasInputScale, isStored, type Stored, storedFormat } from "./layout.ts";
 
 /** `strategy` and its size, as QuantizationArgs has them. */
@@ -44,24 +45,20 @@ function groupOf(scheme: Stored): Record<string, unknown> {
 }
 
 /** The JSON text of `quantization_config`; undefined when no weight is quantized. */
-export function section(weights: readonly PlannedWeight[]): string | undefined {
+export function section(content: Content): string | undefined {
   const groups = new Map<string, { scheme: Stored; members: PlannedWeight[] }>();
-  const ignore = new Set<string>();
-  for (const weight of weights) {
+  for (const weight of content.weights) {
     const { scheme } = weight;
     if (scheme && isStored(scheme)) {
       const key = JSON.stringify([groupOf(scheme), storedFormat(scheme)]);
       const group = groups.get(key);
       if (group) group.members.push(weight);
       else groups.set(key, { scheme, members: [weight] });
-    } else if (weight.linear) {
-      ignore.add(moduleOf(weight.name) ?? weight.name);
     }
   }
   if (groups.size === 0) return undefined;
   const quantized = [...groups.values()].flatMap(({ members }) => members);
-  // A head tied to the embedding has no weight in the checkpoint, but is a Linear of the model all the same.
-  if (!quantized.some(({ name }) => name === "lm_head.weight")) ignore.add("lm_head");
+  const { modules, towers } = plainModules(content);
   const formats = new Set([...groups.values()].map(({ scheme }) => storedFormat(scheme)));
   const mixed = formats.size > 1;
   const linears = quantized.every(({ linear, shape }) => linear && shape.length === 2);
@@ -77,7 +74,7 @@ export function section(weights: readonly PlannedWeight[]): string | undefined {
     format: mixed ? "mixed-precision" : [...formats][0],
     quantization_status: "compressed",
     config_groups: Object.fromEntries(entries),
-    ignore: [...ignore],
+    ignore: [...modules, ...towers.map((tower) => `re:.*${tower}\\..*`)],
     kv_cache_scheme: null,
     global_compression_ratio: null,
   });

@@ -1,12 +1,13 @@
 /** Who opens GPTQ's checkpoints, and why not (the loaders' own sources, read in 2026). */
-import type { Loader, PlannedWeight } from "../../format.ts";
-import type { IntScheme, Scheme } from "../../scheme.ts";
+import type { Content, Verdict } from "../../format.ts";
+import type { IntScheme } from "../../scheme.ts";
 import { leftAlone } from "../layer_patterns.ts";
+import { quantizedOf, type Reader, verdictsOf } from "../verdicts.ts";
 import { groupSize } from "./layout.ts";
 import { kindsOf, widthKeys } from "./section.ts";
 
 /** What of a checkpoint its loaders look at. */
-interface Content {
+interface Facts {
   readonly schemes: readonly IntScheme[];
   /** Layers differ in width or group size. */
   readonly mixed: boolean;
@@ -16,29 +17,31 @@ interface Content {
   readonly left: boolean;
 }
 
-/** A loader, and every reason why it does not take a checkpoint. */
-interface Reader {
-  readonly name: string;
-  readonly why: string;
-  refuses(content: Content): readonly (string | false)[];
-  /** What a user must know to open one that is taken. */
-  caveat?(content: Content): string | undefined;
-}
-
 /** Group sizes of the Marlin kernels. */
 const MARLIN_GROUPS: readonly number[] = [-1, 32, 64, 128];
+
+function factsOf(content: Content): Facts {
+  const quantized = quantizedOf(content);
+  const schemes = quantized.map(({ scheme }) => scheme).filter((scheme) => scheme.kind === "int");
+  return {
+    schemes,
+    mixed: kindsOf(schemes, widthKeys).length > 1,
+    head: quantized.some(({ name }) => name === "lm_head.weight"),
+    left: leftAlone(content.weights).some(({ block }) => block),
+  };
+}
 
 function isMarlin({ bits, strategy }: IntScheme): boolean {
   return (bits === 4 || bits === 8) && MARLIN_GROUPS.includes(groupSize(strategy));
 }
 
 /** Seen with GPTQModel 7.7: the kernel it chooses for them on a CPU fails at the first product. */
-function onlyOnGpu({ schemes }: Content): string | undefined {
+function onlyOnGpu({ schemes }: Facts): string | undefined {
   const found = schemes.some(({ bits, strategy }) => bits === 4 && strategy.kind === "channel");
   return found ? "on GPU only: GPTQModel 7.7 has no whole rows of 4 bits on a CPU" : undefined;
 }
 
-const READERS: readonly Reader[] = [
+const READERS: readonly Reader<Facts>[] = [
   {
     name: "transformers",
     why: "with optimum and gptqmodel, on GPU and CPU",
@@ -95,25 +98,7 @@ const READERS: readonly Reader[] = [
   },
 ];
 
-/** Who opens a checkpoint with these schemes and weights. */
-export function loadersOf(
-  schemes: readonly Scheme[],
-  weights: readonly PlannedWeight[] = [],
-): Loader[] {
-  const ints = schemes.filter((scheme) => scheme.kind === "int");
-  const content: Content = {
-    schemes: ints,
-    mixed: kindsOf(ints, widthKeys).length > 1,
-    head: weights.some(({ name, scheme }) => name === "lm_head.weight" && scheme),
-    left: leftAlone(weights).some(({ block }) => block),
-  };
-  const odd = weights.find(({ scheme, linear }) => scheme && !linear);
-  return READERS.map(({ name, why, refuses, caveat }) => {
-    const reasons = odd
-      ? [`"${odd.name}" is no linear layer, and no others are read quantized`]
-      : refuses(content).filter((reason) => reason !== false);
-    return reasons.length === 0
-      ? { name, takes: true, why: caveat?.(content) ?? why }
-      : { name, takes: false, why: reasons.join("; ") };
-  });
+/** Who opens a checkpoint. */
+export function loadersOf(content: Content): Verdict[] {
+  return verdictsOf(READERS, content, { facts: factsOf(content), storageOf: () => "gptq" });
 }

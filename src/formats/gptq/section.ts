@@ -5,7 +5,7 @@
  */
 import denoJson from "../../../deno.json" with { type: "json" };
 import { CheckpointError, UnsupportedError } from "../../errors.ts";
-import type { PlannedWeight } from "../../format.ts";
+import type { Content, PlannedWeight } from "../../format.ts";
 import { isObject } from "../../json.ts";
 import type { IntScheme, ScaleDType } from "../../scheme.ts";
 import { quantizationSection } from "../config_json.ts";
@@ -30,14 +30,42 @@ function namesOf(quantized: readonly Place[], left: readonly Place[]): string[] 
   return isExact ? names : quantized.map(({ module }) => module);
 }
 
+/**
+ * How GPTQ went, in the words of GPTQModel; nothing where codes were chosen otherwise, or where that is not known. Its damping is said
+ * where it was asked for: left to itself, it differs from layer to layer.
+ */
+function calibrationOf(quantized: readonly PlannedWeight[]) {
+  const [first] = quantized;
+  const chosen = first?.chosen;
+  const alike = quantized.every((weight) =>
+    JSON.stringify(weight.chosen) === JSON.stringify(chosen)
+  );
+  if (!chosen || !alike) return { keys: {}, meta: {} };
+  const { method, options } = chosen;
+  if (!method.split("+").includes("gptq")) return { keys: {}, meta: { method } };
+  const damping = options.damping;
+  return {
+    keys: {
+      // Layers that read one input after those that make it.
+      true_sequential: true,
+      ...(typeof damping === "number" && damping < 1 ? { damp_percent: damping } : {}),
+      act_group_aware: options["column-order"] === "group-aware",
+    },
+    // Scales are fixed before the first column is rounded.
+    meta: { method, static_groups: true },
+  };
+}
+
 /** The JSON text of `quantization_config`; undefined when no weight is quantized. */
-export function section(weights: readonly PlannedWeight[]): string | undefined {
+export function section(content: Content): string | undefined {
+  const { weights } = content;
   const quantized = weights.flatMap((weight) =>
     weight.scheme?.kind === "int" ? [{ ...weight, keys: widthKeys(weight.scheme) }] : []
   );
   const [usual, ...others] = kindsOf(quantized, ({ keys }) => keys);
   if (!usual) return undefined;
   const left = leftAlone(weights);
+  const { keys, meta } = calibrationOf(quantized);
   const dynamic = [
     ...patternsOf(left, weights).map((pattern) => [`-:${pattern}`, {}]),
     ...others.flatMap((members) =>
@@ -57,14 +85,12 @@ export function section(weights: readonly PlannedWeight[]): string | undefined {
     format: "gptq",
     lm_head: quantized.some(({ name }) => name === "lm_head.weight"),
     pack_dtype: "int32",
-    // How a calibration would have gone: loaders keep them, and transformers wants the second within 0 and 1; none uses them.
-    true_sequential: true,
-    damp_percent: 0.05,
+    ...keys,
     ...(left.some(({ block }) => block)
       ? { modules_in_block_to_quantize: [namesOf(quantized.map(placeOf), left)] }
       : {}),
     ...(dynamic.length > 0 ? { dynamic: Object.fromEntries(dynamic) } : {}),
-    meta: { quantizer: [`sluice:${denoJson.version}`], static_groups: false },
+    meta: { quantizer: [`sluice:${denoJson.version}`], ...meta },
   });
 }
 

@@ -1,0 +1,69 @@
+/**
+ * Quantizes tiny models of many architectures in every format, and notes of each what `plan` refused or what the loader table promised:
+ * architectures.py then opens them.
+ *
+ *     deno run -A tests/peers/architectures.ts MODELS OUT
+ *
+ * MODELS holds a folder for each (models/tiny_models.py). Written: OUT/NAME/COLUMN/, a checkpoint, for each column
+ * that is not refused, and OUT/verdicts.json.
+ */
+import {
+  open,
+  openBackend,
+  openFolderSink,
+  parseRecipe,
+  plan,
+  run,
+  type TensorSource,
+  UnsupportedError,
+} from "../../mod.ts";
+import { architectureOf } from "../../src/formats/architectures.ts";
+
+/** What the columns of the table ask for: rounding to nearest, which needs no text. */
+const COLUMNS: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
+  "F16": { scheme: "F16" },
+  "W8A16@plain": { scheme: "W8A16", format: "plain" },
+  "W4A16": { scheme: "W4A16", group_size: 32 },
+  "W4A16_ASYM": { scheme: "W4A16_ASYM", group_size: 32 },
+  "W8A16+head": { scheme: "W8A16", rules: [{ match: "lm_head", scheme: "W8A16" }] },
+  "W8A8": { scheme: "W8A8" },
+  "FP8": { scheme: "FP8" },
+  "FP8_DYNAMIC": { scheme: "FP8_DYNAMIC" },
+  "NF4": { scheme: "NF4" },
+  // Of architectures in which the table says no of some weights: all others.
+  "NF4-some": { scheme: "NF4" },
+  "LLM_INT8": { scheme: "LLM_INT8" },
+  "W4A16@gptq": { scheme: "W4A16", group_size: 32, format: "gptq" },
+  "W4A16@awq": { scheme: "W4A16", group_size: 32, format: "awq" },
+};
+
+/** Patterns of the weights that transformers is known not to open in 4 bits. */
+function failing(source: Pick<TensorSource, "config">): string[] {
+  return (architectureOf(source)?.failures ?? []).flatMap(({ storages, of }) =>
+    of && storages.includes("4-bit") ? [`re:.*${of.source}`] : []
+  );
+}
+
+const [models, out] = Deno.args as [string, string];
+await using device = await openBackend("wasm", { threads: 1 });
+const verdicts: Record<string, Record<string, unknown>> = {};
+for (const name of [...Deno.readDirSync(models)].map(({ name }) => name).sort()) {
+  verdicts[name] = {};
+  await Deno.mkdir(`${out}/${name}`, { recursive: true });
+  for (const [column, asked] of Object.entries(COLUMNS)) {
+    await using source = await open(`${models}/${name}`);
+    const ignore = column === "NF4-some" ? failing(source) : [];
+    if (column === "NF4-some" && ignore.length === 0) continue;
+    const recipe = parseRecipe(JSON.stringify({ ...asked, method: "rtn", ignore }), column);
+    try {
+      const work = plan(recipe, source, { device });
+      await using sink = await openFolderSink(`${out}/${name}/${column}`);
+      await run(work, { source, backend: device, sink });
+      verdicts[name][column] = { loaders: work.loaders };
+    } catch (error) {
+      if (!(error instanceof UnsupportedError)) throw error;
+      verdicts[name][column] = { refused: error.message };
+    }
+  }
+}
+await Deno.writeTextFile(`${out}/verdicts.json`, JSON.stringify(verdicts, undefined, 1));

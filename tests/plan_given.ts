@@ -1,0 +1,58 @@
+/** Plans of small checkpoints, made from a list of tensors and a config. */
+import type { Budgets } from "../src/budget.ts";
+import { type DeviceLimits, type Plan, plan } from "../src/plan.ts";
+import { openCheckpoint } from "../src/sources/checkpoint.ts";
+import type { TensorInfo } from "../src/tensor.ts";
+import { makeCheckpoint, TINY_CONFIG, tinyTensors } from "./tiny.ts";
+
+/** A device that binds much. */
+export const DEVICE: DeviceLimits = {
+  name: "wasm",
+  maxTensorBytes: 2 ** 30,
+  sliceBytes: 2 ** 22,
+  supports: () => true,
+};
+
+/** The plan for a checkpoint of these tensors, and of that config; `null` for none. */
+export async function planOf(
+  recipe: Parameters<typeof plan>[0],
+  {
+    tensors = tinyTensors(),
+    config = TINY_CONFIG,
+    device = DEVICE,
+    evaluate = false,
+    calibrate = false,
+    budgets = {},
+  }: {
+    tensors?: TensorInfo[];
+    config?: Readonly<Record<string, unknown>> | null;
+    device?: DeviceLimits;
+    evaluate?: boolean;
+    calibrate?: boolean;
+    budgets?: Budgets;
+  } = {},
+): Promise<Plan> {
+  const folder = await makeCheckpoint(tensors, config ? { config } : {});
+  try {
+    await using source = await openCheckpoint(folder);
+    const windows = { seqLen: 16, windows: 4, stateBudget: 1e6 };
+    return plan(recipe, source, {
+      device,
+      budgets,
+      ...(evaluate ? { evaluation: windows } : {}),
+      ...(calibrate ? { calibration: windows } : {}),
+    });
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+/** By tensor: the kind of its scheme, or of its fate where it has none. */
+export function fates(made: Plan): Record<string, string> {
+  return Object.fromEntries(
+    made.blocks.flatMap(({ steps }) => steps).map(({ source, fate }) => [
+      source.name,
+      fate.kind === "quantize" ? fate.scheme.kind : fate.kind,
+    ]),
+  );
+}
