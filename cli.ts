@@ -9,49 +9,75 @@
  */
 import { resourceUsage } from "node:process";
 import denoJson from "./deno.json" with { type: "json" };
-import type { Host, TextStream } from "./src/terminal/command.ts";
+import type { Command, Host, TextStream } from "./src/terminal/command.ts";
 import { COMMANDS } from "./src/terminal/commands/mod.ts";
-import { RequestError } from "./src/errors.ts";
-import { describeFault, EXIT, Interrupted } from "./src/terminal/faults.ts";
+import { openLog, readText, tryWrite, writeAll, writeText } from "./src/io/disk.ts";
+import { openTemporary, sweepTemporary } from "./src/io/temporary.ts";
+import { describeFault, EXIT, Interrupted, ReaderGone } from "./src/terminal/faults.ts";
+import { jsonLine } from "./src/terminal/json.ts";
 import { parseArguments } from "./src/terminal/parser.ts";
+import { PatientStream } from "./src/terminal/streams.ts";
 
 /** Run one command line (without the program's name); the exit code. Never throws, never exits. */
 export async function main(words: readonly string[], host: Host): Promise<number> {
+  const command = commandOf(words);
+  const patient = command?.leaves ? new PatientStream(host.out) : undefined;
   try {
     const parsed = await parseArguments(words, COMMANDS, host);
-    if (parsed) await parsed.command.run(parsed.said, host);
+    if (parsed) await parsed.command.run(parsed.said, patient ? { ...host, out: patient } : host);
+    patient?.check();
     return EXIT.done;
   } catch (error) {
-    return fail(error, host);
+    return fail(error, words, host);
   }
 }
 
-/** Say what went wrong; the exit code. */
-function fail(error: unknown, { err }: Pick<Host, "err">): number {
-  const { code, message, stack } = describeFault(error);
-  err.write(`sluice: ${message}\n${stack === undefined ? "" : `${stack}\n`}`);
-  return code;
+function commandOf(words: readonly string[]): Command | undefined {
+  return COMMANDS.find(({ name }) => words.includes(name));
+}
+
+/** Say what went wrong, to a program too; the exit code. */
+function fail(
+  error: unknown,
+  words: readonly string[],
+  { err, out }: Pick<Host, "err" | "out">,
+): number {
+  // As tools do whose reader has seen enough.
+  if (error instanceof ReaderGone) return EXIT.done;
+  const command = commandOf(words);
+  const { code, message, stack, kept } = describeFault(
+    error,
+    (flag) => command?.flags.some(({ name }) => name === flag) === true,
+  );
+  const status = EXIT[code];
+  const lines = [
+    `sluice: ${message}`,
+    ...(stack === undefined ? [] : [stack]),
+    ...(kept ? [`sluice: The checkpoint stays in ${kept.checkpoint}`] : []),
+    ...(kept?.next === undefined ? [] : [`sluice: To publish it:  ${kept.next}`]),
+  ];
+  err.write(`${lines.join("\n")}\n`);
+  if (words.includes("--json")) {
+    const { checkpoint = null, next = null } = kept ?? {};
+    new PatientStream(out).write(
+      jsonLine({ type: "error", code, exitStatus: status, message, checkpoint, next }),
+    );
+  }
+  return status;
 }
 
 /** The world as Deno shows it. */
 export function denoHost(signal: AbortSignal): Host {
   return {
-    out: denoStream(Deno.stdout),
-    err: denoStream(Deno.stderr),
+    out: denoStream(Deno.stdout, "standard output"),
+    err: new PatientStream(denoStream(Deno.stderr, "standard error")),
     colors: !Deno.noColor,
     signal,
     version: denoJson.version,
     // The kernel keeps the highest value; a sample could miss it.
     residentBytes: () => resourceUsage().maxRSS * 1024,
     currentBytes: () => Deno.memoryUsage().rss,
-    async readText(path) {
-      try {
-        return await Deno.readTextFile(path);
-      } catch (cause) {
-        if (!(cause instanceof Deno.errors.NotFound)) throw cause;
-        throw new RequestError(`Cannot read "${path}": there is no such file.`, { cause });
-      }
-    },
+    readText,
     async readTextIfAny(path) {
       try {
         return await Deno.readTextFile(path);
@@ -63,72 +89,87 @@ export function denoHost(signal: AbortSignal): Host {
         throw error;
       }
     },
-    confirm: (question) => Deno.stdin.isTerminal() ? confirm(question) : undefined,
+    asks: Deno.stdin.isTerminal(),
+    confirm: (question) => confirm(question),
     env(variable) {
       const { state } = Deno.permissions.querySync({ name: "env", variable });
       return state === "granted" ? Deno.env.get(variable) : undefined;
     },
-    async writeText(path, text) {
-      await Deno.writeTextFile(path, text);
-    },
-    openLog(path) {
-      const file = Deno.openSync(path, { append: true, create: true });
-      return {
-        write: (line) => writeAll(file, line),
-        [Symbol.dispose]: () => file.close(),
-      };
-    },
-    async temporaryFolder() {
-      const path = await Deno.makeTempDir({ prefix: "sluice-" });
-      return { path, [Symbol.asyncDispose]: () => Deno.remove(path, { recursive: true }) };
+    writeText,
+    tryWrite,
+    openLog,
+    temporaryFolder: () => openTemporary(),
+    async sweepTemporary(report) {
+      const names = Deno.build.os === "windows" ? ["TMP", "TEMP"] : ["TMPDIR"];
+      await sweepTemporary(names.map((name) => this.env(name)).find(Boolean) ?? "/tmp", report);
     },
   };
 }
 
-interface Writer {
-  writeSync(bytes: Uint8Array): number;
-}
-
-function denoStream(stream: Writer & { isTerminal(): boolean }): TextStream {
-  let open = true;
+function denoStream(stream: typeof Deno.stdout, name: string): TextStream {
   return {
     isTerminal: stream.isTerminal(),
     get columns() {
       return stream.isTerminal() ? Deno.consoleSize().columns : 80;
     },
     write(text) {
-      if (!open) return;
       try {
-        writeAll(stream, text);
+        writeAll(stream, text, name);
       } catch (error) {
-        // Whoever read this has stopped reading, as `head` does; the work goes on.
-        if (!(error instanceof Deno.errors.BrokenPipe)) throw error;
-        open = false;
+        const gone = error instanceof Error && error.cause instanceof Deno.errors.BrokenPipe;
+        throw gone ? new ReaderGone(error.message, { cause: error }) : error;
       }
     },
   };
 }
 
-function writeAll(writer: Writer, text: string): void {
-  const bytes = new TextEncoder().encode(text);
-  for (let done = 0; done < bytes.length;) done += writer.writeSync(bytes.subarray(done));
+/**
+ * Stop at the first Ctrl-C after the slice at hand, at the second at once; also when told to end,
+ * or when the terminal is closed.
+ */
+function listen(stop: AbortController): void {
+  const interrupt = () => stop.abort(new Interrupted());
+  // Asked before the first listener: with that, Deno takes over SIGHUP too.
+  const outlives = Deno.build.os !== "windows" && ignoresHangup();
+  Deno.addSignalListener("SIGINT", () => {
+    if (stop.signal.aborted) Deno.exit(EXIT.killed);
+    interrupt();
+  });
+  if (Deno.build.os === "windows") return;
+  Deno.addSignalListener("SIGTERM", interrupt);
+  // A terminal that is closed may say so twice.
+  Deno.addSignalListener("SIGHUP", outlives ? () => {} : interrupt);
 }
 
-/** Stop at the first Ctrl-C after the slice at hand, at the second at once. */
-function listen(stop: AbortController): void {
-  const interrupt = () => {
-    if (stop.signal.aborted) Deno.exit(EXIT.killed);
-    stop.abort(
-      new Interrupted(
-        "Stopped. Nothing was left behind; the same command starts again from the beginning.",
-      ),
-    );
-  };
-  Deno.addSignalListener("SIGINT", interrupt);
-  if (Deno.build.os !== "windows") Deno.addSignalListener("SIGTERM", interrupt);
+/** Whether the program was started to outlive its terminal, as `nohup` starts one. */
+function ignoresHangup(): boolean {
+  try {
+    const [, mask] = /^SigIgn:\s*([0-9a-f]+)$/m.exec(
+      Deno.readTextFileSync("/proc/self/status"),
+    ) ?? [];
+    if (mask !== undefined) return (BigInt(`0x${mask}`) & 1n) === 1n;
+  } catch (error) {
+    const { NotCapable, NotFound } = Deno.errors;
+    if (!(error instanceof NotCapable || error instanceof NotFound)) throw error;
+  }
+  // Where the system does not tell: `nohup` takes both streams off the terminal.
+  return !Deno.stdout.isTerminal() && !Deno.stderr.isTerminal();
+}
+
+/**
+ * Vulkan's layers look for a screen where this variable says, and complain on standard error,
+ * whatever --quiet says, where it says nothing. No screen is needed here, so it is made to say a
+ * place that holds none and where nobody can put one.
+ */
+function lookForNoScreen(): void {
+  const variable = "XDG_RUNTIME_DIR";
+  if (Deno.build.os !== "linux") return;
+  if (Deno.permissions.querySync({ name: "env", variable }).state !== "granted") return;
+  if (!Deno.env.get(variable)?.startsWith("/")) Deno.env.set(variable, "/dev/null");
 }
 
 if (import.meta.main) {
+  lookForNoScreen();
   const stop = new AbortController();
   listen(stop);
   // A failure that nobody waited for stops the run as Ctrl-C does, so that it cleans up.
@@ -140,5 +181,5 @@ if (import.meta.main) {
   });
   const host = denoHost(stop.signal);
   const code = await main(Deno.args, host);
-  Deno.exit(code === EXIT.done && stray.length > 0 ? fail(stray[0], host) : code);
+  Deno.exit(code === EXIT.done && stray.length > 0 ? fail(stray[0], Deno.args, host) : code);
 }

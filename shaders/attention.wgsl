@@ -48,7 +48,8 @@ fn put(i: u32, head: u32, d: u32, values: vec4<f32>) {
 // Which of four queries from i on see key j.
 fn sees(i: u32, j: u32) -> vec4<bool> {
   let queries = vec4(i, i + 1u, i + 2u, i + 3u);
-  let near = queries < vec4(j + args.window);
+  // Of a key after its query the difference wraps, and does not count.
+  let near = queries - vec4(j) < vec4(args.window);
   return (vec4(j) <= queries) & (near | vec4(args.window == 0u));
 }
 

@@ -19,6 +19,7 @@ fn at(i: u32, j: u32) -> u32 {
 fn main(@builtin(local_invocation_index) lane: u32) {
   let count = min(args.K, args.C - args.first);
   let start = (args.first - args.panel) * args.C + args.first;
+  var pivot = LARGEST; // that of this lane's column
   // Column after column from the last; a lane has a row.
   for (var left = count; left > 0u; left--) {
     let j = left - 1u;
@@ -29,13 +30,15 @@ fn main(@builtin(local_invocation_index) lane: u32) {
     }
     if lane == j {
       let sound = sum >= args.least && is_finite(bitcast<u32>(sum));
-      status[0] = min(status[0], select(-1.0, sum, sound));
+      pivot = select(-1.0, sum, sound);
       r[at(j, j)] = sqrt(select(1.0, sum, sound));
     }
     workgroupBarrier();
     if lane < j { r[at(lane, j)] = sum / r[at(j, j)]; }
     workgroupBarrier();
   }
+  let least = -max_lanes(-pivot, lane);
+  if lane == 0u { status[0] = min(status[0], least); }
   // A lane has a column of the inverse, from the last row up.
   if lane >= count { return; }
   for (var left = count; left > 0u; left--) {

@@ -15,5 +15,5 @@ fn main(
 ) {
   let i = flat_group(group, groups) * LANES + lane;
   if i >= args.N { return; }
-  y[i] = level_of(x[i] / scale[0]) * scale[0];
+  y[i] = level_of(quotient(x[i], scale[0])) * scale[0];
 }

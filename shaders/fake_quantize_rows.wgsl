@@ -17,9 +17,9 @@ fn main(
   var most = 0.0;
   for (var c = lane; c < args.C; c += LANES) { most = max(most, abs(x[row * args.C + c])); }
   most = max_lanes(most, lane);
-  let scale = most / select(448.0, f32((1u << args.bits) - 1u) * 0.5, args.kind == 0u);
+  let scale = quotient(most, select(448.0, f32((1u << args.bits) - 1u) * 0.5, args.kind == 0u));
   for (var c = lane; c < args.C; c += LANES) {
     let i = row * args.C + c;
-    y[i] = level_of(select(x[i] / scale, 0.0, scale == 0.0)) * scale;
+    y[i] = level_of(select(quotient(x[i], scale), 0.0, scale == 0.0)) * scale;
   }
 }

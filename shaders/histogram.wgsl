@@ -19,6 +19,6 @@ fn main(
   if i >= args.N { return; }
   let bits = decode_bits(x[word_of(i, x_dtype)], i, x_dtype);
   if is_nan(bits) { return; }
-  let place = (bitcast<f32>(bits) - args.low) / (args.high - args.low) * f32(args.K);
+  let place = quotient(bitcast<f32>(bits) - args.low, args.high - args.low) * f32(args.K);
   atomicAdd(&counts[u32(clamp(floor(place), 0.0, f32(args.K) - 1.0))], 1u);
 }

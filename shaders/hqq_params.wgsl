@@ -19,7 +19,7 @@ const RUN = 256u; // terms a lane sums before it adds to its total
 
 // The code of a weight less the zero point.
 fn level_of(weight: f32, params: vec2<f32>) -> f32 {
-  let code = round(weight / params.x) + params.y;
+  let code = round(quotient(weight, params.x)) + params.y;
   return clamp(code, lowest_code(args.bits, args.grid), highest_code(args.bits)) - params.y;
 }
 

@@ -89,6 +89,24 @@ fn f8_to_f32(code: u32) -> u32 {
   return sign | ((magnitude << 20u) + 0x3c000000u);
 }
 
+// a / b rounded as IEEE 754 says. WGSL lets its own division be 2.5 units in the last place off,
+// and that decides ties, which are no rarity: a tile's extreme weight divided by the tile's scale
+// lies half way between two codes by construction.
+fn quotient(a: f32, b: f32) -> f32 {
+  return nearer_quotient(a, b, a / b);
+}
+
+// The same from a quotient that is a few units off. Halves of 12 bits have exact products, so what
+// they leave of a is exact.
+fn nearer_quotient(a: f32, b: f32, near: f32) -> f32 {
+  let q = bitcast<f32>(bitcast<u32>(near) & 0xfffff000u);
+  let d = bitcast<f32>(bitcast<u32>(b) & 0xfffff000u);
+  let rest = (((a - q * d) - q * (b - d)) - (near - q) * d) - (near - q) * (b - d);
+  let missing = rest / b;
+  // More than some units would be of numbers so small or large that a product was lost.
+  return select(near, near + missing, abs(missing) <= 0x1p-20f * abs(near));
+}
+
 fn is_finite(bits: u32) -> bool {
   return (bits & INFINITY_BITS) != INFINITY_BITS;
 }
@@ -191,9 +209,9 @@ fn grid_of(low: f32, high: f32, bits: u32, grid: u32, scale_dtype: u32) -> vec2<
     case FP8: { steps = 448.0; }
     default: { steps *= 0.5; }
   }
-  let stored = max(stored_scale(reach / steps, scale_dtype), smallest_scale(scale_dtype));
+  let stored = max(stored_scale(quotient(reach, steps), scale_dtype), smallest_scale(scale_dtype));
   let scale = select(stored, 1.0, reach == 0.0);
   let lowest = lowest_code(bits, grid);
-  let zero = clamp(round(lowest - bottom / scale), lowest, highest_code(bits));
+  let zero = clamp(round(lowest - quotient(bottom, scale)), lowest, highest_code(bits));
   return vec2(scale, select(0.0, zero, grid == AFFINE && is_finite(bitcast<u32>(scale))));
 }

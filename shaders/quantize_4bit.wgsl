@@ -57,7 +57,8 @@ fn main(
         let value = bitcast<f32>(bits_at(i));
         let divisor = bitcast<f32>(most);
         let full = (block + 1u) * args.block <= args.N;
-        code = code_4bit(select(value / divisor, value * (1.0 / divisor), full), args.kind);
+        let level = select(quotient(value, divisor), value * quotient(1.0, divisor), full);
+        code = code_4bit(level, args.kind);
       }
     }
     // The first of two codes is in the high nibble of its byte.

@@ -59,7 +59,7 @@ fn main(
       let divisor = bitcast<f32>(most);
       let full = (block + 1u) * args.block <= args.N;
       let value = x[i] - args.offset;
-      level = select(value / divisor, value * (1.0 / divisor), full);
+      level = select(quotient(value, divisor), value * quotient(1.0, divisor), full);
     }
     packed |= code_of(level) << (8u * (i & 3u));
   }

@@ -22,7 +22,7 @@ fn main(
   for (var i = first; i < min(first + 4u, count); i++) {
     let tile = i / args.C / args.tile_rows * args.B + i % args.C / args.tile_columns;
     let value = decode(w[word_of(i, w_dtype)], i, w_dtype);
-    word |= f32_to_f8(bitcast<u32>(value / scale[tile])) << (8u * (i & 3u));
+    word |= f32_to_f8(bitcast<u32>(quotient(value, scale[tile]))) << (8u * (i & 3u));
   }
   codes[first / 4u] = word;
 }

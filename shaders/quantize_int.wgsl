@@ -31,7 +31,7 @@ fn main(
     let tile = row / args.tile_rows * args.B + column / args.tile_columns;
     let value = decode(w[word_of(i, w_dtype)], i, w_dtype);
     let offset = f32(i8_of(zero[tile / 4u], tile));
-    let code = clamp(round(value / scale[tile]) + offset, lowest, highest);
+    let code = clamp(round(quotient(value, scale[tile])) + offset, lowest, highest);
     word |= byte_at(i32(code), i);
     column++;
     if column == args.C { column = 0u; row++; }

@@ -36,7 +36,7 @@ fn main(
     }
     most = max_lanes(most, lane);
     broken = max_lanes(broken, lane);
-    if broken == 0.0 && most > 0.0 { factors[r] = 127.0 / most; }
+    if broken == 0.0 && most > 0.0 { factors[r] = quotient(127.0, most); }
     if lane == 0u { absmax[first + r] = select(bitcast<u32>(most), INFINITY_BITS, broken > 0.0); }
   }
 

@@ -35,7 +35,7 @@ fn stage(tile: Tile, start: u32, lane: u32) {
 
 // The code of a weight less the zero point.
 fn level_of(weight: f32, step: f32, offset: f32) -> f32 {
-  let code = round(weight / step) + offset;
+  let code = round(quotient(weight, step)) + offset;
   return clamp(code, lowest_code(args.bits, args.grid), highest_code(args.bits)) - offset;
 }
 

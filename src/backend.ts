@@ -39,6 +39,8 @@ export interface Backend extends Allocator, AsyncDisposable {
   readonly software: boolean;
   /** Largest tensor one kernel may bind, in bytes. The planner cuts weights to fit. */
   readonly maxTensorBytes: number;
+  /** Bytes of tensors that the device can hold at once, if it is known; the planner keeps to it. */
+  readonly memoryBytes?: number;
   /** Bytes a slice of a weight should have for this device to run at speed. */
   readonly sliceBytes: number;
   /** `true`, or the reason this device cannot run `op`. Asked while planning, never while running. */

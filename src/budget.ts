@@ -9,6 +9,7 @@ import type { Format } from "./format.ts";
 import { gram } from "./observers/gram.ts";
 import { propagationBytes } from "./propagation.ts";
 import { schemeKind } from "./schemes/mod.ts";
+import { size, sizeToGive } from "./size.ts";
 import { BITS, byteLength, matrixShape } from "./tensor.ts";
 
 /** Where the memory of a run goes. */
@@ -27,6 +28,27 @@ export interface MemoryPlan {
   readonly activations: number;
   /** The most that is held at once. */
   readonly peak: number;
+  /**
+   * The most that lies on the device at once: of the parts but the base, what is not on the host.
+   */
+  readonly device: number;
+}
+
+/** What some part of a run holds: on the device, and beside that on the host. */
+interface Held {
+  readonly device: number;
+  readonly host: number;
+}
+
+const NOTHING: Held = { device: 0, host: 0 };
+
+/** Bytes in both places. */
+const bytesOf = ({ device, host }: Held) => device + host;
+
+/** The most that each place holds, and both together, of things that are not held at once. */
+function larger(one: Held, other: Held): Held {
+  const device = Math.max(one.device, other.device);
+  return { device, host: Math.max(bytesOf(one), bytesOf(other)) - device };
 }
 
 /**
@@ -47,28 +69,36 @@ export const READ_AHEAD_BYTES = 8 * 2 ** 20;
 /** Bytes of packed slices that are still being written while the computation goes on. */
 export const WRITE_BEHIND_BYTES = 32 * 2 ** 20;
 
+/**
+ * Bytes on the device of what is not counted one by one: histograms, sums, lists of columns, rotary
+ * tables.
+ */
+export const SMALL_BYTES = 2 ** 20;
+
 /** Copied tensors are read in pieces of this size. */
 export const COPY_BYTES = 8 * 2 ** 20;
 
-function sliceMemory({ source, fate, outputs, sliceRows }: Step, format: Format): number {
-  if (fate.kind === "drop") return 0;
+function sliceMemory({ source, fate, outputs, sliceRows }: Step, format: Format): Held {
+  if (fate.kind === "drop") return NOTHING;
   if (fate.kind !== "quantize") {
     // Cast on the host, values are there as they were, as f32, and as they will be.
     const copies = fate.kind === "copy" && fate.dtype !== undefined ? 6 : 2;
-    return copies * Math.min(COPY_BYTES, byteLength(source));
+    return { device: 0, host: copies * Math.min(COPY_BYTES, byteLength(source)) };
   }
   const [rows, columns] = matrixShape(source.shape);
   const bytes = sliceRows * columns * BITS[source.dtype] / 8;
   const packed = outputs.reduce((n, output) => n + byteLength(output), 0);
   // Double quantization needs every absmax of the weight at once: on the host, and at the end on the device with its codes.
   const { scheme } = fate;
-  const nested = "doubleQuant" in scheme && scheme.doubleQuant
-    ? rows * columns / scheme.block * (4 + 4 + 1)
-    : 0;
-  const gathered = format.gathers ? packed : 0;
-  // Read ahead, being quantized, on the device; then codes on the device and packed on the host, dequantized to be measured.
-  return 3 * bytes + schemeKind(fate.scheme).workBytes(fate.scheme, sliceRows, columns) +
-    2 * packed * sliceRows / rows + sliceRows * columns * 4 + nested + gathered;
+  const nested = "doubleQuant" in scheme && scheme.doubleQuant ? rows * columns / scheme.block : 0;
+  const part = packed * sliceRows / rows;
+  return {
+    // As it was, codes, packed; dequantized to be measured.
+    device: bytes + schemeKind(scheme).workBytes(scheme, sliceRows, columns) + part +
+      sliceRows * columns * 4 + nested * (4 + 1),
+    // Read ahead, on its way; packed.
+    host: 2 * bytes + part + nested * 4 + (format.gathers ? packed : 0),
+  };
 }
 
 /** Windows that walk through the model. */
@@ -96,43 +126,69 @@ export function budget(
 ): MemoryPlan {
   const { model, windows: { evaluation, calibration: calibrated } } = around;
   const base = BASE[device.name] + READ_AHEAD_BYTES + WRITE_BEHIND_BYTES + buffers;
-  const slice = blocks.flatMap(({ steps }) => steps)
-    .reduce((most, step) => Math.max(most, Math.ceil(sliceMemory(step, format))), 0);
+  const slices = blocks.flatMap(({ steps }) => steps)
+    .reduce((most, step) => larger(most, sliceMemory(step, format)), NOTHING);
+  const slice = Math.ceil(bytesOf(slices));
   if (!model || !(evaluation || calibrated)) {
     const nothing = { weights: 0, calibration: 0, states: 0, activations: 0 };
-    return { base, slice, ...nothing, peak: base + slice };
+    const device = Math.ceil(slices.device) + SMALL_BYTES;
+    return { base, slice, ...nothing, peak: base + slice, device };
   }
   const tokens = evaluation?.seqLen ?? 0;
-  let weights = 0;
+  let weights = NOTHING;
   let scratch = 0;
   for (const { name, steps } of blocks) {
     if (name === "embedding" || !evaluation) continue;
-    let held = 0;
+    let [device, host] = [0, 0];
     for (const { source, fate, outputs } of steps) {
-      held += byteLength(source);
+      device += byteLength(source);
       if (fate.kind !== "quantize") continue;
       const shape = matrixShape(source.shape);
       const packed = outputs.reduce((n, output) => n + byteLength(output), 0);
-      held += packed;
-      held += schemeKind(fate.scheme).workBytes(fate.scheme, ...shape);
-      // Columns are taken out on the host and packed as rows on the device, before any product is computed.
-      const taken = format.gathers ? 2 * packed : 0;
+      host += packed;
+      device += schemeKind(fate.scheme).codeBytes(fate.scheme, ...shape);
+      // Packed, it is on the device before any product is computed; columns that are taken out on
+      // the host are packed as rows there.
+      const taken = format.gathers ? 2 * packed : packed;
       const product = schemeKind(fate.scheme).linearBytes(fate.scheme, shape, tokens);
       scratch = Math.max(scratch, product, taken);
     }
-    weights = Math.max(weights, held);
+    weights = larger(weights, { device, host });
   }
-  const calibration = calibrated ? calibrationMemory(blocks, model, around) : 0;
+  const calibration = calibrated ? calibrationMemory(blocks, model, around) : NOTHING;
   const window = (calibrated?.seqLen ?? 0) * statesPerToken(model, around) * 4;
   const states = statesInMemory(model, around) + 2 * tokens * model.hiddenSize * 4 + window;
   const { vocabSize, hiddenSize } = model;
   const logits = 2 * Math.min(LOGIT_BYTES, tokens * vocabSize * 4) +
     2 * Math.min(TABLE_BYTES, vocabSize * hiddenSize * 4);
   const activations = evaluation
-    ? Math.max(tokens * model.widestActivation * 4 + scratch, logits)
+    ? Math.max(tokens * activationsPerToken(model) * 4 + scratch, logits)
     : 0;
-  const peak = base + Math.max(slice, weights + activations, calibration) + states;
-  return { base, slice, weights, calibration, states, activations, peak };
+  const walking = { ...weights, device: weights.device + activations };
+  const most = larger(larger(slices, walking), calibration);
+  return {
+    base,
+    slice,
+    weights: bytesOf(weights),
+    calibration: bytesOf(calibration),
+    states,
+    activations,
+    peak: base + Math.ceil(bytesOf(most)) + states,
+    device: Math.ceil(most.device) + states + SMALL_BYTES,
+  };
+}
+
+/**
+ * Floats per token that a window has on the device at once in some step: the residual stream as it
+ * came to the block and as it is now, the step's outputs, and its input or what is made of the
+ * outputs.
+ */
+export function activationsPerToken({ hiddenSize, blocks, shapes }: Model): number {
+  return blocks.flatMap(({ steps }) => steps).reduce((most, { channels, linears }, i, steps) => {
+    const next = steps[i + 1]?.stored ? steps[i + 1]!.channels : 0;
+    const outputs = linears.reduce((sum, { weight }) => sum + shapes.get(weight)![0]!, 0);
+    return Math.max(most, 2 * hiddenSize + Math.max(channels, next) + outputs);
+  }, hiddenSize);
 }
 
 /** What calibrating the largest block holds at once, hidden states apart. */
@@ -140,14 +196,14 @@ function calibrationMemory(
   blocks: readonly PlannedBlock[],
   model: Model,
   { windows: { calibration }, propagate }: Surroundings,
-): number {
+): Held {
   const { seqLen: tokens, windows } = calibration!;
   const planned = new Map(
     blocks.flatMap(({ steps }) => steps).map((step) => [step.source.name, step]),
   );
   return model.blocks.reduce(
-    (most, block) => Math.max(most, blockMemory(block, { planned, tokens, windows, propagate })),
-    0,
+    (most, block) => larger(most, blockMemory(block, { planned, tokens, windows, propagate })),
+    NOTHING,
   );
 }
 
@@ -163,19 +219,18 @@ interface BlockSurroundings {
 function blockMemory(
   { linears, steps }: Block,
   how: BlockSurroundings,
-): number {
+): Held {
   const { planned } = how;
   // Weights as they were, and their codes until the block is packed; packed, they are on the host twice.
-  const held = linears.reduce((bytes, { weight }) => {
+  let [device, host] = [0, 0];
+  for (const { weight } of linears) {
     const { source, fate, outputs } = planned.get(weight)!;
-    const codes = fate.kind === "quantize"
-      ? schemeKind(fate.scheme).workBytes(fate.scheme, ...matrixShape(source.shape)) +
-        2 * outputs.reduce((n, output) => n + byteLength(output), 0)
-      : 0;
-    return bytes + byteLength(source) + codes;
-  }, 0);
-  const working = steps.map((step) => stepMemory(step, how));
-  return held + Math.max(...working);
+    device += byteLength(source);
+    if (fate.kind !== "quantize") continue;
+    device += schemeKind(fate.scheme).codeBytes(fate.scheme, ...matrixShape(source.shape));
+    host += 2 * outputs.reduce((n, output) => n + byteLength(output), 0);
+  }
+  return { device: device + Math.max(...steps.map((step) => stepMemory(step, how))), host };
 }
 
 /**
@@ -212,13 +267,12 @@ function stepMemory(
     [...observers].reduce((n, { bytes }) => n + bytes(channels, tokens * windows), 0) +
     (moving ? propagationBytes(channels, joins ? rows[0] : undefined) + tokens * channels * 4 : 0);
   const slices = calibrated.map(({ sliceRows }) => SLICE_COPIES * sliceRows * channels * 4);
-  const factor = observers.has(gram) ? factorBytes(channels) : 0;
-  // The factor that targets are moved with, and that of the rounding.
-  const solving = (moving ? factor : 0) + factor + Math.max(...slices);
   const searching = calibrated.flatMap(({ fate: { chain, rule: { options } } }) =>
     chain.scaling.map(({ workBytes }) => workBytes?.(channels, options) ?? 0)
   );
-  return statistics + Math.max(passing, solving, (moving ? factor : 0) + Math.max(0, ...searching));
+  // The factor that targets are moved with, and that of the rounding.
+  const factors = observers.has(gram) ? (moving ? 2 : 1) * factorBytes(channels) : 0;
+  return statistics + Math.max(passing, factors + Math.max(...slices, ...searching));
 }
 
 /** Bytes of hidden states kept in memory. */
@@ -279,7 +333,8 @@ export interface Choice {
 }
 
 /**
- * Find hidden states' memory and a slice size with which a run keeps its budgets: first hidden states go to disk, then slices shrink.
+ * Find hidden states' memory and a slice size with which a run keeps its budgets and fits on its
+ * device: first hidden states go to disk, then slices shrink.
  *
  * @throws {UnsupportedError} none does; the sentence has the number that would.
  */
@@ -293,25 +348,28 @@ export function fit<T extends { readonly memory: MemoryPlan }>(
   const { model, windows } = around;
   if (budgets.vram !== undefined && device.name !== "webgpu") {
     refuse(
-      "--max-vram",
-      `the device is ${device.name}, which has no memory of its own; use --max-ram`,
+      "budgets.vram",
+      `the device is ${device.name}, which has no memory of its own; use \`budgets.ram\``,
     );
   }
   let choice: Choice = { sliceBytes: device.sliceBytes, windows };
   for (;;) {
     const made = make(choice);
     const { base, peak } = made.memory;
+    const overDevice = made.memory.device - (device.memoryBytes ?? Infinity);
     const over = Math.max(
       peak - (budgets.ram ?? Infinity),
       peak - base - (budgets.vram ?? Infinity),
+      overDevice,
     );
     if (over <= 0) {
       const spilled = spilledBytes(model, choice.windows, around);
       if (spilled <= (budgets.disk ?? Infinity)) return made;
       refuse(
-        "--max-disk",
-        `${spilled} bytes of hidden states must go to disk. Give --max-disk ${spilled}, ` +
-          `more memory, or fewer --num-samples`,
+        "budgets.disk",
+        `${size(spilled)} of hidden states must go to disk. Give \`budgets.disk\` ${
+          sizeToGive(spilled)
+        }, more memory, or fewer \`numSamples\``,
       );
     }
     const fewer = model && fewerStates(over, model, { ...around, windows: choice.windows });
@@ -319,14 +377,16 @@ export function fit<T extends { readonly memory: MemoryPlan }>(
       choice = { ...choice, windows: fewer };
     } else if (choice.sliceBytes > SMALLEST_SLICE) {
       choice = { ...choice, sliceBytes: choice.sliceBytes / 2 };
+    } else if (overDevice > 0) {
+      refuseDevice(device, made.memory);
     } else {
-      const [flag, least] = peak > (budgets.ram ?? Infinity)
-        ? ["--max-ram", peak]
-        : ["--max-vram", peak - base];
+      const [option, least] = peak > (budgets.ram ?? Infinity)
+        ? ["budgets.ram", peak]
+        : ["budgets.vram", peak - base];
       refuse(
-        flag,
-        `this run needs at least ${least} bytes. Give ${flag} ${least}${
-          windows.evaluation ? ", a shorter --seq-len, or leave out --evaluate" : ""
+        option,
+        `this run needs at least ${size(least)}. Give \`${option}\` ${sizeToGive(least)}${
+          windows.evaluation ? ", a shorter `seqLen`, or leave out `evaluation`" : ""
         }`,
       );
     }
@@ -346,6 +406,27 @@ function fewerStates(over: number, model: Model, around: Surroundings): Walks | 
   return undefined;
 }
 
-function refuse(flag: string, reason: string): never {
-  throw new UnsupportedError(`Cannot keep to ${flag}: ${reason}.`, { what: flag, reason });
+/** @throws {UnsupportedError} always: a device cannot hold what must be on it at once. */
+function refuseDevice(
+  { name, memoryBytes }: Pick<DeviceLimits, "name" | "memoryBytes">,
+  { device, slice, weights, activations, calibration }: MemoryPlan,
+): never {
+  const most = Math.max(slice, weights + activations, calibration);
+  const [doing, advice] = most === calibration
+    ? ["while a block is calibrated", "a `method` that needs no calibration (rtn or hqq)"]
+    : most === slice
+    ? ["while a weight is quantized", "a scale per group or channel"]
+    : ["while a block is evaluated", "a shorter `seqLen`, or leave out `evaluation`"];
+  const other = name === "webgpu" ? "" : "a GPU (`device` webgpu), or ";
+  const reason = `at least ${size(device)} must be on it at once, ${doing}, and it holds ${
+    size(memoryBytes!)
+  }`;
+  throw new UnsupportedError(`Cannot do this on ${name}: ${reason}. Use ${other}${advice}.`, {
+    what: name,
+    reason,
+  });
+}
+
+function refuse(option: string, reason: string): never {
+  throw new UnsupportedError(`Cannot keep to \`${option}\`: ${reason}.`, { what: option, reason });
 }

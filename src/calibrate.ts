@@ -9,12 +9,13 @@ import { advance, type Forward, type Position, type Step, type StepContext } fro
 import type { Model } from "./family.ts";
 import { HiddenStates, type SpillStore } from "./hidden_states.ts";
 import { Pace } from "./pace.ts";
+import type { TextFacts } from "./record.ts";
 import type { StepCounter } from "./report.ts";
 import { embedWindows, rotaryTables } from "./windows.ts";
 import type { ModelWeights } from "./weights.ts";
 
 /** Tokens to calibrate on, and where hidden states may go. */
-export interface CalibrationInput {
+export interface CalibrationInput extends Partial<TextFacts> {
   /** Token ids, one array per window, all of one length. */
   readonly windows: readonly Uint32Array<ArrayBuffer>[];
   /** Bytes of hidden states kept on the device. */

@@ -140,9 +140,11 @@ class BlockWork {
       ? await this.#look(step, new Set(fixing), scope)
       : statistics;
     for (const group of groups) {
+      // A rounder may hold a matrix as large as the Gram matrix: there is one at a time.
+      using opened = backend.scope();
       const rounder = await phases.time(
         "solve",
-        () => group.open(strength?.scales, scope, statistics),
+        () => group.open(strength?.scales, opened, statistics),
       );
       const inputScale = group.inputScale(inputs);
       for (const planned of group.weights) {

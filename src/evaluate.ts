@@ -3,8 +3,9 @@
  * walking the blocks side by side. A quantized checkpoint is run from its stored codes, as its runtime would. Also the windows of text that
  * a model is measured or calibrated on.
  */
+import { createHash } from "node:crypto";
 import type { Backend } from "./backend.ts";
-import { makeWindows, readCorpus, tokenize } from "./texts.ts";
+import { corpusLabel, makeWindows, readCorpus, tokenize } from "./texts.ts";
 import { CheckpointError, quote, UnsupportedError } from "./errors.ts";
 import type { Score } from "./evaluator.ts";
 import { checkShapes } from "./families/mod.ts";
@@ -12,11 +13,13 @@ import type { Model } from "./family.ts";
 import { recognize } from "./formats/mod.ts";
 import type { HubClient } from "./hub/client.ts";
 import { type Disk, disk as realDisk } from "./io/disk.ts";
-import { modelOf } from "./plan.ts";
+import { modelOf, requestOf } from "./plan.ts";
+import type { TextFacts } from "./record.ts";
 import { type Reporter, StepCounter } from "./report.ts";
 import type { TensorSource } from "./source.ts";
 import { type EvaluationInput, scoreTokens, Streams, tensorsRead } from "./streams.ts";
 import { quantizedBy } from "./usable.ts";
+import { checkWalk } from "./walk_memory.ts";
 import { type ModelWeights, originalWeights, storedWeights } from "./weights.ts";
 
 /** Bytes of hidden states kept in memory unless told otherwise. */
@@ -49,14 +52,8 @@ export interface CorpusOptions {
 }
 
 /** Tokens to run a model on, and how many there were. */
-export interface PreparedWindows extends EvaluationInput {
-  /** The text they are of, as it was named. */
-  readonly corpus: string;
+export interface PreparedWindows extends Omit<EvaluationInput, keyof TextFacts>, TextFacts {
   readonly seqLen: number;
-  /** What drew the windows; undefined: they are the first of the text. */
-  readonly seed: number | undefined;
-  /** Windows the whole text has; `windows` may be fewer. */
-  readonly available: number;
   /** Tokens of the whole text. */
   readonly tokens: number;
 }
@@ -97,7 +94,7 @@ export async function prepareCalibration(
     warn(
       "sample-calibration",
       "Calibrating on the embedded sample text, which is old prose: a text like those that the " +
-        "model is used for gives a better result (--calibration).",
+        "model is used for gives a better result (`calibration`).",
     );
   }
   const { corpus, windows: { length: windows }, seqLen } = prepared;
@@ -143,7 +140,7 @@ async function prepare(
     ...(seed === undefined ? {} : { seed }),
   });
   return {
-    corpus,
+    corpus: await corpusLabel(corpus, { disk, ...(hub ? { hub } : {}) }),
     windows,
     stateBudget,
     ...(spillFolder === undefined ? {} : { spill: { disk, folder: spillFolder } }),
@@ -151,6 +148,7 @@ async function prepare(
     seed,
     available: Math.floor(tokens.length / seqLen),
     tokens: tokens.length,
+    sha256: digest(windows),
   };
 }
 
@@ -170,6 +168,15 @@ function checkTokens(
   );
 }
 
+/** See `TextFacts.sha256`. */
+function digest(windows: readonly Uint32Array<ArrayBuffer>[]): string {
+  const hash = createHash("sha256");
+  for (const { buffer, byteOffset, byteLength } of windows) {
+    hash.update(new Uint8Array(buffer, byteOffset, byteLength));
+  }
+  return hash.digest("hex");
+}
+
 /** What an evaluation needs. */
 export interface EvaluateOptions {
   readonly backend: Backend;
@@ -183,7 +190,8 @@ export interface EvaluateOptions {
 /**
  * Measure a checkpoint, by evaluator name; without a reference only evaluators that need one model.
  *
- * @throws {UnsupportedError} the architecture, or the way it is quantized, is not known.
+ * @throws {UnsupportedError} the architecture, or the way it is quantized, is not known; or the
+ * device cannot hold a block.
  * @throws {CheckpointError} a tensor is missing or has a shape that the config does not imply.
  */
 export async function evaluate(
@@ -193,6 +201,12 @@ export async function evaluate(
   const model = await modelFrom(source);
   const measured = await weightsOf(source, model);
   const weights = reference ? [await weightsOf(reference, model), measured] : [measured];
+  checkWalk("evaluate", model, {
+    backend,
+    streams: weights,
+    windows: requestOf({ ...evaluation, seqLen: evaluation.windows[0]!.length }),
+    statesPerToken: weights.length * model.hiddenSize,
+  });
   await using streams = await Streams.open(model, {
     backend,
     evaluation,

@@ -81,6 +81,24 @@ export function makeFactor(
   return { v, order, places, status };
 }
 
+/**
+ * The factor of a Gram matrix if every pivot is sound, else undefined. What an unsound one took is
+ * free again, so that a larger λ can be tried in its place.
+ */
+export async function soundFactor(
+  gram: Gram,
+  { scope, ...options }: FactorOptions,
+): Promise<Factor | undefined> {
+  using trial = scope.backend.scope();
+  const factor = makeFactor(gram, { scope: trial, ...options });
+  if (!await isSound(factor, scope.backend)) return undefined;
+  const { v, order, places, status } = factor;
+  for (const tensor of [...v.panels.map(({ tensor }) => tensor), order, places, status]) {
+    scope.adopt(trial.release(tensor));
+  }
+  return factor;
+}
+
 /** No pivot is below λ but for rounding; one that lies far below it is all rounding. */
 const LEAST_PIVOT = 0.1;
 

@@ -130,8 +130,6 @@ export interface Model {
   readonly vocabSize: number;
   /** Longest window the model was made for (`max_position_embeddings`). */
   readonly maxPositions: number;
-  /** Floats per token in the widest activation, for the memory plan. */
-  readonly widestActivation: number;
   /** Every tensor the forward pass reads, with the shape config.json implies: what a plan checks the headers against. */
   readonly shapes: ReadonlyMap<string, Shape>;
   /** The embedding table, [V, C]. */

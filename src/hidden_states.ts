@@ -5,6 +5,7 @@ import type { Backend, Scope, Tensor } from "./backend.ts";
 import type { Disk, DiskWriter } from "./io/disk.ts";
 import { narrow } from "./ops/narrow.ts";
 import { widen } from "./ops/widen.ts";
+import { size } from "./size.ts";
 import { byteLength, elementCount } from "./tensor.ts";
 
 /** Where hidden states go that the device has no room for. */
@@ -62,13 +63,13 @@ export class HiddenStates implements AsyncDisposable {
     readonly spill?: SpillStore | undefined;
     readonly dtype?: SpillDType;
   }): Promise<HiddenStates> {
-    const size = elementCount(shape) * 4;
-    const resident = Math.min(windows, Math.max(0, Math.floor(budget / size)));
+    const bytes = elementCount(shape) * 4;
+    const resident = Math.min(windows, Math.max(0, Math.floor(budget / bytes)));
     if (resident < windows && !spill) {
       throw new RangeError(
-        `Cannot keep ${windows} windows of hidden states, ${
-          windows * size
-        } bytes, in ${budget} bytes: give a folder to spill the others to.`,
+        `Cannot keep ${windows} windows of hidden states, ${size(windows * bytes)}, in ${
+          size(budget)
+        }: give a folder to spill the others to.`,
       );
     }
     const spilled = resident < windows && spill

@@ -1,10 +1,18 @@
-/** Looking at JSON of others. */
+/** Looking at JSON of others, and writing one's own. */
 import { CheckpointError } from "./errors.ts";
 import type { TensorSource } from "./source.ts";
 
 /** Whether a value is an object with keys. */
 export function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/**
+ * For `JSON.stringify`: numbers that JSON has no word for as `"Infinity"`, `"-Infinity"` and
+ * `"NaN"`.
+ */
+export function plainNumbers(_key: string, value: unknown): unknown {
+  return typeof value === "number" && !Number.isFinite(value) ? String(value) : value;
 }
 
 /**

@@ -2,11 +2,12 @@
  * The model card: a `README.md` that says what a checkpoint was made of, how, and how it fared. Front matter for the Hub's search and
  * licence display, then prose. Only what is known is said.
  */
-import prettyBytes from "pretty-bytes";
 import { stringify } from "yaml";
 import type { Score } from "./evaluator.ts";
 import type { Verdict } from "./format.ts";
 import { code, fenced, hubLink, oneLine, table } from "./markdown.ts";
+import { size } from "./size.ts";
+import type { Counted } from "./record.ts";
 import type { Plain, SourceCard } from "./source_card.ts";
 
 /** The checkpoint that was quantized. */
@@ -18,21 +19,18 @@ export interface CardBase {
   readonly card?: SourceCard;
 }
 
-/** How many weight matrices became what. */
-export interface CardScheme {
-  /** `int4, groups of 64, symmetric` */
-  readonly label: string;
-  readonly matrices: number;
-}
-
-/** The text a model was measured on and how it was cut. */
+/** A text that went through the model, to calibrate or to measure, and how it was cut. */
 export interface CardProtocol {
-  readonly corpus: string;
+  readonly corpus?: string;
   /** Tokens per window; windows do not overlap. */
   readonly seqLen: number;
   readonly windows: number;
   /** Windows the whole text has. */
   readonly available?: number;
+  /** What drew the windows; absent: they are the first of the text. */
+  readonly seed?: number;
+  /** SHA-256 of the windows' tokens: the record says of what bytes. */
+  readonly sha256?: string;
 }
 
 /** All that a card may say. Whatever is absent is not mentioned. */
@@ -45,13 +43,19 @@ export interface CardFacts {
   readonly quantizedBy?: string;
   /** The format's name; absent when nothing is quantized. */
   readonly format?: string;
-  readonly schemes?: readonly CardScheme[];
+  /** How many weights became what, the most first: `int4, groups of 64, symmetric`. */
+  readonly schemes?: readonly Counted[];
+  /** How the codes of how many weights were chosen, likewise: `awq+gptq`. */
+  readonly methods?: readonly Counted[];
+  /** What methods saw the model's activations on. */
+  readonly calibration?: CardProtocol;
   /** Stored bits per quantized weight, scales included. */
   readonly bitsPerWeight?: number;
   /** The first of `config.json`'s architectures. */
   readonly architecture?: string;
   readonly command?: string;
-  readonly recipe?: { readonly language: "yaml" | "json"; readonly text: string };
+  /** As the object of a recipe file. */
+  readonly recipe?: Readonly<Record<string, unknown>>;
   /** `{ Sluice: "0.1.0", Deno: "2.9.6" }` */
   readonly versions?: Readonly<Record<string, string>>;
   /** What it was computed on. */
@@ -85,7 +89,6 @@ export function modelCard(facts: CardFacts): string {
   return `---\n${frontMatter(facts)}---\n\n${sections.join("\n\n")}\n`;
 }
 
-/** YAML that YAML 1.1 parsers (Python's) and 1.2 parsers (JavaScript's) read alike: `no` is a language, not false. */
 function frontMatter(facts: CardFacts): string {
   const { base, license, quantizedBy } = facts;
   const card = base?.card;
@@ -104,14 +107,21 @@ function frontMatter(facts: CardFacts): string {
     ...card?.gate,
     tags: tagsOf(facts),
   };
-  const known = Object.fromEntries(
-    Object.entries(fields).filter(([, value]) => value !== undefined),
+  return yaml(
+    Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)),
   );
-  return stringify(known, { version: "1.1", lineWidth: 0 });
+}
+
+/**
+ * YAML that YAML 1.1 parsers (Python's) and 1.2 parsers (JavaScript's) read alike: `no` is a
+ * language, not false.
+ */
+function yaml(value: unknown): string {
+  return stringify(value, { version: "1.1", lineWidth: 0 });
 }
 
 function tagsOf({ format, schemes = [], loaders = [], base }: CardFacts): string[] {
-  const most = schemes.toSorted((a, b) => b.matrices - a.matrices)[0]?.label ?? "";
+  const most = schemes[0]?.name ?? "";
   const bits = /(?:int|nf|fp)(\d)/i.exec(most)?.[1];
   const tags = [
     ...(format && bits ? ["quantized", `${bits}-bit`] : []),
@@ -128,30 +138,52 @@ function introduction(facts: CardFacts): string {
   const { base, format, schemes = [], bitsPerWeight } = facts;
   const of = base?.id === undefined ? "A model" : hubLink(base.id);
   if (!format) return `${of}, written by Sluice.`;
-  const made = schemes.length === 1 ? `: ${schemes[0]!.label}` : "";
+  const made = schemes.length === 1 ? `: ${schemes[0]!.name}` : "";
   const bits = bitsPerWeight === undefined ? "" : `, ${bitsPerWeight.toFixed(3)} bits per weight`;
   const list = schemes.length < 2 ? "" : `\n\n${
     table(
       ["scheme", "matrices"],
-      schemes.map(({ label, matrices }) => [label, count(matrices)]),
+      schemes.map(({ name, weights }) => [name, count(weights)]),
     )
   }`;
   return `${of} with weights quantized by Sluice${made}, stored as ${code(format)}${bits}.${list}`;
 }
 
 function making(facts: CardFacts): string {
-  const { command, recipe, versions = {}, device, base } = facts;
+  const { command, recipe, versions = {}, device, base, methods = [], calibration } = facts;
   const rows = [
+    ...(methods.length === 0 ? [] : [["method", methodsOf(methods)]]),
+    ...(calibration ? [["calibrated on", textOf(calibration)]] : []),
+    ...(calibration?.sha256 === undefined
+      ? []
+      : [["SHA-256 of those tokens", code(calibration.sha256)]]),
     ...(base?.commit === undefined ? [] : [["source commit", code(base.commit)]]),
     ...Object.entries(versions).map(([name, version]) => [name, version]),
     ...(device === undefined ? [] : [["device", device]]),
   ];
   const parts = [
     ...(command === undefined ? [] : [fenced(command, "sh")]),
-    ...(recipe === undefined ? [] : [`The recipe:\n\n${fenced(recipe.text, recipe.language)}`]),
+    ...(recipe === undefined ? [] : [`The recipe:\n\n${fenced(yaml(recipe), "yaml")}`]),
     ...(rows.length === 0 ? [] : [table(["made with", ""], rows)]),
   ];
   return parts.length === 0 ? "" : `## How it was made\n\n${parts.join("\n\n")}`;
+}
+
+/** One method, or several and how many weights each chose the codes of. */
+function methodsOf(methods: readonly Counted[]): string {
+  if (methods.length === 1) return oneLine(methods[0]!.name);
+  return methods.map(({ name, weights }) =>
+    `${oneLine(name)} (${count(weights)} weight${weights === 1 ? "" : "s"})`
+  )
+    .join(", ");
+}
+
+/** `sample: 16 of 125 windows of 512 tokens` */
+function textOf({ corpus, windows, available, seqLen, seed }: CardProtocol): string {
+  const of = available === undefined ? "" : ` of ${count(available)}`;
+  const drawn = seed === undefined ? "" : `, drawn with seed ${seed}`;
+  return `${corpus === undefined ? "" : `${oneLine(corpus)}: `}${count(windows)}${of} windows of ` +
+    `${count(seqLen)} tokens${drawn}`;
 }
 
 function quality({ scores = {}, protocol }: CardFacts): string {
@@ -172,14 +204,15 @@ function quality({ scores = {}, protocol }: CardFacts): string {
     if (same !== undefined) rows.push(["same top token", "100 %", `${same.toFixed(2)} %`]);
   }
   if (rows.length === 0) return "";
-  const of = protocol?.available === undefined ? "" : ` of ${count(protocol.available)}`;
   const text = [
     ...(protocol
       ? [
-        `Measured on ${oneLine(protocol.corpus)}: ${count(protocol.windows)}${of} windows of ` +
-        `${
-          count(protocol.seqLen)
-        } tokens that do not overlap, every token but a window's first predicted.`,
+        `Measured on ${
+          textOf(protocol)
+        } that do not overlap, every token but a window's first predicted.`,
+        ...(protocol.sha256 === undefined
+          ? []
+          : [`The SHA-256 of those tokens is ${code(protocol.sha256)}.`]),
       ]
       : []),
     ...(divergence ? ["KL divergence is from the original, over the whole vocabulary."] : []),
@@ -195,8 +228,8 @@ function sizes({ bytes, sourceBytes }: CardFacts): string {
   if (bytes === undefined) return "";
   const from = sourceBytes === undefined
     ? ""
-    : `, from ${prettyBytes(sourceBytes)} (${(bytes / sourceBytes * 100).toFixed(1)} %)`;
-  return `## Size\n\n${prettyBytes(bytes)}${from}.`;
+    : `, from ${size(sourceBytes)} (${(bytes / sourceBytes * 100).toFixed(1)} %)`;
+  return `## Size\n\n${size(bytes)}${from}.`;
 }
 
 /** What Python needs beside transformers, by format. */

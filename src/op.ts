@@ -109,7 +109,8 @@ export function dimNames(op: Op): string[] {
  * Solve an op's dimensions from the tensors given. An argument with one dimension takes a tensor of any rank, flattened.
  *
  * @throws {TypeError} an argument is missing, unknown, or has another dtype or rank; a scalar is missing or unknown.
- * @throws {RangeError} two arguments disagree about a dimension, or `op.check` objects.
+ * @throws {RangeError} two arguments disagree about a dimension, a scalar is no number of its type,
+ * or `op.check` objects.
  */
 export function bindDims(
   op: Op,
@@ -149,9 +150,16 @@ export function bindDims(
       throw new TypeError(`Cannot run ${op.name}: it has no argument "${name}"`);
     }
   }
-  for (const name of Object.keys(op.scalars ?? {})) {
-    if (scalars[name] === undefined) {
+  for (const [name, type] of Object.entries(op.scalars ?? {})) {
+    const value = scalars[name];
+    if (value === undefined) {
       throw new TypeError(`Cannot run ${op.name}: scalar "${name}" is missing`);
+    }
+    // A device would take −1 for 2^32 − 1, and 0.5 for 0.
+    if (type === "u32" && value !== value >>> 0) {
+      throw new RangeError(
+        `Cannot run ${op.name}: "${name}" must be a whole number from 0 to 2^32 − 1, got ${value}`,
+      );
     }
   }
   for (const name of Object.keys(scalars)) {

@@ -82,7 +82,7 @@ export async function openBackend(
     report({
       type: "warning",
       code: "software-adapter",
-      message: `The WebGPU adapter "${gpu.description}" is software: --device wasm is faster.`,
+      message: `The WebGPU adapter "${gpu.description}" is software: \`device\` wasm is faster.`,
     });
     return gpu;
   }

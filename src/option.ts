@@ -1,5 +1,12 @@
-/** An option is one row: it makes the flag, the help, the recipe key and its check. */
+/**
+ * An option is one row: it makes the flag, the help, the recipe key and its check.
+ *
+ * Messages of the library name an option as a caller of the library gives it, in backticks
+ * (`max-shard-size`, `numSamples`, `budgets.ram`); where it was given as a flag, the terminal shows
+ * the flag in its place (terminal/option_words.ts).
+ */
 import { RequestError } from "./errors.ts";
+import { size } from "./size.ts";
 
 /** What a person may say. */
 export type OptionValue = string | number | boolean;
@@ -41,12 +48,16 @@ const UNITS: Readonly<Record<string, number>> = {
 /**
  * Check one value, from a flag (always text) or a recipe (text, number, boolean).
  *
+ * @param where The recipe's file, or the rule in it, for messages.
  * @throws {RequestError} the value is not of the option's type, range or choices.
  */
-export function parseOption(option: Option, value: unknown): OptionValue {
-  const flag = `--${option.name}`;
+export function parseOption(option: Option, value: unknown, where?: string): OptionValue {
   const fail = (want: string): never => {
-    throw new RequestError(`Cannot use ${flag} ${JSON.stringify(value)}: it must be ${want}.`);
+    const given = JSON.stringify(value);
+    const said = where === undefined
+      ? `\`${option.name}\` ${given}`
+      : `"${recipeKey(option)}: ${given}" in ${where}`;
+    throw new RequestError(`Cannot use ${said}: it must be ${want}.`);
   };
   switch (option.type) {
     case "boolean":
@@ -64,8 +75,8 @@ export function parseOption(option: Option, value: unknown): OptionValue {
       const match = /^(\d+(?:\.\d+)?)\s*([kmgt]?i?b?)$/i.exec(String(value));
       const unit = match && UNITS[match[2]!.toLowerCase()];
       if (!match || !unit) return fail("a size such as 500MB or 4GiB");
-      const bytes = Math.floor(Number(match[1]) * unit);
-      if (bytes < (option.min ?? 0)) return fail(`at least ${option.min} bytes`);
+      const bytes = Math.round(Number(match[1]) * unit);
+      if (bytes < (option.min ?? 0)) return fail(`at least ${size(option.min!)}`);
       return bytes;
     }
     case "integer":

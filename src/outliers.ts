@@ -6,18 +6,24 @@
  * Refused: architectures that Sluice does not run, checkpoints that are quantized already.
  */
 import type { Backend } from "./backend.ts";
-import { Calibration, type CalibrationInput, type StreamWeights } from "./calibrate.ts";
+import {
+  Calibration,
+  type CalibrationInput,
+  statesPerToken,
+  type StreamWeights,
+} from "./calibrate.ts";
 import { UnsupportedError } from "./errors.ts";
 import { checkShapes } from "./families/mod.ts";
 import type { Block, Model, Step } from "./family.ts";
 import { countFloats } from "./float_counts.ts";
 import { leastOfBin, SIGN_BINS } from "./ops/float_bins.ts";
-import { modelOf } from "./plan.ts";
+import { modelOf, requestOf } from "./plan.ts";
 import { type Recipe, usesOutliers } from "./recipe.ts";
 import { type Reporter, StepCounter } from "./report.ts";
 import type { TensorSource } from "./source.ts";
 import { tensorsRead } from "./streams.ts";
 import { refuseUnusable } from "./usable.ts";
+import { checkWalk } from "./walk_memory.ts";
 import { LoadedBlock, originalWeights } from "./weights.ts";
 
 /**
@@ -33,7 +39,7 @@ export function modelWithOutliers(source: TensorSource): Model {
     if (!(error instanceof UnsupportedError)) throw error;
     throw new UnsupportedError(
       `Cannot find the outliers of ${source.label}, because Sluice cannot run it: ${error.reason}. ` +
-        "Give --threshold in place of --outlier-quantile.",
+        "Give `threshold` in place of `outlier-quantile`.",
       { what: error.what, reason: error.reason, cause: error },
     );
   }
@@ -44,8 +50,8 @@ export function modelWithOutliers(source: TensorSource): Model {
  * runtime's float16 has.
  *
  * @param options.quantile The share, above 0 and at most 1.
- * @throws {UnsupportedError} Sluice does not run the architecture, the checkpoint is quantized already, or too many activations are NaN
- * or infinite.
+ * @throws {UnsupportedError} Sluice does not run the architecture, the checkpoint is quantized
+ * already, the device cannot hold a block, or too many activations are NaN or infinite.
  * @throws {CheckpointError} a tensor is missing, or has a shape that the config does not imply.
  */
 export async function outlierThreshold(
@@ -64,6 +70,12 @@ export async function outlierThreshold(
   const model = modelWithOutliers(source);
   checkShapes(model, (name) => source.tensors.get(name)?.shape);
   const weights = originalWeights(source);
+  checkWalk("look for outliers", model, {
+    backend,
+    streams: [weights],
+    windows: requestOf({ ...input, seqLen: input.windows[0]!.length }),
+    statesPerToken: statesPerToken(model, { propagate: false }),
+  });
   const places = ["embedding", ...model.blocks.map(({ name }) => name)];
   source.schedule?.(
     places.flatMap((place) => tensorsRead(model, place)).map((name) => ({ name })),
@@ -131,7 +143,7 @@ function quantileOf(counts: Float64Array, share: number): number {
   const bin = magnitudes.findIndex((count) => (below += count) >= wanted);
   if (bin === SIGN_BINS - 1) {
     throw new UnsupportedError(
-      "Cannot find outliers: too many activations of the original model are NaN or infinite. Give --threshold in place of --outlier-quantile.",
+      "Cannot find outliers: too many activations of the original model are NaN or infinite. Give `threshold` in place of `outlier-quantile`.",
       { what: "activations", reason: "too many are NaN or infinite" },
     );
   }

@@ -112,7 +112,10 @@ export function requestOf(
 }
 
 /** What of a device a plan depends on. */
-export type DeviceLimits = Pick<Backend, "name" | "maxTensorBytes" | "sliceBytes" | "supports">;
+export type DeviceLimits = Pick<
+  Backend,
+  "name" | "maxTensorBytes" | "memoryBytes" | "sliceBytes" | "supports"
+>;
 
 /**
  * Plan a run from headers alone.
@@ -244,8 +247,8 @@ function refuseUnsettled({ rules, outlierQuantile }: Recipe): void {
   const open = rules.some((rule) => usesOutliers(rule) && rule.options.threshold === undefined);
   if (outlierQuantile === undefined || !open) return;
   throw new UnsupportedError(
-    "Cannot plan with --outlier-quantile: the threshold must be found first (outlierThreshold) and put into the recipe (withThreshold).",
-    { what: "--outlier-quantile", reason: "the threshold is not known yet" },
+    "Cannot plan with `outlier-quantile`: the threshold must be found first (outlierThreshold) and put into the recipe (withThreshold).",
+    { what: "outlier-quantile", reason: "the threshold is not known yet" },
   );
 }
 
@@ -329,7 +332,7 @@ function refuseEvaluation(source: TensorSource): never {
     ? "it has no config.json with a model_type"
     : `its model_type is "${type}"`;
   throw new UnsupportedError(
-    `Cannot evaluate ${source.label}: ${found}, and Sluice runs llama and mistral models. Quantize it without --evaluate.`,
+    `Cannot evaluate ${source.label}: ${found}, and Sluice runs llama and mistral models. Quantize it without \`evaluation\`.`,
     { what: String(type ?? "model_type"), reason: found },
   );
 }

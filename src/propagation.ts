@@ -11,7 +11,7 @@
  * one product per token where the terms apart would take two or three.
  */
 import type { Backend, Scope, Tensor } from "./backend.ts";
-import { type Factor, isSound, makeFactor } from "./factor.ts";
+import { type Factor, soundFactor } from "./factor.ts";
 import type { Gram } from "./observers/gram.ts";
 import { add } from "./ops/add.ts";
 import { embedding } from "./ops/embedding.ts";
@@ -42,9 +42,13 @@ export interface TargetMover {
   move(weight: Tensor, ids: Uint32Array): void;
 }
 
-/** Bytes of device memory for a step of C channels whose linear, if it joins the residual stream, has R rows. */
+/**
+ * Bytes of device memory of the sums for a step of C channels whose linear, if it joins the
+ * residual stream, has R rows; its factor not counted.
+ */
 export function propagationBytes(channels: number, joining: number | undefined): number {
-  return (channels + (joining ?? channels)) * channels * 4;
+  // Sums that are solved with as a whole need as much again.
+  return (joining ?? 2 * channels) * channels * 4;
 }
 
 /** Observe Σ(X − x)xᵀ for linears that share an input. */
@@ -147,8 +151,8 @@ async function solvable(gram: Gram, scope: Scope): Promise<Factor | undefined> {
   scope.backend.write(factor, new Uint8Array(new Float32Array(size).fill(1).buffer));
   const order = Uint32Array.from({ length: size }, (_, i) => i);
   for (const damping of [PROPAGATION_DAMPING * power, 10 * PROPAGATION_DAMPING * power]) {
-    const made = makeFactor(gram, { scope, order, factor, damping });
-    if (power > 0 && await isSound(made, scope.backend)) return made;
+    const made = power > 0 && await soundFactor(gram, { scope, order, factor, damping });
+    if (made) return made;
   }
   return undefined;
 }

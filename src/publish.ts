@@ -144,12 +144,16 @@ async function planVerified(
   }
   return await planPublish(folder, name, {
     ...options,
-    card: card ?? await plainCard(folder, name, verified),
+    card: card ?? await cardOf(folder, name, verified),
   });
 }
 
-/** A card that says what the checkpoint itself tells. */
-async function plainCard(folder: string, name: string, verified: VerifyReport): Promise<string> {
+/** The card of a checkpoint: of what its record says, and what a verification found. */
+export async function cardOf(
+  folder: string,
+  name: string,
+  verified: VerifyReport,
+): Promise<string> {
   await using checkpoint = await openCheckpoint(folder);
   return modelCard({ name, ...factsOfCheckpoint(verified, checkpoint.config) });
 }

@@ -48,7 +48,7 @@ function warnOfFewTokens(
     code: "few-tokens",
     message:
       `Calibrating on ${tokens} tokens, fewer than the ${widest} inputs of the widest layer: ` +
-      "the result will be worse than it could be. Use more windows (--num-samples) or longer ones (--seq-len).",
+      "the result will be worse than it could be. Use more windows (`numSamples`) or longer ones (`seqLen`).",
   });
 }
 

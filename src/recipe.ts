@@ -121,7 +121,7 @@ export const RECIPE_OPTIONS: readonly Option[] = [
     min: 0.5,
     max: 1,
     help:
-      "LLM_INT8: take for --threshold the magnitude below which this share of the original model's activations lies (0.999), by a calibration text",
+      "LLM_INT8: take for `threshold` the magnitude below which this share of the original model's activations lies (0.999), by a calibration text",
   },
 ];
 
@@ -179,7 +179,7 @@ function assemble(
   const propagate = values.get("propagate") ?? calibrateOn === "quantized";
   if (propagate && calibrateOn === "float") {
     throw new RequestError(
-      "Cannot use --propagate with --calibrate-on float: the original model's hidden states have no errors to repair.",
+      "Cannot use `propagate` with `calibrate-on` float: the original model's hidden states have no errors to repair.",
     );
   }
   const quantile = values.get("outlier-quantile");
@@ -200,12 +200,12 @@ function checkOutliers(rules: readonly Rule[]): void {
   const concerned = rules.filter(usesOutliers);
   if (concerned.length === 0) {
     throw new RequestError(
-      "Cannot use --outlier-quantile: it makes the threshold of LLM_INT8, and no weight becomes that.",
+      "Cannot use `outlier-quantile`: it makes the threshold of LLM_INT8, and no weight becomes that.",
     );
   }
   if (concerned.some(({ options }) => options.threshold !== undefined)) {
     throw new RequestError(
-      "Cannot use --threshold and --outlier-quantile together: both say from what magnitude an activation stays in float.",
+      "Cannot use `threshold` and `outlier-quantile` together: both say from what magnitude an activation stays in float.",
     );
   }
 }
@@ -266,6 +266,37 @@ export function parseRecipe(text: string, file: string): Recipe {
   return assemble(hasDefault ? [...rules, ruleFrom(values)] : rules, ignore as string[], values);
 }
 
+/**
+ * A recipe as the object of a recipe file, from which {@linkcode parseRecipe} makes an equal one. A
+ * threshold that was found for `outlier_quantile` stands in its place.
+ */
+export function recipeDocument(recipe: Recipe): Record<string, unknown> {
+  const { rules, ignore, format, maxShardSize, calibrateOn, propagate, outlierQuantile } = recipe;
+  const valuesOf = ({ match, scheme, method, options }: Rule) => ({
+    ...(match === undefined ? {} : { match }),
+    scheme,
+    method,
+    ...Object.fromEntries(
+      Object.entries(options).map(([name, value]) => [name.replaceAll("-", "_"), value]),
+    ),
+  });
+  const found = rules.some((rule) => usesOutliers(rule) && rule.options.threshold !== undefined);
+  // Of what comes after a rule for all weights, none is left.
+  const all = rules.findIndex(({ match }) => match === undefined);
+  const matched = all < 0 ? rules : rules.slice(0, all);
+  return {
+    version: 1,
+    ...(all < 0 ? {} : valuesOf(rules[all]!)),
+    ...(format === undefined ? {} : { format }),
+    max_shard_size: maxShardSize,
+    calibrate_on: calibrateOn,
+    propagate,
+    ...(outlierQuantile === undefined || found ? {} : { outlier_quantile: outlierQuantile }),
+    ignore,
+    rules: matched.map(valuesOf),
+  };
+}
+
 function asObject(value: unknown, what: string): Record<string, unknown> {
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
     throw new RequestError(`Cannot read ${what}: it must be an object with keys such as "scheme".`);
@@ -289,7 +320,7 @@ function readValues(
     }
     // Methods may be given as a list, too.
     const said = option === METHOD && Array.isArray(value) ? value.join("+") : value;
-    values.set(option.name, parseOption(option, said));
+    values.set(option.name, parseOption(option, said, what));
   }
   return values;
 }

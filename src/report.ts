@@ -7,6 +7,8 @@ export interface TensorReport {
   readonly scheme: string;
   /** Stored bits per weight, scales included. */
   readonly bitsPerWeight: number;
+  /** How its codes were chosen, `awq+gptq`; absent when only the codes are known. */
+  readonly method?: string;
   /** By metric name; empty unless metrics were asked for. */
   readonly metrics: Readonly<Record<string, number>>;
   /** Absent for weights that were quantized without data. */

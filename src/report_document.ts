@@ -4,42 +4,13 @@
  */
 import type { MemoryPlan } from "./budget.ts";
 import type { Distribution } from "./distribution.ts";
-import type { PreparedWindows } from "./evaluate.ts";
-import type { Score } from "./evaluator.ts";
 import { METRICS } from "./metrics/mod.ts";
 import { type Phase, PHASES, type PhaseUses } from "./phases.ts";
-import type { Plan, Step, WindowsRequest } from "./plan.ts";
+import type { Plan, Step } from "./plan.ts";
+import type { RunRecord } from "./record.ts";
 import type { RunReport } from "./run.ts";
 import type { Timeline } from "./timeline.ts";
 import { byteLength, matrixShape, sum } from "./tensor.ts";
-
-/** What a plan and a run do not know of themselves. */
-export interface ReportFacts {
-  /** The version of Sluice. */
-  readonly version: string;
-  /** When it was made, as ISO 8601 has it. */
-  readonly created?: string;
-  /** The command as others can repeat it. */
-  readonly command?: string;
-  readonly calibration?: TextFacts | undefined;
-  readonly evaluation?: TextFacts | undefined;
-  /** Those that came before the run. */
-  readonly warnings?: RunReport["warnings"];
-}
-
-/** What text windows are of. */
-export type TextFacts = Pick<PreparedWindows, "corpus" | "seqLen" | "seed" | "available">;
-
-/** Windows that walked through the model. */
-export interface ReportWindows {
-  readonly corpus: string | null;
-  readonly windows: number;
-  /** Windows the whole text has. */
-  readonly available: number | null;
-  readonly seq_len: number;
-  readonly tokens: number;
-  readonly seed: number | null;
-}
 
 /** One quantized weight. */
 export interface ReportWeight {
@@ -86,36 +57,9 @@ export interface ReportPhase {
   readonly planned_bytes: number;
 }
 
-/** See the head of this file. */
-export interface ReportDocument {
-  readonly version: 1;
-  /** `sluice 0.1.0` */
-  readonly generator: string;
+/** The record of the run, and what is too long or too fleeting for that. */
+export interface ReportDocument extends Omit<RunRecord, "warnings"> {
   readonly created: string | null;
-  readonly command: string | null;
-  readonly model: {
-    readonly name: string;
-    /** A repository's id and commit; null for a folder. */
-    readonly id: string | null;
-    readonly type: string | null;
-    readonly blocks: number | null;
-  };
-  readonly device: { readonly name: string; readonly description: string };
-  readonly format: string;
-  readonly methods: readonly { readonly name: string; readonly weights: number }[];
-  readonly schemes: readonly { readonly name: string; readonly weights: number }[];
-  readonly calibrate_on: Plan["recipe"]["calibrateOn"] | null;
-  readonly propagate: boolean | null;
-  readonly source_bytes: number;
-  readonly total_bytes: number;
-  readonly quantized_weights: number;
-  readonly bits_per_weight: number;
-  readonly calibration: ReportWindows | null;
-  readonly evaluation: ReportWindows | null;
-  /** By evaluator; empty without an evaluation. */
-  readonly scores: Readonly<Record<string, Score>>;
-  /** Weights that a method could not do and that were rounded to nearest. */
-  readonly fallbacks: readonly string[];
   readonly warnings: RunReport["warnings"];
   readonly seconds: number;
   /** 0 when it was not sampled. */
@@ -132,37 +76,11 @@ export interface ReportDocument {
 }
 
 /** Put together what is known of a run. */
-export function reportDocument(plan: Plan, run: RunReport, facts: ReportFacts): ReportDocument {
-  const { calibration, evaluation, model, recipe, source } = plan;
-  const weights = weightsOf(plan, run);
-  const hub = /^[^/\s]+\/[^/\s]+@[0-9a-f]{40}$/.test(source.id);
+export function reportDocument(plan: Plan, run: RunReport, created?: string): ReportDocument {
   return {
-    version: 1,
-    generator: `sluice ${facts.version}`,
-    created: facts.created ?? null,
-    command: facts.command ?? null,
-    model: {
-      // Where a folder lies is nobody's business.
-      name: hub ? source.label : source.label.split(/[/\\]/).findLast((part) => part !== "") ?? "",
-      id: hub ? source.id : null,
-      type: model?.modelType ?? null,
-      blocks: model?.blocks.length ?? null,
-    },
-    device: { name: plan.device, description: run.device },
-    format: plan.format.name,
-    methods: counted(weights, ({ method }) => method),
-    schemes: counted(weights, ({ scheme }) => scheme),
-    calibrate_on: calibration ? recipe.calibrateOn : null,
-    propagate: calibration ? plan.propagate : null,
-    source_bytes: plan.sourceBytes,
-    total_bytes: plan.totalBytes,
-    quantized_weights: plan.quantizedWeights,
-    bits_per_weight: plan.bitsPerWeight,
-    calibration: windowsOf(calibration, facts.calibration),
-    evaluation: windowsOf(evaluation, facts.evaluation),
-    scores: run.scores,
-    fallbacks: weights.filter(({ fallback }) => fallback !== null).map(({ name }) => name),
-    warnings: [...facts.warnings ?? [], ...run.warnings],
+    ...run.record,
+    created: created ?? null,
+    warnings: run.warnings,
     seconds: run.seconds,
     peak_bytes: run.peakBytes,
     planned_memory: plan.memory,
@@ -174,23 +92,7 @@ export function reportDocument(plan: Plan, run: RunReport, facts: ReportFacts): 
     }),
     blocks: run.phases.blocks.map(({ name, phases }) => ({ name, ...usesOf(phases) })),
     timeline: run.timeline,
-    weights,
-  };
-}
-
-function windowsOf(
-  planned: WindowsRequest | undefined,
-  text: TextFacts | undefined,
-): ReportWindows | null {
-  if (!planned) return null;
-  const { windows, seqLen } = planned;
-  return {
-    corpus: text?.corpus ?? null,
-    windows,
-    available: text?.available ?? null,
-    seq_len: seqLen,
-    tokens: windows * seqLen,
-    seed: text?.seed ?? null,
+    weights: weightsOf(plan, run),
   };
 }
 
@@ -286,15 +188,6 @@ export function placeOf(
   const rest = parts.slice(at + 1).map((part) => isNumber(part) ? "*" : part).join(".");
   if (at < 0 || rest === "") return { stem: "", depth: null, rest: parts.join(".") };
   return { stem: parts.slice(0, at).join("."), depth: Number(parts[at]), rest };
-}
-
-/** How many weights have each name, the most first. */
-function counted(
-  weights: readonly ReportWeight[],
-  name: (weight: ReportWeight) => string,
-): { readonly name: string; readonly weights: number }[] {
-  return [...Map.groupBy(weights, name)].map(([name, { length: weights }]) => ({ name, weights }))
-    .sort((a, b) => b.weights - a.weights);
 }
 
 /** The metrics that were measured, in the order of table columns. */

@@ -1,9 +1,10 @@
 /** A run's report as three files: `report.json` for programs, `report.csv` for spreadsheets, `report.html` for people. Nothing is written here. */
 import { stringify } from "csv-stringify/sync";
 import { escapeControls } from "./errors.ts";
+import { plainNumbers } from "./json.ts";
 import { METRICS } from "./metrics/mod.ts";
 import type { Plan } from "./plan.ts";
-import { type ReportDocument, reportDocument, type ReportFacts } from "./report_document.ts";
+import { type ReportDocument, reportDocument } from "./report_document.ts";
 import { reportPage } from "./report_page/mod.ts";
 import type { RunReport } from "./run.ts";
 
@@ -16,14 +17,14 @@ export type ReportFiles = Readonly<Record<typeof REPORT_FILES[number], string>>;
 /**
  * Make the report of a run. Give `run` the options `metrics` and `distributions`, else there is little to tell.
  *
- * @param facts What the plan and the run do not know.
+ * @param options.created When it is made, as ISO 8601 has it.
  */
 export async function makeReport(
   plan: Plan,
   run: RunReport,
-  facts: ReportFacts,
+  { created }: { readonly created?: string } = {},
 ): Promise<ReportFiles> {
-  const document = reportDocument(plan, run, facts);
+  const document = reportDocument(plan, run, created);
   return {
     "report.json": reportJson(document),
     "report.csv": reportCsv(document),
@@ -33,12 +34,7 @@ export async function makeReport(
 
 /** A line for each entry, and for each item of the long lists; infinities and NaN, which JSON has no word for, are text. */
 export function reportJson(document: ReportDocument): string {
-  const json = (value: unknown) =>
-    JSON.stringify(
-      value,
-      (_key, value: unknown) =>
-        typeof value === "number" && !Number.isFinite(value) ? String(value) : value,
-    );
+  const json = (value: unknown) => JSON.stringify(value, plainNumbers);
   const lines = Object.entries(document).map(([key, value]) => {
     const listed = Array.isArray(value) && value.some((item) => typeof item === "object");
     const items: readonly unknown[] = listed ? value : [];

@@ -11,9 +11,11 @@ import { PhaseClock, type PhaseReport } from "./phases.ts";
 import { calibrateBlock, openCalibration } from "./quantize_blocks.ts";
 import { perform } from "./quantize_slices.ts";
 import { ReadAhead } from "./read_ahead.ts";
+import { recordOf, recordSidecar, type RunRecord } from "./record.ts";
 import { type Event, StepCounter, type TensorReport } from "./report.ts";
 import { type Context, type RunOptions, sample } from "./run_context.ts";
 import type { Reading } from "./source.ts";
+import { readSourceCard } from "./source_card.ts";
 import { scoreTokens, Streams, tensorsRead } from "./streams.ts";
 import { Stopwatch, type Timeline } from "./timeline.ts";
 import { originalWeights, quantizedWeights } from "./weights.ts";
@@ -33,8 +35,8 @@ export interface RunReport {
   /** By weight; empty unless asked for. */
   readonly distributions: ReadonlyMap<string, Distribution>;
   readonly warnings: readonly Pick<Extract<Event, { type: "warning" }>, "code" | "message">[];
-  /** What the device calls itself. */
-  readonly device: string;
+  /** What lies beside the weights as `sluice.json`. */
+  readonly record: RunRecord;
 }
 
 /**
@@ -46,7 +48,7 @@ export interface RunReport {
  */
 export async function run(plan: Plan, given: RunOptions): Promise<RunReport> {
   const { source, backend, sink, evaluation, signal } = given;
-  const warnings: RunReport["warnings"][number][] = [];
+  const warnings: RunReport["warnings"][number][] = [...given.warnings ?? []];
   const report = (event: Event) => {
     if (event.type === "warning") warnings.push({ code: event.code, message: event.message });
     given.report?.(event);
@@ -56,6 +58,7 @@ export async function run(plan: Plan, given: RunOptions): Promise<RunReport> {
   const begun = performance.now();
   const watch = new Stopwatch();
   const phases = new PhaseClock(given);
+  const card = await source.modelCard?.();
   await using output = new Output(plan.files, { sink, report, watch });
   const packed: Context["packed"] = new Map();
   const original = originalWeights(source);
@@ -128,7 +131,20 @@ export async function run(plan: Plan, given: RunOptions): Promise<RunReport> {
     : {};
   sample(context);
   await phases.time("load", () => source.verified?.());
-  await phases.time("write", () => output.commit(plan.sidecars, source));
+  const record = recordOf(plan, {
+    command: given.command,
+    tensors: context.tensors,
+    scores,
+    warnings,
+    device: backend.description,
+    card: card === undefined ? undefined : readSourceCard(card),
+    calibration: given.calibration,
+    evaluation,
+  });
+  await phases.time(
+    "write",
+    () => output.commit([...plan.sidecars, recordSidecar(record)], source),
+  );
   const seconds = (performance.now() - begun) / 1000;
   if (streams) report({ type: "scored", scores });
   const used = phases.report();
@@ -146,7 +162,7 @@ export async function run(plan: Plan, given: RunOptions): Promise<RunReport> {
     phases: used,
     distributions: context.spread,
     warnings,
-    device: backend.description,
+    record,
   };
 }
 

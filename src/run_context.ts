@@ -8,6 +8,7 @@ import type { PhaseClock } from "./phases.ts";
 import type { Plan, Step } from "./plan.ts";
 import type { ReadAhead } from "./read_ahead.ts";
 import type { CalibrationFacts, Reporter, TensorReport } from "./report.ts";
+import type { RunReport } from "./run.ts";
 import type { Scheme } from "./scheme.ts";
 import { schemeKind } from "./schemes/mod.ts";
 import type { Sink } from "./sink.ts";
@@ -33,6 +34,10 @@ export interface RunOptions {
   readonly evaluation?: EvaluationInput;
   /** What to calibrate on; required if the plan has a calibration, and must be of the same windows. */
   readonly calibration?: CalibrationInput;
+  /** The command line that asks for it, as others can repeat it: the record tells it. */
+  readonly command?: string;
+  /** What was said before the run. */
+  readonly warnings?: RunReport["warnings"];
   /** Resident bytes of the process now, or the most so far; sampled for the report's peak. */
   readonly residentBytes?: () => number;
   /** Resident bytes of the process now, where `residentBytes` is the most so far: tells the phases of a run apart. */
@@ -91,6 +96,7 @@ export function finishWeight(
     scheme: schemeKind(fate.scheme).label(fate.scheme),
     bitsPerWeight: outputs.reduce((n, output) => n + byteLength(output), 0) * 8 /
       elementCount(tensor.shape),
+    method: fate.chain.name,
     metrics: measures?.metrics() ?? {},
     ...(calibration ? { calibration } : {}),
   };

@@ -186,6 +186,10 @@ export interface SchemeKind<S extends Scheme = Scheme> {
   rowStep(scheme: S, shape: Shape): number;
   /** Bytes of device memory that `quantize` of this many rows allocates, the weight itself not counted. */
   workBytes(scheme: S, rows: number, columns: number): number;
+  /**
+   * Bytes of device memory of what `quantize` gives: codes, scales and what else belongs to them.
+   */
+  codeBytes(scheme: S, rows: number, columns: number): number;
   /** Bytes of the runtime scratch that one `linear` of this weight allocates beside the quantized tensors. */
   linearBytes(scheme: S, shape: Shape, tokens: number): number;
   /** Round to nearest. `weight` is f32|bf16|f16[R, C]. */

@@ -4,6 +4,7 @@ import type { Format, StoredWeight } from "./format.ts";
 import type { DeviceLimits, Step } from "./plan.ts";
 import type { Scheme } from "./scheme.ts";
 import { schemeKind } from "./schemes/mod.ts";
+import { size } from "./size.ts";
 import { BITS, matrixShape, type TensorInfo } from "./tensor.ts";
 
 /** The least number that both divide. */
@@ -38,11 +39,9 @@ export function sliceOf(
   // The widest thing made of a slice is its dequantized f32 form, when it is measured.
   const largest = Math.floor(device.maxTensorBytes / (columns * 4));
   if (step > largest) {
-    const reason =
-      `${step} of its rows must be quantized together, ${
-        step * columns * 4
-      } bytes as float32, and ` +
-      `${device.name} binds at most ${device.maxTensorBytes} bytes`;
+    const reason = `${step} of its rows must be quantized together, ${
+      size(step * columns * 4)
+    } as float32, and ${device.name} binds at most ${size(device.maxTensorBytes)}`;
     throw new UnsupportedError(
       `Cannot quantize "${tensor.name}": ${reason}. Use a scale per channel or group.`,
       { what: tensor.name, reason },

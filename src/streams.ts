@@ -10,6 +10,7 @@ import { EVALUATORS } from "./evaluators/mod.ts";
 import { type Block, type Forward, forwardBlock, type Model } from "./family.ts";
 import { HiddenStates, type SpillStore } from "./hidden_states.ts";
 import { Pace } from "./pace.ts";
+import type { TextFacts } from "./record.ts";
 import type { StepCounter } from "./report.ts";
 import { leastCommonMultiple } from "./slices.ts";
 import {
@@ -23,7 +24,7 @@ import {
 import { embedWindows, rotaryTables, tableRows } from "./windows.ts";
 
 /** What is measured, and where hidden states may go. */
-export interface EvaluationInput {
+export interface EvaluationInput extends Partial<TextFacts> {
   /** Token ids, one array per window, all of one length. */
   readonly windows: readonly Uint32Array<ArrayBuffer>[];
   /** Bytes of hidden states kept on the device. */

@@ -2,9 +2,9 @@
  * What a model is run on: a text or chats, their tokens, windows of these.
  * Refused: checkpoints without a tokenizer.json, chats where there is no chat template, texts shorter than one window.
  */
+import { basename } from "node:path";
 import { fileURLToPath } from "node:url";
 import { Tokenizer } from "@huggingface/tokenizers";
-import prettyBytes from "pretty-bytes";
 import { readChatTemplate } from "./chat_template.ts";
 import { type Corpus, gatherRows } from "./corpora/corpus.ts";
 import { isNamedCorpus, parseDatasetSpec } from "./corpora/dataset_spec.ts";
@@ -16,6 +16,7 @@ import type { Disk } from "./io/disk.ts";
 import { draw, MAX_SEED } from "./random.ts";
 import type { Reporter } from "./report.ts";
 import type { TensorSource } from "./source.ts";
+import { size } from "./size.ts";
 import { SAMPLE_CALIBRATION, SAMPLE_VALIDATION } from "./sources/sample.ts";
 import { readJsonFile } from "./json.ts";
 
@@ -50,7 +51,7 @@ export async function readCorpus(
       { cause },
     );
   };
-  if (isNamedCorpus(spec) || hub && spec !== "sample" && await isOnHub(spec, disk)) {
+  if (await isDataset(spec, { disk, hub })) {
     if (!hub) return fail("it is on the Hub, which was not given");
     return await readHubCorpus(spec, { client: hub, purpose, ...(report ? { report } : {}) });
   }
@@ -60,7 +61,7 @@ export async function readCorpus(
   }
   if (found.size > LARGEST_TEXT) {
     return fail(
-      `it has ${prettyBytes(found.size)}, at most ${prettyBytes(LARGEST_TEXT)} are read; cut it`,
+      `it has ${size(found.size)}, at most ${size(LARGEST_TEXT)} are read; cut it`,
     );
   }
   await using reader = await disk.open(path);
@@ -73,9 +74,25 @@ export async function readCorpus(
 }
 
 /** Whether a text is a dataset's: its name is one, and there is no file of that name that could be meant. */
-async function isOnHub(spec: string, disk: Disk): Promise<boolean> {
-  if (!parseDatasetSpec(spec, "evaluation")) return false;
+async function isDataset(
+  spec: string,
+  { disk, hub }: { readonly disk: Disk; readonly hub: HubClient | undefined },
+): Promise<boolean> {
+  if (spec === "sample") return false;
+  if (isNamedCorpus(spec)) return true;
+  if (!hub || !parseDatasetSpec(spec, "evaluation")) return false;
   return !await disk.mayRead(spec) || !await disk.stat(spec);
+}
+
+/**
+ * What to call a text where others read it: a dataset by its name, a file without its folder, which
+ * is nobody's business.
+ */
+export async function corpusLabel(
+  spec: string,
+  { disk, hub }: Pick<CorpusOptions, "disk" | "hub">,
+): Promise<string> {
+  return await isDataset(spec, { disk, hub }) ? spec : basename(spec);
 }
 
 /**

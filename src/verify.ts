@@ -22,13 +22,15 @@ import {
   withScales,
 } from "./moved_scales.ts";
 import type { DeviceDType } from "./op.ts";
+import { RECORD_FILE, type RunRecord } from "./record.ts";
+import { readRecord } from "./record_file.ts";
 import { sliceOf } from "./slices.ts";
 import type { Reporter, TensorReport } from "./report.ts";
 import type { Quantized } from "./scheme.ts";
 import { schemeKind } from "./schemes/mod.ts";
 import type { TensorSource } from "./source.ts";
 import { openCheckpoint } from "./sources/checkpoint.ts";
-import { byteLength, elementCount, matrixShape, type TensorInfo } from "./tensor.ts";
+import { byteLength, elementCount, matrixShape, sum, type TensorInfo } from "./tensor.ts";
 import { quantizedBy } from "./usable.ts";
 import { keepWhole } from "./whole_reads.ts";
 
@@ -61,6 +63,8 @@ export interface VerifyReport {
   readonly tensors: number;
   readonly bytes: number;
   readonly loaders: readonly Verdict[];
+  /** What its `sluice.json` says of how it was made; undefined when it has none. */
+  readonly record: RunRecord | undefined;
 }
 
 /**
@@ -74,9 +78,11 @@ export async function verify(path: string | URL, options: VerifyOptions): Promis
   const { backend, source, report = () => {}, signal } = options;
   await using output = await openCheckpoint(path);
   const { format, weights } = await findWeights(output);
+  const record = await readRecord(output);
+  if (record) checkRecord(record, format ?? plain, output);
   if (source) addCasts(weights, output, source);
   if (source && !format) await addRounded(weights, { output, source, signal });
-  const bytes = [...output.tensors.values()].reduce((n, tensor) => n + byteLength(tensor), 0);
+  const bytes = sum([...output.tensors.values()], byteLength);
   report({
     type: "start",
     what: output.label,
@@ -144,6 +150,7 @@ export async function verify(path: string | URL, options: VerifyOptions): Promis
     tensors: output.tensors.size,
     bytes,
     loaders: (format ?? plain).loaders(contentOf(output, weights)),
+    record,
   };
 }
 
@@ -206,6 +213,23 @@ async function checkSectionFile(
       }, and by config.json ${schemeKind(scheme).label(scheme)}`,
     );
   }
+}
+
+/** @throws {CheckpointError} the record is of other tensors. */
+function checkRecord(record: RunRecord, format: Format, output: TensorSource): void {
+  const says = (name: string, { tensors, bytes }: RunRecord["stored"]) =>
+    `${name} in ${tensors} tensors of ${bytes} bytes`;
+  const recorded = says(record.format, record.stored);
+  const found = says(format.name, {
+    tensors: output.tensors.size,
+    bytes: sum([...output.tensors.values()], byteLength),
+  });
+  if (recorded === found) return;
+  throw new CheckpointError(
+    `Cannot accept ${RECORD_FILE}: it tells of ${quote(recorded)}, and here is ${found}. ` +
+      `It belongs to another checkpoint: take it away, or put the right one in its place.`,
+    { file: RECORD_FILE },
+  );
 }
 
 /** Weights whose dtype differs from the source's are casts, which nothing but the source tells. */

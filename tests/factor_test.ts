@@ -1,10 +1,11 @@
 /** The factor that GPTQ solves with: against its definition, in panels, damped, and where it cannot be had. */
 import assert from "node:assert/strict";
 import type { Backend } from "../src/backend.ts";
-import { importanceOf, isSound, makeFactor } from "../src/factor.ts";
+import { importanceOf, isSound, makeFactor, soundFactor } from "../src/factor.ts";
 import { gram } from "../src/observers/gram.ts";
 import type { Panels } from "../src/panels.ts";
 import { gaussian } from "./conformance/given.ts";
+import { counted } from "./counted.ts";
 import { onEveryBackend } from "./present.ts";
 import { withOwn } from "./run_given.ts";
 
@@ -110,8 +111,9 @@ for (
 }
 
 onEveryBackend(
-  "a matrix that is not positive definite is told, and damping cures it",
-  async (backend) => {
+  "a matrix that is not positive definite has no factor and takes no memory, and damping cures it",
+  async (device) => {
+    const { backend, peakBytes } = counted(device);
     using scope = backend.scope();
     const tensor = scope.alloc("f32", [3, 3]);
     backend.write(tensor, new Uint8Array(Float32Array.of(1, 0, 2, 0, 1, 0, 2, 0, 1).buffer));
@@ -124,9 +126,14 @@ onEveryBackend(
     const factor = scope.alloc("f32", [3]);
     backend.write(factor, new Uint8Array(Float32Array.of(1, 1, 1).buffer));
     const order = Uint32Array.of(0, 1, 2);
-    for (const [damping, sound] of [[0.5, false], [2, true]] as const) {
-      const made = makeFactor(sums, { scope, order, factor, damping });
-      assert.equal(await isSound(made, backend), sound, `λ = ${damping}`);
+    const peaks: number[] = [];
+    for (const [damping, sound] of [[0.5, false], [0.6, false], [2, true]] as const) {
+      const made = await soundFactor(sums, { scope, order, factor, damping });
+      assert.equal(made !== undefined, sound, `λ = ${damping}`);
+      peaks.push(peakBytes());
+      // What was made stays until the scope ends.
+      if (made) assert.equal((await backend.read(made.v.panels[0]!.tensor))[0]!.length, 36);
     }
+    assert.equal(new Set(peaks).size, 1, `${peaks}`);
   },
 );

@@ -37,11 +37,20 @@ const FACTS: CardFacts = {
   },
   quantizedBy: "me",
   format: "compressed-tensors",
-  schemes: [{ label: "int4, groups of 64, symmetric", matrices: 210 }],
+  schemes: [{ name: "int4, groups of 64, symmetric", weights: 210 }],
+  methods: [{ name: "awq+gptq", weights: 209 }, { name: "awq+rtn", weights: 1 }],
+  calibration: {
+    corpus: "chats_1.jsonl",
+    seqLen: 512,
+    windows: 128,
+    available: 4321,
+    seed: 7,
+    sha256: "c0ffee",
+  },
   bitsPerWeight: 4.25131,
   architecture: "LlamaForCausalLM",
   command: "sluice quantize org/Tiny_1 --scheme W4A16 --group-size 64 --output out",
-  recipe: { language: "yaml", text: "version: 1\nscheme: W4A16\n" },
+  recipe: { version: 1, scheme: "W4A16" },
   versions: { Sluice: "0.1.0", Deno: "2.9.6" },
   device: "WebAssembly SIMD, 2 threads",
   bytes: 123_456_789,
@@ -55,7 +64,13 @@ const FACTS: CardFacts = {
       same_top_percent: 91.934,
     },
   },
-  protocol: { corpus: "wikitext2 (test)", seqLen: 2048, windows: 40, available: 141 },
+  protocol: {
+    corpus: "wikitext2 (test)",
+    seqLen: 2048,
+    windows: 40,
+    available: 141,
+    sha256: "5ea1",
+  },
   loaders: [
     { name: "transformers", opens: "yes", why: "with compressed-tensors installed" },
     { name: "vLLM", opens: "yes", why: "natively" },
@@ -107,6 +122,9 @@ scheme: W4A16
 
 | made with |  |
 |---|---|
+| method | awq+gptq (209 weights), awq+rtn (1 weight) |
+| calibrated on | chats\\_1.jsonl: 128 of 4,321 windows of 512 tokens, drawn with seed 7 |
+| SHA-256 of those tokens | \`c0ffee\` |
 | source commit | \`0123456789abcdef0123456789abcdef01234567\` |
 | Sluice | 0.1.0 |
 | Deno | 2.9.6 |
@@ -121,7 +139,7 @@ scheme: W4A16
 | KL divergence, 99th percentile | 0 | 0.0668 |
 | same top token | 100 % | 91.93 % |
 
-Measured on wikitext2 (test): 40 of 141 windows of 2,048 tokens that do not overlap, every token but a window's first predicted. KL divergence is from the original, over the whole vocabulary.
+Measured on wikitext2 (test): 40 of 141 windows of 2,048 tokens that do not overlap, every token but a window's first predicted. The SHA-256 of those tokens is \`5ea1\`. KL divergence is from the original, over the whole vocabulary.
 
 ## Size
 
@@ -216,9 +234,9 @@ Deno.test("modelCard() says nothing of what is not known, and that no licence wa
     name: "out",
     format: "bitsandbytes",
     schemes: [
-      { label: "LLM.int8(), threshold 6", matrices: 2 },
-      { label: "nf4, blocks of 64", matrices: 12 },
-    ].toReversed(),
+      { name: "nf4, blocks of 64", weights: 12 },
+      { name: "LLM.int8(), threshold 6", weights: 2 },
+    ],
     loaders: [{ name: "transformers", opens: "yes", why: "with bitsandbytes installed" }],
   });
   assert.equal(card, BARE);

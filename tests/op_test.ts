@@ -77,6 +77,14 @@ for (
       error: "TypeError",
       message: 'Cannot run matmul_nt: it has no scalar "bits"',
     },
+    ...[-1, 0.5, NaN, 2 ** 32].map((column) => ({
+      wrong: `${column} for a whole number`,
+      tensors: GOOD,
+      scalars: { column },
+      error: "RangeError",
+      message:
+        `Cannot run matmul_nt: "column" must be a whole number from 0 to 2^32 − 1, got ${column}`,
+    })),
     {
       wrong: "columns past the end of the result",
       tensors: GOOD,

@@ -121,7 +121,7 @@ Deno.test("outlierThreshold() refuses what cannot be run, and shares that are no
       outlierThreshold(source, { backend, calibration, quantile: 0.9 }),
       (error) =>
         error instanceof UnsupportedError &&
-        /outliers of .* cannot run it: it has no config\.json.*Give --threshold/.test(
+        /outliers of .* cannot run it: it has no config\.json.*Give `threshold`/.test(
           error.message,
         ),
     );
@@ -138,7 +138,7 @@ Deno.test("outlierThreshold() refuses what cannot be run, and shares that are no
 
 Deno.test("outlierThreshold() refuses activations that are not finite", async () => {
   await using backend = referenceBackend();
-  const folder = await tiny(NaN);
+  const folder = await tiny(Infinity);
   try {
     await using source = await openCheckpoint(folder);
     const calibration = { windows: WINDOWS, stateBudget: 1e9 };
@@ -206,7 +206,7 @@ Deno.test("--outlier-quantile is refused with other schemes, beside --threshold,
     [{ scheme: "W8A8", "outlier-quantile": 0.9 }, /threshold of LLM_INT8, and no weight becomes/],
     [
       { scheme: "LLM_INT8", threshold: 5, "outlier-quantile": 0.9 },
-      /--threshold and --outlier-quantile together/,
+      /`threshold` and `outlier-quantile` together/,
     ],
     [{ scheme: "LLM_INT8", "outlier-quantile": 1.5 }, /a number from 0\.5 to 1/],
     [{ scheme: "LLM_INT8", "outlier-quantile": 0.1 }, /a number from 0\.5 to 1/],
@@ -256,7 +256,7 @@ Deno.test("quantize and plan find the threshold, say it, and write it where load
     const full = [...words, "--max-ram", "600MB", "--max-disk", "1kB"];
     const refused = await sluice(["plan", ...full]);
     assert.equal(refused.code, 1);
-    assert.match(refused.err, /--max-disk: \d+ bytes .* find the outliers\. Give --max-disk \d+/);
+    assert.match(refused.err, /--max-disk: \S+ \wB of .* find the outliers\. Give --max-disk \d+/);
     const quiet = await sluice(["quantize", ...words, "--output", `${folder}/quiet`, "--quiet"]);
     assert.deepEqual([quiet.code, quiet.err], [0, ""]);
   }));

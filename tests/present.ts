@@ -2,20 +2,19 @@
 import type { Backend } from "../src/backend.ts";
 import { referenceBackend } from "../src/backends/reference.ts";
 import { openWasm } from "../src/backends/wasm/mod.ts";
-import { openWebgpu } from "../src/backends/webgpu/mod.ts";
-import { DeviceError } from "../src/errors.ts";
+import { ABSENT_GPU, openTestGpu } from "./adapter.ts";
 
-type Open = () => Backend | Promise<Backend>;
+interface Opener {
+  readonly device: Backend["name"];
+  readonly open: () => Backend | Promise<Backend>;
+  readonly present: boolean;
+}
 
-const OPENERS: readonly { readonly device: Backend["name"]; readonly open: Open }[] = [
-  { device: "reference", open: referenceBackend },
-  { device: "wasm", open: () => openWasm({ threads: 2 }) },
-  { device: "webgpu", open: openWebgpu },
+const BACKENDS: readonly Opener[] = [
+  { device: "reference", open: referenceBackend, present: true },
+  { device: "wasm", open: () => openWasm({ threads: 2 }), present: true },
+  { device: "webgpu", open: openTestGpu, present: ABSENT_GPU === undefined },
 ];
-
-const BACKENDS = await Promise.all(
-  OPENERS.map(async ({ device, open }) => ({ device, open, present: await isPresent(open) })),
-);
 
 /** Register a test of this name on every backend; where there is no GPU adapter, the test is shown as skipped. */
 export function onEveryBackend(name: string, test: (backend: Backend) => Promise<void>): void {
@@ -28,15 +27,5 @@ export function onEveryBackend(name: string, test: (backend: Backend) => Promise
         await test(backend);
       },
     });
-  }
-}
-
-async function isPresent(open: Open): Promise<boolean> {
-  try {
-    await using _backend = await open();
-    return true;
-  } catch (error) {
-    if (error instanceof DeviceError && error.kind === "absent") return false;
-    throw error;
   }
 }

@@ -7,11 +7,18 @@ import { CheckpointError, HubError, RequestError } from "../src/errors.ts";
 import { HubClient } from "../src/hub/client.ts";
 import type { Timing } from "../src/hub/timing.ts";
 import { modelCard } from "../src/model_card.ts";
-import { planPublish, publish, type PublishEvent, type PublishOptions } from "../src/publish.ts";
+import {
+  checkPublish,
+  planPublish,
+  publish,
+  type PublishEvent,
+  type PublishOptions,
+} from "../src/publish.ts";
 import { FileBlob } from "../src/publish/file_blob.ts";
 import { disk } from "../src/io/disk.ts";
 import { verify, type VerifyReport } from "../src/verify.ts";
 import {
+  changedJson,
   expiredUrl,
   type FakeHub,
   type FakeHubOptions,
@@ -20,6 +27,7 @@ import {
   startFakeHub,
   STRANGER_TOKEN,
   TOKEN,
+  type TokenInfo,
 } from "./fake_hub/mod.ts";
 import { makeCheckpoint, TINY_CONFIG, tinyTensors } from "./tiny.ts";
 
@@ -217,7 +225,7 @@ Deno.test("publish() makes a public repository when told, and leaves the visibil
       RequestError,
       planPublish(folder, NAME, { ...options, visibility: "private" }),
     );
-    assert.match(message, /as private: it is there already, and public\. .*leave --private off/);
+    assert.match(message, /as private: it is there already, and public\. .*leave `private` off/);
   });
 });
 
@@ -331,20 +339,86 @@ Deno.test("publish() refuses without a token, with one that may only read, and w
     );
     const reader = await refusal(HubError, as(READ_TOKEN));
     assert.equal(reader.kind, "forbidden");
-    assert.match(reader.message, /^Cannot publish: your token may only read\. Make one/);
+    assert.match(
+      reader.message,
+      /^Cannot publish to "me\/tiny": your token may only read\. Make one/,
+    );
     const wrong = await refusal(HubError, as("hf_nobody_knows_this"));
     assert.equal(wrong.kind, "unauthorized");
     const stranger = await refusal(HubError, as(STRANGER_TOKEN));
     assert.equal(stranger.kind, "forbidden");
     assert.match(
       stranger.message,
-      /^Cannot make the repository "me\/tiny": .*don't have the rights/,
+      /^Cannot publish to "me\/tiny": "me" is neither the account of your token, "stranger", nor an organisation of it\. Publish to "stranger\/…"/,
     );
     for (const { message } of [none, reader, wrong, stranger]) {
       assert.doesNotMatch(message, /hf_(?:test|nobody)/);
     }
     assert.equal(requests(hub, "PUT", /./), 0);
   });
+});
+
+Deno.test("checkPublish() compares the namespace with the rights of the token, and asks nothing but who it is", async () => {
+  const orgs = ["acme", "beta"];
+  const tokens: Record<string, TokenInfo> = {
+    hf_t_member: { user: "ann", role: "write", orgs, readOnly: ["beta"] },
+    hf_t_fine: { user: "ann", role: "fineGrained", orgs, grants: ["acme", "ann/one"] },
+    hf_t_none: { user: "ann", role: "fineGrained", orgs },
+  };
+  const cases: [token: string, repo: string, refusal?: RegExp][] = [
+    ["hf_t_member", "ann/x"],
+    ["hf_t_member", "Ann/x"],
+    ["hf_t_member", "acme/x"],
+    ["hf_t_member", "beta/x", /"ann" may only read in the organisation "beta"\. Ask its owners/],
+    [
+      "hf_t_member",
+      "gamma/x",
+      /"gamma" is neither .* "ann", nor one of its organisations, "acme", "beta"\. Publish to "ann\/…"/,
+    ],
+    ["hf_t_fine", "acme/x"],
+    ["hf_t_fine", "ann/one"],
+    ["hf_t_fine", "ann/two", /your token may not write in "ann": it is fine-grained/],
+    ["hf_t_fine", "beta/x", /your token may not write in "beta"/],
+    ["hf_t_none", "ann/x", /your token may not write in "ann"/],
+  ];
+  await withStage(async ({ hub, options }) => {
+    for (const [token, repo, says] of cases) {
+      const asked = checkPublish(repo, { ...options, hub: { ...options.hub, token } });
+      if (!says) {
+        await asked;
+        continue;
+      }
+      const before = hub.log.length;
+      const { kind, message } = await refusal(HubError, asked);
+      assert.equal(kind, "forbidden");
+      assert.match(message, says);
+      assert.deepEqual(
+        hub.log.slice(before).map(({ method, path }) => `${method} ${path}`),
+        ["GET /api/whoami-v2"],
+      );
+    }
+  }, { tokens });
+});
+
+Deno.test("a proposal needs no rights in the namespace, and what the Hub does not say is no refusal", async () => {
+  await withStage(async ({ hub, options }) => {
+    const as = (repo: string, more = {}) =>
+      checkPublish(repo, { ...options, ...more, hub: { ...options.hub, token: STRANGER_TOKEN } });
+    await as(NAME, { pullRequest: true });
+    for (
+      const change of [
+        (said: Record<string, unknown>) => ({ ...said, orgs: undefined }),
+        (said: Record<string, unknown>) => ({ ...said, name: undefined }),
+        (said: Record<string, unknown>) => ({
+          ...said,
+          orgs: [{ name: "me", roleInOrg: "read", resourceGroups: [{ role: "write" }] }],
+        }),
+      ]
+    ) {
+      hub.faults.add({ ...changedJson(change), path: "/api/whoami-v2" });
+      await as("me/new");
+    }
+  }, { repos: { [NAME]: {} } });
 });
 
 Deno.test("publish() refuses names that are none, folders that are none, and says the new name of a renamed repository", async () => {

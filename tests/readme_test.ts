@@ -2,6 +2,15 @@
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import denoJson from "../deno.json" with { type: "json" };
+import {
+  makeReport,
+  open,
+  openBackend,
+  openFolderSink,
+  plan,
+  recipeFromOptions,
+  run,
+} from "../mod.ts";
 import { FORMATS } from "../src/formats/mod.ts";
 import { type Option, recipeKey } from "../src/option.ts";
 import { parseRecipe, RECIPE_OPTIONS, RULE_OPTIONS } from "../src/recipe.ts";
@@ -9,33 +18,9 @@ import { PRESETS } from "../src/schemes/mod.ts";
 import { COMMANDS } from "../src/terminal/commands/mod.ts";
 import { EXIT } from "../src/terminal/faults.ts";
 import { inFolder, names } from "./cli/host.ts";
+import { blocks, README, tableRows } from "./readme_given.ts";
 
 const ROOT = new URL("../", import.meta.url);
-const README = Deno.readTextFileSync(new URL("README.md", ROOT));
-
-/** The fenced blocks of a language, in order. */
-function blocks(language: string): string[] {
-  return [...README.matchAll(new RegExp(`^\`\`\`${language}\\n(.*?)^\`\`\`$`, "gms"))].map((
-    [, text],
-  ) => text!);
-}
-
-/** The body rows of the table whose head begins with these cells. */
-function tableRows(...head: string[]): string[][] {
-  const cells = (line: string) => line.slice(1, -1).split(/(?<!\\)\|/).map((cell) => cell.trim());
-  const lines = README.split("\n");
-  const at = lines.findIndex((line) =>
-    head.every((cell, i) => line.startsWith("|") && cells(line)[i] === cell)
-  );
-  assert.ok(at >= 0, `there is no table with ${head.join(", ")}`);
-  const rows: string[][] = [];
-  for (const line of lines.slice(at + 2)) {
-    if (!line.startsWith("|")) break;
-    rows.push(cells(line));
-  }
-  return rows;
-}
-
 function optionRow({ name, default: usual, choices, help, placeholder, type }: Option): string[] {
   const value = type === "boolean"
     ? ""
@@ -88,6 +73,31 @@ Deno.test("the README names every dependency of deno.json, and no other", () => 
   assert.deepEqual(named.map((text) => text.replaceAll("`", "")).sort(), imports.sort());
 });
 
+Deno.test("the README's tables of the record and of the report name every key, and no other", async () => {
+  const folder = await Deno.makeTempDir({ prefix: "sluice_readme_" });
+  try {
+    await using source = await open("sample");
+    await using backend = await openBackend("wasm");
+    const work = plan(recipeFromOptions({ scheme: "NF4" }), source, { device: backend });
+    await using sink = await openFolderSink(`${folder}/out`);
+    const report = await run(work, { source, backend, sink });
+    const files = await makeReport(work, report);
+    const named = (rows: string[][]) =>
+      rows.flatMap(([keys]) => [...keys!.matchAll(/`(\w+)`/g)].map(([, key]) => key!));
+    const record = named(tableRows("Key", "Holds"));
+    assert.deepEqual(record.toSorted(), Object.keys(report.record).slice(1).toSorted());
+    const own = named(tableRows("Key", "Holds", { after: "## The report" }))
+      .filter((key) => !record.includes(key) || key === "warnings");
+    const all = new Set([...record, ...own, "version"]);
+    assert.deepEqual(
+      Object.keys(JSON.parse(files["report.json"])).filter((key) => !all.has(key)),
+      [],
+    );
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
 Deno.test("the README's exit codes are those of the program", () => {
   const codes = tableRows("Code", "Meaning").map(([code]) => Number(code));
   assert.deepEqual(codes, Object.values(EXIT));
@@ -117,7 +127,11 @@ Deno.test("the README's command lines use commands and flags that exist", () => 
 });
 
 /** Run a program of the README, from a folder of its own. */
-async function runProgram(text: string, folder: string, words: string[]): Promise<string> {
+async function runProgram(
+  text: string,
+  folder: string,
+  words: string[],
+): Promise<{ readonly out: string; readonly err: string }> {
   const program = `${folder}/program.ts`;
   const modules = text.replaceAll('"./mod.ts"', JSON.stringify(new URL("mod.ts", ROOT).href));
   assert.notEqual(modules, text);
@@ -134,11 +148,12 @@ async function runProgram(text: string, folder: string, words: string[]): Promis
     ],
     cwd: folder,
   }).output();
-  assert.ok(success, new TextDecoder().decode(stderr));
-  return new TextDecoder().decode(stdout);
+  const [out, err] = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes));
+  assert.ok(success, err);
+  return { out: out!, err: err! };
 }
 
-Deno.test("the README's batch script type-checks and quantizes several models", () =>
+Deno.test("the README's batch script type-checks, quantizes several models, and goes on where some are there", () =>
   inFolder(async (folder) => {
     const [script] = blocks("ts");
     assert.ok(script !== undefined);
@@ -147,7 +162,7 @@ Deno.test("the README's batch script type-checks and quantizes several models", 
     for (const name of names(fileURLToPath(new URL("sample/model/", ROOT)))) {
       await Deno.copyFile(new URL(`sample/model/${name}`, ROOT), `${copy}/${name}`);
     }
-    const out = await runProgram(script, folder, ["sample", copy]);
+    const { out } = await runProgram(script, folder, ["sample", copy]);
     const lines = out.trimEnd().split("\n");
     assert.equal(lines.length, 4, out);
     for (const line of lines) {
@@ -156,12 +171,19 @@ Deno.test("the README's batch script type-checks and quantizes several models", 
         /^out\/(sample|copy)-(int4|nf4): \d\.\d{3} bits per weight, KL 0\.\d{4}, perplexity \d+\.\d\d → \d+\.\d\d$/,
       );
     }
-    assert.deepEqual(names(`${folder}/out`), [
-      "copy-int4",
-      "copy-nf4",
-      "sample-int4",
-      "sample-nf4",
-    ]);
+    const outputs = ["copy-int4", "copy-nf4", "sample-int4", "sample-nf4"];
+    assert.deepEqual(names(`${folder}/out`), outputs);
+    // Once more, when one of them is missing: it is made, and of each other one sentence says why not.
+    await Deno.remove(`${folder}/out/sample-nf4`, { recursive: true });
+    const again = await runProgram(script, folder, ["sample", copy]);
+    assert.match(again.out, /^out\/sample-nf4: [^\n]+\n$/);
+    const said = again.err.split("\n").filter((line) => line.startsWith("Cannot "));
+    assert.equal(said.length, 3, again.err);
+    for (const line of said) {
+      assert.match(line, /^Cannot write to "out\/[\w-]+": the folder exists and is not empty\./);
+      assert.match(line, /or say `overwrite`\.$/);
+    }
+    assert.deepEqual(names(`${folder}/out`), outputs);
   }));
 
 Deno.test("the README's least permissions are enough for what it says", () =>

@@ -92,12 +92,12 @@ const refusals: readonly (readonly [what: string, act: () => unknown, sentence: 
   [
     "a group size that is no number",
     () => recipeFromOptions({ "group-size": "many" }),
-    /--group-size "many".*whole number/,
+    /`group-size` "many".*whole number/,
   ],
   [
     "a shard size without a number",
     () => recipeFromOptions({ "max-shard-size": "big" }),
-    /--max-shard-size "big".*500MB/,
+    /`max-shard-size` "big".*500MB/,
   ],
   ["a broken pattern", () => recipeFromOptions({}, ["re:("]), /pattern "re:\("/],
   [
@@ -116,7 +116,7 @@ const refusals: readonly (readonly [what: string, act: () => unknown, sentence: 
   [
     "a wrong value",
     () => parseRecipe("group_size: 1.5", "x.yaml"),
-    /--group-size 1.5.*whole number/,
+    /"group_size: 1\.5" in the recipe x\.yaml: it must be a whole number/,
   ],
 ];
 for (const [what, act, sentence] of refusals) {

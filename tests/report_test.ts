@@ -2,9 +2,11 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { openWasm } from "../src/backends/wasm/mod.ts";
+import denoJson from "../deno.json" with { type: "json" };
 import { METRICS } from "../src/metrics/mod.ts";
 import { type Plan, plan } from "../src/plan.ts";
 import { recipeFromOptions } from "../src/recipe.ts";
+import { recordOf } from "../src/record.ts";
 import { placeOf, type ReportDocument } from "../src/report_document.ts";
 import { CSV_COLUMNS, makeReport, type ReportFiles } from "../src/report_files.ts";
 import { axisOf } from "../src/report_page/by_depth.ts";
@@ -22,15 +24,18 @@ const WINDOWS = [0, 1, 2, 3].map((w) =>
   Uint32Array.from({ length: 32 }, (_, i) => (i * 7 + w * 31 + i * i * w) % 96)
 );
 const REQUEST = { seqLen: 32, windows: WINDOWS.length, stateBudget: 1e9 };
-const INPUT = { windows: WINDOWS, stateBudget: 1e9 };
+const TEXT = { corpus: "sample", seed: 7, available: 99, sha256: "5ea1" };
+const INPUT = { windows: WINDOWS, stateBudget: 1e9, ...TEXT };
 
 /** A run of a small model, as a report wants it. */
 async function quantize(
   options: Record<string, unknown>,
-  { tensors = tinyTensors(), config, evaluate = false }: {
+  { tensors = tinyTensors(), config, evaluate = false, ...more }: {
     tensors?: readonly TensorInfo[];
     config?: Readonly<Record<string, unknown>>;
     evaluate?: boolean;
+    command?: string;
+    warnings?: RunReport["warnings"];
   } = { config: TINY_CONFIG },
 ): Promise<{ work: Plan; report: RunReport }> {
   const into = await Deno.makeTempDir();
@@ -52,13 +57,34 @@ async function quantize(
     residentBytes: () => 123e6,
     calibration: INPUT,
     ...(evaluate ? { evaluation: INPUT } : {}),
+    ...more,
   });
   await Deno.remove(into, { recursive: true });
   await Deno.remove(model, { recursive: true });
   return { work, report };
 }
 
-const FACTS = { version: "9.9.9", created: "2026-01-02T03:04:05.678Z", command: "sluice quantize" };
+const CREATED = { created: "2026-01-02T03:04:05.678Z" };
+
+/** A run whose weights fared otherwise. */
+function withTensors(
+  work: Plan,
+  report: RunReport,
+  tensors: RunReport["tensors"],
+): RunReport {
+  const { scores, warnings, record: { device } } = report;
+  const record = recordOf(work, {
+    command: undefined,
+    tensors,
+    scores,
+    warnings,
+    device: device.description,
+    card: undefined,
+    calibration: INPUT,
+    evaluation: undefined,
+  });
+  return { ...report, tensors, record };
+}
 
 function parse(files: ReportFiles): ReportDocument {
   return JSON.parse(files["report.json"]) as ReportDocument;
@@ -98,19 +124,28 @@ Deno.test("a calibrated and measured run is reported with every weight, its erro
   const { work, report } = await quantize({ scheme: "W4A16", "group-size": 32 }, {
     config: TINY_CONFIG,
     evaluate: true,
+    command: "sluice quantize",
   });
-  const text = { corpus: "sample", seqLen: 32, seed: 7, available: 99 };
-  const files = await makeReport(work, report, { ...FACTS, calibration: text, evaluation: text });
+  const files = await makeReport(work, report, CREATED);
   const document = parse(files);
   assert.deepEqual(Object.keys(document), [
-    ...["version", "generator", "created", "command", "model", "device", "format", "methods"],
-    ...["schemes", "calibrate_on", "propagate", "source_bytes", "total_bytes"],
-    ...["quantized_weights", "bits_per_weight", "calibration", "evaluation", "scores"],
-    ...["fallbacks", "warnings", "seconds", "peak_bytes", "planned_memory", "phases", "blocks"],
-    ...["timeline", "weights"],
+    ...["version", "generator", "runtime", "command", "model", "device", "recipe", "format"],
+    ...["methods", "schemes", "calibrate_on", "propagate", "outlier_quantile", "source_bytes"],
+    ...[
+      "total_bytes",
+      "stored",
+      "quantized_weights",
+      "bits_per_weight",
+      "calibration",
+      "evaluation",
+      "scores",
+    ],
+    ...["fallbacks", "warnings", "created", "seconds", "peak_bytes", "planned_memory", "phases"],
+    ...["blocks", "timeline", "weights"],
   ]);
   assert.equal(document.version, 1);
-  assert.equal(document.generator, "sluice 9.9.9");
+  assert.equal(document.generator, `sluice ${denoJson.version}`);
+  assert.equal(document.command, "sluice quantize");
   assert.deepEqual(document.methods, [{ name: "awq+gptq", weights: 14 }]);
   assert.deepEqual(document.calibration, {
     corpus: "sample",
@@ -119,6 +154,7 @@ Deno.test("a calibrated and measured run is reported with every weight, its erro
     seq_len: 32,
     tokens: 128,
     seed: 7,
+    sha256: "5ea1",
   });
   assert.deepEqual(document.scores, report.scores);
   assert.equal(document.peak_bytes, 123e6);
@@ -165,7 +201,7 @@ Deno.test("a calibrated and measured run is reported with every weight, its erro
 for (const scheme of ["W8A8", "NF4", "FP8", "LLM_INT8", "F32"]) {
   Deno.test(`a run without data to ${scheme} is reported without what it does not have`, async () => {
     const { work, report } = await quantize({ scheme });
-    const files = await makeReport(work, report, { version: "1" });
+    const files = await makeReport(work, report);
     const document = parse(files);
     assert.deepEqual([document.calibration, document.evaluation, document.scores], [
       null,
@@ -190,7 +226,7 @@ for (const scheme of ["W8A8", "NF4", "FP8", "LLM_INT8", "F32"]) {
     const page = files["report.html"];
     assert.equal(/No weight differs/.test(page), scheme === "F32");
     checkPage(page);
-    assert.match(page, /was not measured: <code>--evaluate<\/code>/);
+    assert.match(page, /was not measured: an evaluation does that/);
     const [shown] = page.split("<script>");
     assert.doesNotMatch(shown!, /id="loss"|id="settings"|Calibrated on|undefined|NaN/);
     for (const { name } of document.weights) assert.ok(page.includes(name));
@@ -206,12 +242,12 @@ Deno.test("names of tensors cannot become markup, formulas or turned text", asyn
     tensor("=HYPERLINK(1).weight"),
     tensor("\u2066plain.weight"),
   ];
-  const { work, report } = await quantize({ scheme: "W8A16" }, { tensors });
-  const files = await makeReport(work, report, {
-    version: "1",
+  const { work, report } = await quantize({ scheme: "W8A16" }, {
+    tensors,
     command: "<i>command</i>",
     warnings: [{ code: "x", message: "</section><script>" }],
   });
+  const files = await makeReport(work, report);
   const page = files["report.html"];
   checkPage(page);
   assert.doesNotMatch(page, /<script>alert|<img|<b>|<i>/);
@@ -237,8 +273,12 @@ Deno.test("weights that were rounded to nearest instead stand out, and losses th
     showRun({ output: "out", plan: work, report: { ...report, tensors } }),
     /^calibrated +awq\+gptq on 128 tokens; 1 weight rounded to nearest instead$/m,
   );
-  const files = await makeReport(work, { ...report, tensors }, FACTS);
+  const files = await makeReport(work, withTensors(work, report, tensors), CREATED);
   assert.deepEqual(parse(files).fallbacks, [tensors[3]!.name]);
+  assert.deepEqual(parse(files).methods, [
+    { name: "awq+gptq", weights: 13 },
+    { name: "awq+rtn", weights: 1 },
+  ]);
   const page = files["report.html"];
   checkPage(page);
   assert.match(page, /Rounded to nearest instead: 1 of 14 weights\./);
@@ -249,14 +289,14 @@ Deno.test("weights that were rounded to nearest instead stand out, and losses th
     const { expectedLoss: _, lossBound: __, ...facts } = tensor.calibration!;
     return { ...tensor, calibration: facts };
   });
-  const other = await makeReport(work, { ...report, tensors: undefinedLoss }, FACTS);
+  const other = await makeReport(work, { ...report, tensors: undefinedLoss }, CREATED);
   checkPage(other["report.html"]);
   assert.match(other["report.html"], /grids other than int they are not defined/);
 });
 
 Deno.test("the page of a model of 32 layers stays below a megabyte and a half", async () => {
   const { work, report } = await quantize({ scheme: "W4A16", "group-size": 32 });
-  const document = parse(await makeReport(work, report, FACTS));
+  const document = parse(await makeReport(work, report, CREATED));
   const weights = Array.from(
     { length: 32 },
     (_, depth) =>

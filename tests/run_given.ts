@@ -4,6 +4,7 @@ import type { Backend } from "../src/backend.ts";
 import type { CalibrationInput } from "../src/calibrate.ts";
 import { plan, requestOf } from "../src/plan.ts";
 import { recipeFromOptions } from "../src/recipe.ts";
+import { RECORD_FILE } from "../src/record.ts";
 import type { Event } from "../src/report.ts";
 import { run, type RunReport } from "../src/run.ts";
 import { openFolderSink } from "../src/sinks/folder.ts";
@@ -60,10 +61,12 @@ export async function quantize(
   return { out, report, events };
 }
 
-/** The files of a folder by name, as SHA-256. */
+/** The files of a checkpoint by name, as SHA-256; not its record. */
 export async function bytesOf(path: string): Promise<Record<string, string>> {
   const files: Record<string, string> = {};
-  for (const { name } of [...Deno.readDirSync(path)].sort((a, b) => a.name < b.name ? -1 : 1)) {
+  const names = [...Deno.readDirSync(path)].map(({ name }) => name).sort();
+  // The record tells of the device and of the model's name, too.
+  for (const name of names.filter((name) => name !== RECORD_FILE)) {
     const digest = await crypto.subtle.digest("SHA-256", await Deno.readFile(join(path, name)));
     files[name] = new Uint8Array(digest).toHex();
   }

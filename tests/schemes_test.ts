@@ -301,16 +301,16 @@ Deno.test("ways to find ranges are refused where every token has a scale of its 
     [
       "W8A8",
       { observer: "mse" },
-      /--observer with W8A8 and dynamic activations: .*add --activations static\.$/,
+      /`observer` with W8A8 and dynamic activations: .*add `activations` static\.$/,
     ],
-    ["W8A8", { activations: "dynamic", percentile: 99 }, /--percentile with W8A8 and dynamic/],
+    ["W8A8", { activations: "dynamic", percentile: 99 }, /`percentile` with W8A8 and dynamic/],
     [
       "FP8_DYNAMIC",
       { activations: "static", percentile: 99 },
-      /the observer mse: add --observer percentile\.$/,
+      /the observer mse: add `observer` percentile\.$/,
     ],
-    ["W4A16", { activations: "static" }, /--activations with W4A16: it takes --group-size/],
-    ["FP8", { observer: "mse" }, /--observer with FP8: it takes/],
+    ["W4A16", { activations: "static" }, /`activations` with W4A16: it takes `group-size`/],
+    ["FP8", { observer: "mse" }, /`observer` with FP8: it takes/],
   ];
   for (const [name, options, says] of wrong) {
     assert.throws(() => from(name, options), (error) => {
@@ -343,6 +343,7 @@ Deno.test("every preset has a kind that labels it and takes a matrix", () => {
     assert(SCHEME_KINDS.includes(kind));
     assert.equal(kind.check(scheme, [256, 256]), true, preset.name);
     assert(kind.label(scheme).length > 2);
+    assert(kind.workBytes(scheme, 256, 256) >= kind.codeBytes(scheme, 256, 256));
     assert(kind.workBytes(scheme, 256, 256) >= 0 && kind.linearBytes(scheme, [256, 256], 8) >= 0);
   }
 });

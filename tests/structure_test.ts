@@ -41,7 +41,7 @@ const ALLOWED: Readonly<Record<string, readonly string[]>> = {
   evaluators: ["ops"],
   sources: ["io", "hub", "containers"],
   sinks: ["io", "hub", "containers"],
-  corpora: ["hub"],
+  corpora: ["hub", "io"],
   publish: ["hub", "io", "sources"],
   report_page: ["metrics"],
 };
@@ -115,6 +115,20 @@ Deno.test("the library neither prints nor exits nor reads the environment", () =
   const words =
     /\bconsole\.|Deno\.(env|exit|stdout|stderr|stdin)\b|@ts-ignore|@ts-nocheck|\bas any\b|: any\b/;
   const wrong = TYPESCRIPT.filter((path) => path !== "cli.ts" && words.test(read(path)));
+  assert.deepEqual(wrong, []);
+});
+
+Deno.test("the library names options, not flags: its callers have no command line", () => {
+  // Of other programs: a compiler's, vLLM's; `--allow-…` is Deno's.
+  const others = /^src\/backends\/wasm\/build\.ts$|^src\/formats\/gptq\/loaders\.ts$/;
+  const wrong = TYPESCRIPT.filter((path) =>
+    path.startsWith("src/") && folderOf(path) !== "terminal" && !others.test(path)
+  ).flatMap((path) => {
+    const code = read(path).replace(/\/\*[\s\S]*?\*\/|^\s*\/\/.*$/gm, "");
+    return [...code.matchAll(/(?<![\w(])--(?!allow-)[a-z][a-z-]+/g)].map(([flag]) =>
+      `${path}: ${flag}`
+    );
+  });
   assert.deepEqual(wrong, []);
 });
 

@@ -366,7 +366,7 @@ Deno.test("prepareCalibration() takes 128 windows of 512 tokens of the sample's 
   assert.deepEqual(events.map((event) => event.type === "warning" && event.code), [
     "sample-calibration",
   ]);
-  assert.match(JSON.stringify(events), /embedded sample text, which is old prose.*--calibration/);
+  assert.match(JSON.stringify(events), /embedded sample text, which is old prose.*`calibration`/);
   // Asked for by name, it is no surprise; nor are the windows of an evaluation of the same text.
   events.length = 0;
   const options = { corpus: "sample", seed: 3, numSamples: 5, seqLen: 64, report };

@@ -8,6 +8,7 @@
  */
 import type { Header, Layout, PlacedTensor } from "../container.ts";
 import { CheckpointError, quote, UnsupportedError } from "../errors.ts";
+import { size } from "../size.ts";
 import { BITS, byteLength, type DType, type TensorInfo } from "../tensor.ts";
 import { impostor } from "./impostors.ts";
 import { JsonReader } from "./json_reader.ts";
@@ -76,8 +77,9 @@ export function headerLength(start: Uint8Array, options: HeaderOptions): number 
   }
   if (length > BigInt(maxHeaderBytes)) {
     throw new CheckpointError(
-      `Cannot read ${quote(file)}: its header has ${length} bytes, and ${maxHeaderBytes} are ` +
-        `accepted. Split the file into smaller shards.`,
+      `Cannot read ${quote(file)}: its header has ${size(Number(length))}, more than the ${
+        size(maxHeaderBytes)
+      } that are accepted. Split the file into smaller shards.`,
       { file, offset: 0 },
     );
   }
@@ -287,9 +289,9 @@ export function layoutFile(
   if (head.length - 8 >= HEADER_LIMIT) {
     throw new UnsupportedError(
       `Cannot write ${tensors.length} tensors into one file: their header would have ` +
-        `${head.length - 8} bytes, and loaders accept less than ${HEADER_LIMIT}. ` +
+        `${size(head.length - 8)}, and loaders accept less than ${size(HEADER_LIMIT)}. ` +
         `Ask for smaller shards.`,
-      { what: "header", reason: `${head.length - 8} bytes` },
+      { what: "header", reason: `it would have ${size(head.length - 8)}` },
     );
   }
   new DataView(head.buffer).setBigUint64(0, BigInt(head.length - 8), true);

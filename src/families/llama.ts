@@ -95,7 +95,6 @@ function configure(config: Config, has: (tensor: string) => boolean): Model {
     hiddenSize: sizes.hidden,
     vocabSize: sizes.vocab,
     maxPositions: sizes.maxPositions,
-    widestActivation: Math.max(sizes.hidden, sizes.queries, sizes.intermediate),
     shapes,
     embedding,
     final: [norm],

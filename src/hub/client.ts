@@ -10,6 +10,7 @@ import { createFileHash, type HubFile, type PinnedRepo, type Span } from "./file
 import type { Ask } from "./refusals.ts";
 import { formatRepoSpec, type RepoSpec } from "./repo_spec.ts";
 import { Passing, type Reply, Transport, type TransportOptions } from "./transport.ts";
+import { size } from "../size.ts";
 
 export { createFileHash };
 export type { FileHash, HubFile, PinnedRepo, Span } from "./file.ts";
@@ -255,15 +256,15 @@ export class HubClient {
 
   async #parse(reply: Reply): Promise<unknown> {
     const chunks: Uint8Array<ArrayBuffer>[] = [];
-    let size = 0;
+    let bytes = 0;
     for await (const chunk of reply.body()) {
-      size += chunk.length;
-      if (size > JSON_LIMIT) throw this.#passing(`sent more than ${JSON_LIMIT} bytes`, reply);
+      bytes += chunk.length;
+      if (bytes > JSON_LIMIT) throw this.#passing(`sent more than ${size(JSON_LIMIT)}`, reply);
       chunks.push(chunk);
     }
     const length = reply.headers.get("content-length");
-    if (length !== null && Number(length) !== size) {
-      throw this.#passing(`ended after ${size} of ${length} bytes`, reply);
+    if (length !== null && Number(length) !== bytes) {
+      throw this.#passing(`ended after ${bytes} of ${length} bytes`, reply);
     }
     try {
       const text = new TextDecoder("utf-8", { fatal: true }).decode(

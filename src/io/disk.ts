@@ -4,7 +4,7 @@
  */
 import { statfs } from "node:fs/promises";
 import { dirname } from "node:path";
-import { CheckpointError, quote, SpaceError } from "../errors.ts";
+import { CheckpointError, quote, RequestError, SpaceError } from "../errors.ts";
 
 /** What a path leads to. */
 export interface DiskEntry {
@@ -49,6 +49,8 @@ export interface ReadableDisk {
 export interface Disk extends ReadableDisk {
   /** Whether Deno lets this program look at a path at all. */
   mayRead(path: string): Promise<boolean>;
+  /** Whether Deno lets this program change what is at a path. */
+  mayWrite(path: string): Promise<boolean>;
   /** Open a file for reading; a `growing` one is still being written by this program. */
   open(path: string, options?: { readonly growing?: boolean }): Promise<DiskReader>;
   /** Make a file of `size` zeros that was not there before. */
@@ -61,6 +63,20 @@ export interface Disk extends ReadableDisk {
   remove(path: string, options?: { readonly recursive?: boolean }): Promise<void>;
   /** Wait until the names in a folder are on the disk. */
   syncFolder(path: string): Promise<void>;
+  /**
+   * See that files may be made in a folder, whatever their names, or ask the person at the
+   * terminal.
+   *
+   * @throws {SpaceError} Deno does not allow it.
+   */
+  claim(folder: string): Promise<void>;
+  /**
+   * Lock a file that is there, until the result is disposed of or the process ends; undefined:
+   * another process has locked it, `impossible`: the file system knows no locks.
+   */
+  lock(path: string): Promise<AsyncDisposable | "impossible" | undefined>;
+  /** What this machine is called; `undefined` when Deno may not ask. */
+  hostName(): string | undefined;
   /** Bytes that may still be written at a path; `undefined` when the system does not tell or Deno may not ask. */
   freeBytes(path: string): Promise<number | undefined>;
 }
@@ -69,8 +85,8 @@ export interface Disk extends ReadableDisk {
 export const disk: Disk = {
   stat: (path) => entry("look at", path, Deno.stat),
   lstat: (path) => entry("look at", path, Deno.lstat),
-  mayRead: async (path) =>
-    (await Deno.permissions.query({ name: "read", path })).state === "granted",
+  mayRead: (path) => may("read", path),
+  mayWrite: (path) => may("write", path),
   list: (path) => attempt("list", path, () => list(path)),
   realPath: (path) => attempt("resolve", path, () => Deno.realPath(path)),
   open: (path, { growing = false } = {}) => attempt("open", path, () => openReader(path, growing)),
@@ -81,17 +97,136 @@ export const disk: Disk = {
   remove: (path, { recursive = false } = {}) =>
     attempt("remove", path, () => Deno.remove(path, { recursive })),
   syncFolder: (path) => attempt("flush folder", path, () => syncFolder(path)),
+  claim: (folder) => attempt("make files in", folder, () => claim(folder)),
+  lock: (path) => attempt("lock", path, () => lock(path)),
+  hostName() {
+    const { state } = Deno.permissions.querySync({ name: "sys", kind: "hostname" });
+    return state === "granted" ? Deno.hostname() : undefined;
+  },
   freeBytes: (path) => attempt("ask for the free space of", path, () => freeBytes(path)),
 };
+
+async function may(name: "read" | "write", path: string): Promise<boolean> {
+  return (await Deno.permissions.query({ name, path })).state === "granted";
+}
 
 /** Run one call to the system; what the system refuses becomes a sentence. */
 async function attempt<T>(doing: string, path: string, call: () => Promise<T>): Promise<T> {
   try {
     return await call();
   } catch (cause) {
-    if (!isSystemFault(cause)) throw cause;
-    throw new SpaceError(`Cannot ${doing} ${quote(path)}: ${advise(cause)}`, { path, cause });
+    throw spaceError(doing, path, cause);
   }
+}
+
+/** A refusal of the system as a sentence; other errors as they are. */
+function spaceError(doing: string, path: string, cause: unknown): unknown {
+  if (!isSystemFault(cause)) return cause;
+  return new SpaceError(`Cannot ${doing} ${quote(path)}: ${advise(cause)}`, { path, cause });
+}
+
+/**
+ * See that a file can be written, and leave everything as it was: to be asked before hours of work
+ * that end with it.
+ *
+ * @throws {RequestError} it is a folder, or there is no folder to hold it.
+ * @throws {SpaceError} the system refuses it.
+ */
+export async function tryWrite(path: string): Promise<void> {
+  const refuse = (found: string): never => {
+    throw new RequestError(`Cannot write ${quote(path)}: ${found}`);
+  };
+  const found = await disk.mayRead(path) ? await disk.stat(path) : undefined;
+  if (found?.kind === "folder") refuse("it is a folder. Give the name of a file.");
+  // Whoever reads a pipe would take it for ended.
+  if (found?.kind === "other") return;
+  const folder = dirname(path);
+  if (await disk.mayRead(folder) && (await disk.stat(folder))?.kind !== "folder") {
+    refuse(`there is no folder ${quote(folder)}. Make it, or give another place.`);
+  }
+  await attempt("write", path, async () => {
+    try {
+      (await Deno.open(path, { write: true })).close();
+    } catch (error) {
+      if (!(error instanceof Deno.errors.NotFound)) throw error;
+      (await Deno.open(path, { write: true, createNew: true })).close();
+      await Deno.remove(path);
+    }
+  });
+}
+
+/**
+ * Make a new folder in the system's temporary one, which nobody else may enter; its path.
+ *
+ * @throws {SpaceError} the system refuses it.
+ */
+export async function makeTemporary(prefix: string): Promise<string> {
+  return await attempt(
+    "make a folder",
+    "in the system's temporary folder",
+    () => Deno.makeTempDir({ prefix }),
+  );
+}
+
+/**
+ * The text of a file.
+ *
+ * @throws {RequestError} there is no such file.
+ * @throws {SpaceError} the system refuses it.
+ */
+export async function readText(path: string): Promise<string> {
+  return await attempt("read", path, async () => {
+    try {
+      return await Deno.readTextFile(path);
+    } catch (cause) {
+      if (!(cause instanceof Deno.errors.NotFound)) throw cause;
+      throw new RequestError(`Cannot read ${quote(path)}: there is no such file.`, { cause });
+    }
+  });
+}
+
+/** Write a text to a file, in place of what it held. @throws {SpaceError} the system refuses it. */
+export async function writeText(path: string, text: string): Promise<void> {
+  await attempt("write", path, () => Deno.writeTextFile(path, text));
+}
+
+/** What is written to a file or a stream by and by. */
+interface SyncWriter {
+  writeSync(bytes: Uint8Array): number;
+}
+
+/**
+ * Write all of a text at once.
+ *
+ * @param name What is written to, for messages.
+ * @throws {SpaceError} the system refuses it; `Deno.errors.BrokenPipe` as its cause: nobody reads
+ *   it any more.
+ */
+export function writeAll(writer: SyncWriter, text: string, name: string): void {
+  const bytes = new TextEncoder().encode(text);
+  try {
+    for (let done = 0; done < bytes.length;) done += writer.writeSync(bytes.subarray(done));
+  } catch (cause) {
+    throw spaceError("write to", name, cause);
+  }
+}
+
+/**
+ * Open a file to append lines to; what was there stays.
+ *
+ * @throws {SpaceError} the system refuses it.
+ */
+export function openLog(path: string): { write(line: string): void } & Disposable {
+  let file: Deno.FsFile;
+  try {
+    file = Deno.openSync(path, { append: true, create: true });
+  } catch (cause) {
+    throw spaceError("write to", path, cause);
+  }
+  return {
+    write: (line) => writeAll(file, line, path),
+    [Symbol.dispose]: () => file.close(),
+  };
 }
 
 /**
@@ -106,6 +241,11 @@ function isSystemFault(error: unknown): error is Error & { code?: string } {
 
 function advise(fault: Error & { code?: string }): string {
   switch (fault.code) {
+    case "EACCES":
+    case "EPERM":
+      return "permission is denied. Check the owner and the rights of the file and of its folder.";
+    case "EISDIR":
+      return "it is a folder. Give the name of a file.";
     case "ENOSPC":
     case "EDQUOT":
       return "the disk is full. Free some space, or write to another disk.";
@@ -251,6 +391,44 @@ async function freeBytes(path: string): Promise<number | undefined> {
   const { bavail, bsize } = await statfs(path);
   return bavail * bsize;
 }
+
+/**
+ * Deno refuses one file after another; what is needed is the folder that they are in, under names
+ * that no one knows before.
+ */
+async function claim(folder: string): Promise<void> {
+  for (const name of ["read", "write"] as const) {
+    const { state } = await Deno.permissions.request({ name, path: folder });
+    if (state === "granted") continue;
+    throw new Deno.errors.NotCapable(
+      `Requires ${name} access to ${
+        JSON.stringify(folder)
+      }, run again with the --allow-${name} flag`,
+    );
+  }
+}
+
+async function lock(path: string): Promise<AsyncDisposable | "impossible" | undefined> {
+  const file = await Deno.open(path, { read: true, write: true });
+  let open = true;
+  const close = () => {
+    if (open) file.close();
+    open = false;
+    return Promise.resolve();
+  };
+  try {
+    if (await file.tryLock(true)) return { [Symbol.asyncDispose]: close };
+  } catch (error) {
+    await close();
+    if (isSystemFault(error) && NO_LOCKS.has(error.code ?? "")) return "impossible";
+    throw error;
+  }
+  await close();
+  return undefined;
+}
+
+/** What file systems say that know no locks. */
+const NO_LOCKS: ReadonlySet<string> = new Set(["ENOTSUP", "EOPNOTSUPP", "ENOSYS", "ENOLCK"]);
 
 /** Make a folder and those above it that are not there, and have them removed again, if empty, on `undo`. */
 export async function makeFolders(

@@ -9,16 +9,23 @@
  */
 import type { Backend, Tensor } from "../backend.ts";
 import { sampleRows, scaleColumns } from "../channels.ts";
-import type { Rounder, ScalableWeight, ScalingMethod } from "../method.ts";
+import type { ScalableWeight, ScalingMethod } from "../method.ts";
 import { type Gram, gram } from "../observers/gram.ts";
 import { rowDots } from "../ops/row_dots.ts";
 import { subtract } from "../ops/subtract.ts";
+import type { OptionValues } from "../option.ts";
 import { multiplyByPanels } from "../panels.ts";
 import { schemeKind } from "../schemes/mod.ts";
 
 /** ρ goes up in these steps as long as that helps, then half a step is tried on both sides. */
 const STEP = 0.1;
 const MOST = 1;
+
+/**
+ * Copies of the sampled rows of one weight, f32, on the device at once: the target, scaled,
+ * rounded, back, the error; and those of the rounding.
+ */
+const SAMPLE_COPIES = 14;
 
 /** See the head of this file. */
 export const awq: ScalingMethod = {
@@ -35,6 +42,7 @@ export const awq: ScalingMethod = {
     help: "awq: rows of each weight that are rounded to compare scales",
   }],
   after: "norms and linears",
+  workBytes: (channels, options) => SAMPLE_COPIES * rowsOf(options) * channels * 4,
   needs: () => [gram],
   supports: (scheme) =>
     schemeKind(scheme).choice !== undefined ||
@@ -42,7 +50,7 @@ export const awq: ScalingMethod = {
   async scale({ weights, options, statistics, backend, shared }) {
     const sums = statistics.of(gram);
     const sizes = channelSizes(sums, shared);
-    const rows = Number(options["awq-rows"] ?? 128);
+    const rows = rowsOf(options);
     const losses = new Map<number, number>();
     const lossOf = async (ratio: number): Promise<number> => {
       let loss = losses.get(ratio);
@@ -64,6 +72,11 @@ export const awq: ScalingMethod = {
     return best === 0 ? undefined : { scales: scalesFor(sizes, best), strength: best };
   },
 };
+
+/** Rows of each weight that decide. */
+function rowsOf(options: OptionValues): number {
+  return Number(options["awq-rows"] ?? 128);
+}
 
 /** Exponents are decimals: 0.1 + 0.2 is 0.3. */
 function round(ratio: number): number {
@@ -109,27 +122,31 @@ async function outputError(
   },
 ): Promise<number> {
   using scope = backend.scope();
-  const opened = new Map<ScalableWeight["open"], Rounder>();
   const errors: Tensor[] = [];
   const shares: number[] = [];
-  for (const weight of weights) {
-    let rounder = opened.get(weight.open);
-    if (!rounder) opened.set(weight.open, rounder = await weight.open(scales, scope));
-    using scratch = backend.scope();
-    const ids = sampleRows(weight.rows, rows);
-    const target = weight.take(ids, scratch);
-    const scaled = scales ? scaleColumns(target, scales, scratch) : target;
-    const { quantized } = await rounder.round({ weight: scaled, scope: scratch });
-    const values = schemeKind(weight.scheme).dequantize(quantized, scratch);
-    const back = scales ? scaleColumns(values, scales.map((scale) => 1 / scale), scratch) : values;
-    const e = scratch.alloc("f32", target.shape);
-    backend.run(subtract, { a: back, b: target, y: e });
-    const through = scratch.alloc("f32", target.shape);
-    multiplyByPanels(e, sums, through, { backend });
-    const dots = scope.alloc("f32", [ids.length]);
-    backend.run(rowDots, { a: e, b: through, y: dots });
-    errors.push(dots);
-    shares.push(weight.rows / ids.length);
+  // A rounder may hold a matrix as large as the Gram matrix: there is one at a time.
+  for (const [open, alike] of Map.groupBy(weights, ({ open }) => open)) {
+    using opened = backend.scope();
+    const rounder = await open(scales, opened);
+    for (const weight of alike) {
+      using scratch = backend.scope();
+      const ids = sampleRows(weight.rows, rows);
+      const target = weight.take(ids, scratch);
+      const scaled = scales ? scaleColumns(target, scales, scratch) : target;
+      const { quantized } = await rounder.round({ weight: scaled, scope: scratch });
+      const values = schemeKind(weight.scheme).dequantize(quantized, scratch);
+      const back = scales
+        ? scaleColumns(values, scales.map((scale) => 1 / scale), scratch)
+        : values;
+      const e = scratch.alloc("f32", target.shape);
+      backend.run(subtract, { a: back, b: target, y: e });
+      const through = scratch.alloc("f32", target.shape);
+      multiplyByPanels(e, sums, through, { backend });
+      const dots = scope.alloc("f32", [ids.length]);
+      backend.run(rowDots, { a: e, b: through, y: dots });
+      errors.push(dots);
+      shares.push(weight.rows / ids.length);
+    }
   }
   const read = await backend.read(...errors);
   return read.reduce((all, bytes, i) => {

@@ -4,7 +4,7 @@
  * gives an ordinary file; a search for them counts an error in a column by 1/U_ii², which is what it costs in the loss, Σ e²/2 with
  * e = (w − q)/U_ii. Rows do not depend on each other.
  */
-import { type Factor, importanceOf, isSound, makeFactor } from "../factor.ts";
+import { type Factor, importanceOf, soundFactor } from "../factor.ts";
 import type { Job, Rounded, Rounder, RoundingMethod, RoundingRequest } from "../method.ts";
 import { gram } from "../observers/gram.ts";
 import { multiply } from "../ops/gemm.ts";
@@ -78,13 +78,13 @@ export const gptq: RoundingMethod = {
     for (const step of LADDER) {
       const damping = start * step;
       const lambda = damping * base(squares);
-      const factor = makeFactor(sums, {
+      const factor = await soundFactor(sums, {
         scope,
         order: orderOf(squares, request),
         factor: inputs,
         damping: lambda,
       });
-      if (!await isSound(factor, scope.backend)) continue;
+      if (!factor) continue;
       if (step > 1) {
         report({
           type: "warning",

@@ -17,7 +17,9 @@ export const attention = defineOp({
     Q / head_dim,
     Math.ceil(head_dim / 64),
   ],
-  check({ Q = 0, K = 0 }, { head_dim = 0 }) {
+  check({ Q = 0, K = 0 }, { head_dim = 0, scale = 0 }) {
+    // Scores that do not count are −∞ on some devices before they are scaled.
+    if (!(scale > 0)) return `scale must be above 0, got ${scale}`;
     if (head_dim < 1 || Q % head_dim !== 0 || K % head_dim !== 0) {
       return `Q = ${Q} and K = ${K} must be multiples of head_dim = ${head_dim}`;
     }

@@ -79,13 +79,19 @@ export function checkGrid({ bits, grid, scale_dtype }: Scalars): true | string {
   return true;
 }
 
+/**
+ * The longest side of a tile and the largest block: kernels keep such sizes as signed 32-bit
+ * numbers.
+ */
+export const MAX_EXTENT = 2 ** 31 - 1;
+
 /** Why A×B is not the number of tiles of an R×C weight, or `true`. The last tile of a row or column may be short. */
 export function checkTiles(
   { R = 0, C = 0, A = 0, B = 0 }: Dims,
   { tile_rows = 0, tile_columns = 0 }: Scalars,
 ): true | string {
-  if (!(tile_rows >= 1 && tile_columns >= 1)) {
-    return `a tile must have rows and columns, got ${tile_rows}×${tile_columns}`;
+  if (![tile_rows, tile_columns].every((side) => side >= 1 && side <= MAX_EXTENT)) {
+    return `a tile must have 1 to ${MAX_EXTENT} rows and columns, got ${tile_rows}×${tile_columns}`;
   }
   const rows = Math.ceil(R / tile_rows);
   const columns = Math.ceil(C / tile_columns);

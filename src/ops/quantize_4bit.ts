@@ -4,13 +4,16 @@ import wgsl from "../../shaders/quantize_4bit.wgsl" with { type: "text" };
 import { CODEBOOKS } from "../codebook.ts";
 import { defineOp, type Dims, type Scalars, spread } from "../op.ts";
 import { rankBlock } from "./blocks.ts";
+import { MAX_EXTENT } from "./grid.ts";
 
 /** Why N elements do not fit P bytes of codes and B blocks, or `true`. */
 export function check4bit(
   { N = 0, P = 0, B = 0 }: Dims,
   { block = 0, kind = 0 }: Scalars,
 ): true | string {
-  if (block < 1) return `a block must have elements, got ${block}`;
+  if (!(block >= 1 && block <= MAX_EXTENT)) {
+    return `a block must have 1 to ${MAX_EXTENT} elements, got ${block}`;
+  }
   if (kind !== 0 && kind !== 1) return `kind must be 0 (nf4) or 1 (fp4), got ${kind}`;
   const bytes = Math.ceil(N / 2);
   const blocks = Math.ceil(N / block);

@@ -3,6 +3,7 @@ import wgsl from "../../shaders/quantize_dynamic8.wgsl" with { type: "text" };
 import { midpoints } from "../codebook.ts";
 import { defineOp, type Dims, type Scalars, spread } from "../op.ts";
 import { rankBlock } from "./blocks.ts";
+import { MAX_EXTENT } from "./grid.ts";
 
 /** Why the table or the blocks have another size than they must, or `true`. */
 export function checkDynamic8(
@@ -10,7 +11,9 @@ export function checkDynamic8(
   { block = 0 }: Scalars,
 ): true | string {
   if (K !== 256) return `the table must have 256 entries, got K = ${K}`;
-  if (block < 1) return `a block must have elements, got ${block}`;
+  if (!(block >= 1 && block <= MAX_EXTENT)) {
+    return `a block must have 1 to ${MAX_EXTENT} elements, got ${block}`;
+  }
   const blocks = Math.ceil(N / block);
   return B === blocks || `N = ${N} in blocks of ${block} needs B = ${blocks}, got ${B}`;
 }

@@ -1,6 +1,7 @@
 /**
- * What publishing a folder will do, found out by looking and changing nothing: which files go where, who will see them, what is there
- * already. Refused: what is no checkpoint's folder, repositories with files of others, tokens that may only read.
+ * What publishing a folder will do, found out by looking and changing nothing: which files go
+ * where, who will see them, what is there already. Refused: what is no checkpoint's folder,
+ * repositories with files of others, tokens that may only read, or not in this namespace.
  */
 import { createHash } from "node:crypto";
 import { HubError, quote, RequestError } from "../errors.ts";
@@ -11,8 +12,8 @@ import { type Disk, disk as machine } from "../io/disk.ts";
 import { CARD_TAG } from "../model_card.ts";
 import { readSourceCard } from "../source_card.ts";
 import { listFolder } from "./folder.ts";
-import { isObject } from "../json.ts";
 import { findRepo, readFiles, readHead, type RemoteRepo } from "./remote.ts";
+import { checkRights } from "./rights.ts";
 import { Sender } from "./sender.ts";
 
 /** Who may see a repository. */
@@ -87,7 +88,7 @@ const WEIGHTS = /\.(?:safetensors|gguf|bin|pt|pth|onnx|msgpack|h5)$|\.index\.jso
  *
  * @throws {RequestError} the name, the folder or the branch cannot be used; the repository has files of others (and no `force`), or another
  *   visibility than was asked for.
- * @throws {HubError} there is no token, or it may only read; or the Hub cannot be asked.
+ * @throws {HubError} there is no token, or it may not write there; or the Hub cannot be asked.
  * @throws {CheckpointError} a link in the folder leads out of it.
  */
 export async function planPublish(
@@ -142,7 +143,7 @@ export async function planPublish(
  * Find out whether there is any use in making something to publish there: the name, the token, and the repository, if it is there already.
  *
  * @throws {RequestError} the name or the branch cannot be used; the repository has another visibility than was asked for.
- * @throws {HubError} there is no token, or it may only read; or the Hub cannot be asked.
+ * @throws {HubError} there is no token, or it may not write there; or the Hub cannot be asked.
  */
 export async function checkPublish(name: string, options: PlanOptions): Promise<void> {
   await reach(name, options);
@@ -153,7 +154,7 @@ async function reach(name: string, options: PlanOptions) {
   const { hub, signal } = options;
   const repo = checkTarget(name, options);
   const sender = new Sender(hub), client = new HubClient(hub);
-  await checkToken(sender, signal);
+  await checkRights(sender, { repo: repo.id, pullRequest: options.pullRequest ?? false, signal });
   const asking = { sender, client, repo, signal };
   const found = await findRepo(asking);
   checkFound(found, { name, ...options });
@@ -182,26 +183,6 @@ function checkTarget(name: string, { branch = "main", hub }: PlanOptions): RepoS
   return { ...repo, revision: branch };
 }
 
-/** Ask whose token it is, before anything is read: one that may only read is of no use. */
-async function checkToken(sender: Sender, signal: AbortSignal | undefined): Promise<void> {
-  const ask = { doing: "publish" };
-  const said = await sender.json(sender.home("/api/whoami-v2"), {
-    ask,
-    again: "always",
-    method: "GET",
-    signal,
-  });
-  const { auth } = isObject(said) ? said : {};
-  const token: unknown = isObject(auth) ? auth.accessToken : undefined;
-  if (!isObject(token) || token.role !== "read") return;
-  throw sender.transport.error(ask, {
-    kind: "forbidden",
-    found: "your token may only read",
-    advice: `Make one that may write at ${sender.transport.endpoint}/settings/tokens and set ` +
-      `HF_TOKEN to it.`,
-  });
-}
-
 /** A repository that is there must be what was asked for. */
 function checkFound(
   found: RemoteRepo | undefined,
@@ -211,7 +192,7 @@ function checkFound(
     if (!pullRequest) return;
     throw new RequestError(
       `Cannot open a pull request to ${quote(name)}: there is no such repository. ` +
-        `Leave --pull-request off to make it.`,
+        `Leave \`pullRequest\` off to make it.`,
     );
   }
   if (found.id !== name) {
@@ -223,7 +204,7 @@ function checkFound(
   if (visibility !== undefined && visibility !== is) {
     throw new RequestError(
       `Cannot publish to ${quote(name)} as ${visibility}: it is there already, and ${is}. ` +
-        `Change that in its settings on the Hub, or leave --${visibility} off.`,
+        `Change that in its settings on the Hub, or leave \`${visibility}\` off.`,
     );
   }
 }
@@ -298,8 +279,8 @@ function checkOthers({ repo, pullRequest, ours, overwritten, left }: PublishPlan
     : undefined;
   if (problem === undefined) return;
   throw new RequestError(
-    `Cannot publish to ${quote(repo)}: ${problem}. Give another name, a new --branch or ` +
-      `--pull-request; or say --force, which deletes nothing but writes over files of the same name.`,
+    `Cannot publish to ${quote(repo)}: ${problem}. Give another name, a new \`branch\` or ` +
+      `\`pullRequest\`; or say \`force\`, which deletes nothing but writes over files of the same name.`,
   );
 }
 

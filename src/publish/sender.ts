@@ -252,7 +252,7 @@ const REFUSALS: Readonly<Record<number, Pick<Passing["failure"], "kind" | "found
   413: {
     kind: "protocol",
     found: "it is more than the Hub takes at once",
-    advice: "Use fewer or larger shards (--max-shard-size).",
+    advice: "Use fewer or larger shards (`max-shard-size`).",
   },
   422: UNACCEPTED,
 };

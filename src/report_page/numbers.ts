@@ -1,9 +1,9 @@
 /** Numbers as the page shows them. */
-import prettyBytes from "pretty-bytes";
+import * as sizes from "../size.ts";
 
 /** Bytes in decimal units; what was not sampled is a dash. */
 export function size(bytes: number): string {
-  return bytes > 0 ? prettyBytes(bytes, { space: true }) : NONE;
+  return bytes > 0 ? sizes.size(bytes) : NONE;
 }
 
 /** What stands for a number that there is not. */

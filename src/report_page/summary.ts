@@ -1,5 +1,6 @@
 /** The head of the page: what was made of what, how far it is from the original, what it took; and what did not go as asked. */
-import type { ReportDocument, ReportWindows } from "../report_document.ts";
+import type { RecordedWindows } from "../record.ts";
+import type { ReportDocument } from "../report_document.ts";
 import { html, type Markup } from "./markup.ts";
 import { change, count, duration, fixed, moment, short, size } from "./numbers.ts";
 
@@ -95,7 +96,7 @@ function attention({ fallbacks, warnings, scores, weights }: ReportDocument): Ma
     boxes.push(
       html`
         <div class="box" role="note">
-          <p>How far the whole model is from the original was not measured: <code>--evaluate</code> does.</p>
+          <p>How far the whole model is from the original was not measured: an evaluation does that (<code>evaluate</code>).</p>
         </div>
       `,
     );
@@ -159,7 +160,7 @@ function facts(report: ReportDocument): Markup[] {
   );
 }
 
-function windows({ corpus, windows, available, seq_len, tokens, seed }: ReportWindows): string {
+function windows({ corpus, windows, available, seq_len, tokens, seed }: RecordedWindows): string {
   const of = available === null ? "" : ` of ${count(available)}`;
   return [
     ...(corpus === null ? [] : [corpus]),

@@ -39,6 +39,9 @@ export const cast: SchemeKind<CastScheme> = {
   workBytes({ dtype }, rows, columns) {
     return rows * columns * (4 + (dtype === "f32" ? 0 : BITS[dtype] / 8));
   },
+  codeBytes({ dtype }, rows, columns) {
+    return rows * columns * BITS[dtype] / 8;
+  },
   linearBytes() {
     return 0;
   },

@@ -66,6 +66,11 @@ function blocksWithinRows({ block }: CodebookScheme, shape: Shape): true | strin
     `blocks of ${block} run over the ends of rows of ${columns} columns; a block size that divides them would do`;
 }
 
+function codeBytes({ block }: CodebookScheme, rows: number, columns: number): number {
+  const count = rows * columns;
+  return Math.ceil(count / 2) + Math.ceil(count / block) * 4;
+}
+
 /** See {@linkcode CodebookScheme}. */
 export const codebook: SchemeKind<CodebookScheme> = {
   kinds: ["nf4", "fp4"],
@@ -83,10 +88,8 @@ export const codebook: SchemeKind<CodebookScheme> = {
   rowStep({ block }, shape) {
     return blockRowStep(block, shape);
   },
-  workBytes({ block }, rows, columns) {
-    const count = rows * columns;
-    return Math.ceil(count / 2) + Math.ceil(count / block) * 4;
-  },
+  workBytes: codeBytes,
+  codeBytes,
   linearBytes(_scheme, shape) {
     return elementCount(shape) * 4;
   },

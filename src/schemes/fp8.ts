@@ -69,6 +69,9 @@ export const fp8: SchemeKind<Fp8Scheme> = {
   workBytes({ strategy }, rows, columns) {
     return rows * columns + scaleCount(strategy, [rows, columns]) * (8 + 4 + 1);
   },
+  codeBytes({ strategy }, rows, columns) {
+    return rows * columns + scaleCount(strategy, [rows, columns]) * 4;
+  },
   linearBytes({ activations }, shape, tokens) {
     const [, columns] = matrixShape(shape);
     return elementCount(shape) * 4 + (activations === "none" ? 0 : tokens * columns * 4);

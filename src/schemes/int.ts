@@ -113,6 +113,9 @@ export const int: SchemeKind<IntScheme> = {
     // codes; low and high while the scales are found; scale; zero
     return rows * columns + scaleCount(strategy, [rows, columns]) * (8 + 4 + 1);
   },
+  codeBytes({ strategy }, rows, columns) {
+    return rows * columns + scaleCount(strategy, [rows, columns]) * (4 + 1);
+  },
   linearBytes(scheme, shape, tokens) {
     const [rows, columns] = matrixShape(shape);
     const weight = isPackable(scheme)

@@ -63,6 +63,9 @@ export const llmInt8: SchemeKind<LlmInt8Scheme> = {
     // widened and halved weight, codes; absmax; the list of skipped columns
     return rows * columns * (4 + 2 + 1) + rows * 4 + columns * 4;
   },
+  codeBytes(_scheme, rows, columns) {
+    return rows * columns + rows * 4;
+  },
   linearBytes(_scheme, shape, tokens) {
     const [rows, columns] = matrixShape(shape);
     // x in f16, widened again, and as int8; its absmax; skip and columns; i32 products

@@ -34,7 +34,7 @@ const ROWS: readonly SchemeOption[] = [
       const match = /^([1-9]\d*)x([1-9]\d*)$/.exec(String(value));
       if (!match) {
         throw new RequestError(
-          `Cannot use --block-structure "${value}": it must be rows x columns, as 64x64.`,
+          `Cannot use \`block-structure\` "${value}": it must be rows x columns, as 64x64.`,
         );
       }
       return { kind: "block", rows: Number(match[1]), columns: Number(match[2]) };
@@ -132,13 +132,13 @@ export function schemeFrom(
     const value = options[row.name];
     if (value === undefined) continue;
     if (preset && !takes.includes(row)) {
-      const flags = takes.map((row) => `--${row.name}`).join(", ") || "no options";
-      throw new RequestError(`Cannot use --${row.name} with ${name}: it takes ${flags}.`);
+      const taken = takes.map((row) => `\`${row.name}\``).join(", ") || "no options";
+      throw new RequestError(`Cannot use \`${row.name}\` with ${name}: it takes ${taken}.`);
     }
     if (row.becomes === "strategy") {
       if (strategyFrom) {
         throw new RequestError(
-          `Cannot use --${strategyFrom} and --${row.name} together: both say which weights share a scale.`,
+          `Cannot use \`${strategyFrom}\` and \`${row.name}\` together: both say which weights share a scale.`,
         );
       }
       strategyFrom = row.name;
@@ -160,14 +160,14 @@ function checkRangeOptions(
   const said = observer === undefined ? "percentile" : "observer";
   if (activations !== "static" && (observer ?? percentile) !== undefined) {
     throw new RequestError(
-      `Cannot use --${said} with ${name} and dynamic activations: every token has a scale of its own; add --activations static.`,
+      `Cannot use \`${said}\` with ${name} and dynamic activations: every token has a scale of its own; add \`activations\` static.`,
     );
   }
   if (percentile !== undefined && observer !== "percentile") {
     throw new RequestError(
-      `Cannot use --percentile with the observer ${
+      `Cannot use \`percentile\` with the observer ${
         observer ?? USUAL_FINDER
-      }: add --observer percentile.`,
+      }: add \`observer\` percentile.`,
     );
   }
 }

@@ -1,18 +1,24 @@
 /**
- * A folder as the place of an output. Files grow in a folder beside it, `<name>.sluice-partial-<random>`, which nobody else may enter, and
- * the whole folder gets its name in one rename at the end. Refused: an output that exists (unless told), paths through links,
- * file names that lead out of the folder.
+ * A folder as the place of an output. Files grow in a folder beside it,
+ * `<name>.sluice-partial-<random>`, which nobody else may enter, and the whole folder gets its name
+ * in one rename at the end. What killed runs have left beside it is removed. Refused: an output
+ * that exists (unless told), paths through links, file names that lead out of the folder.
  */
 import { basename, dirname, join, parse, resolve, sep } from "node:path";
 import { quote, RequestError, SpaceError } from "../errors.ts";
 import { type Disk, disk as machine, type DiskWriter, makeFolders } from "../io/disk.ts";
+import { own, sweep } from "../io/left_behind.ts";
 import { checkRelativePath, nameKey } from "../io/names.ts";
+import type { Reporter } from "../report.ts";
 import type { Sink, SinkFile } from "../sink.ts";
+import { size } from "../size.ts";
 
 /** How to write an output. */
 export interface FolderOptions {
   /** Replace a folder that is there already, if it is a checkpoint and nothing else. */
   readonly overwrite?: boolean;
+  /** Hears what killed runs had left, and what became of it. */
+  readonly report?: Reporter;
   /** The file system to use; the machine's own unless a test gives another. */
   readonly disk?: Disk;
 }
@@ -26,11 +32,15 @@ export interface FolderOptions {
  */
 export async function openFolderSink(
   path: string,
-  { overwrite = false, disk = machine }: FolderOptions = {},
+  { overwrite = false, disk = machine, report = () => {} }: FolderOptions = {},
 ): Promise<Sink> {
   const target = resolve(path);
   const parent = dirname(target);
   const check = () => checkTarget(disk, { path, target, overwrite });
+  await disk.claim(parent);
+  await check();
+  await sweepPartial(disk, parent, report);
+  // A checkpoint may have its name again.
   await check();
   await using undo = new AsyncDisposableStack();
   await makeFolders(disk, parent, undo);
@@ -41,6 +51,7 @@ export async function openFolderSink(
   );
   await disk.makeFolder(stage, { secret: true });
   undo.defer(() => disk.remove(stage, { recursive: true }));
+  const owner = undo.use(await own(disk, stage));
   const root = join(stage, "new");
   await disk.makeFolder(root);
 
@@ -53,7 +64,7 @@ export async function openFolderSink(
   return {
     label: path,
 
-    async create(name, size) {
+    async create(name, bytes) {
       const reason = names.has(nameKey(name)) ? "which is taken" : checkRelativePath(name);
       if (reason !== true || state !== "open") {
         throw new RangeError(
@@ -62,18 +73,18 @@ export async function openFolderSink(
         );
       }
       names.add(nameKey(name));
-      const due = [...open].reduce((n, file) => n + file.unwritten, size);
+      const due = [...open].reduce((n, file) => n + file.unwritten, bytes);
       const free = await disk.freeBytes(stage);
       if (free !== undefined && due > free) {
         throw new SpaceError(
-          `Cannot create ${quote(name)} in ${quote(path)}: ${due} bytes are still to be written, ` +
-            `but the disk has ${free} free. Free some space, or write to another disk.`,
+          `Cannot create ${quote(name)} in ${quote(path)}: ${size(due)} are still to be written, ` +
+            `but the disk has ${size(free)} free. Free some space, or write to another disk.`,
           { path },
         );
       }
       const place = join(root, name);
       await makeStaged(disk, dirname(place), folders);
-      const file = new FolderFile(name, size, await disk.create(place, size), () => {
+      const file = new FolderFile(name, bytes, await disk.create(place, bytes), () => {
         open.delete(file);
       });
       open.add(file);
@@ -102,6 +113,7 @@ export async function openFolderSink(
       try {
         await disk.syncFolder(parent);
       } finally {
+        await owner[Symbol.asyncDispose]();
         await disk.remove(stage, { recursive: true });
       }
     },
@@ -113,6 +125,31 @@ export async function openFolderSink(
       await cleanup.disposeAsync();
     },
   };
+}
+
+/** What the last part of a partial output's name is. */
+const PARTIAL = /\.sluice-partial-[0-9a-f]{8}$/;
+
+/**
+ * Remove partial outputs of killed runs; a checkpoint that one was about to replace gets its name
+ * back.
+ */
+async function sweepPartial(disk: Disk, parent: string, report: Reporter): Promise<void> {
+  await sweep(disk, {
+    parent,
+    pattern: PARTIAL,
+    nameStrangers: true,
+    report,
+    async rescue(stage) {
+      const old = join(stage, "old"), target = stage.replace(PARTIAL, "");
+      if (!(await disk.lstat(old)) || await disk.lstat(target)) return undefined;
+      await disk.rename(old, target);
+      return {
+        stays: false,
+        message: `Put ${quote(target)} back in its place: a run was killed while it replaced it.`,
+      };
+    },
+  });
 }
 
 /** Refuse an output path that leads through a link, or where there is something that may not be replaced. */
@@ -145,7 +182,7 @@ async function checkTarget(
   const names = await disk.list(target);
   if (names.length === 0) return;
   if (!overwrite) {
-    refuse("the folder exists and is not empty. Give a new folder, or say --overwrite.");
+    refuse("the folder exists and is not empty. Give a new folder, or say `overwrite`.");
   }
   await checkReplaceable(disk, target, names, refuse);
 }

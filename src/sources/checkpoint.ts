@@ -11,6 +11,7 @@ import { decodeText, JsonReader } from "../containers/json_reader.ts";
 import { headerLength, parseHeader } from "../containers/safetensors.ts";
 import { CheckpointError, quote, RequestError } from "../errors.ts";
 import { type Disk, disk as machine, type DiskReader, type ReadableDisk } from "../io/disk.ts";
+import { size } from "../size.ts";
 import type { Rows, TensorSource } from "../source.ts";
 import { BITS, elementCount } from "../tensor.ts";
 import { checkLink, findCompanions } from "./companions.ts";
@@ -296,7 +297,9 @@ async function readSettings(
   if (found.kind !== "file" || found.size > CONFIG_LIMIT) {
     throw new CheckpointError(
       found.kind === "file"
-        ? `Cannot read "${file}": it has ${found.size} bytes, and ${CONFIG_LIMIT} are accepted.`
+        ? `Cannot read "${file}": it has ${size(found.size)}, more than the ${
+          size(CONFIG_LIMIT)
+        } that are accepted.`
         : `Cannot read "${file}": it is not a file.`,
       { file },
     );

@@ -15,6 +15,7 @@ const FOLDERS: ReadonlySet<string> = new Set(["additional_chat_templates"]);
 /** Files with a carried extension that are no part of a model, or that Sluice writes anew. */
 const LEFT: ReadonlySet<string> = new Set([
   "config.json",
+  "sluice.json",
   "quantize_config.json",
   "quant_config.json",
   "trainer_state.json",

@@ -7,6 +7,7 @@ import { createFileHash, type HubClient, type HubFile } from "../hub/client.ts";
 import type { Disk, DiskEntry, DiskReader, ReadableDisk } from "../io/disk.ts";
 import { checkRelativePath } from "../io/names.ts";
 import type { Reporter } from "../report.ts";
+import { size } from "../size.ts";
 
 /** The largest file that is held in memory: companions and indexes are smaller. */
 const MAX_WHOLE = 256 * 2 ** 20;
@@ -93,8 +94,10 @@ async function readWhole(
 ): Promise<Uint8Array<ArrayBuffer>> {
   if (file.size > MAX_WHOLE) {
     throw new HubError(
-      `Cannot read ${quote(file.path)} of ${quote(file.repo.id)}: it has ${file.size} bytes, and ` +
-        `${MAX_WHOLE} are accepted of a file beside the weights.`,
+      `Cannot read ${quote(file.path)} of ${quote(file.repo.id)}: it has ${
+        size(file.size)
+      }, more ` +
+        `than the ${size(MAX_WHOLE)} that are accepted of a file beside the weights.`,
       { kind: "protocol" },
     );
   }

@@ -7,6 +7,7 @@ import type { HubFile, Span } from "../hub/client.ts";
 import type { Reporter } from "../report.ts";
 import { Shard, type ShardContext } from "./hub_shard.ts";
 import { type FileSpan, Uses } from "./hub_uses.ts";
+import { size } from "../size.ts";
 
 /** How files are kept. */
 export interface StagingOptions extends ShardContext {
@@ -215,8 +216,8 @@ export class Staging implements AsyncDisposable {
       code: "hash-unchecked",
       message: this.#uses && folder !== undefined
         ? `${files.length} of ${this.#shards.size} weight files of ${label} are larger than the ` +
-          `${maxDisk} bytes of disk that may be used: their tensors are read by range, and their ` +
-          `SHA-256 cannot be checked. With ${largest} bytes it could.`
+          `${size(maxDisk)} of disk that may be used: their tensors are read by range, and their ` +
+          `SHA-256 cannot be checked. With ${size(largest)} it could.`
         : `Tensors of ${label} are read by range: the SHA-256 of its files cannot be checked.`,
     });
   }

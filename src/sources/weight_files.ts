@@ -2,6 +2,7 @@
 import { CheckpointError, quote } from "../errors.ts";
 import type { ReadableDisk } from "../io/disk.ts";
 import { INDEX_LIMIT, parseIndex } from "./shard_index.ts";
+import { size } from "../size.ts";
 
 const SHARD = /^(.*)[-_](\d{5,6})-of-(\d{5,6})\.safetensors$/;
 const MAX_SHARDS = 10_000;
@@ -124,7 +125,9 @@ async function readIndex(disk: ReadableDisk, folder: string, file: string): Prom
   if (found?.kind !== "file" || found.size > INDEX_LIMIT) {
     throw new CheckpointError(
       found?.kind === "file"
-        ? `Cannot read ${quote(file)}: it has ${found.size} bytes, and ${INDEX_LIMIT} are accepted.`
+        ? `Cannot read ${quote(file)}: it has ${size(found.size)}, more than the ${
+          size(INDEX_LIMIT)
+        } that are accepted.`
         : `Cannot read ${quote(file)}: it is not a file.`,
       { file },
     );

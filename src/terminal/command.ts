@@ -3,6 +3,8 @@
  * commands/mod.ts; parser.ts makes the parser and the help of it, and cli.ts runs it.
  */
 import type { Option, OptionValue } from "../option.ts";
+import type { TemporaryFolder } from "../io/temporary.ts";
+import type { Reporter } from "../report.ts";
 
 /** A flag of a command: an option's row, and how it is said on a command line. */
 export interface Flag extends Option {
@@ -12,6 +14,10 @@ export interface Flag extends Option {
   readonly short?: string;
   /** The value may be left out. */
   readonly bare?: boolean;
+  /** The value is, or may be, a path of this machine, which is nobody else's business. */
+  readonly path?: true;
+  /** The value is a file that is written when the work is done. */
+  readonly writes?: true;
   /** The heading under which `--help` shows it. */
   readonly group: string;
 }
@@ -31,12 +37,21 @@ export interface Command {
   readonly flags: readonly Flag[];
   /** Whole command lines without the program's name, each with what it does. */
   readonly examples: readonly (readonly [line: string, does: string])[];
+  /**
+   * It leaves more than what it prints, a checkpoint or a commit, and so it goes on when what it
+   * prints can go nowhere.
+   */
+  readonly leaves?: true;
   /** @throws what the library throws; cli.ts makes a sentence and an exit code of it. */
   run(said: Said, host: Host): Promise<void>;
 }
 
 /** A stream of text that a person or a program reads. */
 export interface TextStream {
+  /**
+   * @throws {ReaderGone} nobody reads it any more.
+   * @throws {SpaceError} it leads to a file, and that cannot be written.
+   */
   write(text: string): void;
   readonly isTerminal: boolean;
   /** Characters in a line; of use on a terminal only. */
@@ -47,7 +62,7 @@ export interface TextStream {
 export interface Host {
   /** Results. */
   readonly out: TextStream;
-  /** Progress, warnings and errors. */
+  /** Progress, warnings and errors. Where they cannot be written, nobody is told. */
   readonly err: TextStream;
   /** Whether colours are wanted on a terminal. */
   readonly colors: boolean;
@@ -58,15 +73,31 @@ export interface Host {
   readText(path: string): Promise<string>;
   /** The text of a file that need not be there, or that may not be read. */
   readTextIfAny(path: string): Promise<string | undefined>;
-  /** Ask a person a question that is answered by yes or no; undefined when there is nobody to ask. */
-  confirm(question: string): boolean | undefined;
+  /** Whether there is a person to ask. */
+  readonly asks: boolean;
+  /** Ask that person a question that is answered by yes or no. */
+  confirm(question: string): boolean;
   /** A variable of the environment; undefined when it is not set or may not be read. */
   env(name: string): string | undefined;
+  /** @throws {SpaceError} the system refuses it. */
   writeText(path: string, text: string): Promise<void>;
-  /** Append to a file, line by line; what was there stays. */
+  /**
+   * See that `writeText` will be able to, and leave everything as it was.
+   *
+   * @throws {RequestError} it is a folder, or there is no folder to hold it.
+   * @throws {SpaceError} the system refuses it.
+   */
+  tryWrite(path: string): Promise<void>;
+  /**
+   * Append to a file, line by line; what was there stays.
+   *
+   * @throws {SpaceError} the system refuses it.
+   */
   openLog(path: string): { write(line: string): void } & Disposable;
   /** A new folder for passing use; removed when disposed of. */
-  temporaryFolder(): Promise<{ readonly path: string } & AsyncDisposable>;
+  temporaryFolder(): Promise<TemporaryFolder>;
+  /** Remove what killed runs have left of such folders, and report it. */
+  sweepTemporary(report: Reporter): Promise<void>;
   /** The most bytes of memory that the process has held so far. */
   residentBytes(): number;
   /** The bytes of memory that it holds now. */

@@ -7,6 +7,7 @@ import {
   SpaceError,
   UnsupportedError,
 } from "../errors.ts";
+import { withFlags } from "./option_words.ts";
 import { visibleMessage } from "./text.ts";
 
 /** What the process ends with. */
@@ -27,43 +28,82 @@ export class Interrupted extends Error {
   override readonly name = "Interrupted";
 }
 
+/** Nobody reads any more what a command prints. */
+export class ReaderGone extends Error {
+  override readonly name = "ReaderGone";
+}
+
+/** Something stopped a command when its checkpoint was there and whole, where it stays. */
+export class CheckpointStays extends Error {
+  override readonly name = "CheckpointStays";
+  /** The folder. */
+  readonly checkpoint: string;
+  /** The command line that does the rest. */
+  readonly next: string | undefined;
+  constructor(checkpoint: string, { next, cause }: { next: string | undefined; cause: unknown }) {
+    super(`The checkpoint is in ${checkpoint}`, { cause });
+    this.checkpoint = checkpoint;
+    this.next = next;
+  }
+}
+
 /** How a command ended. */
 export interface Fault {
-  readonly code: number;
+  readonly code: Exclude<keyof typeof EXIT, "done" | "killed">;
   /** One line. */
   readonly message: string;
   /** For a fault of Sluice itself: where it happened. */
   readonly stack?: string;
+  /** A checkpoint that was finished before. */
+  readonly kept?: Pick<CheckpointStays, "checkpoint" | "next">;
 }
 
-/** Describe what stopped a command. */
-export function describeFault(error: unknown): Fault {
+/**
+ * Describe what stopped a command.
+ *
+ * @param knows Whether the command has a flag: options are named as it takes them.
+ */
+export function describeFault(
+  error: unknown,
+  knows: (flag: string) => boolean = () => false,
+): Fault {
   // Cleaning up failed too: what came first is what counts.
-  if (error instanceof SuppressedError) return describeFault(error.suppressed);
+  if (error instanceof SuppressedError) return describeFault(error.suppressed, knows);
+  if (error instanceof CheckpointStays) {
+    const { checkpoint, next } = error;
+    const fault = describeFault(error.cause, knows);
+    const message = fault.code === "interrupted" ? "Stopped." : fault.message;
+    return { ...fault, message, kept: { checkpoint, next } };
+  }
   const forbidden = permissionSentence(error);
-  if (forbidden !== undefined) return { code: EXIT.request, message: forbidden };
-  if (error instanceof Interrupted) return { code: EXIT.interrupted, message: error.message };
+  if (forbidden !== undefined) return { code: "request", message: forbidden };
+  if (error instanceof Interrupted) {
+    const message =
+      "Stopped. Nothing was left behind; the same command starts again from the beginning.";
+    return { code: "interrupted", message };
+  }
   const code = codeOf(error);
   if (code === undefined) {
     return {
-      code: EXIT.bug,
+      code: "bug",
       message: "This is a fault in Sluice. Please report it with the lines below.",
       stack: error instanceof Error ? error.stack ?? String(error) : String(error),
     };
   }
   // Messages of the library may end without a full stop.
-  const message = visibleMessage((error as Error).message).replace(/(?<![.!?])$/, ".");
+  const message = visibleMessage(withFlags((error as Error).message, knows))
+    .replace(/(?<![.!?])$/, ".");
   return { code, message };
 }
 
-function codeOf(error: unknown): number | undefined {
-  if (error instanceof RequestError || error instanceof UnsupportedError) return EXIT.request;
-  if (error instanceof CheckpointError) return EXIT.checkpoint;
-  if (error instanceof DeviceError) return EXIT.device;
-  if (error instanceof HubError) return EXIT.hub;
-  if (error instanceof SpaceError) return EXIT.space;
+function codeOf(error: unknown): Fault["code"] | undefined {
+  if (error instanceof RequestError || error instanceof UnsupportedError) return "request";
+  if (error instanceof CheckpointError) return "checkpoint";
+  if (error instanceof DeviceError) return "device";
+  if (error instanceof HubError) return "hub";
+  if (error instanceof SpaceError) return "space";
   const system = Object.values(Deno.errors).some((kind) => error instanceof kind);
-  return system ? EXIT.space : undefined;
+  return system ? "space" : undefined;
 }
 
 /** Deno's refusal, here or in what caused the error, with the flag that is missing. */

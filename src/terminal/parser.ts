@@ -4,7 +4,8 @@ import { styleText } from "node:util";
 import type { Command, Flag, Host, Said } from "./command.ts";
 import { RequestError } from "../errors.ts";
 import { type OptionValue, parseOption } from "../option.ts";
-import { size } from "./text.ts";
+import { withFlags } from "./option_words.ts";
+import { size } from "../size.ts";
 
 /** What words ask for: a command, or nothing more, since help or the version was shown. */
 export type Parsed = { readonly command: Command; readonly said: Said } | undefined;
@@ -12,7 +13,8 @@ export type Parsed = { readonly command: Command; readonly said: Said } | undefi
 /**
  * Parse the words after the program's name.
  *
- * @throws {RequestError} an unknown command or flag, a missing argument, a value that a flag does not take.
+ * @throws {RequestError} an unknown command or flag, a missing argument, a value that a flag does
+ *   not take, a flag given twice.
  */
 export async function parseArguments(
   words: readonly string[],
@@ -43,7 +45,9 @@ export async function parseArguments(
     const parser = program.command(command.name).description(command.summary);
     for (const { name, help } of command.arguments) parser.argument(`<${name}>`, help);
     for (const flag of command.flags) {
-      for (const option of toParserOptions(flag)) parser.addOption(option);
+      const knows = (name: string) => command.flags.some((other) => other.name === name);
+      for (const option of toParserOptions(flag, knows)) parser.addOption(option);
+      if (!flag.repeat) refuseTwice(flag, parser);
     }
     parser.addHelpOption(
       new ParserOption("-h, --help", "print this help")
@@ -66,7 +70,7 @@ export async function parseArguments(
 }
 
 /** What a flag is to the parser: one option, or two for a boolean, `--x` and `--no-x`. */
-function toParserOptions(flag: Flag): ParserOption[] {
+function toParserOptions(flag: Flag, knows: (flag: string) => boolean): ParserOption[] {
   const { name, type, help, placeholder = "value", choices, group } = flag;
   const isNumber = type === "number" || type === "integer";
   const value = type === "boolean" ? "" : flag.bare ? ` [${placeholder}]` : ` <${placeholder}>`;
@@ -79,12 +83,31 @@ function toParserOptions(flag: Flag): ParserOption[] {
     ]),
     ...(flag.repeat ? ["may be repeated"] : []),
   ];
-  const text = notes.length > 0 ? `${help} (${notes.join("; ")})` : help;
+  const meaning = withFlags(help, knows);
+  const text = notes.length > 0 ? `${meaning} (${notes.join("; ")})` : meaning;
   const short = flag.short ? `-${flag.short}, ` : "";
   const option = new ParserOption(`${short}--${name}${value}`, text).helpGroup(`${group}:`);
   if (flag.repeat) option.argParser((word, before: string[] = []) => [...before, word]);
   if (type !== "boolean" || flag.default === false) return [option];
   return [option, new ParserOption(`--no-${name}`).hideHelp()];
+}
+
+/** The parser would take the last one, and say nothing. */
+function refuseTwice({ name, type }: Flag, parser: Parser): void {
+  let first: string | undefined;
+  const given = (said: string) => (value: unknown) => {
+    const word = typeof value === "string" ? `${said} ${value}` : said;
+    if (first !== undefined) {
+      throw new RequestError(
+        first === word
+          ? `Cannot use ${word} twice: say it once.`
+          : `Cannot use ${first} and ${word} together: say one of them.`,
+      );
+    }
+    first = word;
+  };
+  parser.on(`option:${name}`, given(`--${name}`));
+  if (type === "boolean") parser.on(`option:no-${name}`, given(`--no-${name}`));
 }
 
 function checkWords(command: Command, parser: Parser): Said {

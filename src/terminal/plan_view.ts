@@ -1,12 +1,17 @@
 /** A plan as tables for a person and as JSON for a program. */
 import { isCalibrated } from "../assign.ts";
+import type { Backend } from "../backend.ts";
 import type { MemoryPlan } from "../budget.ts";
 import type { Verdict } from "../format.ts";
 import type { Plan, Step } from "../plan.ts";
 import { schemeKind } from "../schemes/mod.ts";
+import { size } from "../size.ts";
 import { byteLength } from "../tensor.ts";
+import { recipeDocument } from "../recipe.ts";
+import { RECORD_FILE } from "../record.ts";
+import { Verbatim } from "./json.ts";
 import { pairs, table } from "./table.ts";
-import { count, plural, ranges, size, visible, visibleMessage } from "./text.ts";
+import { count, plural, ranges, visible, visibleMessage } from "./text.ts";
 
 /** The whole plan for `sluice plan`. */
 export function showPlan(plan: Plan): string {
@@ -20,6 +25,7 @@ export function showPlan(plan: Plan): string {
           { path, tensors, size: bytes },
         ) => [visible(path), count(tensors.length), size(bytes)]),
         ...sidecars.map(({ path, size: bytes }) => [visible(path), "", size(bytes)]),
+        [RECORD_FILE, "", "some kB"],
       ],
     ),
     pairs([
@@ -145,7 +151,10 @@ function describeFate({ fate, source }: Step): string {
 }
 
 /** The whole plan as plain data: every tensor, its fate, and where its outputs will be. */
-export function planDocument(plan: Plan): Readonly<Record<string, unknown>> {
+export function planDocument(
+  plan: Plan,
+  device: Pick<Backend, "name" | "description">,
+): Readonly<Record<string, unknown>> {
   const places = new Map(
     plan.files.flatMap(({ path, tensors }) =>
       tensors.map((tensor) => [tensor.name, { file: path, ...tensor }] as const)
@@ -153,28 +162,31 @@ export function planDocument(plan: Plan): Readonly<Record<string, unknown>> {
   );
   return {
     source: plan.source,
-    device: plan.device,
-    recipe: plan.recipe,
+    device: { name: device.name, description: device.description },
+    recipe: new Verbatim(recipeDocument(plan.recipe)),
     format: plan.format.name,
     quantized_weights: plan.quantizedWeights,
     bits_per_weight: plan.bitsPerWeight,
     source_bytes: plan.sourceBytes,
     total_bytes: plan.totalBytes,
-    memory: plan.memory,
+    planned_memory: plan.memory,
     files: [
       ...plan.files.map(({ path, size, head }) => ({ path, size, header_bytes: head.length })),
-      ...plan.sidecars.map(({ path, size }) => ({ path, size })),
+      ...plan.sidecars.map(({ path, size }) => ({ path, size, header_bytes: null })),
+      { path: RECORD_FILE, size: null, header_bytes: null },
     ],
     loaders: plan.loaders,
     warnings: plan.warnings,
     tensors: plan.blocks.flatMap(({ name: block, steps }) =>
-      steps.map(({ source, fate, outputs }) => ({
-        ...source,
+      steps.map(({ source: { name, dtype, shape }, fate, outputs }) => ({
+        name,
+        dtype,
+        shape,
         block,
         fate: fate.kind,
-        ...(fate.kind === "quantize"
-          ? { scheme: fate.scheme, method: fate.chain.name }
-          : { reason: fate.reason }),
+        scheme: fate.kind === "quantize" ? fate.scheme : undefined,
+        method: fate.kind === "quantize" ? fate.chain.name : undefined,
+        reason: fate.kind === "quantize" ? undefined : fate.reason,
         outputs: outputs.map(({ name }) => places.get(name)),
       }))
     ),

@@ -7,7 +7,9 @@ import { styleText } from "node:util";
 import type { TextStream } from "./command.ts";
 import type { Event, Reporter } from "../report.ts";
 import { Estimate } from "./estimate.ts";
-import { duration, measured, size, visible, visibleMessage } from "./text.ts";
+import { eventDocument, jsonLine } from "./json.ts";
+import { duration, measured, visible, visibleMessage } from "./text.ts";
+import { size } from "../size.ts";
 
 /** Something that shows events. It is done with when disposed of. */
 export interface View extends Disposable {
@@ -33,17 +35,7 @@ export function allViews(views: readonly View[]): View {
 
 /** Each event as one line of JSON. */
 export function jsonView(out: TextStream): View {
-  return { report: (event) => out.write(jsonLine(event)), [Symbol.dispose]() {} };
-}
-
-/** A value as a line of JSON; numbers that JSON has no word for become text. */
-export function jsonLine(value: unknown): string {
-  return JSON.stringify(value, plainNumbers) + "\n";
-}
-
-/** For `JSON.stringify`: infinities and NaN as `"Infinity"`, `"-Infinity"`, `"NaN"`. */
-export function plainNumbers(_key: string, value: unknown): unknown {
-  return typeof value === "number" && !Number.isFinite(value) ? String(value) : value;
+  return { report: (event) => out.write(jsonLine(eventDocument(event))), [Symbol.dispose]() {} };
 }
 
 /** Every event as a line with the time of day. */

@@ -17,6 +17,7 @@ export interface ReportFolder extends AsyncDisposable {
  * Look at a folder for a report, and make it if it is not there.
  *
  * @throws {RequestError} it holds something else, or it is not apart from the output.
+ * @throws {SpaceError} the system does not let it be written to.
  */
 export async function openReportFolder(
   path: string,
@@ -39,6 +40,7 @@ export async function openReportFolder(
   }
   await using undo = new AsyncDisposableStack();
   await makeFolders(disk, target, undo);
+  for (const name of REPORT_FILES) await host.tryWrite(join(target, name));
   const cleanup = undo.move();
   return {
     async write(files) {

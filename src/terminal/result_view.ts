@@ -4,12 +4,14 @@ import type { Score } from "../evaluator.ts";
 import type { Inspection } from "../inspect.ts";
 import { METRICS } from "../metrics/mod.ts";
 import type { Plan } from "../plan.ts";
+import type { RecordedWindows, RunRecord } from "../record.ts";
 import type { TensorReport } from "../report.ts";
 import type { RunReport } from "../run.ts";
+import { size } from "../size.ts";
 import type { VerifyReport } from "../verify.ts";
 import { showLoaders } from "./plan_view.ts";
 import { pairs, table } from "./table.ts";
-import { count, duration, measured, plural, size, visible } from "./text.ts";
+import { count, duration, measured, plural, visible } from "./text.ts";
 
 type Scores = Readonly<Record<string, Score>>;
 type Row = readonly [name: string, value: string];
@@ -17,7 +19,8 @@ type Row = readonly [name: string, value: string];
 /** What came of a run. */
 export function showRun(
   { output, plan, report, folder }: {
-    output: string;
+    /** Where it is, if it stays there. */
+    output?: string;
     plan: Plan;
     report: RunReport;
     /** Where the report is. */
@@ -26,7 +29,7 @@ export function showRun(
 ): string {
   return [
     pairs([
-      ["output", visible(output)],
+      ...(output === undefined ? [] : [["output", visible(output)] as const]),
       ["size", `${size(plan.totalBytes)}, from ${size(plan.sourceBytes)}`],
       ["bits per weight", plan.bitsPerWeight.toFixed(3)],
       ...calibrationRows(report.tensors),
@@ -138,7 +141,7 @@ export function tensorsCsv(tensors: readonly TensorReport[]): string {
 }
 
 /** What a checkpoint is. */
-export function showInspection(found: Inspection): string {
+export function showInspection(found: Inspection, record: RunRecord | undefined): string {
   const { quantization, dtypes, files, tensors } = found;
   return [
     pairs([
@@ -164,6 +167,7 @@ export function showInspection(found: Inspection): string {
           }`
           : "none",
       ],
+      ...(record ? recordRows(record) : []),
     ]),
     table(
       [
@@ -187,6 +191,32 @@ export function showInspection(found: Inspection): string {
       ) => [visible(name), dtype, `[${shape.join(", ")}]`, size(bytes)]),
     ),
   ].join("\n");
+}
+
+/** How a checkpoint was made, as its record tells. */
+function recordRows(record: RunRecord): Row[] {
+  const { generator, model, methods, calibration, evaluation, scores, fallbacks } = record;
+  return [
+    ["made by", `${visible(generator)}, of ${visible(model.id ?? model.name)}`],
+    [
+      "method",
+      methods.map(({ name, weights }) => `${visible(name)} (${plural(weights, "weight")})`)
+        .join(", ") +
+      (fallbacks.length > 0
+        ? `; ${plural(fallbacks.length, "weight")} rounded to nearest instead`
+        : ""),
+    ],
+    ...(calibration ? [["calibrated on", windowsSentence(calibration)] as const] : []),
+    ...(evaluation ? [["measured on", windowsSentence(evaluation)] as const] : []),
+    ...scoreRows(scores),
+  ];
+}
+
+/** `sample: 16 of 125 windows of 512 tokens, drawn with seed 7` */
+function windowsSentence({ corpus, windows, available, seq_len, seed }: RecordedWindows): string {
+  return (corpus === null ? "" : `${visible(corpus)}: `) +
+    `${count(windows)}${available === null ? "" : ` of ${count(available)}`} windows of ` +
+    `${count(seq_len)} tokens${seed === null ? "" : `, drawn with seed ${seed}`}`;
 }
 
 /** What a verification found. */
@@ -215,6 +245,7 @@ export function showVerification(report: VerifyReport, source: string | undefine
       ...(dropped.length > 0 ? [["left out", dropped.map(visible).join(", ")] as const] : []),
     );
   }
+  if (report.record) rows.push(...recordRows(report.record));
   return [
     pairs(rows),
     ...(source !== undefined && quantized.length > 0 ? [showTensors(quantized)] : []),

@@ -1,5 +1,4 @@
-/** Numbers, sizes, times and names as a person reads them. Pure. */
-import prettyBytes from "pretty-bytes";
+/** Numbers, times and names as a person reads them. Pure. */
 import { escapeControls, quote } from "../errors.ts";
 
 /** A name from a file or a user, fit for a terminal: control and bidirectional characters are escaped. */
@@ -7,14 +6,16 @@ export function visible(name: string): string {
   return quote(name).slice(1, -1);
 }
 
+/** A word of a command line, quoted if a shell would read it otherwise. */
+export function shellWord(word: string): string {
+  return /^[\w./:@%+,=~-]+$/.test(word) && !word.startsWith("~")
+    ? word
+    : `'${word.replaceAll("'", `'\\''`)}'`;
+}
+
 /** A whole message, fit for a terminal: as {@linkcode visible}, but of any length and with its quotes as they are. */
 export function visibleMessage(message: string): string {
   return escapeControls(message.replaceAll("\n", " "));
-}
-
-/** Bytes in decimal units, as file managers and the Hub show them: `8.13 MB`. */
-export function size(bytes: number): string {
-  return prettyBytes(bytes, { space: true });
 }
 
 /** A count with separators: `4,065,536`. */

@@ -169,12 +169,12 @@ const LENGTHS: readonly Case[] = [
   [
     "a header over the limit",
     { start: join(length(25_000_001), text("{")), size: 25_000_009 },
-    /25000001 bytes, and 25000000 are accepted/,
+    /its header has 25 MB, more than the 25 MB that are accepted/,
   ],
   [
     "a header of 100 MB and one byte",
     { start: join(length(100_000_001), text("{")), size: 100_000_009 },
-    /100000001 bytes/,
+    /its header has 100 MB, more than the 25 MB/,
   ],
   ["a file cut in its header", good("a").subarray(0, 30), /only 22 follow/],
   [
@@ -552,7 +552,7 @@ const FOLDERS: readonly Attack[] = [
       "s.safetensors": good("a"),
       "model.safetensors.index.json": { start: text("{"), size: 100_000_001 },
     },
-    /100000000 are accepted/,
+    /100 MB, more than the 100 MB that are accepted/,
   ),
   shardNamed("../s.safetensors", /leads to another folder/),
   shardNamed("sub/s.safetensors", /leads to another folder/),
@@ -597,7 +597,7 @@ const FOLDERS: readonly Attack[] = [
   folder(
     "a config over the limit",
     { "model.safetensors": good("a"), "config.json": { start: text("{"), size: 10_000_001 } },
-    /10000000 are accepted/,
+    /10 MB, more than the 10 MB that are accepted/,
   ),
   folder(
     "a folder in place of the config",

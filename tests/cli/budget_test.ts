@@ -28,10 +28,10 @@ Deno.test("quantize refuses a --max-ram that nothing keeps, with the number that
     assert.equal(code, 1);
     assert.match(
       err,
-      /^sluice: Cannot keep to --max-ram: this run needs at least (\d+) bytes\. Give --max-ram \1\.\n$/,
+      /^sluice: Cannot keep to --max-ram: this run needs at least \d+ MB\. Give --max-ram \d+MB\.\n$/,
     );
     assert.deepEqual(names(folder), []);
-    const least = /at least (\d+)/.exec(err)![1]!;
+    const least = /Give --max-ram (\S+)\.\n/.exec(err)![1]!;
     assert.equal((await sluice([...words, "--quiet", "--max-ram", least])).code, 0);
   }));
 
@@ -70,7 +70,7 @@ Deno.test("quantize --max-ram measures the same with hidden states on disk", () 
       "12",
       "--json",
     ]);
-    const peak = (JSON.parse(plan.out) as { memory: { peak: number } }).memory.peak;
+    const peak = (JSON.parse(plan.out) as { planned_memory: { peak: number } }).planned_memory.peak;
     const tight = await scores(["--output", `${folder}/b`, "--max-ram", String(peak - 2_000_000)]);
     assert.deepEqual(tight, free);
   }));

@@ -8,20 +8,17 @@ import {
   SpaceError,
   UnsupportedError,
 } from "../../src/errors.ts";
+import { parseOption } from "../../src/option.ts";
 import type { Event } from "../../src/report.ts";
 import { Estimate } from "../../src/terminal/estimate.ts";
-import { describeFault, Interrupted } from "../../src/terminal/faults.ts";
+import { CheckpointStays, describeFault, EXIT, Interrupted } from "../../src/terminal/faults.ts";
+import { COMMANDS } from "../../src/terminal/commands/mod.ts";
+import { withFlags } from "../../src/terminal/option_words.ts";
 import { barView, describe, jsonView, lineView } from "../../src/terminal/progress.ts";
 import { tensorsCsv } from "../../src/terminal/result_view.ts";
 import { pairs, table } from "../../src/terminal/table.ts";
-import {
-  duration,
-  measured,
-  ranges,
-  size,
-  visible,
-  visibleMessage,
-} from "../../src/terminal/text.ts";
+import { duration, measured, ranges, visible, visibleMessage } from "../../src/terminal/text.ts";
+import { size, sizeToGive } from "../../src/size.ts";
 import { keeper } from "./host.ts";
 
 Deno.test("sizes, times and numbers read as a person writes them", () => {
@@ -35,6 +32,39 @@ Deno.test("sizes, times and numbers read as a person writes them", () => {
     [0, 19.7321, -0.5, 0.0006, Infinity, -Infinity, NaN].map(measured),
     ["0.0000", "19.7321", "-0.5000", "6.00e-4", "∞", "-∞", "not a number"],
   );
+});
+
+Deno.test("a size to give is what an option takes, and never less than what is needed", () => {
+  assert.deepEqual([323_720_256, 1_000, 999, 1, 1_005_000, 12_345_678_901_234].map(sizeToGive), [
+    "324MB",
+    "1kB",
+    "999B",
+    "1B",
+    "1.01MB",
+    "12.4TB",
+  ]);
+  const row = { name: "max-ram", type: "bytes", help: "" } as const;
+  fc.assert(
+    fc.property(fc.integer({ min: 1, max: 1e14 }), (bytes) => {
+      const given = Number(parseOption(row, sizeToGive(bytes)));
+      assert.ok(given >= bytes && given <= 1.01 * bytes + 1, `${bytes}: ${sizeToGive(bytes)}`);
+    }),
+    { examples: [[2010], [32_300]] },
+  );
+});
+
+Deno.test("options that the library names are shown as the flags that the command has", () => {
+  const message =
+    "Give `numSamples` 3, `budgets.ram` 2GB, `group-size`; `evaluation`, `other` and " +
+    "`f(x)` stay.";
+  const flags = COMMANDS.find(({ name }) => name === "quantize")!.flags;
+  assert.equal(
+    withFlags(message, (flag) => flags.some(({ name }) => name === flag)),
+    "Give --num-samples 3, --max-ram 2GB, --group-size; --evaluate, `other` and `f(x)` stay.",
+  );
+  assert.equal(withFlags(message, () => false), message);
+  const fault = describeFault(new RequestError("Say `force`."), (flag) => flag === "force");
+  assert.equal(fault.message, "Say --force.");
 });
 
 Deno.test("ranges() folds runs of three and more", () => {
@@ -245,7 +275,17 @@ for (
       5,
       "Permission denied (os error 13).",
     ],
-    [new Interrupted("Stopped."), 75, "Stopped."],
+    [
+      new Interrupted(),
+      75,
+      "Stopped. Nothing was left behind; the same command starts again from the beginning.",
+    ],
+    [new CheckpointStays("out", { next: undefined, cause: new Interrupted() }), 75, "Stopped."],
+    [
+      new CheckpointStays("out", { next: undefined, cause: new SpaceError("Full", { path: "x" }) }),
+      5,
+      "Full.",
+    ],
     [
       new SuppressedError(new DeviceError("Lost.", noDevice), new CheckpointError("Bad.")),
       2,
@@ -272,13 +312,13 @@ for (
 ) {
   Deno.test(`${error.name} "${error.message}" ends with exit code ${code}`, () => {
     const fault = describeFault(error);
-    assert.deepEqual([fault.code, fault.message, fault.stack], [code, says, undefined]);
+    assert.deepEqual([EXIT[fault.code], fault.message, fault.stack], [code, says, undefined]);
   });
 }
 
 Deno.test("any other exception is called a fault of Sluice, with its stack", () => {
   const fault = describeFault(new RangeError("index 7"));
-  assert.equal(fault.code, 70);
+  assert.equal(fault.code, "bug");
   assert.match(fault.message, /^This is a fault in Sluice/);
   assert.match(fault.stack ?? "", /RangeError: index 7\n +at /);
   assert.equal(describeFault("a string").stack, "a string");

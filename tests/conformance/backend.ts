@@ -3,9 +3,11 @@
  * `deno test -A tests/backends_test.ts --filter "wasm matmul_nt"` runs one op on one backend.
  */
 import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
+import fc from "fast-check";
 import type { Backend, Tensor } from "../../src/backend.ts";
 import { referenceBackend } from "../../src/backends/reference.ts";
-import { bindDims, deviceBytes } from "../../src/op.ts";
+import { bindDims, deviceBytes, type Op } from "../../src/op.ts";
 import { OPS } from "../../src/ops/mod.ts";
 import { calibrationCases } from "./cases_calibration.ts";
 import { codebookCases } from "./cases_codebook.ts";
@@ -16,6 +18,8 @@ import { memoryCases } from "./cases_memory.ts";
 import { modelCases } from "./cases_model.ts";
 import { polishCases } from "./cases_polish.ts";
 import { type Values, valuesOf } from "./given.ts";
+import { caseOf, Draw, DRAWING } from "./draw.ts";
+import { DRAWS } from "./draws.ts";
 import { type Case, equal, type View } from "./judge.ts";
 
 const CASES: readonly Case[] = [
@@ -52,14 +56,28 @@ async function runCase(
     tensor[Symbol.dispose]();
   }
   const args: Record<string, Tensor> = {};
+  // What an op may not write: its inputs, and what lies between its arguments.
+  const kept: { tensor: Tensor; content: Uint8Array; what: string }[] = [];
   for (const [name, { dtype, shape, bytes, blank }] of Object.entries(tensors)) {
     args[name] = scope.alloc(dtype, shape);
-    const content = blank ? new Uint8Array(bytes.length).fill(dirty) : bytes;
-    backend.write(args[name], flush ? withoutSubnormals(dtype, content) : content);
+    const written = blank ? new Uint8Array(bytes.length).fill(dirty) : bytes;
+    const content = flush ? withoutSubnormals(dtype, written) : written;
+    backend.write(args[name], content);
+    if (name in op.inputs) kept.push({ tensor: args[name], content, what: name });
+    const guard = scope.alloc("u8", [64]);
+    backend.write(guard, new Uint8Array(64).fill(0x5a));
+    kept.push({ tensor: guard, content: new Uint8Array(64).fill(0x5a), what: `past ${name}` });
   }
   backend.run(op, args, scalars);
   const names = Object.keys(op.outputs);
-  const read = await backend.read(...names.map((name) => args[name]!));
+  const read = await backend.read(
+    ...names.map((name) => args[name]!),
+    ...kept.map(({ tensor }) => tensor),
+  );
+  kept.forEach(({ content, what }, i) => {
+    const same = Buffer.compare(read[names.length + i]!, content) === 0;
+    assert.ok(same, `${op.name} has written where it may only read: ${what}`);
+  });
   return Object.fromEntries(
     names.map((name, i) => {
       const { dtype } = tensors[name]!;
@@ -104,6 +122,27 @@ async function check(backend: Backend, row: Case): Promise<void> {
   for (const output of Object.keys(op.outputs)) (row.judge?.[output] ?? equal)(view, output);
 }
 
+/** A case of an op by chance, judged as those of the lists are. */
+function drawCase(op: Op, draw: Draw): Case {
+  const drawn = DRAWS[op.name]!(draw);
+  if ("op" in drawn) return drawn;
+  const { judge } = CASES.find((row) => row.op === op)!;
+  return { ...caseOf(op, draw, drawn), ...(judge ? { judge } : {}) };
+}
+
+/** Run cases by chance on a backend, and tell the smallest that fails. */
+async function checkDrawn(backend: Backend, op: Op): Promise<void> {
+  const property = fc.asyncProperty(fc.gen(), async (next) => {
+    const row = drawCase(op, new Draw(next));
+    try {
+      await check(backend, row);
+    } catch (cause) {
+      throw new Error(`${op.name} ${describeCase(row)}: ${(cause as Error).message}`, { cause });
+    }
+  });
+  await fc.assert(property, DRAWING);
+}
+
 /** Register the suite for one backend. `open` gives the backend, or a sentence that says why there is none here. */
 export async function testBackend(
   name: string,
@@ -130,6 +169,7 @@ export async function testBackend(
 
   for (const op of OPS) {
     if (!CASES.some((row) => row.op === op)) throw new Error(`No case tests ${op.name}`);
+    if (!(op.name in DRAWS)) throw new Error(`No case of ${op.name} is drawn`);
   }
   for (const row of CASES) {
     if (row.ieeeOnly && device.name === "webgpu") continue;
@@ -137,6 +177,10 @@ export async function testBackend(
       `${row.op.name} agrees with its definition for ${describeCase(row)}`,
       () => check(device, row),
     );
+  }
+  // The definitions agree with themselves.
+  for (const op of device.name === "reference" ? [] : OPS) {
+    test(`${op.name} agrees with its definition at random sizes`, () => checkDrawn(device, op));
   }
   for (const [title, body] of Object.entries(BEHAVIOURS)) test(title, () => body(device));
 }

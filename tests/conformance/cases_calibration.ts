@@ -96,7 +96,7 @@ export function gram(size: number, seed: number): Float32Array<ArrayBuffer> {
 }
 
 /** A random order of 0 … size − 1. */
-function shuffled(size: number, seed: number): number[] {
+export function shuffled(size: number, seed: number): number[] {
   const next = uniform(seed);
   return Array.from({ length: size }, (_, i) => ({ i, key: next() }))
     .sort((a, b) => a.key - b.key).map(({ i }) => i);
@@ -193,7 +193,8 @@ function lower(
   });
 }
 
-function gptqCase(
+/** A block of columns of a weight; `seed` gives other contents. */
+export function gptqCase(
   {
     rows,
     columns,
@@ -205,6 +206,7 @@ function gptqCase(
     kind = 0,
     bits = 4,
     grid = 0,
+    seed = 0,
   }: {
     rows: number;
     columns: number;
@@ -216,11 +218,12 @@ function gptqCase(
     kind?: number;
     bits?: number;
     grid?: number;
+    seed?: number;
   },
 ): Case {
   const [tile_rows, tile_columns] = tile;
   const tiles = [Math.ceil(rows / tile_rows), Math.ceil(columns / tile_columns)];
-  const scales = gaussian(tiles[0]! * tiles[1]!, 62).map((s, i) =>
+  const scales = gaussian(tiles[0]! * tiles[1]!, seed + 62).map((s, i) =>
     (kind >= 2 ? 2 : kind === 1 ? 0.01 : 6 / 2 ** bits) * (0.5 + Math.abs(s)) *
     // Symmetric grids may have scales of either sign.
     (kind === 0 && grid !== 2 && i % 3 === 1 ? -1 : 1)
@@ -229,15 +232,15 @@ function gptqCase(
   return {
     op: gptqBlock,
     tensors: {
-      v: floats("f32", [panelRows, columns], lower(panelRows, columns, panel, 61)),
+      v: floats("f32", [panelRows, columns], lower(panelRows, columns, panel, seed + 61)),
       scale: floats("f32", tiles, scales),
       zero: grid === 2
-        ? whole("i8", tiles, { low: range.low, high: range.high, seed: 63 })
+        ? whole("i8", tiles, { low: range.low, high: range.high, seed: seed + 63 })
         : integers("i8", tiles, new Array(tiles[0]! * tiles[1]!).fill(0)),
-      order: integers("u32", [columns], shuffled(columns, 64)),
-      w: normal("f32", [rows, columns], { seed: 65 }),
-      e: normal("f32", [rows, columns], { seed: 66 }),
-      loss: floats("f32", [rows], gaussian(rows, 67).map(Math.abs)),
+      order: integers("u32", [columns], shuffled(columns, seed + 64)),
+      w: normal("f32", [rows, columns], { seed: seed + 65 }),
+      e: normal("f32", [rows, columns], { seed: seed + 66 }),
+      loss: floats("f32", [rows], gaussian(rows, seed + 67).map(Math.abs)),
     },
     scalars: { first, count, panel, tile_rows, tile_columns, kind, bits, grid },
     judge: { w: followed, e: () => {}, loss: () => {} },
@@ -311,7 +314,11 @@ export const calibrationCases: readonly Case[] = [
     },
     scalars: { first, inverse_square },
     // A product and a quotient, each within 2.5 units in WGSL; what is copied is exact.
-    judge: { y: within(({ want }) => want.y!.map((y) => inverse_square * 6 * U * Math.abs(y))) },
+    judge: {
+      y: within(({ want, scalars: { inverse_square = 0 } }) =>
+        want.y!.map((y) => inverse_square * 6 * U * Math.abs(y))
+      ),
+    },
   })),
   ...[[1, 1, 0], [33, 5, 1], [65, 70, 2]].map(([r = 0, c = 0, scale_dtype = 0]) => ({
     op: scaleRows,
@@ -337,11 +344,11 @@ export const calibrationCases: readonly Case[] = [
       y: blank("f32", [r]),
     },
     judge: {
-      y: within(({ before: { a, b } }) =>
-        Float64Array.from({ length: r }, (_, row) => {
+      y: within(({ before: { a, b }, dims: { R = 0, C = 0 } }) =>
+        Float64Array.from({ length: R }, (_, row) => {
           let size = 0;
-          for (let i = row * c; i < (row + 1) * c; i++) size += Math.abs(a![i]! * b![i]!);
-          return (c + 1) * U * size;
+          for (let i = row * C; i < (row + 1) * C; i++) size += Math.abs(a![i]! * b![i]!);
+          return (C + 1) * U * size;
         })
       ),
     },
@@ -353,12 +360,12 @@ export const calibrationCases: readonly Case[] = [
       stats: floats("f32", [3, c], gaussian(3 * c, 79, 0.5)),
     },
     judge: {
-      stats: within(({ before: { x, stats } }) =>
-        Float64Array.from({ length: 3 * c }, (_, i) => {
-          if (i < 2 * c) return 0;
+      stats: within(({ before: { x, stats }, dims: { T = 0, C = 0 } }) =>
+        Float64Array.from({ length: 3 * C }, (_, i) => {
+          if (i < 2 * C) return 0;
           let size = Math.abs(stats![i]!);
-          for (let row = 0; row < t; row++) size += Math.abs(x![row * c + i - 2 * c]!);
-          return (t + 1) * U * size;
+          for (let row = 0; row < T; row++) size += Math.abs(x![row * C + i - 2 * C]!);
+          return (T + 1) * U * size;
         })
       ),
     },

@@ -47,11 +47,11 @@ const solved: Judge = ({ before, dims, scalars, got, want }) => {
 };
 
 /** Weights with a few outliers. */
-function spiky(count: number, seed: number): Float32Array {
+export function spiky(count: number, seed: number): Float32Array {
   return gaussian(count, seed, 0.02).map((w, i) => i % 37 === 5 ? 6 * w : w);
 }
 
-function hqqCase(
+export function hqqCase(
   dtype: typeof FLOATS[number],
   { shape: [rows, columns], tile, ...scalars }: {
     readonly shape: readonly [number, number];

@@ -49,7 +49,10 @@ function packedBound(view: View): Float64Array {
   return productBound(view, { x: x!, w: weights, column, extra: 3 });
 }
 
-/** As `matmulBound` over the columns listed, with 4 roundings in w·absmax/127 and one in adding to y. */
+/**
+ * As `matmulBound` over the columns listed, with 4 roundings in w·absmax/127; the sum may begin
+ * with what is in y.
+ */
 function columnsBound(view: View): Float64Array {
   const { before: { x, w, absmax, columns, y }, dims: { C = 0 }, scalars: { column = 0 } } = view;
   const listed = new Set(Array.from(columns!).slice(1, 1 + columns![0]!));
@@ -57,7 +60,7 @@ function columnsBound(view: View): Float64Array {
   const weights = Float64Array.from(w!, (code, i) => code * absmax![Math.floor(i / C)]! / 127);
   const allowed = productBound(view, { x: some, w: weights, column, extra: 6 });
   return allowed.map((error, i) =>
-    error && error + U * (Math.abs(y![i]!) + Math.abs(view.want.y![i]!))
+    error && error + (listed.size + 1) * U * (Math.abs(y![i]!) + Math.abs(view.want.y![i]!))
   );
 }
 
@@ -196,6 +199,39 @@ export const matmulCases: readonly Case[] = [
       scalars: { column: 0 },
     },
   ]),
+  {
+    op: matmulNt,
+    note: "sums of nothing",
+    tensors: {
+      x: normal("f32", [3, 0]),
+      w: normal("bf16", [5, 0]),
+      y: normal("f32", [3, 7], { seed: 13 }),
+    },
+    scalars: { column: 1 },
+  },
+  {
+    op: matmulPacked,
+    note: "sums of nothing",
+    tensors: {
+      x: normal("f32", [3, 0]),
+      w: blank("u32", [5, 0]),
+      scale: normal("f32", [5, 2]),
+      zero: whole("i8", [5, 2], { low: -8, high: 7 }),
+      y: normal("f32", [3, 7], { seed: 13 }),
+    },
+    scalars: { bits: 4, column: 1 },
+  },
+  {
+    op: matmulInt8,
+    note: "sums of nothing",
+    tensors: { x: blank("i8", [3, 0]), w: blank("i8", [5, 0]), y: blank("i32", [3, 5]) },
+  },
+  {
+    op: outlierColumns,
+    note: "of no columns",
+    tensors: { x: normal("f32", [3, 0]), skip: blank("u32", [0]), columns: blank("u32", [1]) },
+    scalars: { threshold: 6 },
+  },
   {
     op: matmulInt8,
     note: "sums past 2^24",

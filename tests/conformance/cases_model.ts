@@ -53,11 +53,15 @@ function attentionBound(view: View): Float64Array {
   return Float64Array.from(want.o!, (_, i) => relative * sizes[i]! + 1e-38);
 }
 
-/** exp is off by 3 + 2|x| units in WGSL, the rest is a sum, a division of 2.5 units and a product. */
-function siluBound({ before: { gate }, want }: View): Float64Array {
+/**
+ * exp is off by 3 + 2|x| units in WGSL, the rest is a sum, a division of 2.5 units and a product.
+ * Below −88.7, where e^−x is more than f32 holds, silu is less than 3e-37 and may be 0.
+ */
+function siluBound({ before: { gate, up }, want }: View): Float64Array {
   return Float64Array.from(
     want.gate!,
-    (value, i) => 2 * (8 + 2 * Math.abs(gate![i]!)) * U * Math.abs(value) + 1e-36,
+    (value, i) =>
+      2 * (8 + 2 * Math.abs(gate![i]!)) * U * Math.abs(value) + 3e-37 * (1 + Math.abs(up![i]!)),
   );
 }
 
@@ -121,7 +125,7 @@ function staticBound({ before: { x, scale }, want: { y }, scalars, exact }: View
 }
 
 /** A running state as it is before the first slice. */
-function freshState(tokens: number): number[] {
+export function freshState(tokens: number): number[] {
   return Array.from(
     { length: tokens },
     () => [-3.4028234663852886e38, 0, -3.4028234663852886e38, ...new Array(7).fill(0)],
@@ -182,6 +186,8 @@ export const modelCases: readonly Case[] = [
   })),
   ...[[1, 1, 1, 1, 0], [3, 2, 1, 8, 0], [33, 3, 3, 31, 0], [65, 9, 3, 64, 0], [130, 4, 2, 16, 0]]
     .concat([[33, 2, 1, 8, 1], [70, 4, 2, 16, 31], [20, 2, 2, 128, 64]])
+    // Several blocks of queries, with windows whose first key is in the middle of a block of keys.
+    .concat([2, 32, 63, 100, 300].map((window) => [330, 2, 1, 8, window]))
     .map(([t = 0, heads = 0, shared = 0, d = 0, window = 0]) => ({
       op: attention,
       tensors: {

@@ -98,11 +98,12 @@ interface Shape {
 }
 
 /** Factors of channels; some of them, where `dead`, are 0. */
-function factors(columns: number, dead: boolean): Float32Array {
-  return gaussian(columns, 91).map((x, c) => dead && c % 7 === 3 ? 0 : 0.3 + Math.abs(x));
+function factors(columns: number, dead: boolean, seed = 0): Float32Array {
+  return gaussian(columns, seed + 91).map((x, c) => dead && c % 7 === 3 ? 0 : 0.3 + Math.abs(x));
 }
 
-function descendCase(
+/** A block of columns of a rounded weight; `seed` gives other contents. */
+export function descendCase(
   { rows, columns, first, count, panel = 0, panelRows = columns, k = 64, tile, ...how }: Shape & {
     readonly panel?: number;
     readonly panelRows?: number;
@@ -113,22 +114,23 @@ function descendCase(
     readonly grid?: number;
     readonly damp?: number;
     readonly dead?: boolean;
+    readonly seed?: number;
   },
 ): Case {
-  const { kind = 0, bits = 4, grid = 0, damp = 0.03, dead = false } = how;
+  const { kind = 0, bits = 4, grid = 0, damp = 0.03, dead = false, seed = 0 } = how;
   const [tile_rows, tile_columns] = tile;
   const [a, b] = [Math.ceil(rows / tile_rows), Math.ceil(columns / tile_columns)];
   const size = kind >= 2 ? 2 : kind === 1 ? 0.01 : 6 / 2 ** bits;
-  const scales = gaussian(a * b, 92).map((s, i) =>
+  const scales = gaussian(a * b, seed + 92).map((s, i) =>
     // Symmetric grids may have scales of either sign.
     size * (0.5 + Math.abs(s)) * (kind === 0 && grid !== 2 && i % 3 === 1 ? -1 : 1)
   );
   const range = codeRange({ bits, grid });
   const zero = grid === 2
-    ? whole("i8", [a, b], { low: range.low, high: range.high, seed: 93 })
+    ? whole("i8", [a, b], { low: range.low, high: range.high, seed: seed + 93 })
     : integers("i8", [a, b], new Array(a * b).fill(0));
   const zeros = valuesOf("i8", zero.bytes);
-  const values = gaussian(rows * columns, 94).map((w, i) => {
+  const values = gaussian(rows * columns, seed + 94).map((w, i) => {
     const at = tileOf(Math.floor(i / columns), i % columns, { B: b }, { tile_rows, tile_columns });
     return nearestValue(w, { scale: scales[at]!, zero: zeros[at]! }, { kind, bits, grid });
   });
@@ -138,15 +140,15 @@ function descendCase(
       h: floats(
         "f32",
         [panelRows, columns],
-        gram(columns, 95).subarray(panel * columns, (panel + panelRows) * columns),
+        gram(columns, seed + 95).subarray(panel * columns, (panel + panelRows) * columns),
       ),
-      factor: floats("f32", [columns], factors(columns, dead)),
-      g: normal("f32", [rows, k], { seed: 96, scale: 0.4 }),
+      factor: floats("f32", [columns], factors(columns, dead, seed)),
+      g: normal("f32", [rows, k], { seed: seed + 96, scale: 0.4 }),
       scale: floats("f32", [a, b], scales),
       zero,
       w: floats("f32", [rows, columns], values),
-      e: normal("f32", [rows, columns], { seed: 97, scale: 0.1 }),
-      loss: floats("f32", [rows], gaussian(rows, 98).map(Math.abs)),
+      e: normal("f32", [rows, columns], { seed: seed + 97, scale: 0.1 }),
+      loss: floats("f32", [rows], gaussian(rows, seed + 98).map(Math.abs)),
     },
     scalars: { first, count, panel, tile_rows, tile_columns, kind, bits, grid, damp },
     judge: { w: descended, e: () => {}, loss: () => {} },
@@ -215,8 +217,21 @@ const refitted: Judge = ({ before, got, dims, scalars }) => {
   }
 };
 
-function refitCase(
-  { rows, columns, first, count, k = count, tile, tiles, scale_dtype, damp = 0.02, slope = 0.3 }:
+/** Scales of a group of columns; `seed` gives other contents. */
+export function refitCase(
+  {
+    rows,
+    columns,
+    first,
+    count,
+    k = count,
+    tile,
+    tiles,
+    scale_dtype,
+    damp = 0.02,
+    slope = 0.3,
+    seed = 0,
+  }:
     & Shape
     & {
       readonly k?: number;
@@ -226,20 +241,24 @@ function refitCase(
       readonly damp?: number;
       /** How large slopes are: large ones ask for a scale of the other sign. */
       readonly slope?: number;
+      readonly seed?: number;
     },
 ): Case {
   const { dtype } = SCALE_DTYPES[scale_dtype]!;
-  const scales = gaussian(rows * tiles, 83).map((s, i) =>
+  const scales = gaussian(rows * tiles, seed + 83).map((s, i) =>
     roundTo(dtype, (0.2 + 0.1 * Math.abs(s)) * (i % 3 === 1 ? -1 : 1))
   );
-  const codes = valuesOf("i8", whole("i8", [rows, columns], { low: -8, high: 7, seed: 84 }).bytes);
+  const codes = valuesOf(
+    "i8",
+    whole("i8", [rows, columns], { low: -8, high: 7, seed: seed + 84 }).bytes,
+  );
   // Of one row all codes are 0.
   const values = Float32Array.from(codes, (code, i) => {
     const r = Math.floor(i / columns);
     return r % 5 === 2 ? 0 : code * scales[r * tiles + tile]!;
   });
-  const factor = factors(columns, columns > 10);
-  const h = gram(columns, 85);
+  const factor = factors(columns, columns > 10, seed);
+  const h = gram(columns, seed + 85);
   const m = new Float32Array(rows * k);
   for (let r = 0; r < rows; r++) {
     for (let i = 0; i < count; i++) {
@@ -253,12 +272,12 @@ function refitCase(
     op: refitScales,
     tensors: {
       factor: floats("f32", [columns], factor),
-      g: normal("f32", [rows, k], { seed: 86, scale: slope }),
+      g: normal("f32", [rows, k], { seed: seed + 86, scale: slope }),
       m: floats("f32", [rows, k], m),
       w: floats("f32", [rows, columns], values),
-      e: normal("f32", [rows, columns], { seed: 87, scale: 0.1 }),
+      e: normal("f32", [rows, columns], { seed: seed + 87, scale: 0.1 }),
       scale: floats("f32", [rows, tiles], scales),
-      loss: floats("f32", [rows], gaussian(rows, 88).map(Math.abs)),
+      loss: floats("f32", [rows], gaussian(rows, seed + 88).map(Math.abs)),
     },
     scalars: { first, count, tile, scale_dtype, damp },
     judge: { scale: refitted, w: () => {}, e: () => {}, loss: () => {} },

@@ -6,9 +6,13 @@ import { type Answer, json, Refusal, type Visit } from "./answer.ts";
 export interface TokenInfo {
   /** The person's name, which is a namespace. */
   readonly user: string;
-  readonly role: "read" | "write";
+  readonly role: "read" | "write" | "fineGrained";
   /** Namespaces the person belongs to, beside their own. */
   readonly orgs?: readonly string[];
+  /** Of those, the ones in which they may only read. */
+  readonly readOnly?: readonly string[];
+  /** Of a fine-grained token, the namespaces and repositories in which it may write. */
+  readonly grants?: readonly string[];
 }
 
 /** Who sent the token of a request, or undefined when it has none. Refuses tokens that the Hub does not know. */
@@ -79,10 +83,14 @@ export function checkWriter(
   namespace: string,
 ): asserts person is TokenInfo {
   if (!person) throw refusal(401, "Invalid username or password.");
-  if (!belongs(person, namespace)) {
+  if (!belongs(person, namespace) || person.readOnly?.includes(namespace)) {
     throw refusal(403, `You don't have the rights to write under the namespace "${namespace}".`);
   }
-  if (person.role !== "write") {
+  if (
+    person.role === "read" ||
+    person.role === "fineGrained" &&
+      !person.grants?.some((name) => name.split("/")[0] === namespace)
+  ) {
     throw refusal(
       403,
       "Forbidden: you must use a write token to upload to a repository.",

@@ -130,7 +130,15 @@ function movedTo(url: URL, from: string, to: string): Answer {
 
 function whoAmI(person: TokenInfo | undefined): Answer {
   if (!person) throw refusal(401, "Invalid username or password.");
-  const { user, role, orgs = [] } = person;
+  const { user, role, orgs = [], readOnly = [], grants = [] } = person;
+  const fineGrained = {
+    canReadGatedRepos: false,
+    global: [],
+    scoped: grants.map((name) => ({
+      entity: { type: name.includes("/") ? "model" : name === user ? "user" : "org", name },
+      permissions: ["repo.content.read", "repo.write"],
+    })),
+  };
   return json({
     type: "user",
     id: `user-${user}`,
@@ -147,11 +155,16 @@ function whoAmI(person: TokenInfo | undefined): Answer {
       id: `org-${name}`,
       name,
       fullname: name,
-      roleInOrg: role,
+      roleInOrg: readOnly.includes(name) ? "read" : "write",
     })),
     auth: {
       type: "access_token",
-      accessToken: { displayName: "test", role, createdAt: "2026-01-01T00:00:00.000Z" },
+      accessToken: {
+        displayName: "test",
+        role,
+        createdAt: "2026-01-01T00:00:00.000Z",
+        ...(role === "fineGrained" ? { fineGrained } : {}),
+      },
     },
   });
 }

@@ -3,6 +3,7 @@
  * fits taken and neighbours merged when freed. It grows the memory when nothing fits, and refuses past 4 GiB.
  */
 import { DeviceError } from "../../errors.ts";
+import { size } from "../../size.ts";
 
 const PAGE = 65536;
 /** Pages a 32-bit memory may have, but the last: an address past the end must still be a 32-bit number. */
@@ -47,17 +48,17 @@ export class Heap {
    * @throws {DeviceError} of kind `memory`: 4 GiB are used up, or the system gives no more.
    */
   take(bytes: number): number {
-    const size = Math.ceil((bytes + SLACK) / ALIGNMENT) * ALIGNMENT;
-    let index = this.#free.findIndex((block) => block.size >= size);
+    const needed = Math.ceil((bytes + SLACK) / ALIGNMENT) * ALIGNMENT;
+    let index = this.#free.findIndex((block) => block.size >= needed);
     if (index < 0) {
-      this.#grow(size, bytes);
+      this.#grow(needed, bytes);
       index = this.#free.length - 1;
     }
     const block = this.#free[index]!;
     const { address } = block;
-    if (block.size === size) this.#free.splice(index, 1);
-    else [block.address, block.size] = [address + size, block.size - size];
-    this.#sizes.set(address, size);
+    if (block.size === needed) this.#free.splice(index, 1);
+    else [block.address, block.size] = [address + needed, block.size - needed];
+    this.#sizes.set(address, needed);
     return address;
   }
 
@@ -90,21 +91,21 @@ export class Heap {
     else this.#free.splice(index, 0, block);
   }
 
-  /** Make the last free block hold `size` bytes. */
-  #grow(size: number, asked: number): void {
+  /** Make the last free block hold `block` bytes. */
+  #grow(block: number, asked: number): void {
     const end = this.memory.buffer.byteLength;
     const last = this.#free.at(-1);
     const spare = last && last.address + last.size === end ? last.size : 0;
-    const needed = Math.ceil((size - spare) / PAGE);
+    const needed = Math.ceil((block - spare) / PAGE);
     const pages = Math.min(Math.max(needed, STEP), this.#maxPages - end / PAGE);
     const fail = (reason: string, cause?: unknown): never => {
       throw new DeviceError(
-        `Cannot allocate ${asked} bytes on the CPU: ${reason}, ${this.used} are in use. Use smaller slices.`,
+        `Cannot allocate ${size(asked)} on the CPU: ${reason}, and ${size(this.used)} are in use.`,
         { kind: "memory", backend: "wasm", bytes: asked, cause },
       );
     };
     if (pages < needed) {
-      fail(`a WebAssembly memory holds at most ${this.#maxPages * PAGE} bytes`);
+      fail(`a WebAssembly memory holds at most ${size(this.#maxPages * PAGE)}`);
     }
     try {
       this.memory.grow(pages);

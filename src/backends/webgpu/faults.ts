@@ -95,7 +95,7 @@ export function memoryFault(
 ): DeviceError {
   const said = error ? ` (${error.message.trim()})` : "";
   return new DeviceError(
-    `Cannot ${doing} on "${device}": there is not enough memory${said}. Use smaller slices.`,
+    `Cannot ${doing} on "${device}": there is not enough memory${said}. Tell the plan how much there is: \`budgets.vram\`.`,
     { kind: "memory", backend: "webgpu", ...(bytes === undefined ? {} : { bytes }), cause: error },
   );
 }

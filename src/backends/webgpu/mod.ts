@@ -13,6 +13,7 @@ import {
   type Op,
   type Scalars,
 } from "../../op.ts";
+import { size } from "../../size.ts";
 import { byteLength, type Shape } from "../../tensor.ts";
 import { adapterName, isSoftware, requestAdapter } from "./adapters.ts";
 import { Batch, MOST_UPLOAD } from "./batch.ts";
@@ -93,7 +94,9 @@ export class WebgpuBackend implements Backend, Owner {
     const bytes = deviceBytes({ dtype, shape });
     if (bytes > this.maxTensorBytes) {
       throw memoryFault(
-        `allocate ${dtype}[${shape}], ${bytes} bytes where a kernel takes ${this.maxTensorBytes},`,
+        `allocate ${dtype}[${shape}], ${size(bytes)} where a kernel takes ${
+          size(this.maxTensorBytes)
+        },`,
         { device: this.description, bytes },
       );
     }
@@ -182,11 +185,11 @@ export class WebgpuBackend implements Backend, Owner {
 
   #pool(usage: number): BufferPool {
     return new BufferPool({
-      create: (size) =>
+      create: (bytes) =>
         this.#faults.watch(
-          `make a buffer of ${size} bytes`,
-          () => this.device.createBuffer({ size, usage }),
-          { bytes: size },
+          `make a buffer of ${size(bytes)}`,
+          () => this.device.createBuffer({ size: bytes, usage }),
+          { bytes },
         ),
       destroy: (buffer) => this.#batch.destroy(buffer),
     });
@@ -267,7 +270,7 @@ export async function openWebgpu(
     throw new DeviceError(
       `Cannot open a ${
         fallback ? "software " : ""
-      }GPU: the system offers none. Install a Vulkan, Metal or Direct3D 12 driver, or use --device wasm.`,
+      }GPU: the system offers none. Install a Vulkan, Metal or Direct3D 12 driver, or use \`device\` wasm.`,
       { kind: "absent", backend: "webgpu" },
     );
   }

@@ -1,16 +1,19 @@
 /** `sluice demo`: quantizes the embedded model three ways, measures them, and says what to type next. Leaves nothing behind. */
 import type { Command } from "../command.ts";
-import { prepareCalibration, prepareWindows } from "../../evaluate.ts";
+import { prepareCalibration, type PreparedWindows, prepareWindows } from "../../evaluate.ts";
 import { open } from "../../open.ts";
 import { plan, requestOf } from "../../plan.ts";
 import { recipeFromOptions } from "../../recipe.ts";
+import { recordedWindows } from "../../record.ts";
 import { run, type RunReport } from "../../run.ts";
 import { openFolderSink } from "../../sinks/folder.ts";
-import { jsonLine } from "../progress.ts";
+import { jsonLine } from "../json.ts";
 import { table } from "../table.ts";
-import { duration, size } from "../text.ts";
+import { duration } from "../text.ts";
+import { size } from "../../size.ts";
 import { byteLength } from "../../tensor.ts";
-import { corpusSentence, DEVICE_FLAGS, MESSAGE_FLAGS, openDevice, openViews } from "./flags.ts";
+import { corpusSentence, DEVICE_FLAGS, openDevice } from "./flags.ts";
+import { beginViews, MESSAGE_FLAGS, shownWarnings, type Warning } from "./messages.ts";
 
 /** What is shown, and the flags that make it. */
 const SHOWN: readonly (readonly [title: string, flags: Readonly<Record<string, string>>])[] = [
@@ -36,7 +39,7 @@ export const demoCommand: Command = {
   ],
   async run(said, host) {
     await using stack = new AsyncDisposableStack();
-    const views = stack.use(openViews(said, host));
+    const views = stack.use(await beginViews(said, host));
     const source = stack.use(await open("sample"));
     const backend = stack.use(await openDevice(said, views.report));
     const windows = await prepareWindows(source, { seqLen: SEQ_LEN, numSamples: WINDOWS });
@@ -80,7 +83,8 @@ export const demoCommand: Command = {
     }
     views[Symbol.dispose]();
     if (said.get("json")) {
-      host.out.write(jsonLine({ type: "result", windows: WINDOWS, seq_len: SEQ_LEN, results }));
+      const warnings = shownWarnings(views.warnings, said);
+      host.out.write(jsonLine(demoDocument(results, { windows, warnings })));
     } else if (!said.get("quiet")) {
       host.out.write(
         showResults(results, [...source.tensors.values()].reduce((n, t) => n + byteLength(t), 0)),
@@ -94,7 +98,27 @@ interface Result {
   readonly flags: Readonly<Record<string, string>>;
   readonly bytes: number;
   readonly bits: number;
-  readonly report: RunReport;
+  readonly report: Pick<RunReport, "scores" | "seconds">;
+}
+
+/** The result for a program. */
+export function demoDocument(
+  results: readonly Result[],
+  { windows, warnings }: { windows: PreparedWindows; warnings: readonly Warning[] },
+): Readonly<Record<string, unknown>> {
+  return {
+    type: "result",
+    evaluation: recordedWindows(requestOf(windows), windows),
+    results: results.map(({ title, flags, bytes, bits, report: { scores, seconds } }) => ({
+      title,
+      flags,
+      totalBytes: bytes,
+      bitsPerWeight: bits,
+      scores,
+      seconds,
+    })),
+    warnings,
+  };
 }
 
 function showResults(results: readonly Result[], sourceBytes: number): string {

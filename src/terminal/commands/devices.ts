@@ -2,10 +2,11 @@
 import { describeCpu, wasmLimits } from "../../backends/wasm/mod.ts";
 import { describeAdapters } from "../../backends/webgpu/mod.ts";
 import type { Command } from "../command.ts";
-import { plainNumbers } from "../progress.ts";
+import { jsonText } from "../json.ts";
 import { pairs } from "../table.ts";
-import { size, visible } from "../text.ts";
-import { JSON_FLAG } from "./flags.ts";
+import { visible } from "../text.ts";
+import { JSON_FLAG } from "./messages.ts";
+import { size } from "../../size.ts";
 
 /** Limits that tell how large a model's pieces may be. */
 const SHOWN_LIMITS = ["maxBufferSize", "maxStorageBufferBindingSize"] as const;
@@ -24,8 +25,8 @@ export const devicesCommand: Command = {
     const adapters = await describeAdapters();
     const cpu = wasmLimits();
     if (said.get("json")) {
-      const document = { webgpu: adapters, wasm: { name: describeCpu(cpu), ...cpu } };
-      host.out.write(JSON.stringify(document, plainNumbers, 2) + "\n");
+      const wasm = { name: describeCpu(cpu), ...cpu };
+      host.out.write(jsonText({ type: "result", webgpu: adapters, wasm }));
       return;
     }
     const blocks = adapters.map(({ name, type, requests, limits, features }) =>

@@ -1,7 +1,9 @@
 /** `sluice evaluate`: perplexity of a checkpoint, and how far it is from its original. */
 import type { Command, Host, Said } from "../command.ts";
 import { evaluate } from "../../evaluate.ts";
-import { jsonLine } from "../progress.ts";
+import { requestOf } from "../../plan.ts";
+import { recordedWindows } from "../../record.ts";
+import { jsonLine } from "../json.ts";
 import { scoreRows } from "../result_view.ts";
 import { pairs } from "../table.ts";
 import { duration, visible } from "../text.ts";
@@ -9,13 +11,12 @@ import {
   CORPUS_FLAGS,
   corpusSentence,
   DEVICE_FLAGS,
-  MESSAGE_FLAGS,
   MODEL,
   openDevice,
-  openViews,
   readWindows,
   withSpill,
 } from "./flags.ts";
+import { beginViews, MESSAGE_FLAGS, shownWarnings } from "./messages.ts";
 import { openModel } from "./model.ts";
 
 /** `sluice evaluate MODEL` */
@@ -45,7 +46,7 @@ export const evaluateCommand: Command = {
 
 async function run(said: Said, host: Host): Promise<void> {
   await using stack = new AsyncDisposableStack();
-  const views = stack.use(openViews(said, host));
+  const views = stack.use(await beginViews(said, host));
   const opening = { said, host, report: views.report, stack };
   const source = await openModel(said.arguments[0]!, opening);
   const original = said.get("reference");
@@ -73,13 +74,12 @@ async function run(said: Said, host: Host): Promise<void> {
     host.out.write(jsonLine({
       type: "result",
       model: source.label,
-      ...(reference ? { reference: reference.label } : {}),
-      seq_len: windows.seqLen,
-      windows: windows.windows.length,
-      windows_available: windows.available,
-      tokens: windows.tokens,
-      seconds,
+      reference: reference?.label,
+      device: { name: backend.name, description: backend.description },
+      evaluation: recordedWindows(requestOf(windows), windows),
       scores,
+      seconds,
+      warnings: shownWarnings(views.warnings, said),
     }));
     return;
   }

@@ -1,4 +1,7 @@
-/** The flags that several commands share, and what is made of them: a device, a recipe, windows of text, views of the events. */
+/**
+ * The flags that several commands share, and what is made of them: a device, a recipe, windows of
+ * text.
+ */
 import { disk } from "../../io/disk.ts";
 import type { Backend } from "../../backend.ts";
 import type { Argument, Flag, Host, Said } from "../command.ts";
@@ -27,7 +30,6 @@ import {
 import type { Reporter } from "../../report.ts";
 import type { TensorSource } from "../../source.ts";
 import type { EvaluationInput } from "../../streams.ts";
-import { allViews, barView, jsonView, lineView, logView, type View } from "../progress.ts";
 import { count } from "../text.ts";
 
 /** The checkpoint a command is about. */
@@ -54,6 +56,7 @@ export const RECIPE_FLAGS: readonly Flag[] = [
     name: "recipe",
     type: "string",
     placeholder: "file",
+    path: true,
     help: "a recipe in JSON or YAML, in place of the flags of this group",
     group: RECIPE_GROUP,
   },
@@ -67,6 +70,7 @@ const CORPUS_FLAG: Flag = {
   name: "corpus",
   type: "string",
   placeholder: "file",
+  path: true,
   help: `the text to measure on: sample, ${TEXTS}`,
   default: "sample",
   group: MEASURE_GROUP,
@@ -126,6 +130,7 @@ export const CALIBRATION_FLAGS: readonly Flag[] = [
     name: "calibration",
     type: "string",
     placeholder: "file",
+    path: true,
     help: `the text to calibrate on: sample, ${TEXTS} (sample unless given)`,
     group: CALIBRATION_GROUP,
   },
@@ -170,55 +175,6 @@ export const DEVICE_FLAGS: readonly Flag[] = [
     group: DEVICE_GROUP,
   },
 ];
-
-const MESSAGE_GROUP = "Messages";
-
-/** Results as JSON. */
-export const JSON_FLAG: Flag = {
-  name: "json",
-  type: "boolean",
-  help: "print JSON on standard output",
-  default: false,
-  group: MESSAGE_GROUP,
-};
-
-/** How events are shown. */
-export const MESSAGE_FLAGS: readonly Flag[] = [
-  { ...JSON_FLAG, help: "print events and results as lines of JSON on standard output" },
-  {
-    name: "quiet",
-    type: "boolean",
-    help: "no progress, no messages but errors",
-    default: false,
-    group: MESSAGE_GROUP,
-  },
-  {
-    name: "log-file",
-    type: "string",
-    placeholder: "file",
-    help: "append every event to a file, as lines with the time",
-    group: MESSAGE_GROUP,
-  },
-];
-
-/** The views that the flags ask for. */
-export function openViews(said: Said, host: Host): View {
-  const log = said.get("log-file");
-  return allViews([
-    ...(said.get("json") ? [jsonView(host.out)] : []),
-    ...(log === undefined ? [] : [logView(host.openLog(String(log)))]),
-    ...(said.get("quiet")
-      ? []
-      : [host.err.isTerminal ? barView(host.err, host) : lineView(host.err)]),
-  ]);
-}
-
-/** Shows warnings alone: for commands that print one result. */
-export function warningsTo(host: Host): Reporter {
-  return (event) => {
-    if (event.type === "warning") host.err.write(`sluice: warning: ${event.message}\n`);
-  };
-}
 
 /** The device that the flags ask for. */
 export function openDevice(said: Said, report: Reporter): Promise<Backend> {

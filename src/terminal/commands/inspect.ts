@@ -1,15 +1,18 @@
 /** `sluice inspect`: what a checkpoint is, from its headers. */
 import type { Command } from "../command.ts";
 import { inspect } from "../../inspect.ts";
-import { plainNumbers } from "../progress.ts";
+import { readRecord } from "../../record_file.ts";
+import { jsonText, recordDocument, Verbatim } from "../json.ts";
 import { showInspection } from "../result_view.ts";
-import { JSON_FLAG, MODEL, warningsTo } from "./flags.ts";
+import { MODEL } from "./flags.ts";
+import { JSON_FLAG, shownWarnings, warningsTo } from "./messages.ts";
 import { openModel } from "./model.ts";
 
 /** `sluice inspect MODEL` */
 export const inspectCommand: Command = {
   name: "inspect",
-  summary: "show what a checkpoint holds: dtypes, parameters, tensors, quantization, files",
+  summary:
+    "show what a checkpoint holds: dtypes, parameters, tensors, files, and how it was quantized",
   arguments: [MODEL],
   flags: [JSON_FLAG],
   examples: [
@@ -18,12 +21,25 @@ export const inspectCommand: Command = {
   ],
   async run(said, host) {
     await using stack = new AsyncDisposableStack();
-    const report = warningsTo(host);
+    const { report, warnings } = warningsTo(host, said);
     const opening = { said, host, report, stack, asStored: true };
     const source = await openModel(said.arguments[0]!, opening);
     const found = inspect(source);
-    host.out.write(
-      said.get("json") ? JSON.stringify(found, plainNumbers, 2) + "\n" : showInspection(found),
-    );
+    const record = await readRecord(source);
+    if (!said.get("json")) {
+      host.out.write(showInspection(found, record));
+      return;
+    }
+    const { quantization } = found;
+    host.out.write(jsonText({
+      type: "result",
+      ...found,
+      quantization: quantization && {
+        ...quantization,
+        section: new Verbatim(quantization.section),
+      },
+      record: record && recordDocument(record),
+      warnings: shownWarnings(warnings, said),
+    }));
   },
 };

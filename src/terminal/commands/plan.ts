@@ -2,19 +2,18 @@
 import type { Command, Host, Said } from "../command.ts";
 import { plan } from "../../plan.ts";
 import { planDocument, showPlan } from "../plan_view.ts";
-import { plainNumbers } from "../progress.ts";
+import { jsonText } from "../json.ts";
 import { BUDGET_FLAGS, budgetsOf } from "./budgets.ts";
 import {
   CALIBRATION_FLAGS,
   DEVICE_FLAGS,
   EVALUATION_FLAGS,
-  JSON_FLAG,
   MODEL,
   openDevice,
   readRecipe,
   RECIPE_FLAGS,
-  warningsTo,
 } from "./flags.ts";
+import { JSON_FLAG, shownWarnings, warningsTo } from "./messages.ts";
 import { openModel } from "./model.ts";
 import { readTexts, requestsOf, settleRecipe } from "./walks.ts";
 
@@ -31,7 +30,7 @@ export const EVALUATE_FLAG = {
 export async function showPlanned(said: Said, host: Host): Promise<void> {
   const asked = await readRecipe(said, host);
   await using stack = new AsyncDisposableStack();
-  const report = warningsTo(host);
+  const { report, warnings } = warningsTo(host, said);
   const source = await openModel(said.arguments[0]!, { said, host, report, stack });
   const device = stack.use(await openDevice(said, report));
   const texts = await readTexts(said, { source, recipe: asked, host, report });
@@ -45,7 +44,11 @@ export async function showPlanned(said: Said, host: Host): Promise<void> {
   for (const warning of planned.warnings) report({ type: "warning", ...warning });
   host.out.write(
     said.get("json")
-      ? JSON.stringify(planDocument(planned), plainNumbers, 2) + "\n"
+      ? jsonText({
+        type: "result",
+        ...planDocument(planned, device),
+        warnings: shownWarnings(warnings, said),
+      })
       : showPlan(planned),
   );
 }

@@ -1,15 +1,14 @@
 /** `sluice publish`: a checkpoint's folder to the Hub in one commit; and the same for what `quantize` just made. */
 import type { Backend } from "../../backend.ts";
-import { factsOfCheckpoint } from "../../card_facts.ts";
 import type { Command, Flag, Host, Said } from "../command.ts";
-import { RequestError } from "../../errors.ts";
-import { type CardFacts, modelCard } from "../../model_card.ts";
-import { openCheckpoint } from "../../sources/checkpoint.ts";
-import { checkPublish, planPublish, publish, type PublishPlan } from "../../publish.ts";
-import { jsonLine } from "../progress.ts";
-import { count, size } from "../text.ts";
-import { verify, type VerifyReport } from "../../verify.ts";
-import { DEVICE_FLAGS, MESSAGE_FLAGS, openDevice, openViews } from "./flags.ts";
+import { quote, RequestError } from "../../errors.ts";
+import { cardOf, checkPublish, planPublish, publish, type PublishPlan } from "../../publish.ts";
+import { size } from "../../size.ts";
+import { jsonLine } from "../json.ts";
+import { count, shellWord } from "../text.ts";
+import { verify } from "../../verify.ts";
+import { DEVICE_FLAGS, openDevice } from "./flags.ts";
+import { beginViews, MESSAGE_FLAGS } from "./messages.ts";
 import { hubAccess } from "./model.ts";
 
 const GROUP = "Publishing";
@@ -60,15 +59,6 @@ export const PUBLISH_FLAGS: readonly Flag[] = [
   },
 ];
 
-/** What is published, and what is known of it. */
-export interface Publication {
-  readonly folder: string;
-  /** `org/name` */
-  readonly repo: string;
-  readonly facts: Omit<CardFacts, "name">;
-  readonly verified: VerifyReport;
-}
-
 /** Where the flags say that it goes. */
 function target(said: Said) {
   if (said.get("private") && said.get("public")) {
@@ -102,33 +92,44 @@ async function optionsOf(said: Said, host: Host) {
   };
 }
 
-/** See before hours of work whether its result may be published there. @throws what `checkPublish` throws. */
+/**
+ * See before hours of work whether its result may be published there.
+ *
+ * @throws {RequestError} there would be nobody to ask.
+ * @throws what `checkPublish` throws.
+ */
 export async function checkRepo(
   repo: string,
   { said, host }: { said: Said; host: Host },
 ): Promise<void> {
+  checkAsking(repo, said, host);
   await checkPublish(repo, await optionsOf(said, host));
 }
 
-/** Show what will be published, ask, and publish. */
-export async function publishFolder(
-  { folder, repo, facts, verified }: Publication,
-  { said, host }: { said: Said; host: Host },
+/** @throws {RequestError} a person would have to be asked, and there is none. */
+function checkAsking(repo: string, said: Said, host: Host): void {
+  if (said.get("yes") || host.asks) return;
+  throw new RequestError(
+    `Cannot ask whether to publish to ${quote(repo)}: there is no terminal. Say --yes.`,
+  );
+}
+
+/** Verify a checkpoint, show what will be published, ask, and publish. */
+export async function publishCheckpoint(
+  folder: string,
+  repo: string,
+  { said, host, backend }: { said: Said; host: Host; backend: Backend },
 ): Promise<void> {
+  checkAsking(repo, said, host);
+  const verified = await verify(folder, { backend, signal: host.signal });
   const options = {
     ...await optionsOf(said, host),
-    card: modelCard({ ...facts, name: repo }),
+    card: await cardOf(folder, repo, verified),
   };
   const plan = await planPublish(folder, repo, options);
   if (!said.get("quiet")) host.err.write(describe(plan));
-  if (!said.get("yes")) {
-    const answer = host.confirm(`Publish to ${plan.repo}?`);
-    if (answer === undefined) {
-      throw new RequestError(
-        `Cannot ask whether to publish to ${plan.repo}: there is no terminal. Say --yes.`,
-      );
-    }
-    if (!answer) throw new RequestError(`Nothing was published to ${plan.repo}, as you said.`);
+  if (!said.get("yes") && !host.confirm(`Publish to ${plan.repo}?`)) {
+    throw new RequestError(`Nothing was published to ${plan.repo}, as you said.`);
   }
   let shown = -1;
   const report = await publish(folder, repo, {
@@ -150,6 +151,15 @@ export async function publishFolder(
   }
 }
 
+/** The command line that publishes a checkpoint as the flags of another say. */
+export function publishLine(folder: string, repo: string, said: Said): string {
+  const flags = PUBLISH_FLAGS.filter(({ name }) => said.has(name)).map(({ name }) => {
+    const value = said.get(name);
+    return value === true ? `--${name}` : `--${name} ${shellWord(String(value))}`;
+  });
+  return ["sluice publish", shellWord(folder), repo, ...flags].join(" ");
+}
+
 function describe(plan: PublishPlan): string {
   const where = plan.newRepo
     ? `a new ${plan.visibility} repository`
@@ -168,14 +178,6 @@ function describe(plan: PublishPlan): string {
   ].join("\n");
 }
 
-/** Check what was written, as `publish` wants it. */
-export function verifyForPublishing(
-  folder: string,
-  { backend, host }: { backend: Backend; host: Host },
-): Promise<VerifyReport> {
-  return verify(folder, { backend, signal: host.signal });
-}
-
 /** `sluice publish DIR org/name` */
 export const publishCommand: Command = {
   name: "publish",
@@ -189,18 +191,13 @@ export const publishCommand: Command = {
     ["publish SmolLM2-int4 me/SmolLM2-135M-int4", "to a new private repository, after a question"],
     ["publish SmolLM2-int4 me/SmolLM2-135M-int4 --public --yes", "for everyone, without one"],
   ],
+  leaves: true,
   async run(said, host) {
     const [folder, repo] = said.arguments as [string, string];
     await using stack = new AsyncDisposableStack();
-    const views = stack.use(openViews(said, host));
+    const views = stack.use(await beginViews(said, host));
     const backend = stack.use(await openDevice(said, views.report));
-    const verified = await verifyForPublishing(folder, { backend, host });
-    await using source = await openCheckpoint(folder);
-    const facts = {
-      ...factsOfCheckpoint(verified, source.config),
-      versions: { Sluice: host.version },
-    };
     views[Symbol.dispose]();
-    await publishFolder({ folder, repo, facts, verified }, { said, host });
+    await publishCheckpoint(folder, repo, { said, host, backend });
   },
 };

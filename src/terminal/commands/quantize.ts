@@ -1,39 +1,38 @@
 /** `sluice quantize`: plan, run, and tell what came of it. */
+import { join } from "node:path";
 import type { Command, Host, Said } from "../command.ts";
 import { RequestError } from "../../errors.ts";
-import { plan } from "../../plan.ts";
+import { LEFT_BEHIND } from "../../io/left_behind.ts";
+import { type Plan, plan } from "../../plan.ts";
 import type { Recipe } from "../../recipe.ts";
-import type { Event } from "../../report.ts";
 import { run, type RunReport } from "../../run.ts";
 import { openFolderSink } from "../../sinks/folder.ts";
-import { isOnHub } from "../../open.ts";
-import { factsOfRun } from "../../card_facts.ts";
 import { makeReport } from "../../report_files.ts";
-import type { CardBase } from "../../model_card.ts";
-import { readSourceCard } from "../../source_card.ts";
 import type { TensorSource } from "../../source.ts";
-import { checkRepo, PUBLISH_FLAGS, publishFolder, verifyForPublishing } from "./publish.ts";
+import { CheckpointStays } from "../faults.ts";
+import { jsonLine, recordDocument } from "../json.ts";
+import { checkRepo, PUBLISH_FLAGS, publishCheckpoint, publishLine } from "./publish.ts";
 import { planSentence } from "../plan_view.ts";
-import { jsonLine } from "../progress.ts";
-import { openReportFolder } from "../report_folder.ts";
+import { openReportFolder, type ReportFolder } from "../report_folder.ts";
 import { showRun, showTensors, tensorsCsv } from "../result_view.ts";
+import { shellWord } from "../text.ts";
 import { timelineSvg } from "../timeline_view.ts";
+import { tryPaths } from "../written_paths.ts";
 import { BUDGET_FLAGS, budgetsOf } from "./budgets.ts";
 import {
   CALIBRATION_FLAGS,
   corpusSentence,
   DEVICE_FLAGS,
   EVALUATION_FLAGS,
-  MESSAGE_FLAGS,
   MODEL,
   openDevice,
-  openViews,
   readRecipe,
   RECIPE_FLAGS,
 } from "./flags.ts";
+import { beginViews, MESSAGE_FLAGS, openViews, shownWarnings } from "./messages.ts";
 import { checkApart, openModel } from "./model.ts";
 import { EVALUATE_FLAG, showPlanned } from "./plan.ts";
-import { inputsOf, readTexts, requestsOf, settleRecipe } from "./walks.ts";
+import { inputsOf, readTexts, requestsOf, settleRecipe, type Texts } from "./walks.ts";
 
 const OUTPUT_GROUP = "Output";
 
@@ -49,6 +48,7 @@ export const quantizeCommand: Command = {
       short: "o",
       type: "string",
       placeholder: "folder",
+      path: true,
       help: "where the result goes: a folder that is not there yet",
       group: OUTPUT_GROUP,
     },
@@ -63,7 +63,7 @@ export const quantizeCommand: Command = {
       name: "upload-repo",
       type: "string",
       placeholder: "org/name",
-      help: "publish the result on the Hub; without --output nothing stays here",
+      help: "publish the result on the Hub; without --output nothing stays here, unless that fails",
       group: OUTPUT_GROUP,
     },
     ...PUBLISH_FLAGS,
@@ -81,6 +81,8 @@ export const quantizeCommand: Command = {
       name: "metrics",
       type: "string",
       placeholder: "file.csv",
+      path: true,
+      writes: true,
       help: "measure each weight (SQNR, PSNR, cosine, EMD, largest error): a table, or a CSV file",
       bare: true,
       group: "Measuring",
@@ -89,6 +91,7 @@ export const quantizeCommand: Command = {
       name: "report",
       type: "string",
       placeholder: "folder",
+      path: true,
       help:
         "what became of each layer, as report.html, report.json and report.csv: a new folder, " +
         "or one that holds a report",
@@ -98,6 +101,8 @@ export const quantizeCommand: Command = {
       name: "timeline",
       type: "string",
       placeholder: "file.svg",
+      path: true,
+      writes: true,
       help: "draw when bytes came in, the device was busy, and bytes went out",
       group: "Measuring",
     },
@@ -117,6 +122,7 @@ export const quantizeCommand: Command = {
       "by a recipe, with the error of each weight in a table",
     ],
   ],
+  leaves: true,
   run: quantize,
 };
 
@@ -125,131 +131,151 @@ async function quantize(said: Said, host: Host): Promise<void> {
   const [model] = said.arguments as [string];
   const upload = said.get("upload-repo");
   await using stack = new AsyncDisposableStack();
-  const output = said.get("output") ??
-    (upload === undefined
-      ? undefined
-      : `${stack.use(await host.temporaryFolder()).path}/checkpoint`);
-  if (output === undefined) {
-    throw new RequestError(
-      "Cannot quantize: say where the result goes, --output and a new folder (or --dry-run).",
-    );
-  }
+  const place = await placeOf(said, host, stack);
+  await tryPaths(quantizeCommand, { said, output: place.path, host });
   if (upload !== undefined) await checkRepo(String(upload), { said, host });
   const asked = await readRecipe(said, host);
-  const views = stack.use(openViews(said, host));
-  const warnings: RunReport["warnings"][number][] = [];
-  const watched = (event: Event) => {
-    if (event.type === "warning") warnings.push({ code: event.code, message: event.message });
-    views.report(event);
-  };
-  const source = await openModel(model, { said, host, report: watched, stack });
-  await checkApart(model, String(output));
+  const views = stack.use(await beginViews(said, host));
+  await checkApart(model, place.path);
   const reporting = said.get("report");
   const folder = reporting === undefined
     ? undefined
-    : stack.use(await openReportFolder(String(reporting), { output: String(output), host }));
+    : stack.use(await openReportFolder(String(reporting), { output: place.path, host }));
   const sink = stack.use(
-    await openFolderSink(String(output), { overwrite: said.get("overwrite") === true }),
+    await openFolderSink(place.path, {
+      overwrite: said.get("overwrite") === true,
+      report: views.report,
+    }),
   );
-  const backend = stack.use(await openDevice(said, watched));
-  const texts = await readTexts(said, { source, recipe: asked, host, report: watched });
+  const source = await openModel(model, { said, host, report: views.report, stack });
+  const backend = stack.use(await openDevice(said, views.report));
+  const texts = await readTexts(said, { source, recipe: asked, host, report: views.report });
   const recipe = await settle(asked, { said, source, backend, texts, host });
-  const { evaluation: windows, calibration } = texts;
   const planned = plan(recipe, source, {
     device: backend,
     ...requestsOf(texts),
     budgets: budgetsOf(said, { staged: source.schedule !== undefined }),
   });
-  if (!said.get("quiet")) {
-    host.err.write(`sluice: ${planSentence(planned)}\n`);
-    if (calibration) host.err.write(`sluice: calibrated on ${corpusSentence(calibration)}\n`);
-    if (windows) host.err.write(`sluice: measured on ${corpusSentence(windows)}\n`);
+  if (!said.get("quiet")) tellPlan(planned, texts, host);
+  const inputs = await inputsOf(texts, { plan: planned, host, stack });
+  let whole = false;
+  try {
+    const report = await run(planned, {
+      source,
+      backend,
+      sink: {
+        ...sink,
+        async commit() {
+          await sink.commit();
+          whole = true;
+        },
+      },
+      report: views.report,
+      signal: host.signal,
+      metrics: said.has("metrics") || folder !== undefined,
+      distributions: folder !== undefined,
+      command: commandLine(said, source, texts),
+      // What a killed run had left is no business of this one's result.
+      warnings: views.warnings.filter(({ code }) => code !== LEFT_BEHIND),
+      residentBytes: host.residentBytes,
+      currentBytes: host.currentBytes,
+      ...inputs,
+    });
+    await writeFiles(said, { plan: planned, report, folder, host });
+    tellResult(said, { plan: planned, report, host });
+    if (upload === undefined) return;
+    views[Symbol.dispose]();
+    await publishCheckpoint(place.path, String(upload), { said, host, backend });
+  } catch (cause) {
+    if (!whole) throw cause;
+    await place.keep();
+    throw new CheckpointStays(place.path, {
+      next: upload === undefined ? undefined : publishLine(place.path, String(upload), said),
+      cause,
+    });
   }
-  const report = await run(planned, {
-    source,
-    backend,
-    sink,
-    report: views.report,
-    signal: host.signal,
-    metrics: said.has("metrics") || folder !== undefined,
-    distributions: folder !== undefined,
-    residentBytes: host.residentBytes,
-    currentBytes: host.currentBytes,
-    ...await inputsOf(texts, { plan: planned, host, stack }),
-  });
+}
+
+/**
+ * The folder of the checkpoint; without one on the command line, one that stays only if it could
+ * not be published.
+ */
+async function placeOf(
+  said: Said,
+  host: Host,
+  stack: AsyncDisposableStack,
+): Promise<{ readonly path: string; keep(): Promise<void> }> {
+  const output = said.get("output");
+  if (output !== undefined) return { path: String(output), keep: () => Promise.resolve() };
+  const upload = said.get("upload-repo");
+  if (upload === undefined) {
+    throw new RequestError(
+      "Cannot quantize: say where the result goes, --output and a new folder (or --dry-run).",
+    );
+  }
+  const folder = stack.use(await host.temporaryFolder());
+  return {
+    path: join(folder.path, String(upload).split("/").at(-1)!),
+    keep: () => folder.keep(),
+  };
+}
+
+/** Say what the run that begins will make, and of what texts. */
+function tellPlan(planned: Plan, { calibration, evaluation }: Texts, { err }: Host): void {
+  err.write(`sluice: ${planSentence(planned)}\n`);
+  if (calibration) err.write(`sluice: calibrated on ${corpusSentence(calibration)}\n`);
+  if (evaluation) err.write(`sluice: measured on ${corpusSentence(evaluation)}\n`);
+}
+
+/** What came of a run. */
+interface Made {
+  readonly plan: Plan;
+  readonly report: RunReport;
+  readonly host: Host;
+}
+
+/** Write the files beside the checkpoint that the flags ask for. */
+async function writeFiles(
+  said: Said,
+  { plan, report, folder, host }: Made & { readonly folder: ReportFolder | undefined },
+): Promise<void> {
   const csv = said.get("metrics");
   if (typeof csv === "string") await host.writeText(csv, tensorsCsv(report.tensors));
   const svg = said.get("timeline");
   if (svg !== undefined) {
-    await host.writeText(String(svg), await timelineSvg(report.timeline, planSentence(planned)));
+    await host.writeText(String(svg), await timelineSvg(report.timeline, planSentence(plan)));
   }
-  await folder?.write(
-    await makeReport(planned, report, {
-      version: host.version,
-      created: new Date().toISOString(),
-      command: commandLine(quantizeCommand, said),
-      calibration,
-      evaluation: windows,
-      warnings,
-    }),
-  );
+  await folder?.write(await makeReport(plan, report, { created: new Date().toISOString() }));
+}
+
+/** Print what came of a run. */
+function tellResult(said: Said, { plan, report, host }: Made): void {
+  // Without a folder of its own, what was made is not here for long.
+  const [output, folder] = [said.get("output"), said.get("report")];
   if (said.get("json")) {
     host.out.write(jsonLine({
       type: "result",
       output,
-      ...(folder ? { report: String(reporting) } : {}),
-      format: planned.format.name,
-      source_bytes: planned.sourceBytes,
-      total_bytes: planned.totalBytes,
-      bits_per_weight: planned.bitsPerWeight,
-      planned_memory: planned.memory.peak,
-      peak_memory: report.peakBytes,
+      report: folder,
+      ...recordDocument(report.record),
+      warnings: shownWarnings(report.warnings, said),
       seconds: report.seconds,
-      scores: report.scores,
+      peakBytes: report.peakBytes,
+      plannedMemory: plan.memory,
       timeline: report.timeline,
-      loaders: planned.loaders,
+      loaders: plan.loaders,
     }));
   } else if (!said.get("quiet")) {
-    if (csv === true) host.out.write(showTensors(report.tensors) + "\n");
+    if (said.get("metrics") === true) host.out.write(showTensors(report.tensors) + "\n");
     host.out.write(
       showRun({
-        output: String(output),
-        plan: planned,
+        plan,
         report,
-        ...(folder ? { folder: String(reporting) } : {}),
+        ...(output === undefined ? {} : { output: String(output) }),
+        ...(folder === undefined ? {} : { folder: String(folder) }),
       }),
     );
   }
-  if (upload === undefined) return;
-  const facts = {
-    ...factsOfRun(planned, { report, config: source.config }),
-    base: await baseOf(model, source),
-    command: commandLine(quantizeCommand, said),
-    ...(said.has("recipe")
-      ? {
-        recipe: {
-          language: "yaml" as const,
-          text: await host.readText(String(said.get("recipe"))),
-        },
-      }
-      : {}),
-    versions: { Sluice: host.version, Deno: Deno.version.deno },
-    device: backend.description,
-    ...(windows
-      ? {
-        protocol: {
-          corpus: String(said.get("corpus")),
-          seqLen: windows.seqLen,
-          windows: windows.windows.length,
-          available: windows.available,
-        },
-      }
-      : {}),
-  };
-  const verified = await verifyForPublishing(String(output), { backend, host });
-  views[Symbol.dispose]();
-  const publication = { folder: String(output), repo: String(upload), facts, verified };
-  await publishFolder(publication, { said, host });
 }
 
 /** See {@linkcode settleRecipe}; its progress is shown apart from that of the run. */
@@ -262,31 +288,33 @@ async function settle(
   return await settleRecipe(recipe, { said, host, ...found, report: views.report });
 }
 
-/** What the card says of the model it was made of: its name on the Hub, never a path. */
-async function baseOf(model: string, source: TensorSource): Promise<CardBase> {
-  const card = await source.modelCard?.();
-  const [id, commit] = source.id.split("@");
-  return {
-    ...(isOnHub(model) && id && commit ? { id, commit } : {}),
-    ...(card === undefined ? {} : { card: readSourceCard(card) }),
-  };
-}
+/** Flags that say where the result goes and what is told of it, and nothing of the result. */
+const ASIDE: ReadonlySet<string> = new Set(
+  [...PUBLISH_FLAGS, ...MESSAGE_FLAGS].map(({ name }) => name)
+    .concat("upload-repo", "output", "overwrite", "metrics", "report", "timeline"),
+);
 
-/** The command as others can repeat it: a path on this machine is replaced. */
-function commandLine({ name, flags }: Command, said: Said): string {
-  const [model] = said.arguments;
-  const words = flags.filter((flag) => said.has(flag.name)).flatMap((flag) => {
-    const values = flag.repeat ? said.all(flag.name) : [said.get(flag.name)];
-    return values.map((value) =>
-      value === true
-        ? `--${flag.name}`
-        : `--${flag.name} ${
-          ["output", "recipe", "log-file", "report", "timeline"].includes(flag.name)
-            ? flag.placeholder
-            : value
-        }`
+/**
+ * The command that makes the same checkpoint, as others can repeat it: of what is on this machine
+ * there are names without folders, or words that stand for them.
+ */
+function commandLine(
+  said: Said,
+  { id }: Pick<TensorSource, "id">,
+  { calibration, evaluation }: Texts,
+): string {
+  const [model] = said.arguments as [string];
+  const names = new Map([["calibration", calibration?.corpus], ["corpus", evaluation?.corpus]]);
+  const words = quantizeCommand.flags.filter(({ name }) => said.has(name) && !ASIDE.has(name))
+    .flatMap(({ name, repeat, path, placeholder = "file" }) =>
+      (repeat ? said.all(name) : [said.get(name)!]).map((value) =>
+        value === true
+          ? `--${name}`
+          : value === false
+          ? `--no-${name}`
+          : `--${name} ${path ? names.get(name) ?? placeholder : shellWord(String(value))}`
+      )
     );
-  });
-  const named = model === "sample" || isOnHub(model!) ? model : "./model";
-  return ["sluice", name, named, ...words].join(" ");
+  const named = model === "sample" || /@[0-9a-f]{40}$/.test(id) ? model : "./model";
+  return ["sluice quantize", named, ...words, "--output folder"].join(" ");
 }

@@ -1,9 +1,10 @@
 /** `sluice verify`: reads back what was written, and compares it with what it was made of. */
 import type { Command } from "../command.ts";
-import { jsonLine } from "../progress.ts";
+import { jsonLine, recordDocument, tensorDocument } from "../json.ts";
 import { showVerification } from "../result_view.ts";
 import { verify } from "../../verify.ts";
-import { DEVICE_FLAGS, MESSAGE_FLAGS, openDevice, openViews } from "./flags.ts";
+import { DEVICE_FLAGS, openDevice } from "./flags.ts";
+import { beginViews, MESSAGE_FLAGS, shownWarnings } from "./messages.ts";
 import { openModel } from "./model.ts";
 
 /** `sluice verify OUT` */
@@ -28,7 +29,7 @@ export const verifyCommand: Command = {
   ],
   async run(said, host) {
     await using stack = new AsyncDisposableStack();
-    const views = stack.use(openViews(said, host));
+    const views = stack.use(await beginViews(said, host));
     const original = said.get("source");
     const source = original === undefined
       ? undefined
@@ -41,7 +42,14 @@ export const verifyCommand: Command = {
       ...(source ? { source } : {}),
     });
     views[Symbol.dispose]();
-    if (said.get("json")) host.out.write(jsonLine({ type: "result", ...report }));
-    else if (!said.get("quiet")) host.out.write(showVerification(report, source?.label));
+    if (said.get("json")) {
+      host.out.write(jsonLine({
+        type: "result",
+        ...report,
+        quantized: report.quantized.map(tensorDocument),
+        record: report.record && recordDocument(report.record),
+        warnings: shownWarnings(views.warnings, said),
+      }));
+    } else if (!said.get("quiet")) host.out.write(showVerification(report, source?.label));
   },
 };

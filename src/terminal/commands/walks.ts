@@ -7,6 +7,7 @@ import { modelWithOutliers, outlierThreshold, withThreshold } from "../../outlie
 import { needsCalibration, type Plan, requestOf, type WindowsRequest } from "../../plan.ts";
 import type { Recipe } from "../../recipe.ts";
 import type { Reporter } from "../../report.ts";
+import { size, sizeToGive } from "../../size.ts";
 import type { TensorSource } from "../../source.ts";
 import type { EvaluationInput } from "../../streams.ts";
 import type { Host, Said } from "../command.ts";
@@ -89,9 +90,11 @@ export async function settleRecipe(
   const spilled = windows.length * seqLen * floatsPerToken * 2;
   if (stateBudget === 0 && spilled > (disk ?? Infinity)) {
     throw new UnsupportedError(
-      `Cannot keep to --max-disk: ${spilled} bytes of hidden states must go to disk to find the outliers. ` +
-        `Give --max-disk ${spilled}, more memory, or fewer --num-samples.`,
-      { what: "--max-disk", reason: `${spilled} bytes are needed` },
+      `Cannot keep to --max-disk: ${
+        size(spilled)
+      } of hidden states must go to disk to find the outliers. ` +
+        `Give --max-disk ${sizeToGive(spilled)}, more memory, or fewer --num-samples.`,
+      { what: "budgets.disk", reason: `${size(spilled)} are needed` },
     );
   }
   await using stack = new AsyncDisposableStack();
@@ -142,6 +145,9 @@ export async function inputsOf(
       ? {
         calibration: await fitted(calibration, plan.calibration, statesPerToken(model, recipe)),
       }
+      // The record tells by what the threshold of outliers was found.
+      : calibration && recipe.outlierQuantile !== undefined
+      ? { calibration }
       : {}),
     ...(evaluation && plan.evaluation
       ? { evaluation: await fitted(evaluation, plan.evaluation, 2 * model.hiddenSize) }

@@ -99,7 +99,9 @@ export function attention(thread: i32): void {
       for (let i: i32 = 0; i < rows; i++) {
         const at = <usize>i << 2, before = load<f32>(tops + at);
         const start = window > 0 ? max(0, i0 + i - window + 1 - j0) : 0;
-        const sum = softmaxRow(scores + <usize>i * LINE, start, min(count, i0 + i + 1 - j0), scale, before);
+        // With a window, the last keys may all come after the row's query.
+        const end = max(0, min(count, i0 + i + 1 - j0));
+        const sum = softmaxRow(scores + <usize>i * LINE, start, end, scale, before);
         const fade = f32x4.extract_lane(exp4(f32x4.splat(before - most)), 0);
         store<f32>(tops + at, most);
         store<f32>(sums + at, load<f32>(sums + at) * fade + sum);

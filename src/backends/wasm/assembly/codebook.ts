@@ -85,7 +85,7 @@ export function quantize_4bit(thread: i32): void {
     v128.store(bounds + <usize>(16 * i), f32x4.splat(sum / 2));
   }
   const zero: u8 = kind == 0 ? 7 : 0;
-  const step = ceilDiv(CHUNK, 2 * block) * 2 * block;
+  const step = block >= N ? N : ceilDiv(CHUNK, 2 * block) * 2 * block;
   for (let from = claim() * step; from < N; from = claim() * step) {
     const last = min(N, from + step);
     for (let at = from; at < last && !given; at += block) {

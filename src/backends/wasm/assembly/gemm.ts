@@ -200,13 +200,14 @@ export function gemm<T>(
   const stride = <usize>cStride << 2;
   const tilesN = ceilDiv(N, TILE_N);
   const tileM = ceilDiv(M, TILE_M) * tilesN < FEW_ITEMS ? SMALL_TILE_M : TILE_M;
-  const tiles = ceilDiv(M, tileM) * tilesN;
+  const tiles = ceilDiv(M, tileM) * tilesN, steps = max(1, ceilDiv(units, KC));
   for (let tile = claim(); tile < tiles; tile = claim()) {
     const m0 = tile / tilesN * tileM, m1 = min(M, m0 + tileM);
     const n0 = tile % tilesN * TILE_N, n1 = min(N, n0 + TILE_N);
     if (!isWanted(m0, m1, n0, n1)) continue;
-    for (let k: i32 = 0; k < units; k += KC) {
-      const count = min(KC, units - k), padded = (count + 3) & -4;
+    // Once at least: a sum of nothing is 0, and has to be stored.
+    for (let step: i32 = 0; step < steps; step++) {
+      const k = step * KC, count = min(KC, units - k), padded = (count + 3) & -4;
       const fresh = k == 0 && !add;
       for (let n = n0; n < n1; n += 8) {
         const out = bPanels + (<usize>((n - n0) * padded) << 2);

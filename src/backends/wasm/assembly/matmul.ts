@@ -14,7 +14,7 @@ export function matmul_nt(thread: i32): void {
 export function matmul_packed(thread: i32): void {
   const T = dim(0), C = dim(1), R = dim(2), P = dim(3), G = dim(4), Y = dim(5);
   const y = tensor(4) + (<usize>scalarU(1) << 2);
-  setPacked(scalarU(0), C / G, tensor(2), tensor(3));
+  setPacked(scalarU(0), max(1, C / G), tensor(2), tensor(3));
   product<f32>(thread, F32, tensor(0), C, PACKED, tensor(1), P, y, Y, T, R, C, false);
 }
 
@@ -30,6 +30,7 @@ export function matmul_columns(thread: i32): void {
   const columns = tensor(1), y = tensor(4) + (<usize>scalarU(0) << 2);
   setGather(columns + 4, tensor(3));
   const count = min(D - 1, load<i32>(columns));
+  if (count == 0) return;
   product<f32>(thread, GATHER, tensor(0), C, GATHER_INT8, tensor(2), C, y, Y, T, R, count, true);
 }
 

@@ -64,10 +64,13 @@ export function quantize_rows_int8(thread: i32): void {
   }
 }
 
-/** An item is 256 columns; the thread that finishes the last one lists the columns found. */
+/**
+ * An item is 256 columns, one at least; the thread that finishes the last one lists the columns
+ * found.
+ */
 export function outlier_columns(thread: i32): void {
   const x = tensor(0), skip = tensor(1), columns = tensor(2), T = dim(0), C = dim(1), threshold = scalarF(0);
-  const step: i32 = 256, items = ceilDiv(C, step), flags = scratch(thread);
+  const step: i32 = 256, items = max(1, ceilDiv(C, step)), flags = scratch(thread);
   const limit = f32x4.splat(threshold > 0 ? threshold : Infinity), magnitude = i32x4.splat(0x7fffffff);
   const any = threshold > 0;
   for (let item = claim(); item < items; item = claim()) {

@@ -1,0 +1,208 @@
+/**
+ * `--json`: what is printed has exactly the keys that README.md lists, spelled in one way, whatever
+ * happens.
+ */
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { RECORD_FILE } from "../../src/record.ts";
+import { SpaceError } from "../../src/errors.ts";
+import { demoDocument } from "../../src/terminal/commands/demo.ts";
+import { jsonLine } from "../../src/terminal/json.ts";
+import { ReaderGone } from "../../src/terminal/faults.ts";
+import { startFakeHub, TOKEN } from "../fake_hub/mod.ts";
+import { tableRows } from "../readme_given.ts";
+import { makeCheckpoint, TINY_CONFIG, tinyTensors } from "../tiny.ts";
+import { inFolder, keeper, names, type Outcome, sluice } from "./host.ts";
+
+const ON_CPU = ["--device", "wasm"] as const;
+const TEXT = ["--seq-len", "32", "--num-samples", "2"] as const;
+
+type Json = Readonly<Record<string, unknown>>;
+
+/** The keys of each line of the README's table. */
+const SCHEMA = new Map(tableRows("Line", "Keys").map(([line, keys]) => [line!, keysIn(keys!)]));
+
+/** Names in backticks, but for those in brackets. */
+function keysIn(cell: string): string[] {
+  return [...cell.replace(/ \([^)]*\)/g, "").matchAll(/`(\w+)`/g)].map(([, key]) => key!);
+}
+
+/** The keys that a line must have, of those of the record where the table says so. */
+function keysOf(line: string): string[] {
+  const keys = SCHEMA.get(line);
+  assert.ok(keys, `README.md has no line ${line}`);
+  const record = tableRows("Key", "Holds").flatMap(([keys]) => keysIn(keys!));
+  return line === "`result` of `quantize`" ? [...keys, ...record, "version"] : keys;
+}
+
+/** Lists and objects that have a line of their own, by the key they are under. */
+const INNER: Readonly<Record<string, string>> = {
+  tensor: "`tensor`, each of `quantized`",
+  quantized: "`tensor`, each of `quantized`",
+  calibration: "`calibration`, `evaluation`",
+  evaluation: "`calibration`, `evaluation`",
+  loaders: "each of `loaders`",
+  results: "each of `results`",
+};
+
+/** Check one object that was printed by a command. */
+function check(printed: Json, command: string): string {
+  const { type } = printed;
+  const line = type === "result" ? `\`result\` of \`${command}\`` : `\`${type}\``;
+  const { type: _, ...rest } = printed;
+  assert.deepEqual(Object.keys(rest).sort(), keysOf(line).sort(), line);
+  const inner = { ...INNER, ...(type === "result" ? { warnings: "each of `warnings`" } : {}) };
+  for (const [key, name] of Object.entries(inner)) {
+    const value = rest[key];
+    for (const one of Array.isArray(value) ? value : [value]) {
+      if (typeof one !== "object" || one === null) continue;
+      assert.deepEqual(Object.keys(one).sort(), keysOf(name).sort(), `${line}: ${key}`);
+    }
+  }
+  if (command === "plan" && type === "result") {
+    for (const tensor of printed.tensors as Json[]) {
+      assert.deepEqual(Object.keys(tensor).sort(), keysOf("each of `tensors` of `plan`").sort());
+    }
+  }
+  checkSpelling(rest, line);
+  return line;
+}
+
+/** Keys are in snake_case, but for what others have written. */
+function checkSpelling(value: unknown, place: string): void {
+  if (typeof value !== "object" || value === null) return;
+  for (const [key, inner] of Object.entries(value)) {
+    if (!Array.isArray(value)) {
+      if (key === "section" || key === "gate") continue;
+      // A warning's code is a name, too.
+      if (!place.endsWith(".warnings")) assert.match(key, /^[a-z][a-z0-9_]*$/, place);
+    }
+    checkSpelling(inner, `${place}.${key}`);
+  }
+}
+
+/** Check all that a command line printed: lines, or one object. */
+function checkAll({ out, code, err }: Outcome, command: string, expected = 0): string[] {
+  assert.equal(code, expected, err);
+  const single = ["plan", "inspect", "devices"].includes(command) && expected === 0;
+  const printed = single ? [out] : out.trimEnd().split("\n");
+  return printed.map((text) => check(JSON.parse(text) as Json, command));
+}
+
+Deno.test("everything that --json prints has the keys that README.md lists, and every line of it is seen", () =>
+  inFolder(async (folder) => {
+    const seen = new Set<string>();
+    const note = (lines: string[]) => lines.forEach((line) => seen.add(line));
+    const out = `${folder}/out`;
+    const words = ["sample", "--group-size", "64", ...TEXT, "--evaluate", "--metrics", ...ON_CPU];
+    note(
+      checkAll(
+        await sluice([
+          "plan",
+          ...words.filter((word) => word !== "--metrics"),
+          "--json",
+        ]),
+        "plan",
+      ),
+    );
+    note(checkAll(await sluice(["quantize", ...words, "--output", out, "--json"]), "quantize"));
+    const { device: _, ...record } = JSON.parse(readFileSync(`${out}/${RECORD_FILE}`, "utf8"));
+    assert.equal(record.methods[0].name, "awq+gptq");
+    const evaluate = ["evaluate", out, "--reference", "sample", ...TEXT, ...ON_CPU, "--json"];
+    note(checkAll(await sluice(evaluate), "evaluate"));
+    note(checkAll(await sluice(["evaluate", "sample", ...TEXT, ...ON_CPU, "--json"]), "evaluate"));
+    note(
+      checkAll(await sluice(["verify", out, "--source", "sample", ...ON_CPU, "--json"]), "verify"),
+    );
+    note(checkAll(await sluice(["inspect", out, "--json"]), "inspect"));
+    note(checkAll(await sluice(["inspect", "sample", "--json"]), "inspect"));
+    note(checkAll(await sluice(["devices", "--json"]), "devices"));
+    note(checkAll(await sluice(["quantize", ...words, "--output", out, "--json"]), "quantize", 1));
+    await using hub = await startFakeHub();
+    const env: Record<string, string> = { HF_ENDPOINT: hub.endpoint, HF_TOKEN: TOKEN };
+    const publish = ["publish", out, "me/out", "--yes", ...ON_CPU, "--json"];
+    note(checkAll(await sluice(publish, { env: (name) => env[name] }), "publish"));
+    // Which takes a minute, and so only its words are made here.
+    const text = { corpus: "sample", available: 9, sha256: "5ea1", tokens: 64, seqLen: 32 };
+    const windows = { windows: [], stateBudget: 1, seed: undefined, ...text };
+    const report = { scores: { divergence: { mean: 0.1, p99: Infinity } }, seconds: 1 };
+    const flags = { scheme: "W4A16", "group-size": "64" };
+    const demo = jsonLine(
+      demoDocument([{ title: "int4", flags, bytes: 1, bits: 4, report }], {
+        windows,
+        warnings: [{ code: "few-tokens", message: "few" }],
+      }),
+    );
+    note(checkAll({ out: demo, code: 0, err: "" }, "demo"));
+    const all = [...SCHEMA.keys()].filter((line) => /^`\w+`$|^`result`/.test(line));
+    assert.deepEqual([...seen].sort(), all.filter((line) => line !== "`tensor`").sort());
+  }));
+
+for (
+  const [words, status, code] of [
+    [["quantize", "sample", "--output", "out", "--scheme", "W9A16"], 1, "request"],
+    [["quantize", "sample", "--otput", "out"], 1, "request"],
+    [["inspect", "./nothing/here"], 1, "request"],
+    [["plan", "sample", "--scheme", "NF4", "--group-size", "64", ...ON_CPU], 1, "request"],
+    [["evaluate", "org/none", ...ON_CPU], 4, "hub"],
+  ] as const
+) {
+  Deno.test(`sluice ${words.join(" ")} --json ends with an error of code ${code} on standard output`, async () => {
+    const env: Record<string, string> = { HF_HUB_OFFLINE: "1" };
+    const outcome = await sluice([...words, "--json"], { env: (name) => env[name] });
+    const { out, err } = outcome;
+    assert.deepEqual(checkAll(outcome, words[0], status), ["`error`"]);
+    const error = JSON.parse(out) as Json;
+    assert.deepEqual([error.code, error.exit_status], [code, status]);
+    assert.equal(`sluice: ${error.message}\n`, err);
+  });
+}
+
+Deno.test("a section of someone's config.json keeps its own keys", () =>
+  inFolder(async (folder) => {
+    const section = { quant_method: "odd", modulesToKeep: { "lm-Head": 1 } };
+    const model = await makeCheckpoint(tinyTensors(), {
+      config: { ...TINY_CONFIG, quantization_config: section },
+    });
+    await Deno.rename(model, `${folder}/model`);
+    const { out } = await sluice(["inspect", `${folder}/model`, "--json"]);
+    assert.deepEqual((JSON.parse(out) as { quantization: Json }).quantization.section, section);
+  }));
+
+/** A stream that takes so many writes and then fails. */
+function failing(after: number, fault: Error) {
+  const kept = keeper();
+  let left = after;
+  return {
+    ...kept,
+    write(text: string) {
+      if (left-- <= 0) throw fault;
+      kept.write(text);
+    },
+  };
+}
+
+Deno.test("standard output that fails stops a command that only prints; one that makes a checkpoint goes on", () =>
+  inFolder(async (folder) => {
+    const model = await makeCheckpoint(tinyTensors(), { config: TINY_CONFIG });
+    await Deno.rename(model, `${folder}/model`);
+    const words = ["quantize", `${folder}/model`, "--scheme", "W8A16", ...ON_CPU, "--json"];
+    const full = new SpaceError(`Cannot write to "standard output": full.`, { path: "-" });
+    const gone = new ReaderGone("gone");
+    for (const [fault, code, says] of [[full, 5, /standard output/], [gone, 0, /^$/]] as const) {
+      for (const after of [0, 3]) {
+        const output = `${folder}/out-${code}-${after}`;
+        const out = failing(after, fault);
+        const err = keeper();
+        const made = await sluice([...words, "--quiet", "--output", output], { out, err });
+        assert.equal(made.code, code);
+        assert.match(err.text(), says);
+        assert.ok(names(output).includes("model.safetensors"));
+        const verify = ["verify", output, ...ON_CPU, "--json", "--quiet"];
+        const messages = keeper();
+        const checked = await sluice(verify, { out: failing(after, fault), err: messages });
+        assert.equal(checked.code, code);
+        assert.match(messages.text(), says);
+      }
+    }
+  }));

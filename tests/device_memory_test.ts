@@ -1,0 +1,322 @@
+/**
+ * What a plan says of the device's memory is what a run takes of it, and what the device cannot
+ * hold is refused before anything is read.
+ */
+import assert from "node:assert/strict";
+import { openWasm } from "../src/backends/wasm/mod.ts";
+import { UnsupportedError } from "../src/errors.ts";
+import { evaluate } from "../src/evaluate.ts";
+import type { SpillStore } from "../src/hidden_states.ts";
+import { disk } from "../src/io/disk.ts";
+import { outlierThreshold } from "../src/outliers.ts";
+import { type DeviceLimits, type Plan, plan, requestOf, type WindowsRequest } from "../src/plan.ts";
+import { recipeFromOptions } from "../src/recipe.ts";
+import { run } from "../src/run.ts";
+import { openCheckpoint } from "../src/sources/checkpoint.ts";
+import type { Sink } from "../src/sink.ts";
+import type { TensorSource } from "../src/source.ts";
+import { byteLength, type TensorInfo } from "../src/tensor.ts";
+import { counted } from "./counted.ts";
+import { idleDevice } from "./idle_device.ts";
+import { memorySink, memorySource } from "./memory.ts";
+import { folder } from "./run_given.ts";
+import { livelyNorms, makeCheckpoint, TINY_CONFIG } from "./tiny.ts";
+
+interface Sizes {
+  readonly hidden: number;
+  readonly intermediate: number;
+  readonly vocab: number;
+}
+
+/** The tensors of a Llama of two blocks. */
+function llamaTensors({ hidden, intermediate, vocab }: Sizes): TensorInfo[] {
+  const tensor = (name: string, ...shape: number[]): TensorInfo => ({ name, dtype: "bf16", shape });
+  return [
+    tensor("model.embed_tokens.weight", vocab, hidden),
+    ...[0, 1].flatMap((i) => {
+      const block = `model.layers.${i}`;
+      return [
+        tensor(`${block}.input_layernorm.weight`, hidden),
+        tensor(`${block}.self_attn.q_proj.weight`, hidden, hidden),
+        tensor(`${block}.self_attn.k_proj.weight`, hidden / 4, hidden),
+        tensor(`${block}.self_attn.v_proj.weight`, hidden / 4, hidden),
+        tensor(`${block}.self_attn.o_proj.weight`, hidden, hidden),
+        tensor(`${block}.post_attention_layernorm.weight`, hidden),
+        tensor(`${block}.mlp.gate_proj.weight`, intermediate, hidden),
+        tensor(`${block}.mlp.up_proj.weight`, intermediate, hidden),
+        tensor(`${block}.mlp.down_proj.weight`, hidden, intermediate),
+      ];
+    }),
+    tensor("model.norm.weight", hidden),
+    tensor("lm_head.weight", vocab, hidden),
+  ];
+}
+
+function configOf({ hidden, intermediate, vocab }: Sizes): Record<string, unknown> {
+  return {
+    ...TINY_CONFIG,
+    vocab_size: vocab,
+    hidden_size: hidden,
+    intermediate_size: intermediate,
+    num_attention_heads: 4,
+    num_key_value_heads: 1,
+    max_position_embeddings: 2048,
+  };
+}
+
+/** A checkpoint whose headers alone are there. */
+function headersOnly(sizes: Sizes): TensorSource {
+  const tensors = llamaTensors(sizes);
+  return {
+    ...memorySource([], { config: configOf(sizes) }),
+    tensors: new Map(tensors.map((tensor) => [tensor.name, tensor])),
+    fileOf: new Map(tensors.map(({ name }) => [name, "model.safetensors"])),
+  };
+}
+
+/** As the CPU describes itself. */
+const CPU: DeviceLimits = {
+  name: "wasm",
+  maxTensorBytes: 2 ** 30,
+  memoryBytes: 4.02e9,
+  sliceBytes: 2 ** 22,
+  supports: () => true,
+};
+
+/**
+ * What llama models of 7 to 405 billion parameters have, and whether the CPU can hold what the
+ * default method needs of them.
+ */
+const WIDTHS = [
+  { hidden: 4096, intermediate: 11008, fits: true },
+  { hidden: 4096, intermediate: 14336, fits: true },
+  { hidden: 8192, intermediate: 28672, fits: false },
+  { hidden: 16384, intermediate: 53248, fits: false },
+];
+
+for (const { hidden, intermediate, fits } of WIDTHS) {
+  const source = headersOnly({ hidden, intermediate, vocab: 32000 });
+  const planFor = (options: Record<string, unknown>, device: DeviceLimits) =>
+    plan(recipeFromOptions({ scheme: "W4A16", ...options }), source, {
+      device,
+      calibration: { seqLen: 512, windows: 128, stateBudget: 1e9 },
+    });
+
+  Deno.test(`a plan with ${intermediate} inputs keeps to what the CPU can hold, or is refused`, () => {
+    if (fits) {
+      const { memory } = planFor({}, CPU);
+      assert.ok(memory.device <= CPU.memoryBytes!, `${memory.device}`);
+    } else {
+      assert.throws(() => planFor({}, CPU), (error) => {
+        assert.ok(error instanceof UnsupportedError);
+        assert.match(
+          error.message,
+          /^Cannot do this on wasm: at least \d+(\.\d)? GB must be on it at once, while a block is calibrated, and it holds 4\.02 GB\. Use a GPU \(`device` webgpu\), or a `method` that needs no calibration \(rtn or hqq\)\.$/,
+        );
+        return true;
+      });
+    }
+    // What needs no calibration, and a device that does not say what it holds, take any width.
+    assert.ok(planFor({ method: "rtn" }, CPU).memory.device < 1e8);
+    assert.ok(planFor({}, { ...CPU, name: "webgpu", memoryBytes: Infinity }).memory.device > 2e9);
+  });
+}
+
+Deno.test("an evaluation that the CPU cannot hold is refused with what to leave out", () => {
+  const source = headersOnly({ hidden: 16384, intermediate: 53248, vocab: 32000 });
+  const evaluation = { seqLen: 2048, windows: 4, stateBudget: 1e9 };
+  assert.throws(
+    () => plan(recipeFromOptions({ scheme: "NF4" }), source, { device: CPU, evaluation }),
+    {
+      message:
+        /^Cannot do this on wasm: .* while a block is evaluated, .* or a shorter `seqLen`, or leave out `evaluation`\.$/,
+    },
+  );
+});
+
+/** A place on disk where nothing is kept. */
+const NOWHERE: SpillStore = {
+  folder: "",
+  disk: {
+    ...disk,
+    create: () =>
+      Promise.resolve({
+        write: () => Promise.resolve(),
+        sync: () => Promise.resolve(),
+        [Symbol.asyncDispose]: () => Promise.resolve(),
+      }),
+    open: () =>
+      Promise.resolve({
+        size: 0,
+        read: (from: number, to: number) => Promise.resolve(new Uint8Array(to - from)),
+        [Symbol.asyncDispose]: () => Promise.resolve(),
+      }),
+    remove: () => Promise.resolve(),
+  },
+};
+
+const NO_OUTPUT: Sink = {
+  label: "nowhere",
+  create: () =>
+    Promise.resolve({
+      write: () => Promise.resolve(),
+      commit: () => Promise.resolve(),
+      [Symbol.asyncDispose]: () => Promise.resolve(),
+    }),
+  commit: () => Promise.resolve(),
+  [Symbol.asyncDispose]: () => Promise.resolve(),
+};
+
+for (const { hidden, intermediate } of WIDTHS.filter(({ fits }) => fits)) {
+  Deno.test(`what is planned with ${intermediate} inputs finds its places in the CPU's memory`, async () => {
+    const sizes = { hidden, intermediate, vocab: 4096 };
+    const { backend, heap } = idleDevice({ ...CPU, memoryBytes: CPU.memoryBytes! });
+    const source = headersOnly(sizes);
+    const zeros: TensorSource = {
+      ...source,
+      read(name, rows) {
+        const tensor = source.tensors.get(name)!;
+        const share = rows ? (rows.to - rows.from) / tensor.shape[0]! : 1;
+        return Promise.resolve(new Uint8Array(byteLength(tensor) * share));
+      },
+    };
+    for (const [count, seqLen] of [[4, 128], [8, 2048]] as const) {
+      const { windows, stateBudget } = walk(count, seqLen);
+      const work = plan(recipeFromOptions({ scheme: "W4A16" }), zeros, {
+        device: backend,
+        calibration: { seqLen, windows: count, stateBudget },
+      });
+      await run(work, {
+        source: zeros,
+        backend,
+        sink: NO_OUTPUT,
+        metrics: true,
+        calibration: { windows, stateBudget: work.calibration!.stateBudget, spill: NOWHERE },
+      });
+      assert.equal(heap.used, 0);
+    }
+  });
+}
+
+Deno.test("walks without a plan are refused too where the CPU cannot hold a block", async () => {
+  const wide = headersOnly({ hidden: 16384, intermediate: 53248, vocab: 32000 });
+  const { windows } = walk(4, 16);
+  await using wasm = await openWasm({ threads: 1 });
+  const input = { windows, stateBudget: 1e9 };
+  await assert.rejects(evaluate(wide, { backend: wasm, evaluation: input }), {
+    name: "UnsupportedError",
+    message:
+      /^Cannot evaluate on wasm: .* GB of them for the weights of a block, and it holds 4\.03 GB\. Use a GPU \(`device` webgpu\)\.$/,
+  });
+  await assert.rejects(
+    outlierThreshold(wide, { backend: wasm, calibration: input, quantile: 0.999 }),
+    { name: "UnsupportedError", message: /^Cannot look for outliers on wasm: / },
+  );
+  const long = walk(2048, 1024);
+  const many = { windows: long.windows, stateBudget: 1e12 };
+  const narrow = headersOnly({ hidden: 4096, intermediate: 11008, vocab: SIZES.vocab });
+  await assert.rejects(evaluate(narrow, { backend: wasm, evaluation: many }), {
+    message: /, a shorter `seqLen`, or keep fewer hidden states in memory \(`maxStates`\)\.$/,
+  });
+});
+
+const SIZES = { hidden: 256, intermediate: 768, vocab: 512 };
+
+/** Windows of tokens. */
+function walk(count: number, seqLen: number) {
+  const windows = Array.from(
+    { length: count },
+    (_, w) =>
+      Uint32Array.from(
+        { length: seqLen },
+        (_, i) => (i * 7 + w * 31 + (i * i) % 5) % SIZES.vocab,
+      ),
+  );
+  return { windows, seqLen, stateBudget: 1e9 };
+}
+
+type Walk = ReturnType<typeof walk>;
+
+/** What a plan has for the device, and the most that lay on it in the run. */
+async function memoryOf(
+  model: string,
+  options: Record<string, unknown>,
+  { evaluation, calibration, memoryBytes, spillFolder }: {
+    readonly evaluation?: Walk | undefined;
+    readonly calibration?: Walk | undefined;
+    readonly memoryBytes?: number;
+    readonly spillFolder?: string;
+  },
+): Promise<{ readonly work: Plan; readonly taken: number }> {
+  await using source = await openCheckpoint(model);
+  await using wasm = await openWasm({ threads: 2 });
+  const { backend, peakBytes } = counted(wasm);
+  const work = plan(recipeFromOptions(options), source, {
+    device: { ...CPU, memoryBytes: memoryBytes ?? wasm.memoryBytes! },
+    ...(evaluation ? { evaluation: requestOf(evaluation) } : {}),
+    ...(calibration ? { calibration: requestOf(calibration) } : {}),
+  });
+  const spill = spillFolder === undefined ? {} : { spill: { disk, folder: spillFolder } };
+  const kept = (walk: Walk, { stateBudget }: WindowsRequest) => ({
+    ...walk,
+    stateBudget,
+    ...spill,
+  });
+  await run(work, {
+    source,
+    backend,
+    sink: memorySink(),
+    metrics: true,
+    ...(evaluation ? { evaluation: kept(evaluation, work.evaluation!) } : {}),
+    ...(calibration ? { calibration: kept(calibration, work.calibration!) } : {}),
+  });
+  return { work, taken: peakBytes() };
+}
+
+async function modelOf(sizes: Sizes): Promise<AsyncDisposable & { readonly path: string }> {
+  const path = await makeCheckpoint(llamaTensors(sizes), {
+    config: configOf(sizes),
+    change: livelyNorms("bf16"),
+  });
+  return { path, [Symbol.asyncDispose]: () => Deno.remove(path, { recursive: true }) };
+}
+
+const TEXT = walk(4, 128);
+
+for (
+  const { options, evaluation, calibration } of [
+    { options: { scheme: "W4A16", "group-size": 64, method: "hqq" } },
+    { options: { scheme: "NF4" }, evaluation: walk(2, 128) },
+    { options: { scheme: "LLM_INT8" }, evaluation: walk(2, 256) },
+    { options: { scheme: "W8A8", method: "rtn" }, evaluation: walk(2, 1024) },
+    { options: { scheme: "FP8_DYNAMIC", method: "rtn" }, evaluation: walk(2, 64) },
+    { options: { scheme: "W4A16", "group-size": 64 }, calibration: TEXT, evaluation: TEXT },
+    { options: { scheme: "W4A16_ASYM", "group-size": 64, format: "awq" }, calibration: TEXT },
+    { options: { scheme: "NF4", method: "gptq" }, calibration: TEXT },
+    { options: { scheme: "W8A8", method: "smoothquant+gptq" }, calibration: TEXT },
+  ]
+) {
+  Deno.test(`a run of ${Object.values(options).join(" ")} takes no more of the device than was planned, and not much less`, async () => {
+    await using model = await modelOf(SIZES);
+    const { work, taken } = await memoryOf(model.path, options, { evaluation, calibration });
+    const { device } = work.memory;
+    assert.ok(taken <= device, `${taken} bytes were taken of ${device}`);
+    assert.ok(taken >= device / 2, `${taken} bytes were taken of ${device}`);
+  });
+}
+
+Deno.test("a run on a device that holds less keeps to it: hidden states go to disk, slices are smaller", async () => {
+  await using model = await modelOf(SIZES);
+  await using spill = await folder();
+  const options = { scheme: "W4A16", "group-size": 64 };
+  const walks = { calibration: walk(8, 128), evaluation: walk(8, 128) };
+  const free = await memoryOf(model.path, options, walks);
+  const memoryBytes = Math.round(0.75 * free.work.memory.device);
+  const kept = await memoryOf(model.path, options, {
+    ...walks,
+    memoryBytes,
+    spillFolder: spill.path,
+  });
+  assert.ok(kept.work.spilledBytes > 0 && kept.work.memory.device <= memoryBytes);
+  assert.ok(kept.taken <= memoryBytes, `${kept.taken} bytes were taken of ${memoryBytes}`);
+});
