@@ -234,6 +234,13 @@ Deno.test("what bitsandbytes leaves alone gets the dtype that config.json announ
     )!;
     assert.match("reason" in step.fate ? step.fate.reason : "", /want it in bf16/);
   }
+  await assert.rejects(
+    planOf(recipeFromOptions({ scheme: "NF4", method: "awq+gptq" }), {
+      tensors: mixed(tinyTensors()),
+      calibrate: true,
+    }),
+    /input_layernorm\.weight": it is f32, .* takes over scales keeps its dtype/,
+  );
   const other = await planOf(recipeFromOptions({ scheme: "W8A16" }), {
     tensors: mixed(tinyTensors()),
   });

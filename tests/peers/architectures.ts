@@ -1,11 +1,11 @@
 /**
- * Quantizes tiny models of many architectures in every format, and notes of each what `plan` refused or what the loader table promised:
- * architectures.py then opens them.
+ * Quantizes tiny models of many architectures in every format, and notes of each what `plan`
+ * refused or what the loader table promised: architectures.py then opens them.
  *
  *     deno run -A tests/peers/architectures.ts MODELS OUT
  *
- * MODELS holds a folder for each (models/tiny_models.py). Written: OUT/NAME/COLUMN/, a checkpoint, for each column
- * that is not refused, and OUT/verdicts.json.
+ * MODELS holds a folder for each (models/tiny_models.py). Written: OUT/NAME/COLUMN/, a checkpoint,
+ * for each column that is not refused, and OUT/verdicts.json.
  */
 import {
   open,
