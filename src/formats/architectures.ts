@@ -104,7 +104,8 @@ function row(
 const GPTQ_FAILS = { failures: [NO_BLOCKS] };
 const EXPERTS_FAIL = { failures: [EXPERTS] };
 
-const ARCHITECTURES: Readonly<Record<string, Architecture>> = {
+/** By the class that `config.json` names. */
+export const ARCHITECTURES: Readonly<Record<string, Architecture>> = {
   // Decoders of linear layers alone.
   LlamaForCausalLM: row("GPTQModel vLLM SGLang TGI llama.cpp ExLlama"),
   MistralForCausalLM: row("GPTQModel vLLM SGLang TGI llama.cpp ExLlama"),
