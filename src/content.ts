@@ -51,7 +51,10 @@ const WITH_HEAD = /(ForCausalLM|LMHeadModel|ForMaskedLM|ForConditionalGeneration
 export function tiedHead(
   { config, tensors }: Pick<TensorSource, "config" | "tensors">,
 ): string | undefined {
-  const tied = valueOf(config, "tie_word_embeddings") ?? WITH_HEAD.test(classOf({ config }) ?? "");
+  const name = classOf({ config });
+  // A classifier's config may say that they are tied, and there is no such head.
+  if (name !== undefined && !WITH_HEAD.test(name)) return undefined;
+  const tied = valueOf(config, "tie_word_embeddings") ?? name !== undefined;
   const head = `${headOf({ config })}.weight`;
   return tied === true && !tensors.has(head) ? head : undefined;
 }

@@ -326,6 +326,8 @@ Deno.test("a pattern that names nothing is refused with the name that was probab
     attempt("lm_head", { ...tied, config: { ...TINY_CONFIG, tie_word_embeddings: false } }),
     /no tensor of/,
   );
+  const classifier = { ...tied.config, architectures: ["BertForSequenceClassification"] };
+  await assert.rejects(attempt("lm_head", { ...tied, config: classifier }), /no tensor of/);
 });
 
 Deno.test("routers, heads, embeddings and other parts of unknown models are left alone", async () => {

@@ -76,6 +76,12 @@ const EARLY: Failure = {
   why: "transformers asks the layers of this model for their weights, and packed ones have none",
 };
 
+const RENAMED_HEAD: Failure = {
+  storages: ["packed", "affine", "int8", "fp8", ...BITSANDBYTES, "gptq", "awq"],
+  of: /^embed_out\.weight$/,
+  why: "transformers 5 renames the output head, and does not find it quantized; leave it alone",
+};
+
 const OWN_LINEAR: Failure = {
   storages: [...BITSANDBYTES, "gptq", "awq"],
   why: "its layers are of a class of their own, which transformers does not replace",
@@ -124,7 +130,7 @@ export const ARCHITECTURES: Readonly<Record<string, Architecture>> = {
   StableLmForCausalLM: row("GPTQModel llama.cpp"),
   OPTForCausalLM: row("GPTQModel vLLM"),
   Qwen3_5ForCausalLM: row("llama.cpp"),
-  GPTNeoXForCausalLM: row("llama.cpp", { failures: [SCALED_ACTIVATION] }),
+  GPTNeoXForCausalLM: row("llama.cpp", { failures: [SCALED_ACTIVATION, RENAMED_HEAD] }),
   BloomForCausalLM: row("llama.cpp", { failures: [SCALED_ACTIVATION] }),
   FalconForCausalLM: row("llama.cpp", { failures: [OWN_LINEAR], early: true }),
   GPTBigCodeForCausalLM: row("llama.cpp", { failures: [EARLY], early: true }),
