@@ -1,6 +1,7 @@
 /**
- * What becomes of each tensor: quantized by which rule, copied, or dropped, and why. Reads names, shapes and dtypes only; every
- * refusal is a sentence. What an unknown architecture's tensors are is judged by their names.
+ * What becomes of each tensor: quantized by which rule, copied, or dropped, and why. Reads names,
+ * shapes and dtypes only; every refusal is a sentence. What an unknown architecture's tensors are
+ * is judged by their names.
  */
 import {
   announcedDType,
@@ -61,14 +62,10 @@ export interface Assignment {
 
 /** Left alone in every architecture unless a rule names them. */
 const SPARED: readonly (readonly [pattern: RegExp, what: string])[] = [
-  [
-    /(^|\.)(lm_head|embed_out|score|(pre_)?classifier|qa_outputs|predictions)\.|(^|\.)output\.weight$/,
-    "the output head",
-  ],
-  [
-    /(^|[._])(embed\w*|wte|wpe|tok_embeddings|word_embeddings|position_embeddings|relative_attention_bias)([._]|$)|^(\w+\.)?shared\.weight$/,
-    "an embedding",
-  ],
+  [/(^|\.)(lm_head|embed_out|score|(pre_)?classifier|qa_outputs|predictions)\./, "the output head"],
+  [/(^|\.)output\.weight$/, "the output head"],
+  [/(^|[._])(embed\w*|wte|wpe|(tok|word|position)_embeddings)([._]|$)/, "an embedding"],
+  [/(^|\.)relative_attention_bias\.|^(\w+\.)?shared\.weight$/, "an embedding"],
   [/(^|[._])(router|gate)\.(\w+\.)?weight$/, "a router"],
   [/(norm|(^|\.)ln_?\w*|layernorm)\.weight$/i, "a norm"],
 ];
@@ -82,7 +79,8 @@ function sparedBecause(name: string): string | undefined {
 /**
  * Decide every tensor's fate.
  *
- * @throws {UnsupportedError} a rule asks for what a scheme, a method, a format or this checkpoint cannot do.
+ * @throws {UnsupportedError} a rule asks for what a scheme, a method, a format or this checkpoint
+ * cannot do.
  */
 export function assign(
   recipe: Recipe,
@@ -253,7 +251,10 @@ export function observersOf(
   return [...chain.scaling, chain.rounding].flatMap((method) => method.needs(scheme, options));
 }
 
-/** Whether the original's hidden states walk along in a calibration: where targets are to be moved, and some method has the Gram matrix for it. */
+/**
+ * Whether the original's hidden states walk along in a calibration: where targets are to be moved,
+ * and some method has the Gram matrix for it.
+ */
 export function propagates(
   { propagate }: Pick<Recipe, "propagate">,
   fates: Iterable<Fate>,
@@ -264,7 +265,10 @@ export function propagates(
   );
 }
 
-/** What must be seen of a weight's input after scales were moved, for a scale that is fixed; undefined where none is. */
+/**
+ * What must be seen of a weight's input after scales were moved, for a scale that is fixed;
+ * undefined where none is.
+ */
 export function inputObserver(scheme: Scheme, options: OptionValues): Observer | undefined {
   return schemeKind(scheme).inputScale?.observer(scheme, options);
 }
@@ -277,8 +281,8 @@ export interface StepScaling {
 }
 
 /**
- * Whether scales may be moved at a step: all its linears are quantized by the same methods, some of which move scales, and what makes its input can
- * take them over.
+ * Whether scales may be moved at a step: all its linears are quantized by the same methods, some of
+ * which move scales, and what makes its input can take them over.
  */
 export function scalingOf(
   { linears, scaledBy: source }: Step,
@@ -329,7 +333,10 @@ export function droppedBecause(name: string): string | undefined {
     : undefined;
 }
 
-/** @throws {UnsupportedError} always: no weight is to be quantized; the sentence has the reasons, those of most weights first. */
+/**
+ * @throws {UnsupportedError} always: no weight is to be quantized; the sentence has the reasons,
+ * those of most weights first.
+ */
 function refuseNothing(source: TensorSource, fates: ReadonlyMap<string, Fate>): never {
   const elements = new Map<string, number>();
   for (const [name, fate] of fates) {
@@ -367,7 +374,8 @@ function chooseFormat(
     fate.kind === "quantize" ? [{ tensor: source.tensors.get(name)!, scheme: fate.scheme }] : []
   );
   const casts = quantized.every(({ scheme }) => scheme.kind === "cast");
-  // Schemes were made for a format with a dtype of its own only if it was asked for; rounded values as plain weights, too, are asked for.
+  // Schemes were made for a format with a dtype of its own only if it was asked for; rounded values
+  // as plain weights, too, are asked for.
   const candidates = asked
     ? [asked]
     : FORMATS.filter((format) => !format.scaleDType && (casts || format !== plain));
@@ -386,7 +394,10 @@ function chooseFormat(
   );
 }
 
-/** Tensors that transformers computes with in float32 whatever the model's dtype (`_keep_in_fp32_modules_strict`). */
+/**
+ * Tensors that transformers computes with in float32 whatever the model's dtype
+ * (`_keep_in_fp32_modules_strict`).
+ */
 const KEPT_IN_F32 = /(^|\.)(e_score_correction_bias|moe_statics\.\w+)$/;
 
 /** Plan casts of what is not quantized to the dtype that the format's loaders expect. */
@@ -401,8 +412,9 @@ function castRest(
     if (fate.kind === "scale") {
       refuse(
         name,
-        `it is ${own}, loaders of ${format.name} want it in ${dtype}, and a norm that takes over scales keeps its dtype; ` +
-          `cast the model to ${dtype} first, or use a method that moves no scales`,
+        `it is ${own}, loaders of ${format.name} want it in ${dtype}, and a norm that takes over ` +
+          `scales keeps its dtype; cast the model to ${dtype} first, or use a method that moves no ` +
+          "scales",
       );
     }
     if (fate.kind === "copy") {

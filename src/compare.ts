@@ -1,4 +1,7 @@
-/** Two checkpoints side by side: what was to be copied must be the same, byte for byte, and nothing may be there that was not asked for. */
+/**
+ * Two checkpoints side by side: what was to be copied must be the same, byte for byte, and nothing
+ * may be there that was not asked for.
+ */
 import { COPY_BYTES } from "./budget.ts";
 import { CheckpointError, quote } from "./errors.ts";
 import type { StoredWeight } from "./format.ts";
@@ -30,8 +33,8 @@ export function checkNothingElse(
 }
 
 /**
- * Where a tensor first differs from the source's, which has the same name; undefined where they are equal byte for byte. Both are read a
- * piece at a time.
+ * Where a tensor first differs from the source's, which has the same name; undefined where they are
+ * equal byte for byte. Both are read a piece at a time.
  *
  * @throws {CheckpointError} it has another dtype or shape.
  */
@@ -72,7 +75,8 @@ function firstDifference(a: Uint8Array, b: Uint8Array): number | undefined {
 }
 
 /**
- * Companion files must be the source's own; the configuration too, but for what quantization changes in it. The files that are equal.
+ * Companion files must be the source's own; the configuration too, but for what quantization
+ * changes in it. The files that are equal.
  *
  * @throws {CheckpointError} one is missing or differs.
  */

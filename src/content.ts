@@ -1,4 +1,7 @@
-/** What a checkpoint will hold, as a format's section and its loaders are told it; and what follows from it for `config.json`. */
+/**
+ * What a checkpoint will hold, as a format's section and its loaders are told it; and what follows
+ * from it for `config.json`.
+ */
 import type { Fate } from "./assign.ts";
 import type { Model } from "./family.ts";
 import type { Content, PlannedWeight, StoredWeight } from "./format.ts";
@@ -18,14 +21,20 @@ export function isFloat(dtype: string): dtype is FloatDType {
   return dtype === "f32" || dtype === "bf16" || dtype === "f16";
 }
 
-/** The value of a key in `config.json`, or where that is of a wrapper, in the text model's part of it. */
+/**
+ * The value of a key in `config.json`, or where that is of a wrapper, in the text model's part of
+ * it.
+ */
 function valueOf(config: Content["config"], ...keys: readonly string[]): unknown {
   const text = isObject(config.text_config) ? config.text_config : {};
   return [config, text].flatMap((part) => keys.map((key) => part[key]))
     .find((value) => value !== undefined && value !== null);
 }
 
-/** The dtype that `config.json` says the weights have; undefined where it says none that they can have. */
+/**
+ * The dtype that `config.json` says the weights have; undefined where it says none that they can
+ * have.
+ */
 export function announcedDType(config: Content["config"]): FloatDType | undefined {
   const said = valueOf(config, "dtype", "torch_dtype");
   return (["bf16", "f16", "f32"] as const).find((dtype) => torchName(dtype) === said);
@@ -35,18 +44,25 @@ export function announcedDType(config: Content["config"]): FloatDType | undefine
 const WITH_HEAD = /(ForCausalLM|LMHeadModel|ForMaskedLM|ForConditionalGeneration|MTModel)$/;
 
 /**
- * A tensor that a pattern may name though the checkpoint has none of that name: an output head that is tied to the embedding. A config
- * that does not say whether it is leaves it to the model's class.
+ * A tensor that a pattern may name though the checkpoint has none of that name: an output head that
+ * is tied to the embedding. A config that does not say whether it is leaves it to the model's
+ * class.
  */
 export function tiedHead(
   { config, tensors }: Pick<TensorSource, "config" | "tensors">,
 ): string | undefined {
-  const tied = valueOf(config, "tie_word_embeddings") ?? WITH_HEAD.test(classOf({ config }) ?? "");
+  const name = classOf({ config });
+  // A classifier's config may say that they are tied, and there is no such head.
+  if (name !== undefined && !WITH_HEAD.test(name)) return undefined;
+  const tied = valueOf(config, "tie_word_embeddings") ?? name !== undefined;
   const head = `${headOf({ config })}.weight`;
   return tied === true && !tensors.has(head) ? head : undefined;
 }
 
-/** Whether a head of its own is quantized under a config that ties it: loaders would put the embedding in its place. */
+/**
+ * Whether a head of its own is quantized under a config that ties it: loaders would put the
+ * embedding in its place.
+ */
 export function isUntied({ weights, config }: Pick<Content, "weights" | "config">): boolean {
   const head = `${headOf({ config })}.weight`;
   return valueOf(config, "tie_word_embeddings") !== false &&
@@ -54,8 +70,8 @@ export function isUntied({ weights, config }: Pick<Content, "weights" | "config"
 }
 
 /**
- * Whether a matrix has its inputs as rows: its bias has as many elements as it has columns. One that is square tells nothing by
- * itself; its neighbours do.
+ * Whether a matrix has its inputs as rows: its bias has as many elements as it has columns. One
+ * that is square tells nothing by itself; its neighbours do.
  */
 export function hasInputsFirst(
   { name, shape }: Pick<TensorInfo, "name" | "shape">,

@@ -1,4 +1,7 @@
-/** A format names and packs codes, and says so in config.json. Implementations: formats/, listed in formats/mod.ts. */
+/**
+ * A format names and packs codes, and says so in config.json. Implementations: formats/, listed in
+ * formats/mod.ts.
+ */
 import type { Scope } from "./backend.ts";
 import type { OptionValues } from "./option.ts";
 import type { Quantized, ScaleDType, Scheme } from "./scheme.ts";
@@ -21,7 +24,10 @@ export interface Packer {
    * @throws {CheckpointError} a scale is not finite: the weight holds NaN or infinity.
    */
   add(quantized: Quantized, rows: Rows): Promise<Piece[]>;
-  /** What needs the whole weight: nested statistics, shapes, metadata. Every byte of every output tensor has then been given once. */
+  /**
+   * What needs the whole weight: nested statistics, shapes, metadata. Every byte of every output
+   * tensor has then been given once.
+   */
   finish(): Promise<Piece[]>;
 }
 
@@ -36,7 +42,10 @@ export interface StoredWeight {
   readonly parts: readonly TensorInfo[];
 }
 
-/** Bytes of a stored tensor, or of rows of it. `TensorSource.read` is one; a block's packed pieces in memory are another. */
+/**
+ * Bytes of a stored tensor, or of rows of it. `TensorSource.read` is one; a block's packed pieces
+ * in memory are another.
+ */
 export type ReadTensor = (name: string, rows?: Rows) => Promise<Uint8Array<ArrayBuffer>>;
 
 /** What one weight of a checkpoint will be, or is. */
@@ -45,9 +54,13 @@ export interface PlannedWeight {
   readonly shape: readonly number[];
   /** `undefined`: left as it is. */
   readonly scheme: Scheme | undefined;
-  /** Whether the weight is that of a linear layer (a skip list must name those that are left alone). */
+  /**
+   * Whether the weight is that of a linear layer (a skip list must name those that are left alone).
+   */
   readonly linear: boolean;
-  /** Whether its rows are inputs and its columns outputs, as GPT-2 has them (transformers' Conv1D). */
+  /**
+   * Whether its rows are inputs and its columns outputs, as GPT-2 has them (transformers' Conv1D).
+   */
   readonly inputsFirst?: boolean;
   /** How its codes are chosen; absent where that is not known. */
   readonly chosen?: { readonly method: string; readonly options: OptionValues };
@@ -73,43 +86,60 @@ export interface Verdict {
 /** How quantized weights are named and packed in a checkpoint. */
 export interface Format {
   readonly name: string;
-  /** The value of `quantization_config.quant_method`; `undefined` when the format writes no section. */
+  /**
+   * The value of `quantization_config.quant_method`; `undefined` when the format writes no section.
+   */
   readonly quantMethod: string | undefined;
   /**
-   * The dtype it stores scales in, whatever the model's; absent: the model's. Scales are rounded to it before codes are chosen, so
-   * such a format is used only where it is asked for.
+   * The dtype it stores scales in, whatever the model's; absent: the model's. Scales are rounded to
+   * it before codes are chosen, so such a format is used only where it is asked for.
    */
   readonly scaleDType?: ScaleDType;
-  /** Whether its loaders want all floats that are not quantized in the dtype that config.json announces. */
+  /**
+   * Whether its loaders want all floats that are not quantized in the dtype that config.json
+   * announces.
+   */
   readonly castsRest?: boolean;
   /** A file beside config.json that holds the section alone, for loaders that look for it. */
   readonly sectionFile?: string;
-  /** Whether a packer keeps all stored tensors of a weight until the last slice, and `unpack` reads all of them. */
+  /**
+   * Whether a packer keeps all stored tensors of a weight until the last slice, and `unpack` reads
+   * all of them.
+   */
   readonly gathers?: boolean;
   /** Whether this format holds this weight in this scheme. */
   supports(scheme: Scheme, weight: TensorInfo): true | string;
-  /** Rows of a slice must be a multiple of this for `Packer.add` (bit-packed zero points share words across rows). */
+  /**
+   * Rows of a slice must be a multiple of this for `Packer.add` (bit-packed zero points share words
+   * across rows).
+   */
   rowStep(scheme: Scheme, weight: TensorInfo): number;
   /** The tensors one weight becomes. Pure; called while planning. Tells the truth to the byte. */
   layout(weight: TensorInfo, scheme: Scheme): TensorInfo[];
   packer(weight: TensorInfo, scheme: Scheme, scope: Scope): Packer;
   /**
-   * `config.json`'s `quantization_config`, as JSON text (`6.0` must stay `6.0`), or undefined when there is none.
+   * `config.json`'s `quantization_config`, as JSON text (`6.0` must stay `6.0`), or undefined when
+   * there is none.
    *
    * @throws {UnsupportedError} these schemes cannot stand in one section.
    */
   section(content: Content): string | undefined;
   /**
-   * The quantized weights of a checkpoint by the names they had before, or undefined when it is not in this format. Reads the
-   * few bytes that hold shapes (`weight_shape`, `quant_state`): headers do not tell them.
+   * The quantized weights of a checkpoint by the names they had before, or undefined when it is not
+   * in this format. Reads the few bytes that hold shapes (`weight_shape`, `quant_state`): headers
+   * do not tell them.
    *
-   * @throws {CheckpointError} a part is missing, or has another dtype or shape than the section says.
+   * @throws {CheckpointError} a part is missing, or has another dtype or shape than the section
+   * says.
    * @throws {UnsupportedError} the section asks for something Sluice does not read.
    */
   recognize(
     source: Pick<TensorSource, "tensors" | "config" | "read">,
   ): Promise<Map<string, StoredWeight> | undefined>;
-  /** Bring a stored weight, or rows of it, onto a device; tensors in `scope`. The inverse of packing, values as a loader would see them. */
+  /**
+   * Bring a stored weight, or rows of it, onto a device; tensors in `scope`. The inverse of
+   * packing, values as a loader would see them.
+   */
   unpack(
     stored: StoredWeight,
     read: ReadTensor,

@@ -1,11 +1,17 @@
-/** Layers that inference engines multiply as one must be quantized alike, or all be left alone: engines refuse a set whose members differ (vLLM). */
+/**
+ * Layers that inference engines multiply as one must be quantized alike, or all be left alone:
+ * engines refuse a set whose members differ (vLLM).
+ */
 import { type Fate, inputObserver } from "./assign.ts";
 import { UnsupportedError } from "./errors.ts";
 import type { Model } from "./family.ts";
 import { fusedPath } from "./formats/fused_layers.ts";
 import { modulePath } from "./recipe.ts";
 
-/** Sets of weights that engines fuse: as the family says, or where none knows the model, by their names. */
+/**
+ * Sets of weights that engines fuse: as the family says, or where none knows the model, by their
+ * names.
+ */
 function fusedSets(model: Model | undefined, names: Iterable<string>): string[][] {
   const labelled = model
     ? model.blocks.flatMap(({ name, linears }) =>
@@ -21,7 +27,10 @@ function fusedSets(model: Model | undefined, names: Iterable<string>): string[][
   );
 }
 
-/** What must be equal of two weights that are fused: the scheme, and the scale of the input they share if it is fixed. */
+/**
+ * What must be equal of two weights that are fused: the scheme, and the scale of the input they
+ * share if it is fixed.
+ */
 function keyOf(fate: Fate | undefined): string {
   if (fate?.kind !== "quantize") return "none";
   const { scheme, rule: { options } } = fate;

@@ -1,6 +1,7 @@
 /**
- * Scales that a scaling method (AWQ, SmoothQuant) moved, found again in a checkpoint beside its original: from a norm that differs, exactly; from a
- * linear whose rows are smaller by what the columns of the next are larger, by least squares.
+ * Scales that a scaling method (AWQ, SmoothQuant) moved, found again in a checkpoint beside its
+ * original: from a norm that differs, exactly; from a linear whose rows are smaller by what the
+ * columns of the next are larger, by least squares.
  */
 import type { Backend, Scope, Tensor } from "./backend.ts";
 import { scaleColumns, upload } from "./channels.ts";
@@ -38,12 +39,15 @@ interface Pair {
 }
 
 /**
- * How well the logarithms of a weight's row factors and of the next weight's column factors, which undo them, must agree. Where no scale was moved
- * both are noise of quantization, and do not.
+ * How well the logarithms of a weight's row factors and of the next weight's column factors, which
+ * undo them, must agree. Where no scale was moved both are noise of quantization, and do not.
  */
 const CORRELATION = 0.7;
 
-/** Rows of an original weight, any float dtype [n, C], as they were to be rounded: with the scales that were moved into them, f32 in `scope`. */
+/**
+ * Rows of an original weight, any float dtype [n, C], as they were to be rounded: with the scales
+ * that were moved into them, f32 in `scope`.
+ */
 export function withScales(
   weight: Tensor,
   { columns, rows: factors }: Moved,
@@ -97,7 +101,10 @@ function isQuantized(weight: string, { stored, source }: Pair): boolean {
     (found.scheme.kind !== "cast" || isRounded(found, source.tensors.get(weight)));
 }
 
-/** By what a norm was divided; undefined when it was not, or when no positive scales make the one of the other. */
+/**
+ * By what a norm was divided; undefined when it was not, or when no positive scales make the one of
+ * the other.
+ */
 async function normScales(
   name: string,
   { output, source }: Pair,
@@ -148,7 +155,10 @@ function correlation(a: readonly number[], b: readonly number[]): number {
   return dot(x!, y!) / Math.sqrt(dot(x!, x!) * dot(y!, y!));
 }
 
-/** The factor of each row and of each column of a stored weight that brings the original's nearest to it. */
+/**
+ * The factor of each row and of each column of a stored weight that brings the original's nearest
+ * to it.
+ */
 async function fitScales(
   name: string,
   moved: Moved | undefined,

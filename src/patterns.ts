@@ -1,4 +1,7 @@
-/** A recipe's patterns against the names of a checkpoint: one that names nothing is a slip, and is refused with the name that was meant. */
+/**
+ * A recipe's patterns against the names of a checkpoint: one that names nothing is a slip, and is
+ * refused with the name that was meant.
+ */
 import { closest, distance } from "fastest-levenshtein";
 import { UnsupportedError } from "./errors.ts";
 import { matches, modulePath, type Recipe } from "./recipe.ts";
@@ -7,7 +10,8 @@ import type { TensorSource } from "./source.ts";
 /**
  * Check that every pattern names a tensor.
  *
- * @param virtual A name that a pattern may mean though the checkpoint has no such tensor: a head that is tied to the embedding.
+ * @param virtual A name that a pattern may mean though the checkpoint has no such tensor: a head
+ * that is tied to the embedding.
  * @throws {UnsupportedError} one names none; the sentence says what was probably meant.
  */
 export function checkPatterns(
@@ -38,14 +42,20 @@ export function checkPatterns(
   }
 }
 
-/** The name of a weight in the middle of the model, which says more of its names than an embedding's. */
+/**
+ * The name of a weight in the middle of the model, which says more of its names than an
+ * embedding's.
+ */
 function exampleOf(names: readonly string[]): string {
   const weights = names.filter((name) => name.endsWith(".weight"));
   const some = weights.length > 0 ? weights : names;
   return some[some.length >> 1]!;
 }
 
-/** The pattern that was probably meant by one that names nothing: a word of it is almost one of the checkpoint's. */
+/**
+ * The pattern that was probably meant by one that names nothing: a word of it is almost one of the
+ * checkpoint's.
+ */
 function likeliest(pattern: string, names: readonly string[]): string | undefined {
   const isExpression = pattern.startsWith("re:");
   const text = isExpression ? pattern.slice(3).replaceAll("\\", "") : pattern;
@@ -61,7 +71,10 @@ function likeliest(pattern: string, names: readonly string[]): string | undefine
     .find((candidate) => names.some((name) => matches(candidate, name)));
 }
 
-/** What may be meant by a part of a pattern: `q_proj`, `self_attn`, `self_attn.q_proj`, and the path from its beginning. */
+/**
+ * What may be meant by a part of a pattern: `q_proj`, `self_attn`, `self_attn.q_proj`, and the path
+ * from its beginning.
+ */
 function runsOf(path: string): string[] {
   const parts = path.split(".");
   const runs = parts.flatMap((_, from) =>

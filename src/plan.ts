@@ -1,6 +1,7 @@
 /**
- * What will be done, decided from headers alone: each tensor's fate, every output file with names, dtypes, shapes and offsets, the
- * bits per weight, the peak memory. Every refusal happens here, before anything is written; after `plan()` only faults stop a run.
+ * What will be done, decided from headers alone: each tensor's fate, every output file with names,
+ * dtypes, shapes and offsets, the bits per weight, the peak memory. Every refusal happens here,
+ * before anything is written; after `plan()` only faults stop a run.
  */
 import {
   assign,
@@ -58,7 +59,10 @@ export interface Sidecar {
   readonly bytes?: Uint8Array<ArrayBuffer>;
 }
 
-/** How many windows will walk through a model: to measure it while it is quantized, or to calibrate on. */
+/**
+ * How many windows will walk through a model: to measure it while it is quantized, or to calibrate
+ * on.
+ */
 export interface WindowsRequest {
   /** Tokens per window. */
   readonly seqLen: number;
@@ -93,7 +97,10 @@ export interface Plan {
   readonly evaluation?: WindowsRequest;
   /** The calibration, likewise; present when a method needs one. */
   readonly calibration?: WindowsRequest;
-  /** Whether targets are moved in the calibration, for which the original's hidden states walk along. */
+  /**
+   * Whether targets are moved in the calibration, for which the original's hidden states walk
+   * along.
+   */
   readonly propagate: boolean;
   /** Bytes of hidden states on disk at once. */
   readonly spilledBytes: number;
@@ -120,7 +127,8 @@ export type DeviceLimits = Pick<
 /**
  * Plan a run from headers alone.
  *
- * @throws {UnsupportedError} something the recipe asks for cannot be done with this checkpoint, format or device, or within the budgets.
+ * @throws {UnsupportedError} something the recipe asks for cannot be done with this checkpoint,
+ * format or device, or within the budgets.
  * @throws {CheckpointError} `config.json` has a value that a model cannot have.
  */
 export function plan(
@@ -242,7 +250,9 @@ function announcesDoubles(config: TensorSource["config"]): boolean {
   return [config.dtype, config.torch_dtype].includes("float64");
 }
 
-/** @throws {UnsupportedError} the recipe leaves a threshold to data that nobody has looked at yet. */
+/**
+ * @throws {UnsupportedError} the recipe leaves a threshold to data that nobody has looked at yet.
+ */
 function refuseUnsettled({ rules, outlierQuantile }: Recipe): void {
   const open = rules.some((rule) => usesOutliers(rule) && rule.options.threshold === undefined);
   if (outlierQuantile === undefined || !open) return;
@@ -253,7 +263,8 @@ function refuseUnsettled({ rules, outlierQuantile }: Recipe): void {
 }
 
 /**
- * Whether a recipe calibrates anything of a checkpoint, so that `plan` must be given windows of a text.
+ * Whether a recipe calibrates anything of a checkpoint, so that `plan` must be given windows of a
+ * text.
  *
  * @throws {UnsupportedError} the recipe asks for what cannot be done.
  */
@@ -303,7 +314,8 @@ export function modelOf(
 }
 
 /**
- * As {@linkcode modelOf}, but undefined where the model cannot be run, with the reason: what needs no forward pass needs no model.
+ * As {@linkcode modelOf}, but undefined where the model cannot be run, with the reason: what needs
+ * no forward pass needs no model.
  *
  * @throws {CheckpointError} the config has a value that a model cannot have.
  */
@@ -312,7 +324,8 @@ export function modelIfAny(source: TensorSource): Runnable {
     return { model: modelOf(source) };
   } catch (error) {
     if (error instanceof UnsupportedError) return { reason: error.reason };
-    // Of a tensor that is not there; a config with a value that nothing can have is broken for all uses.
+    // Of a tensor that is not there; a config with a value that nothing can have is broken for all
+    // uses.
     if (error instanceof CheckpointError && error.tensor !== undefined) {
       return { reason: reasonOf(error) };
     }
@@ -350,7 +363,10 @@ function outputsOf(tensor: TensorInfo, fate: Fate, format: Format): readonly Ten
   }
 }
 
-/** Steps in the order they are done: embedding, blocks, the rest; in file order when the architecture is unknown. */
+/**
+ * Steps in the order they are done: embedding, blocks, the rest; in file order when the
+ * architecture is unknown.
+ */
 function arrange(steps: readonly Step[], model: Model | undefined): PlannedBlock[] {
   if (!model) return [{ name: "tensors", steps }];
   const left = new Map(steps.map((step) => [step.source.name, step]));

@@ -1,4 +1,7 @@
-/** The files of an output: shards with every offset, the index, config.json, and what travels along from the source. */
+/**
+ * The files of an output: shards with every offset, the index, config.json, and what travels along
+ * from the source.
+ */
 import type { TensorSource } from "./source.ts";
 import { layoutFile } from "./containers/safetensors.ts";
 import type { Format } from "./format.ts";
@@ -6,7 +9,10 @@ import { sectionText, spliceConfig } from "./formats/config_json.ts";
 import type { PlannedBlock, PlannedFile, Sidecar } from "./plan.ts";
 import { byteLength, sum, type TensorInfo } from "./tensor.ts";
 
-/** Fill shards in order; the tensors one weight becomes stay together, and so do a module's weight and bias. */
+/**
+ * Fill shards in order; the tensors one weight becomes stay together, and so do a module's weight
+ * and bias.
+ */
 export function layoutFiles(blocks: readonly PlannedBlock[], maxShardSize: number): PlannedFile[] {
   const modules = Map.groupBy(
     blocks.flatMap(({ steps }) => steps).filter(({ outputs }) => outputs.length > 0),

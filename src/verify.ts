@@ -1,6 +1,7 @@
 /**
- * Reading back what was written, as a loader would: headers, offsets, sizes and the index (opening does that), the section of config.json
- * against the tensors, the scales; and, where the original is at hand, every value and every copied byte. Changes nothing.
+ * Reading back what was written, as a loader would: headers, offsets, sizes and the index (opening
+ * does that), the section of config.json against the tensors, the scales; and, where the original
+ * is at hand, every value and every copied byte. Changes nothing.
  */
 import { droppedBecause } from "./assign.ts";
 import type { Backend } from "./backend.ts";
@@ -37,7 +38,10 @@ import { keepWhole } from "./whole_reads.ts";
 /** How to verify. */
 export interface VerifyOptions {
   readonly backend: Backend;
-  /** What the checkpoint was made of. Without it values are checked to be finite, and no more can be said of them. */
+  /**
+   * What the checkpoint was made of. Without it values are checked to be finite, and no more can be
+   * said of them.
+   */
   readonly source?: TensorSource;
   readonly report?: Reporter;
   /** Stops between two slices. */
@@ -154,7 +158,10 @@ export async function verify(path: string | URL, options: VerifyOptions): Promis
   };
 }
 
-/** The quantized weights, and the format they are in; the section of config.json must not promise what the tensors do not keep. */
+/**
+ * The quantized weights, and the format they are in; the section of config.json must not promise
+ * what the tensors do not keep.
+ */
 async function findWeights(
   output: TensorSource,
 ): Promise<{ format: Format | undefined; weights: Map<string, StoredWeight> }> {
@@ -178,8 +185,8 @@ async function findWeights(
 }
 
 /**
- * The file that holds the section alone is read before config.json by some loaders: if it is there, it must say the same of every
- * weight.
+ * The file that holds the section alone is read before config.json by some loaders: if it is there,
+ * it must say the same of every weight.
  */
 async function checkSectionFile(
   output: TensorSource,
@@ -249,8 +256,8 @@ function addCasts(
 }
 
 /**
- * Where nothing is quantized, matrices that differ from the source's hold the values they were rounded to (the format `plain`): casts
- * to the dtype that they had.
+ * Where nothing is quantized, matrices that differ from the source's hold the values they were
+ * rounded to (the format `plain`): casts to the dtype that they had.
  */
 async function addRounded(
   weights: Map<string, StoredWeight>,
@@ -314,7 +321,9 @@ interface Check extends VerifyOptions {
   readonly format: Format;
 }
 
-/** Unpack one weight slice by slice; its scales must be finite, and its values near the source's. */
+/**
+ * Unpack one weight slice by slice; its scales must be finite, and its values near the source's.
+ */
 async function checkWeight(weight: StoredWeight, check: Check): Promise<TensorReport> {
   const { backend, source, signal, output, original, format, moved } = check;
   const [rows, columns] = matrixShape(weight.shape);
@@ -343,7 +352,8 @@ async function checkWeight(weight: StoredWeight, check: Check): Promise<TensorRe
     );
   }
   const sums = errors?.sums();
-  // Channels that are hardly used may have scales so small that without them an error looks large; it was made with them.
+  // Channels that are hardly used may have scales so small that without them an error looks large;
+  // it was made with them.
   if (sums) checkDistance(distance?.sums() ?? sums, weight.name);
   const stored = weight.parts.reduce((n, part) => n + byteLength(part), 0);
   return {
@@ -389,7 +399,10 @@ async function checkFinite(quantized: Quantized, name: string, backend: Backend)
   }
 }
 
-/** Every scheme holds zero, so rounding moves no weight further than zero would: more noise than signal is damage. */
+/**
+ * Every scheme holds zero, so rounding moves no weight further than zero would: more noise than
+ * signal is damage.
+ */
 function checkDistance({ noise, signal }: ErrorSums, name: string): void {
   if (noise <= signal) return;
   throw new CheckpointError(

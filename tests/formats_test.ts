@@ -525,6 +525,19 @@ Deno.test("loaders are told apart by bits, group size and dimensions", () => {
   assert(verdicts.every(({ opens, why }) => opens === "no" && /4 dimensions/.test(why)));
   const affine = presetScheme("W4A16_ASYM", { modelDType: "bf16" }).scheme;
   assert.match(why(affine, 0), /dequantize=True/);
+  // Its zero points are one row of words.
+  const shallow = compressedTensors.loaders(
+    content([{ ...planned("a", affine), shape: [8, 128] }]),
+  );
+  assert.equal(shallow[0]!.opens, "no");
+  assert.match(shallow[0]!.why, /zero points of "a\.weight", which has 8 outputs/);
+  // Falcon's layers are asked for weights before packed ones are there; those of whole bytes are there.
+  const falcon = { model_type: "falcon", architectures: ["FalconForCausalLM"] };
+  const packed = (scheme: Scheme) =>
+    compressedTensors.loaders(content([planned("a", scheme)], falcon))[0]!;
+  assert.match(packed(W4).why, /dequantize=True/);
+  assert.doesNotMatch(packed(W8A8).why, /dequantize=True/);
+  assert.equal(bitsandbytes.loaders(content([planned("a", NF4)], falcon))[0]!.opens, "no");
   assert.deepEqual(takes(W8A8, FP8), ["transformers", "vLLM"]);
   for (const verdict of FORMATS.flatMap((format) => format.loaders(content([planned("a", W4)])))) {
     assert(verdict.why.length > 0, verdict.name);

@@ -1,6 +1,7 @@
 /** Who opens what: facts about loaders and architectures, and what a plan does so that they do. */
 import assert from "node:assert/strict";
 import type { Verdict } from "../src/format.ts";
+import { ARCHITECTURES } from "../src/formats/architectures.ts";
 import type { Plan } from "../src/plan.ts";
 import { parseRecipe, recipeFromOptions } from "../src/recipe.ts";
 import type { TensorInfo } from "../src/tensor.ts";
@@ -43,6 +44,12 @@ const GPT2: readonly TensorInfo[] = [
   tensor("transformer.h.0.attn.c_proj.weight", 64, 64),
   tensor("transformer.h.0.attn.c_proj.bias", 64),
 ];
+
+Deno.test("every architecture of the table has a tiny model, which test:peers opens in every format", () => {
+  const maker = Deno.readTextFileSync(new URL("peers/models/tiny_models.py", import.meta.url));
+  const made = new Set([...maker.matchAll(/^ {4}"(\w+)": /gm)].map(([, name]) => name));
+  assert.deepEqual(Object.keys(ARCHITECTURES).filter((name) => !made.has(name)), []);
+});
 
 Deno.test("without a config no loader opens a quantized checkpoint, and of what nobody tried nothing is known", async () => {
   const recipe = recipeFromOptions({ scheme: "W8A16" });
@@ -234,6 +241,13 @@ Deno.test("what bitsandbytes leaves alone gets the dtype that config.json announ
     )!;
     assert.match("reason" in step.fate ? step.fate.reason : "", /want it in bf16/);
   }
+  await assert.rejects(
+    planOf(recipeFromOptions({ scheme: "NF4", method: "awq+gptq" }), {
+      tensors: mixed(tinyTensors()),
+      calibrate: true,
+    }),
+    /input_layernorm\.weight": it is f32, .* takes over scales keeps its dtype/,
+  );
   const other = await planOf(recipeFromOptions({ scheme: "W8A16" }), {
     tensors: mixed(tinyTensors()),
   });
@@ -312,6 +326,8 @@ Deno.test("a pattern that names nothing is refused with the name that was probab
     attempt("lm_head", { ...tied, config: { ...TINY_CONFIG, tie_word_embeddings: false } }),
     /no tensor of/,
   );
+  const classifier = { ...tied.config, architectures: ["BertForSequenceClassification"] };
+  await assert.rejects(attempt("lm_head", { ...tied, config: classifier }), /no tensor of/);
 });
 
 Deno.test("routers, heads, embeddings and other parts of unknown models are left alone", async () => {

@@ -1,13 +1,18 @@
 /**
- * What is known of loaders and architectures (classes, as `config.json` names them). Of transformers 5.23 and GPTQModel 7.7, which `deno task
- * test:peers` runs on a tiny model of each row: all that no failure names was opened there and computed what it should. Of others, what their
- * own sources listed in 2026: vLLM's registry, SGLang's and TGI's lists of models, llama.cpp's converters, ExLlamaV2's architectures; of
- * those only where layers are stored one by one, as the loaders' quantized layers want them.
+ * What is known of loaders and architectures (classes, as `config.json` names them). Of
+ * transformers 5.23 and GPTQModel 7.7, which `deno task test:peers` runs on a tiny model of each
+ * row: all that no failure names was opened there and computed what it should. Of others, what
+ * their own sources listed in 2026: vLLM's registry, SGLang's and TGI's lists of models,
+ * llama.cpp's converters, ExLlamaV2's architectures; of those only where layers are stored one by
+ * one, as the loaders' quantized layers want them.
  */
 import type { Content } from "../format.ts";
 import { moduleOf } from "./bytes.ts";
 
-/** How weights are stored, as far as loaders tell it apart by architecture; `affine` is packed with zero points. */
+/**
+ * How weights are stored, as far as loaders tell it apart by architecture; `affine` is packed with
+ * zero points.
+ */
 export type Storage =
   | "packed"
   | "affine"
@@ -32,11 +37,15 @@ export interface Architecture {
   /** Loaders beside transformers that open it. */
   readonly listed: readonly string[];
   readonly failures: readonly Failure[];
-  /** The module of the output head, where it is not `lm_head`; tied to the embedding, it has no weight of its own in a checkpoint. */
+  /**
+   * The module of the output head, where it is not `lm_head`; tied to the embedding, it has no
+   * weight of its own in a checkpoint.
+   */
   readonly head: string | undefined;
   /**
-   * Whether transformers asks layers for their weight before a packed one is there (to initialise it, or for its dtype): then it opens
-   * compressed-tensors' packed weights only where it dequantizes them while loading.
+   * Whether transformers asks layers for their weight before a packed one is there (to initialise
+   * it, or for its dtype): then it opens compressed-tensors' packed weights only where it
+   * dequantizes them while loading.
    */
   readonly early: boolean;
 }
@@ -67,6 +76,12 @@ const EARLY: Failure = {
   why: "transformers asks the layers of this model for their weights, and packed ones have none",
 };
 
+const RENAMED_HEAD: Failure = {
+  storages: ["packed", "affine", "int8", "fp8", ...BITSANDBYTES, "gptq", "awq"],
+  of: /^embed_out\.weight$/,
+  why: "transformers 5 renames the output head, and does not find it quantized; leave it alone",
+};
+
 const OWN_LINEAR: Failure = {
   storages: [...BITSANDBYTES, "gptq", "awq"],
   why: "its layers are of a class of their own, which transformers does not replace",
@@ -82,7 +97,7 @@ const KEPT: Failure = {
 const NAMED_ALIKE: Failure = {
   storages: ["gptq"],
   why:
-    "optimum knows layers by their names within a block, and those of the vision tower have the same",
+    "optimum knows layers by their names within a block, which those of the vision tower have too",
 };
 
 function row(
@@ -95,7 +110,8 @@ function row(
 const GPTQ_FAILS = { failures: [NO_BLOCKS] };
 const EXPERTS_FAIL = { failures: [EXPERTS] };
 
-const ARCHITECTURES: Readonly<Record<string, Architecture>> = {
+/** By the class that `config.json` names. */
+export const ARCHITECTURES: Readonly<Record<string, Architecture>> = {
   // Decoders of linear layers alone.
   LlamaForCausalLM: row("GPTQModel vLLM SGLang TGI llama.cpp ExLlama"),
   MistralForCausalLM: row("GPTQModel vLLM SGLang TGI llama.cpp ExLlama"),
@@ -114,7 +130,7 @@ const ARCHITECTURES: Readonly<Record<string, Architecture>> = {
   StableLmForCausalLM: row("GPTQModel llama.cpp"),
   OPTForCausalLM: row("GPTQModel vLLM"),
   Qwen3_5ForCausalLM: row("llama.cpp"),
-  GPTNeoXForCausalLM: row("llama.cpp", { failures: [SCALED_ACTIVATION] }),
+  GPTNeoXForCausalLM: row("llama.cpp", { failures: [SCALED_ACTIVATION, RENAMED_HEAD] }),
   BloomForCausalLM: row("llama.cpp", { failures: [SCALED_ACTIVATION] }),
   FalconForCausalLM: row("llama.cpp", { failures: [OWN_LINEAR], early: true }),
   GPTBigCodeForCausalLM: row("llama.cpp", { failures: [EARLY], early: true }),
@@ -174,7 +190,10 @@ export function headOf(content: Pick<Content, "config">): string {
   return architectureOf(content)?.head ?? "lm_head";
 }
 
-/** The output head where it is not quantized, though the checkpoint may have no weight of it that a list could name. */
+/**
+ * The output head where it is not quantized, though the checkpoint may have no weight of it that a
+ * list could name.
+ */
 export function plainHead({ weights, config }: Content): string | undefined {
   const head = headOf({ config });
   return weights.some(({ name, scheme }) => scheme && moduleOf(name) === head) ? undefined : head;

@@ -1,6 +1,7 @@
 /**
- * AWQ's GEMM layout: 4 bits with zero points, packed along the outputs, as AutoAWQ 0.2.9 and GPTQModel 7.7 write and read it. Symmetric
- * weights are stored with every zero point 8. Refuses other widths and group sizes than its readers have kernels for.
+ * AWQ's GEMM layout: 4 bits with zero points, packed along the outputs, as AutoAWQ 0.2.9 and
+ * GPTQModel 7.7 write and read it. Symmetric weights are stored with every zero point 8. Refuses
+ * other widths and group sizes than its readers have kernels for.
  */
 import type { Scope } from "../backend.ts";
 import type { Format, Packer } from "../format.ts";

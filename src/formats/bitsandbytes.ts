@@ -1,6 +1,7 @@
 /**
- * bitsandbytes' checkpoints: NF4 and FP4 with nested statistics or without, and LLM.int8(). Read from bitsandbytes 0.50's
- * QuantState.as_dict, Linear4bit and Linear8bitLt. Refuses a checkpoint of both 4-bit and 8-bit weights: no section can say it.
+ * bitsandbytes' checkpoints: NF4 and FP4 with nested statistics or without, and LLM.int8(). Read
+ * from bitsandbytes 0.50's QuantState.as_dict, Linear4bit and Linear8bitLt. Refuses a checkpoint of
+ * both 4-bit and 8-bit weights: no section can say it.
  */
 import type { Scope } from "../backend.ts";
 import { DYNAMIC_MAP, FP4_TABLE, NF4_TABLE } from "../codebook.ts";
@@ -24,9 +25,9 @@ import { bytesOf, checkFinite, checkRows, checkSource, floats, moduleOf } from "
 const TABLES = { nf4: NF4_TABLE, fp4: FP4_TABLE };
 
 /**
- * `absmax.mean()`: summed in float64 here, so the f32 nearest to the true mean. torch sums in f32, in an order that depends on
- * the vector width of the machine; where its result is another f32, nested statistics differ from its in the last place, and
- * codes at ties.
+ * `absmax.mean()`: summed in float64 here, so the f32 nearest to the true mean. torch sums in f32,
+ * in an order that depends on the vector width of the machine; where its result is another f32,
+ * nested statistics differ from its in the last place, and codes at ties.
  */
 function meanOf(values: Float32Array): number {
   let sum = 0;

@@ -1,4 +1,6 @@
-/** Bytes of stored tensors ↔ host arrays: what the formats share. Little-endian, as safetensors is. */
+/**
+ * Bytes of stored tensors ↔ host arrays: what the formats share. Little-endian, as safetensors is.
+ */
 import type { Scope, Tensor } from "../backend.ts";
 import type { ReadTensor, StoredWeight } from "../format.ts";
 import type { ScaleDType } from "../scheme.ts";
@@ -30,7 +32,9 @@ export function floats(bytes: Uint8Array<ArrayBuffer>): Float32Array<ArrayBuffer
   return new Float32Array(bytes.slice().buffer);
 }
 
-/** Scales f32[A, B] on a device, already rounded to `dtype`, as a tensor of that dtype in `scope`. */
+/**
+ * Scales f32[A, B] on a device, already rounded to `dtype`, as a tensor of that dtype in `scope`.
+ */
 export function narrowed(scale: Tensor, dtype: ScaleDType, scope: Scope): Tensor {
   if (dtype === "f32") return scale;
   const y = scope.alloc(dtype, scale.shape);
@@ -57,7 +61,8 @@ export function isScaleDType(dtype: string): dtype is ScaleDType {
 }
 
 /**
- * The dtype of a stored tensor of scales; f16 where it is missing, of which {@linkcode findParts} tells.
+ * The dtype of a stored tensor of scales; f16 where it is missing, of which {@linkcode findParts}
+ * tells.
  *
  * @throws {CheckpointError} scales cannot have it.
  */
@@ -73,7 +78,8 @@ export function scaleDTypeOf(name: string, tensors: ReadonlyMap<string, TensorIn
 const EXPONENTS = { f32: 0x7f800000, bf16: 0x7f80, f16: 0x7c00 };
 
 /**
- * Check the bytes of a weight's scales, stored as `dtype`; `range` is what they had to fit, for the message.
+ * Check the bytes of a weight's scales, stored as `dtype`; `range` is what they had to fit, for the
+ * message.
  *
  * @throws {CheckpointError} one of them is NaN or infinite.
  */
@@ -110,7 +116,10 @@ export function checkHalves(bytes: Uint8Array<ArrayBuffer>, weight: string): voi
   );
 }
 
-/** Whether rows `[from, to)` are a whole weight, a slice that begins and ends at multiples of `step`, or one that ends it. */
+/**
+ * Whether rows `[from, to)` are a whole weight, a slice that begins and ends at multiples of
+ * `step`, or one that ends it.
+ */
 export function checkRows(
   { from, to }: Rows,
   { name, rows, step }: { readonly name: string; readonly rows: number; readonly step: number },
@@ -177,7 +186,10 @@ export function findParts(
   });
 }
 
-/** `model.layers.0.mlp.up_proj` for `model.layers.0.mlp.up_proj.weight`; undefined when the name has another end. */
+/**
+ * `model.layers.0.mlp.up_proj` for `model.layers.0.mlp.up_proj.weight`; undefined when the name has
+ * another end.
+ */
 export function moduleOf(weight: string): string | undefined {
   return weight.endsWith(".weight") ? weight.slice(0, -".weight".length) : undefined;
 }

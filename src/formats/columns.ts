@@ -1,7 +1,8 @@
 /**
- * GPTQ and AWQ store weights as [inputs, outputs]: a row of a weight, an output, is a column of what is stored. A slice of rows is
- * then a run in every stored row, so the tensors of a whole weight are filled in memory and given at the end: writing the runs one
- * by one took 25 times as long for GPTQ, 500 times as long for AWQ (a weight of 4096 × 14336 in slices of 144 rows).
+ * GPTQ and AWQ store weights as [inputs, outputs]: a row of a weight, an output, is a column of
+ * what is stored. A slice of rows is then a run in every stored row, so the tensors of a whole
+ * weight are filled in memory and given at the end: writing the runs one by one took 25 times as
+ * long for GPTQ, 500 times as long for AWQ (a weight of 4096 × 14336 in slices of 144 rows).
  */
 import type { ReadTensor } from "../format.ts";
 import type { Rows } from "../source.ts";

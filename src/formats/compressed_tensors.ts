@@ -1,7 +1,7 @@
 /**
- * compressed-tensors' checkpoints (its version 0.20, and what vLLM reads): int weights bit-packed in I32 words or as I8, fp8
- * weights, scales in the model's dtype. Refuses blocks that do not tile a weight: older readers infer the block from the number
- * of scales.
+ * compressed-tensors' checkpoints (its version 0.20, and what vLLM reads): int weights bit-packed
+ * in I32 words or as I8, fp8 weights, scales in the model's dtype. Refuses blocks that do not tile
+ * a weight: older readers infer the block from the number of scales.
  */
 import type { Scope } from "../backend.ts";
 import type { Format, Packer, Piece } from "../format.ts";

@@ -1,6 +1,7 @@
 /**
- * `config.json` rewritten without touching how its numbers are spelled: loaders tell `6.0` from `6` and `1e-05` from `0.00001` by
- * type, and JSON.stringify(6.0) is `6`. Uses the source text that JSON.parse gives a reviver, and JSON.rawJSON (ES2026).
+ * `config.json` rewritten without touching how its numbers are spelled: loaders tell `6.0` from `6`
+ * and `1e-05` from `0.00001` by type, and JSON.stringify(6.0) is `6`. Uses the source text that
+ * JSON.parse gives a reviver, and JSON.rawJSON (ES2026).
  */
 import { CheckpointError } from "../errors.ts";
 import { isObject } from "../json.ts";
@@ -68,12 +69,15 @@ function replaceDType(config: Record<string, unknown>, dtype: string): boolean {
 }
 
 /**
- * `config.json` with another quantization section, or none; everything else keeps its order and every number its spelling.
+ * `config.json` with another quantization section, or none; everything else keeps its order and
+ * every number its spelling.
  *
- * @param configText The text as it was, or undefined when the checkpoint has none: then the result holds the section alone.
+ * @param configText The text as it was, or undefined when the checkpoint has none: then the result
+ * holds the section alone.
  * @param section The JSON text of `quantization_config`; undefined removes it.
- * @param changes `dtype`: the weights' new dtype (`bf16`), written as `dtype` or `torch_dtype`, whichever stands there; `untied`: the
- * output head has weights of its own, of the text model in a wrapper too.
+ * @param changes `dtype`: the weights' new dtype (`bf16`), written as `dtype` or `torch_dtype`,
+ * whichever stands there; `untied`: the output head has weights of its own, of the text model in a
+ * wrapper too.
  * @throws {CheckpointError} the text is not JSON, or not an object.
  */
 export function spliceConfig(
@@ -114,7 +118,9 @@ export function sectionText(section: string): string {
   return `${JSON.stringify(parseKeepingNumbers(section), null, 2)}\n`;
 }
 
-/** The quantization section of a parsed `config.json`, at the top or in the text model's part of it. */
+/**
+ * The quantization section of a parsed `config.json`, at the top or in the text model's part of it.
+ */
 export function quantizationSection(
   config: Readonly<Record<string, unknown>>,
 ): Record<string, unknown> | undefined {

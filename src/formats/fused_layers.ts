@@ -1,6 +1,12 @@
-/** Layers that inference engines (vLLM, SGLang) multiply as one, by the names they have in the field's models. */
+/**
+ * Layers that inference engines (vLLM, SGLang) multiply as one, by the names they have in the
+ * field's models.
+ */
 
-/** What the whole is called, by the name of a part within its block (vLLM's `packed_modules_mapping`). */
+/**
+ * What the whole is called, by the name of a part within its block (vLLM's
+ * `packed_modules_mapping`).
+ */
 const WHOLES: Readonly<Record<string, string>> = {
   q_proj: "qkv_proj",
   k_proj: "qkv_proj",
@@ -20,14 +26,18 @@ const WHOLES: Readonly<Record<string, string>> = {
   in_proj_a: "in_proj_ba",
 };
 
-/** The name of the whole that a layer is a part of, by its own name: `qkv_proj` for `q_proj`; undefined for one that stays alone. */
+/**
+ * The name of the whole that a layer is a part of, by its own name: `qkv_proj` for `q_proj`;
+ * undefined for one that stays alone.
+ */
 export function wholeOf(leaf: string): string | undefined {
   return Object.hasOwn(WHOLES, leaf) ? WHOLES[leaf] : undefined;
 }
 
 /**
- * The path of the whole that a module is a part of: `model.layers.0.self_attn.qkv_proj`; of an expert all experts of its layer,
- * `model.layers.0.mlp.experts`; undefined for one that stays alone.
+ * The path of the whole that a module is a part of: `model.layers.0.self_attn.qkv_proj`; of an
+ * expert all experts of its layer, `model.layers.0.mlp.experts`; undefined for one that stays
+ * alone.
  */
 export function fusedPath(module: string): string | undefined {
   const experts = /^(.*\.experts)\.\d+\./.exec(module)?.[1];

@@ -1,7 +1,8 @@
 /**
- * GPTQ's first version of its checkpoint format, symmetric: what AutoGPTQ and GPTQModel write, and what ExLlama, transformers, vLLM
- * and others read. Read from GPTQModel 7.7. Refuses zero points that differ (version 1 stores them less one, and readers differ on
- * what becomes of 0) and shapes and group sizes that its readers have no kernels for.
+ * GPTQ's first version of its checkpoint format, symmetric: what AutoGPTQ and GPTQModel write, and
+ * what ExLlama, transformers, vLLM and others read. Read from GPTQModel 7.7. Refuses zero points
+ * that differ (version 1 stores them less one, and readers differ on what becomes of 0) and shapes
+ * and group sizes that its readers have no kernels for.
  */
 import type { Scope } from "../backend.ts";
 import type { Format, Packer } from "../format.ts";

@@ -1,6 +1,6 @@
 /**
- * Layers as GPTQ's and AWQ's sections name them: by paths, by names within a block, by patterns of `dynamic`, which GPTQModel, vLLM and
- * SGLang match with Python's `re.match`.
+ * Layers as GPTQ's and AWQ's sections name them: by paths, by names within a block, by patterns of
+ * `dynamic`, which GPTQModel, vLLM and SGLang match with Python's `re.match`.
  */
 import type { PlannedWeight } from "../format.ts";
 import { moduleOf } from "./bytes.ts";
@@ -24,13 +24,19 @@ export function placeOf({ name }: Pick<PlannedWeight, "name">): Place {
   return { module, block };
 }
 
-/** The part of a model beside its text model that a tensor belongs to: `vision_tower`; undefined for the text model's own. */
+/**
+ * The part of a model beside its text model that a tensor belongs to: `vision_tower`; undefined for
+ * the text model's own.
+ */
 export function towerOf(name: string): string | undefined {
   return /(?:^|\.)(vision_tower|vision_model|visual|audio_tower|multi_modal_projector)\./.exec(name)
     ?.[1];
 }
 
-/** The linear layers that stay as they were; the output head is not among them, which every loader leaves alone by itself. */
+/**
+ * The linear layers that stay as they were; the output head is not among them, which every loader
+ * leaves alone by itself.
+ */
 export function leftAlone(weights: readonly PlannedWeight[]): Place[] {
   return weights.filter(({ linear, scheme, name }) =>
     linear && !scheme && name !== "lm_head.weight"
@@ -42,7 +48,10 @@ export function escaped(text: string): string {
   return text.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&");
 }
 
-/** The name of a layer within its block, as a pattern; engines ask for a part by the name of the whole. */
+/**
+ * The name of a layer within its block, as a pattern; engines ask for a part by the name of the
+ * whole.
+ */
 function innerPattern(path: string): string {
   const dot = path.lastIndexOf(".") + 1;
   const leaf = path.slice(dot);
@@ -50,7 +59,10 @@ function innerPattern(path: string): string {
   return escaped(path.slice(0, dot)) + (fused ? `(?:${leaf}|${fused})` : escaped(leaf));
 }
 
-/** Patterns that match these layers and no others of the weights: one for each name within a block, however many blocks. */
+/**
+ * Patterns that match these layers and no others of the weights: one for each name within a block,
+ * however many blocks.
+ */
 export function patternsOf(
   places: readonly Place[],
   weights: readonly PlannedWeight[],

@@ -34,7 +34,10 @@ export interface Recognized {
   readonly weights: ReadonlyMap<string, StoredWeight>;
 }
 
-/** The format a checkpoint is quantized in and its quantized weights by name; undefined when no format recognizes it. */
+/**
+ * The format a checkpoint is quantized in and its quantized weights by name; undefined when no
+ * format recognizes it.
+ */
 export async function recognize(
   source: Pick<TensorSource, "tensors" | "config" | "read">,
 ): Promise<Recognized | undefined> {

@@ -1,6 +1,7 @@
 /**
- * Weights under their own names, as floats: what every loader opens. Holds casts, and the values that weights were rounded to, in the dtype
- * the weights had. Refuses schemes that round activations too: nothing would.
+ * Weights under their own names, as floats: what every loader opens. Holds casts, and the values
+ * that weights were rounded to, in the dtype the weights had. Refuses schemes that round
+ * activations too: nothing would.
  */
 import type { Format, Packer, Verdict } from "../format.ts";
 import type { Scheme } from "../scheme.ts";
@@ -22,10 +23,12 @@ export const plain: Format = {
   quantMethod: undefined,
   supports(scheme, weight) {
     if (scheme.kind === "llm_int8" || "activations" in scheme && scheme.activations !== "none") {
-      return "plain holds weights alone, and this scheme rounds activations too; W8A16 and FP8 round weights alone";
+      return "plain holds weights alone, and this scheme rounds activations too; W8A16 and FP8 round " +
+        "weights alone";
     }
     if ("doubleQuant" in scheme && scheme.doubleQuant) {
-      return "plain holds values, and double quantization rounds them once more when bitsandbytes packs them; turn it off (double_quant: false)";
+      return "plain holds values, and double quantization rounds them once more when bitsandbytes " +
+        "packs them; turn it off (double_quant: false)";
     }
     const source = checkSource("plain", { ...weight, name: "any.weight", shape: [1, 1] });
     return source === true || `"${weight.name}" is ${weight.dtype}; f32, bf16 and f16 are cast`;
@@ -72,8 +75,8 @@ export const plain: Format = {
       name: "any",
       opens: described ? "yes" : "unknown",
       why: described
-        ? "whatever opens the original: weights are under their own names, in a dtype every loader reads"
-        : "config.json does not say what model it is (model_type); the file itself is one every loader reads",
+        ? "whatever opens the original: weights have their own names, and a dtype every loader reads"
+        : "config.json does not say what model it is (model_type); any reader of safetensors reads it",
     }];
   },
 };

@@ -5,8 +5,9 @@ import { moduleOf } from "./bytes.ts";
 import { escaped, leftAlone, towerOf } from "./layer_patterns.ts";
 
 /**
- * Linear layers that stay as they were, by their modules, the output head's included though it may have no weight of its own; parts beside
- * the text model of which nothing is quantized as wholes: transformers has its own names for what is in them.
+ * Linear layers that stay as they were, by their modules, the output head's included though it may
+ * have no weight of its own; parts beside the text model of which nothing is quantized as wholes:
+ * transformers has its own names for what is in them.
  */
 export function plainModules(
   content: Content,
@@ -26,15 +27,18 @@ export function plainModules(
   return { modules: [...modules], towers: [...towers] };
 }
 
-/** The list of bitsandbytes and AWQ. An explicit list replaces transformers' own; towers are named for vLLM, and as patterns for transformers. */
+/**
+ * The list of bitsandbytes and AWQ. An explicit list replaces transformers' own; towers are named
+ * for vLLM, and as patterns for transformers.
+ */
 export function skippedModules(content: Content): string[] {
   const { modules, towers } = plainModules(content);
   return [...modules, ...towers.flatMap((tower) => [tower, `.*${tower}`])];
 }
 
 /**
- * A quantized layer that the list names by mistake, as a reason: an entry stands for every module whose path it begins, up to a dot, or ends
- * (`should_convert_module` of transformers 5.23).
+ * A quantized layer that the list names by mistake, as a reason: an entry stands for every module
+ * whose path it begins, up to a dot, or ends (`should_convert_module` of transformers 5.23).
  */
 export function skippedByMistake(content: Content): string | undefined {
   const { modules: entries } = plainModules(content);

@@ -1,4 +1,7 @@
-/** Who opens a checkpoint: what a loader refuses of its weights, then what is known of it with this architecture. */
+/**
+ * Who opens a checkpoint: what a loader refuses of its weights, then what is known of it with this
+ * architecture.
+ */
 import type { Content, PlannedWeight, Verdict } from "../format.ts";
 import type { Scheme } from "../scheme.ts";
 import { leftAlone, towerOf } from "./layer_patterns.ts";
@@ -54,7 +57,8 @@ function failuresOf(
   const turned = name !== "llama.cpp" && quantized.find(({ inputsFirst }) => inputsFirst);
   if (turned) {
     return [
-      `"${turned.name}" is stored inputs by outputs (a Conv1D), and quantized layers are outputs by inputs`,
+      `"${turned.name}" is stored inputs by outputs (a Conv1D), and quantized layers are outputs by ` +
+      "inputs",
     ];
   }
   if (name !== "transformers") return [];
@@ -80,7 +84,8 @@ function doubtOf(
     const isWrapper = content.config.text_config !== undefined;
     const left = isWrapper && leftAlone(content.weights).find(({ module }) => !towerOf(module));
     return left
-      ? `it has names of its own for the layers of ${architecture}, and may not know "${left.module}", which is left alone`
+      ? `it has names of its own for the layers of ${architecture}, and may not know ` +
+        `"${left.module}", which is left alone`
       : undefined;
   }
   if (!known?.listed.includes(name)) {

@@ -7,7 +7,7 @@ import { RECORD_FILE } from "../../src/record.ts";
 import { schemeNames } from "../../src/schemes/options.ts";
 import { COMMANDS } from "../../src/terminal/commands/mod.ts";
 import { Interrupted } from "../../src/terminal/faults.ts";
-import { makeCheckpoint, TINY_CONFIG, tinyTensors } from "../tiny.ts";
+import { convolutionalTensors, makeCheckpoint, TINY_CONFIG, tinyTensors } from "../tiny.ts";
 import { inFolder, keeper, names, sluice } from "./host.ts";
 
 /** Characters that a terminal acts on, but for the newline. */
@@ -97,6 +97,39 @@ Deno.test("plan shows layers folded together, files, memory and loaders", async 
   assert.match(out, /^memory .*runtime/m);
   assert.match(out, /^vLLM +yes/m);
 });
+
+Deno.test("plan and quantize tell before the run that nothing opens the result, names in quotes as they are", () =>
+  inFolder(async (folder) => {
+    const model = await makeCheckpoint(convolutionalTensors(), {
+      config: { model_type: "resnet", architectures: ["ResNetForImageClassification"] },
+    });
+    await Deno.rename(model, `${folder}/model`);
+    const flags = [`${folder}/model`, "--scheme", "W8A16", ...ON_CPU];
+    const planned = await sluice(["plan", ...flags]);
+    assert.match(planned.out, /^transformers +no +"conv1\.weight" has 4 dimensions/m);
+    const told = /warning: No loader opens this model in compressed-tensors: .*Format plain writes/;
+    assert.match(planned.err, told);
+    assert.match((await sluice(["quantize", ...flags, "--output", `${folder}/a`])).err, told);
+    const plain = await sluice([
+      "quantize",
+      ...flags,
+      "--format",
+      "plain",
+      "--output",
+      `${folder}/b`,
+    ]);
+    assert.equal(plain.code, 0);
+    assert.doesNotMatch(plain.err, /No loader/);
+    const verified = await sluice([
+      "verify",
+      `${folder}/b`,
+      "--source",
+      `${folder}/model`,
+      ...ON_CPU,
+    ]);
+    assert.equal(verified.code, 0, verified.err);
+    assert.match(verified.out, /^conv1\.weight +rounded values in f32/m);
+  }));
 
 Deno.test("plan --json tells where every tensor will be, and quantize puts it there", () =>
   withTiny(async (model, folder) => {

@@ -1,6 +1,7 @@
 /**
- * The conformance suite of a format: for every scheme it holds and odd shapes, `layout` tells the truth, packing by slices of rows
- * gives the bytes of packing at once, `unpack` and `recognize` give back what was packed, and what it cannot hold is refused.
+ * The conformance suite of a format: for every scheme it holds and odd shapes, `layout` tells the
+ * truth, packing by slices of rows gives the bytes of packing at once, `unpack` and `recognize`
+ * give back what was packed, and what it cannot hold is refused.
  */
 import assert from "node:assert/strict";
 import type { Backend, Scope, Tensor } from "../../src/backend.ts";
@@ -81,8 +82,8 @@ function schemes(scaleDType: ScaleDType): Scheme[] {
 }
 
 /**
- * Every scheme with every shape it fits; each shape has a dtype of its own, which is that of scales too unless the format has one. Of
- * them, every `stride`-th.
+ * Every scheme with every shape it fits; each shape has a dtype of its own, which is that of scales
+ * too unless the format has one. Of them, every `stride`-th.
  */
 export function formatCases(format: Format, stride = 1): FormatCase[] {
   const cases = SHAPES.flatMap((shape, i) => {
@@ -216,7 +217,10 @@ function roundedValues(quantized: Quantized, { dtype }: FormatCase, scope: Scope
   return { ...quantized, tensors: { weight: narrowed(values, dtype, scope) } };
 }
 
-/** Nested statistics lose something: what is left of `absmax` must be within the widest gap of the dynamic map. */
+/**
+ * Nested statistics lose something: what is left of `absmax` must be within the widest gap of the
+ * dynamic map.
+ */
 async function checkNested(got: Quantized, want: Quantized, backend: Backend): Promise<void> {
   const read = async ({ tensors }: Quantized) => {
     const [codes, absmax] = await backend.read(tensors.codes!, tensors.absmax!);
@@ -234,7 +238,10 @@ async function checkNested(got: Quantized, want: Quantized, backend: Backend): P
   });
 }
 
-/** What a section can say of a scheme: not whether the lowest code is left out; of awq's not whether zero points differ. */
+/**
+ * What a section can say of a scheme: not whether the lowest code is left out; of awq's not whether
+ * zero points differ.
+ */
 function asStored(scheme: Scheme, { name }: Format): Scheme {
   if (scheme.kind !== "int") return scheme;
   if (name === "awq") return { ...scheme, grid: "affine" };

@@ -91,7 +91,7 @@ def open_gptqmodel(architecture, column, checkpoint, _why):
 def bound_of(column):
     if column.endswith("@plain"):
         return ROUNDED
-    return ACTIVATIONS if column in ("W8A8", "FP8_DYNAMIC", "LLM_INT8") else WEIGHTS
+    return ACTIVATIONS if column.split("+")[0] in ("W8A8", "FP8_DYNAMIC", "LLM_INT8") else WEIGHTS
 
 
 def attempt(load, architecture, column, checkpoint, why, want):

@@ -1,11 +1,11 @@
 /**
- * Quantizes tiny models of many architectures in every format, and notes of each what `plan` refused or what the loader table promised:
- * architectures.py then opens them.
+ * Quantizes tiny models of many architectures in every format, and notes of each what `plan`
+ * refused or what the loader table promised: architectures.py then opens them.
  *
  *     deno run -A tests/peers/architectures.ts MODELS OUT
  *
- * MODELS holds a folder for each (models/tiny_models.py). Written: OUT/NAME/COLUMN/, a checkpoint, for each column
- * that is not refused, and OUT/verdicts.json.
+ * MODELS holds a folder for each (models/tiny_models.py). Written: OUT/NAME/COLUMN/, a checkpoint,
+ * for each column that is not refused, and OUT/verdicts.json.
  */
 import {
   open,
@@ -25,7 +25,10 @@ const COLUMNS: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
   "W8A16@plain": { scheme: "W8A16", format: "plain" },
   "W4A16": { scheme: "W4A16", group_size: 32 },
   "W4A16_ASYM": { scheme: "W4A16_ASYM", group_size: 32 },
-  "W8A16+head": { scheme: "W8A16", rules: [{ match: "lm_head", scheme: "W8A16" }] },
+  // Of models that store one.
+  "W8A16+head": { scheme: "W8A16" },
+  "NF4+head": { scheme: "NF4" },
+  "LLM_INT8+head": { scheme: "LLM_INT8" },
   "W8A8": { scheme: "W8A8" },
   "FP8": { scheme: "FP8" },
   "FP8_DYNAMIC": { scheme: "FP8_DYNAMIC" },
@@ -53,8 +56,11 @@ for (const name of [...Deno.readDirSync(models)].map(({ name }) => name).sort())
   for (const [column, asked] of Object.entries(COLUMNS)) {
     await using source = await open(`${models}/${name}`);
     const ignore = column === "NF4-some" ? failing(source) : [];
-    if (column === "NF4-some" && ignore.length === 0) continue;
-    const recipe = parseRecipe(JSON.stringify({ ...asked, method: "rtn", ignore }), column);
+    const heads = ["lm_head.weight", "embed_out.weight"].filter((name) => source.tensors.has(name));
+    const rules = column.endsWith("+head") ? heads.map((match) => ({ ...asked, match })) : [];
+    if (/\+head|-some/.test(column) && ignore.length + rules.length === 0) continue;
+    const text = JSON.stringify({ ...asked, method: "rtn", ignore, rules });
+    const recipe = parseRecipe(text, column);
     try {
       const work = plan(recipe, source, { device });
       await using sink = await openFolderSink(`${out}/${name}/${column}`);

@@ -1,4 +1,7 @@
-/** How AWQ's GEMM layout stores one weight: names, dtypes and shapes; which weights and schemes it holds. */
+/**
+ * How AWQ's GEMM layout stores one weight: names, dtypes and shapes; which weights and schemes it
+ * holds.
+ */
 import { type IntScheme, scaleShape, type Scheme, type Strategy } from "../../scheme.ts";
 import { matrixShape, type TensorInfo } from "../../tensor.ts";
 import { checkSource, moduleOf } from "../bytes.ts";

@@ -1,7 +1,8 @@
 /**
- * AWQ's words: a nibble for each of eight neighbouring outputs of one input, in the order its kernels take them apart. Sluice packs
- * a row, an output, into words of eight neighbouring inputs (`pack_bits`); between the two, blocks of 8 × 8 nibbles are transposed.
- * W words a row, I = 8·W inputs, O outputs, of which N are at hand.
+ * AWQ's words: a nibble for each of eight neighbouring outputs of one input, in the order its
+ * kernels take them apart. Sluice packs a row, an output, into words of eight neighbouring inputs
+ * (`pack_bits`); between the two, blocks of 8 × 8 nibbles are transposed. W words a row, I = 8·W
+ * inputs, O outputs, of which N are at hand.
  */
 import { WORD } from "./layout.ts";
 
@@ -19,7 +20,10 @@ export interface Outputs {
   readonly from: number;
 }
 
-/** Nibble j of word i becomes nibble i of word j, in eight words: halves change places, then bytes, then nibbles. */
+/**
+ * Nibble j of word i becomes nibble i of word j, in eight words: halves change places, then bytes,
+ * then nibbles.
+ */
 function transpose(block: Uint32Array): void {
   for (let distance = 4, mask = 0xffff; distance > 0; distance >>= 1) {
     const shift = 4 * distance;

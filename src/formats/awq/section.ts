@@ -1,6 +1,6 @@
 /**
- * AWQ's section of config.json, both ways. It says one group size for all layers: two are refused. Refuses to read other widths and
- * packings than GEMM's of 4 bits.
+ * AWQ's section of config.json, both ways. It says one group size for all layers: two are refused.
+ * Refuses to read other widths and packings than GEMM's of 4 bits.
  */
 import { CheckpointError, UnsupportedError } from "../../errors.ts";
 import type { Content } from "../../format.ts";

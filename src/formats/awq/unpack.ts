@@ -1,4 +1,7 @@
-/** AWQ's checkpoints read: which weights they hold, and their codes, scales and zero points on a device. */
+/**
+ * AWQ's checkpoints read: which weights they hold, and their codes, scales and zero points on a
+ * device.
+ */
 import type { Scope } from "../../backend.ts";
 import { UnsupportedError } from "../../errors.ts";
 import type { ReadTensor, StoredWeight } from "../../format.ts";
@@ -20,7 +23,10 @@ import { layout, WORD } from "./layout.ts";
 import { takeCodes, takeZeros } from "./nibbles.ts";
 import { readSection } from "./section.ts";
 
-/** A stored weight, or rows of it, on a device. Its tensors are read whole: rows of a weight are columns of them. */
+/**
+ * A stored weight, or rows of it, on a device. Its tensors are read whole: rows of a weight are
+ * columns of them.
+ */
 export async function unpack(
   stored: StoredWeight,
   read: ReadTensor,
@@ -54,7 +60,9 @@ export async function unpack(
   return { scheme, rows: count, columns, tensors: { codes, scale, zero } };
 }
 
-/** The weights of a checkpoint; undefined when its section is not of AWQ. Headers tell all of it. */
+/**
+ * The weights of a checkpoint; undefined when its section is not of AWQ. Headers tell all of it.
+ */
 export function recognize(
   { tensors, config }: Pick<TensorSource, "tensors" | "config">,
 ): Map<string, StoredWeight> | undefined {

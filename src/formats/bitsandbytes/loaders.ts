@@ -4,7 +4,10 @@ import { skippedByMistake } from "../skip_list.ts";
 import { quantizedOf, type Reader, verdictsOf } from "../verdicts.ts";
 import { isCodebook } from "./layout.ts";
 
-/** Seen with bitsandbytes 0.50.2: its CPU dequantization starts a new block with every row, its quantization does not. */
+/**
+ * Seen with bitsandbytes 0.50.2: its CPU dequantization starts a new block with every row, its
+ * quantization does not.
+ */
 function crossed(content: Content): string | undefined {
   const found = quantizedOf(content).find(({ scheme, shape }) =>
     isCodebook(scheme) && shape[1]! % scheme.block !== 0
@@ -13,7 +16,10 @@ function crossed(content: Content): string | undefined {
       "misreads such weights";
 }
 
-/** Seen with bitsandbytes 0.50.2 on a CPU with AVX-512: it packs 4-bit weights anew, 32 outputs at a time. */
+/**
+ * Seen with bitsandbytes 0.50.2 on a CPU with AVX-512: it packs 4-bit weights anew, 32 outputs at a
+ * time.
+ */
 function ragged(content: Content): string | undefined {
   const found = quantizedOf(content).find(({ scheme, shape }) =>
     isCodebook(scheme) && shape[0]! % 32 !== 0

@@ -1,7 +1,8 @@
 /**
- * bitsandbytes' `quant_state`: a U8 tensor of JSON, spelled as Python's json.dumps spells it, with what tensors cannot say.
- * Its length must be known before quantizing, but holds a mean that is not: spaces behind the closing brace fill the room
- * left for the mean's digits (JSON allows them; QuantState.from_dict was seen to read them).
+ * bitsandbytes' `quant_state`: a U8 tensor of JSON, spelled as Python's json.dumps spells it, with
+ * what tensors cannot say. Its length must be known before quantizing, but holds a mean that is
+ * not: spaces behind the closing brace fill the room left for the mean's digits (JSON allows them;
+ * QuantState.from_dict was seen to read them).
  */
 import { CheckpointError } from "../../errors.ts";
 import type { CodebookScheme, ScaleDType } from "../../scheme.ts";

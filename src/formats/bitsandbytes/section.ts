@@ -35,7 +35,8 @@ export function section(content: Content): string | undefined {
   const scheme = onlyScheme(content.weights);
   if (!scheme) return undefined;
   const codebook = isCodebook(scheme) ? scheme : undefined;
-  // transformers wants a float: 6.0, never 6. The threshold means nothing for 4 bits; 6.0 is the library's default.
+  // transformers wants a float: 6.0, never 6. The threshold means nothing for 4 bits; 6.0 is the
+  // library's default.
   const threshold = pythonFloat(scheme.kind === "llm_int8" ? scheme.threshold : 6);
   return JSON.stringify({
     quant_method: "bitsandbytes",

@@ -1,4 +1,7 @@
-/** bitsandbytes' checkpoints read: which weights they hold, and their codes and statistics on a device. */
+/**
+ * bitsandbytes' checkpoints read: which weights they hold, and their codes and statistics on a
+ * device.
+ */
 import type { Scope } from "../../backend.ts";
 import { CheckpointError, UnsupportedError } from "../../errors.ts";
 import type { ReadTensor, StoredWeight } from "../../format.ts";
@@ -31,7 +34,9 @@ function partsOf(
   });
 }
 
-/** `absmax` of the blocks `[from, to)`, as the loader computes it from codes and nested statistics. */
+/**
+ * `absmax` of the blocks `[from, to)`, as the loader computes it from codes and nested statistics.
+ */
 async function readAbsmax(
   { name, scheme, parts }: StoredWeight,
   read: ReadTensor,

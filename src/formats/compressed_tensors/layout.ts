@@ -1,4 +1,7 @@
-/** How compressed-tensors stores one weight: names, dtypes and shapes, and which rows may be packed on their own. */
+/**
+ * How compressed-tensors stores one weight: names, dtypes and shapes, and which rows may be packed
+ * on their own.
+ */
 import type { Fp8Scheme, IntScheme, Scheme } from "../../scheme.ts";
 import { scaleShape, tileOf } from "../../scheme.ts";
 import type { Rows } from "../../source.ts";
@@ -24,13 +27,18 @@ export function storedFormat(
   return scheme.bits === 8 && scheme.activations !== "none" ? "int-quantized" : "pack-quantized";
 }
 
-/** Bits of a code in the bitstream of `weight_packed`; undefined when codes are stored a byte each. */
+/**
+ * Bits of a code in the bitstream of `weight_packed`; undefined when codes are stored a byte each.
+ */
 export function packedBits(scheme: Stored): number | undefined {
   if (scheme.kind === "fp8") return undefined;
   return storedFormat(scheme) === "pack-quantized" ? scheme.bits : undefined;
 }
 
-/** Bits of a zero point in the bitstream down the rows; undefined when there is none, or it is stored as a byte. */
+/**
+ * Bits of a zero point in the bitstream down the rows; undefined when there is none, or it is
+ * stored as a byte.
+ */
 export function packedZeroBits(scheme: Stored): number | undefined {
   return zeroPoints(scheme) === "packed" ? packedBits(scheme) : undefined;
 }

@@ -1,4 +1,7 @@
-/** Who opens compressed-tensors' checkpoints, and why not (the loaders' own documentation and sources, read in 2026). */
+/**
+ * Who opens compressed-tensors' checkpoints, and why not (the loaders' own documentation and
+ * sources, read in 2026).
+ */
 import type { Content, Verdict } from "../../format.ts";
 import type { Scheme } from "../../scheme.ts";
 import { architectureOf, EXPERT, type Storage } from "../architectures.ts";
@@ -75,8 +78,9 @@ const READERS: readonly Reader<Facts>[] = [
     ],
     caveat({ schemes, early }) {
       const how = "with quantization_config=CompressedTensorsConfig(dequantize=True): without it, ";
-      // Seen with transformers 5.23 and compressed-tensors 0.20, whose compressor does not pack the placeholder (on the meta
-      // device) that the stored zero points are loaded into; dequantize=True takes a way without placeholders.
+      // Seen with transformers 5.23 and compressed-tensors 0.20, whose compressor does not pack the
+      // placeholder (on the meta device) that the stored zero points are loaded into;
+      // dequantize=True takes a way without placeholders.
       if (schemes.some((scheme) => zeroPoints(scheme) === "packed")) {
         return `${how}compressed-tensors 0.20 expects zero points that are not packed`;
       }

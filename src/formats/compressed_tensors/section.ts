@@ -1,6 +1,7 @@
 /**
- * compressed-tensors' section of config.json, both ways. Only keys are written that every version of the library knows: its
- * `weights` and groups forbid others. Refuses to read activations in groups, asymmetric ones, and scales by channel.
+ * compressed-tensors' section of config.json, both ways. Only keys are written that every version
+ * of the library knows: its `weights` and groups forbid others. Refuses to read activations in
+ * groups, asymmetric ones, and scales by channel.
  */
 import { CheckpointError, UnsupportedError } from "../../errors.ts";
 import type { Content, PlannedWeight } from "../../format.ts";
@@ -113,7 +114,10 @@ function strategyFrom({ strategy, group_size: size, block_structure: block }: Js
   return wrong(`weights have strategy ${JSON.stringify([strategy, size, block])}`);
 }
 
-/** How activations are rounded: by a scale of each token, or by one that is stored; `values` is their type. */
+/**
+ * How activations are rounded: by a scale of each token, or by one that is stored; `values` is
+ * their type.
+ */
 function activationsFrom<T extends "int8" | "fp8">(
   group: Json,
   values: T,
@@ -155,7 +159,10 @@ function schemeFrom(group: Json, scaleDType: ScaleDType): Stored {
   };
 }
 
-/** Whether a target names a module: its path, a pattern that Python's `re.match` finds at its start, or a class (undefined). */
+/**
+ * Whether a target names a module: its path, a pattern that Python's `re.match` finds at its start,
+ * or a class (undefined).
+ */
 function matches(target: unknown, module: string): boolean | undefined {
   if (typeof target !== "string") return wrong("a target is not text");
   if (target === module) return true;
@@ -171,7 +178,8 @@ function matches(target: unknown, module: string): boolean | undefined {
 /**
  * What a checkpoint's section says of a module, or undefined when it is not of compressed-tensors.
  *
- * @throws {CheckpointError} the section is malformed, or (from the function returned) no group has the module.
+ * @throws {CheckpointError} the section is malformed, or (from the function returned) no group has
+ * the module.
  * @throws {UnsupportedError} it asks for something Sluice does not read.
  */
 export function readSection(

@@ -1,4 +1,7 @@
-/** compressed-tensors' checkpoints read: which weights they hold, and their codes, scales and zero points on a device. */
+/**
+ * compressed-tensors' checkpoints read: which weights they hold, and their codes, scales and zero
+ * points on a device.
+ */
 import type { Scope, Tensor } from "../../backend.ts";
 import { CheckpointError } from "../../errors.ts";
 import type { ReadTensor, StoredWeight } from "../../format.ts";

@@ -1,4 +1,7 @@
-/** compressed-tensors' zero points: a dense bitstream down each column, LSB first, in I32 words; field = zero + 2^(b−1). */
+/**
+ * compressed-tensors' zero points: a dense bitstream down each column, LSB first, in I32 words;
+ * field = zero + 2^(b−1).
+ */
 
 /** Rows that fill whole words: slices of a packed tensor begin at its multiples. */
 export function wordStep(bits: number): number {

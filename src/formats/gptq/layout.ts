@@ -4,13 +4,22 @@ import { scaleShape } from "../../scheme.ts";
 import { matrixShape, type TensorInfo } from "../../tensor.ts";
 import { checkSource, moduleOf } from "../bytes.ts";
 
-/** The widths of the format. GPTQModel stores 5, 6 and 7 bits in a layout of its own, which nothing else reads. */
+/**
+ * The widths of the format. GPTQModel stores 5, 6 and 7 bits in a layout of its own, which nothing
+ * else reads.
+ */
 export const BITS: readonly number[] = [2, 3, 4, 8];
 
-/** Group sizes that its readers have kernels for; ExLlama's walk 32 inputs at a time, so no smaller ones. */
+/**
+ * Group sizes that its readers have kernels for; ExLlama's walk 32 inputs at a time, so no smaller
+ * ones.
+ */
 const GROUPS: readonly number[] = [32, 64, 128, 256, 512, 1024];
 
-/** Whole words hold 32 codes in every width, and the readers' shapes are computed without rounding up. */
+/**
+ * Whole words hold 32 codes in every width, and the readers' shapes are computed without rounding
+ * up.
+ */
 const STEP = 32;
 
 /** `group_size` as the section says it. */

@@ -1,7 +1,7 @@
 /**
- * GPTQ's section of config.json, both ways; quantize_config.json holds the same. The section says one width and group size for all
- * layers; what differs stands in `dynamic`. Refuses to read what follows the order of activations, zero points that differ, and other
- * packings.
+ * GPTQ's section of config.json, both ways; quantize_config.json holds the same. The section says
+ * one width and group size for all layers; what differs stands in `dynamic`. Refuses to read what
+ * follows the order of activations, zero points that differ, and other packings.
  */
 import denoJson from "../../../deno.json" with { type: "json" };
 import { CheckpointError, UnsupportedError } from "../../errors.ts";
@@ -23,7 +23,10 @@ export function kindsOf<T>(items: readonly T[], keys: (item: T) => object): T[][
   return [...groups.values()].sort((a, b) => b.length - a.length);
 }
 
-/** The layers that are quantized: by names within a block, if these find no other, as optimum (ends of paths) and vLLM (parts) look. */
+/**
+ * The layers that are quantized: by names within a block, if these find no other, as optimum (ends
+ * of paths) and vLLM (parts) look.
+ */
 function namesOf(quantized: readonly Place[], left: readonly Place[]): string[] {
   const names = [...new Set(quantized.map(({ module, block }) => block?.inner ?? module))];
   const isExact = !left.some(({ module }) => names.some((name) => module.includes(name)));
@@ -31,8 +34,9 @@ function namesOf(quantized: readonly Place[], left: readonly Place[]): string[] 
 }
 
 /**
- * How GPTQ went, in the words of GPTQModel; nothing where codes were chosen otherwise, or where that is not known. Its damping is said
- * where it was asked for: left to itself, it differs from layer to layer.
+ * How GPTQ went, in the words of GPTQModel; nothing where codes were chosen otherwise, or where
+ * that is not known. Its damping is said where it was asked for: left to itself, it differs from
+ * layer to layer.
  */
 function calibrationOf(quantized: readonly PlannedWeight[]) {
   const [first] = quantized;
@@ -127,7 +131,10 @@ function schemeFrom(keys: Json, scaleDType: ScaleDType): IntScheme {
   };
 }
 
-/** `dynamic` as functions: what a module has instead of what the section says; undefined for one that no pattern names. */
+/**
+ * `dynamic` as functions: what a module has instead of what the section says; undefined for one
+ * that no pattern names.
+ */
 function overridesOf(dynamic: unknown): (module: string) => Json | undefined {
   if (dynamic === undefined || dynamic === null) return () => undefined;
   if (!isObject(dynamic)) return wrong("dynamic is not an object of patterns");

@@ -1,6 +1,7 @@
 /**
- * GPTQ's checkpoints read: which weights they hold, and their codes and scales on a device. Groups of neighbouring columns and
- * the symmetric zero point are what a scheme of Sluice can say; others are refused when a weight's own tensors tell of them.
+ * GPTQ's checkpoints read: which weights they hold, and their codes and scales on a device. Groups
+ * of neighbouring columns and the symmetric zero point are what a scheme of Sluice can say; others
+ * are refused when a weight's own tensors tell of them.
  */
 import type { Scope } from "../../backend.ts";
 import { UnsupportedError } from "../../errors.ts";
@@ -22,7 +23,10 @@ import { readScaleColumns, takeColumns } from "../columns.ts";
 import { layout, zeroWords } from "./layout.ts";
 import { readSection } from "./section.ts";
 
-/** A stored weight, or rows of it, on a device. Its tensors are read whole: rows of a weight are columns of them. */
+/**
+ * A stored weight, or rows of it, on a device. Its tensors are read whole: rows of a weight are
+ * columns of them.
+ */
 export async function unpack(
   stored: StoredWeight,
   read: ReadTensor,
@@ -95,7 +99,9 @@ async function checkZeros(stored: StoredWeight, read: ReadTensor): Promise<void>
   );
 }
 
-/** The weights of a checkpoint; undefined when its section is not of GPTQ. Headers tell all of it. */
+/**
+ * The weights of a checkpoint; undefined when its section is not of GPTQ. Headers tell all of it.
+ */
 export function recognize(
   { tensors, config }: Pick<TensorSource, "tensors" | "config">,
 ): Map<string, StoredWeight> | undefined {
