@@ -53,20 +53,6 @@ fn sum_tile(tile: Tile, params: vec2<f32>, beta: f32, lane: u32) -> vec3<f32> {
   return vec3(sum_lanes(total.x, lane), sum_lanes(total.y, lane), sum_lanes(total.z, lane));
 }
 
-// Range of a tile: low, high, and whether all of it is finite.
-fn range_of(tile: Tile, lane: u32) -> vec3<f32> {
-  var low = LARGEST;
-  var high = -LARGEST;
-  var broken = 0.0;
-  for (var e = lane; e < tile.count; e += LANES) {
-    let bits = weight_bits(tile, e);
-    if !is_finite(bits) { broken = 1.0; continue; }
-    low = min(low, bitcast<f32>(bits));
-    high = max(high, bitcast<f32>(bits));
-  }
-  return vec3(-max_lanes(-low, lane), max_lanes(high, lane), max_lanes(broken, lane));
-}
-
 // Every lane has the same numbers, so that all take part in every sum; a tile that is done goes on without effect.
 fn solve(tile: Tile, start: vec2<f32>, lane: u32) -> vec2<f32> {
   let turns = select(1u, 3u, args.grid == AFFINE);

@@ -18,7 +18,7 @@ import type { Scope, Tensor } from "../backend.ts";
 import { natural, scaledSquares, upload } from "../channels.ts";
 import { checkPolish, POLISH, polish } from "./polish.ts";
 import { rtn } from "./rtn.ts";
-import { SCALE, searchOf } from "./scale_option.ts";
+import { isSigned, SCALE, searchOf, UNSIGNED } from "./scale_option.ts";
 
 const ORDERS = ["act-order", "group-aware", "natural"] as const;
 
@@ -32,6 +32,7 @@ export const gptq: RoundingMethod = {
   summary: "columns one after the other, later ones making up for the errors of earlier ones",
   options: [
     SCALE,
+    UNSIGNED,
     {
       name: "damping",
       type: "number",
@@ -48,12 +49,6 @@ export const gptq: RoundingMethod = {
       default: ORDERS[0],
       help:
         "gptq: columns by activation, all of them (act-order, with static groups) or within and among groups, or as they are",
-    },
-    {
-      name: "unsigned-scales",
-      type: "boolean",
-      help:
-        "gptq: only positive scales for symmetric int; else a group's largest weight may take the lowest code, which has no opposite",
     },
     ...POLISH,
   ],
@@ -223,7 +218,7 @@ class GptqRounder implements Rounder {
     const params = choice.params(scheme, start, {
       scope,
       search,
-      signed: options["unsigned-scales"] !== true,
+      signed: isSigned(options),
       ...(weighted ? { importance: this.#importance } : {}),
     });
     const grid = choice.grid(scheme, params, { shape: weight.shape, scope: scratch });
