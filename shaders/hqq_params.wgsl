@@ -66,7 +66,7 @@ fn solve(tile: Tile, start: vec2<f32>, lane: u32) -> vec2<f32> {
     var going = current.y >= lowest_code(args.bits, args.grid) && current.y <= highest_code(args.bits);
     for (var i = 0u; i < ITERATIONS; i++) {
       let sums = sum_tile(tile, current, beta, lane);
-      going = going && sums.x < before;
+      going = going && is_finite(bitcast<u32>(sums.x)) && sums.x < before;
       before = select(before, sums.x, going);
       if going && sums.x < least { best = current; least = sums.x; }
       let fitted = stored_scale(sums.y / max(sums.z, 1.0), args.scale_dtype);
@@ -101,7 +101,8 @@ fn main(
       for (var k = 0u; k < 2u; k++) {
         let other = select(sound, rival, k == 1u && whole);
         let least = sum_tile(tile, best, 0.0, lane).x;
-        if sum_tile(tile, other, 0.0, lane).x < least { best = other; }
+        let error = sum_tile(tile, other, 0.0, lane).x;
+        if is_finite(bitcast<u32>(error)) && error < least { best = other; }
       }
     }
     if lane == 0u {

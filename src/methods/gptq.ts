@@ -94,7 +94,7 @@ export const gptq: RoundingMethod = {
         inputs,
         damping,
         lambda,
-        dead: deadChannels(sums.diagonal),
+        used: usedChannels(sums.diagonal, groupSize(request.scheme, sums.size)),
       });
     }
     const fallback = `the Hessian cannot be factored, even with a damping of ${
@@ -130,9 +130,19 @@ function base(squares: Float32Array): number {
 /** A mean of more than this many medians is made by massive activations. */
 const MASSIVE = 10;
 
-/** Channels that were always 0: their weights are never used. */
-function deadChannels(squares: Float32Array): boolean {
-  return squares.some((square) => square === 0);
+/**
+ * 0 for channels that were always 0, whose weights become 0, so that they take no part in what is
+ * found for the others of their group; 1 for the rest, and for groups in which no channel was ever
+ * used: there is nothing to tell their weights apart, and they are rounded to nearest. Undefined
+ * where all are 1.
+ */
+function usedChannels(squares: Float32Array, width: number): Float32Array | undefined {
+  const used = squares.map((square, c) => {
+    const from = c - c % width;
+    const group = squares.subarray(from, from + width);
+    return square > 0 || group.every((other) => other === 0) ? 1 : 0;
+  });
+  return used.includes(0) ? used : undefined;
 }
 
 /** What the input's channels are multiplied by: 1 over the scale they were divided by, 0 for dead ones. */
@@ -175,23 +185,23 @@ class GptqRounder implements Rounder {
   readonly #inputs: Tensor;
   readonly #lambda: number;
   readonly #ones: Tensor;
-  /** f32[C]: 0 for dead channels, 1 for the others; absent when none is dead. */
-  readonly #live: Tensor | undefined;
+  /** f32[C], see `usedChannels`; absent when all are. */
+  readonly #used: Tensor | undefined;
   readonly #natural: Tensor;
   readonly #importance: Tensor;
 
   constructor(
     request: RoundingRequest,
-    { factor, inputs, damping, lambda, dead }: {
+    { factor, inputs, damping, lambda, used }: {
       factor: Factor;
       inputs: Tensor;
       damping: number;
       lambda: number;
-      dead: boolean;
+      used: Float32Array | undefined;
     },
   ) {
     const { scope, statistics } = request;
-    const { diagonal, size } = statistics!.of(gram);
+    const { size } = statistics!.of(gram);
     this.#request = request;
     this.#factor = factor;
     this.#inputs = inputs;
@@ -199,7 +209,7 @@ class GptqRounder implements Rounder {
     this.#importance = importanceOf(factor, scope);
     this.#natural = upload(natural(size), scope);
     this.#ones = upload(new Float32Array(size).fill(1), scope);
-    this.#live = dead ? upload(diagonal.map((square) => square > 0 ? 1 : 0), scope) : undefined;
+    this.#used = used && upload(used, scope);
     this.remarks = { damping, importance: this.#importance };
   }
 
@@ -208,8 +218,8 @@ class GptqRounder implements Rounder {
     const { scheme, options } = this.#request;
     const [rows = 0] = weight.shape;
     using scratch = backend.scope();
-    const start = this.#live
-      ? this.#permuted(weight, this.#natural, { factor: this.#live, scope: scratch })
+    const start = this.#used
+      ? this.#permuted(weight, this.#natural, { factor: this.#used, scope: scratch })
       : weight;
     const kind = schemeKind(scheme);
     const choice = kind.choice!;

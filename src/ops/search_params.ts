@@ -3,6 +3,7 @@
  */
 import tile from "../../shaders/tile.wgsl" with { type: "text" };
 import wgsl from "../../shaders/search_params.wgsl" with { type: "text" };
+import { Least } from "../least.ts";
 import { roundHalfEven, roundTo } from "../number.ts";
 import { defineOp, fold, type Scalars } from "../op.ts";
 import {
@@ -105,8 +106,8 @@ function stepsOf(bits: number): number {
 
 function searchTile(weights: readonly Weighed[], scalars: Scalars): TileParams {
   const { low, high } = rangeOf(weights.map(({ w }) => w), [...weights.keys()]);
-  let best = scaleOf(low, high, scalars);
-  if (!Number.isFinite(best.scale)) return best;
+  const start = scaleOf(low, high, scalars);
+  if (!Number.isFinite(start.scale)) return start;
   const { bits = 0, scale_dtype = 0, grid } = scalars;
   const { smallest } = SCALE_DTYPES[scale_dtype]!;
   const range = {
@@ -116,18 +117,18 @@ function searchTile(weights: readonly Weighed[], scalars: Scalars): TileParams {
       ? Math.fround(Math.max(0, high) - Math.min(0, low))
       : Math.max(Math.abs(low), Math.abs(high)),
   };
-  if (range.reach === 0) return best;
-  let least = Infinity;
+  if (range.reach === 0) return start;
+  const best = new Least(start);
   const consider = (params: TileParams) => {
     const fitted = fit(weights, params, scalars);
-    if (fitted.error < least) [best, least] = [fitted.params, fitted.error];
+    best.offer(fitted.params, fitted.error);
   };
   const steps = stepsOf(bits);
   for (let k = 0, last = 0; last !== smallest; k++) {
     const scale = candidate(k, range.reach, scalars);
     if (scale === last) continue;
     const params = { scale, zero: zeroFor(weights, scale, { range, scalars }) };
-    if (clipped(weights, params, scalars) >= least) break;
+    if (clipped(weights, params, scalars) >= best.loss) break;
     for (const each of signsOf(params, range, scalars)) consider(each);
     last = scale;
   }
@@ -138,7 +139,7 @@ function searchTile(weights: readonly Weighed[], scalars: Scalars): TileParams {
     for (const each of signsOf(params, range, scalars)) consider(each);
     last = scale;
   }
-  return best;
+  return best.value;
 }
 
 /** Candidate `k` as it is stored: rounded to its dtype, no smaller than its least normal number. */
