@@ -8,8 +8,11 @@ import { errorSums } from "../ops/error_sums.ts";
 import { histogram } from "../ops/histogram.ts";
 import { elementCount } from "../tensor.ts";
 
-/** Bins of each histogram; a multiple of 4, so that a histogram of half the range fits into one without cutting a bin. */
-export const BINS = 4096;
+/**
+ * Bins of each histogram, which the earth mover's distance is as exact as; a multiple of 4, so that a
+ * histogram of half the range fits into one without cutting a bin.
+ */
+export const BINS = 65536;
 
 /** Elements per chunk, and numbers per chunk, of the op `error_sums`. */
 const CHUNK = 4096;
