@@ -39,6 +39,10 @@ const CHAINS: readonly Record<string, string | number | boolean>[] = [
   { scheme: "W8A8", method: "smoothquant" },
   { scheme: "W8A8", method: "smoothquant", alpha: 0.5 },
   { scheme: "W8A8", method: "smoothquant+gptq", activations: "static" },
+  { scheme: "W8A8", method: "rtn", activations: "static", observer: "mse" },
+  { scheme: "W3A16", "group-size": 32, method: "gptq", scale: "frobenius", sweeps: 5 },
+  { scheme: "LLM_INT8", method: "rtn" },
+  { scheme: "NF4", method: "rtn" },
   { scheme: "NF4", method: "awq+gptq" },
   { scheme: "FP8_DYNAMIC", method: "smoothquant", activations: "static", observer: "percentile" },
 ];

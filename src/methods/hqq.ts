@@ -15,7 +15,7 @@
  *
  * At 3 bits and below the original's defaults are known to collapse, so there each tile is compared
  * with min-max and with the least-squares search, and whichever has the least squared error is
- * taken. Refused: other schemes than int.
+ * taken, nearly always that of the search. Refused: other schemes than int.
  */
 import type { Scope, Tensor } from "../backend.ts";
 import type { RoundingMethod } from "../method.ts";

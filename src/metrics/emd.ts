@@ -20,10 +20,10 @@ export const emd: Metric = {
     const width = 2 * range / original.length;
     let ahead = 0;
     let moved = 0;
-    original.forEach((n, bin) => {
-      ahead += n - quantized[bin]!;
+    for (let bin = 0; bin < original.length; bin++) {
+      ahead += original[bin]! - quantized[bin]!;
       moved += Math.abs(ahead);
-    });
+    }
     return count === 0 ? 0 : moved * width / count;
   },
 };
