@@ -13,7 +13,7 @@ export const SCALE: Option = {
   placeholder: "search",
   choices: SEARCHES,
   help:
-    "how int scales are found: minmax (the range), mse (least error to the power 2.4), frobenius (least squares: within 0.5 % of " +
+    "how int scales are found: minmax (the range), mse (error to the power 2.4), frobenius (least squares: within 0.5 % of " +
     "the best scale and zero point that can be stored), hessian (the same, each column by what its error costs); " +
     "rtn takes minmax, after awq and in gptq hessian, unless given",
 };
