@@ -53,20 +53,6 @@ fn sum_tile(tile: Tile, params: vec2<f32>, beta: f32, lane: u32) -> vec3<f32> {
   return vec3(sum_lanes(total.x, lane), sum_lanes(total.y, lane), sum_lanes(total.z, lane));
 }
 
-// Range of a tile: low, high, and whether all of it is finite.
-fn range_of(tile: Tile, lane: u32) -> vec3<f32> {
-  var low = LARGEST;
-  var high = -LARGEST;
-  var broken = 0.0;
-  for (var e = lane; e < tile.count; e += LANES) {
-    let bits = weight_bits(tile, e);
-    if !is_finite(bits) { broken = 1.0; continue; }
-    low = min(low, bitcast<f32>(bits));
-    high = max(high, bitcast<f32>(bits));
-  }
-  return vec3(-max_lanes(-low, lane), max_lanes(high, lane), max_lanes(broken, lane));
-}
-
 // Every lane has the same numbers, so that all take part in every sum; a tile that is done goes on without effect.
 fn solve(tile: Tile, start: vec2<f32>, lane: u32) -> vec2<f32> {
   let turns = select(1u, 3u, args.grid == AFFINE);
@@ -80,7 +66,7 @@ fn solve(tile: Tile, start: vec2<f32>, lane: u32) -> vec2<f32> {
     var going = current.y >= lowest_code(args.bits, args.grid) && current.y <= highest_code(args.bits);
     for (var i = 0u; i < ITERATIONS; i++) {
       let sums = sum_tile(tile, current, beta, lane);
-      going = going && sums.x < before;
+      going = going && is_finite(bitcast<u32>(sums.x)) && sums.x < before;
       before = select(before, sums.x, going);
       if going && sums.x < least { best = current; least = sums.x; }
       let fitted = stored_scale(sums.y / max(sums.z, 1.0), args.scale_dtype);
@@ -115,7 +101,8 @@ fn main(
       for (var k = 0u; k < 2u; k++) {
         let other = select(sound, rival, k == 1u && whole);
         let least = sum_tile(tile, best, 0.0, lane).x;
-        if sum_tile(tile, other, 0.0, lane).x < least { best = other; }
+        let error = sum_tile(tile, other, 0.0, lane).x;
+        if is_finite(bitcast<u32>(error)) && error < least { best = other; }
       }
     }
     if lane == 0u {

@@ -13,7 +13,7 @@ import type { Block, Linear, Step } from "./family.ts";
 import type { Rounder, RoundingRequest, ScalableWeight } from "./method.ts";
 import type { Chain } from "./methods/mod.ts";
 import { type Observer, openObservations, type Statistics } from "./observer.ts";
-import { gram } from "./observers/gram.ts";
+import { type Gram, gram } from "./observers/gram.ts";
 import { bytesFrom, floatsFrom, roundTo } from "./number.ts";
 import { addBias, scaleRows } from "./ops/mod.ts";
 import type { PhaseClock } from "./phases.ts";
@@ -202,6 +202,7 @@ class BlockWork {
       if (difference && gap) difference.add(x, gap);
     });
     const statistics = await observations.finish();
+    if (observers.has(gram)) checkFinite(statistics.of(gram), step);
     const mover = await phases.time(
       "solve",
       () => difference?.finish(statistics.of(gram), scope),
@@ -423,6 +424,18 @@ export function unscaled(
     backend.run(scaleRows, { factor, y: values }, { scale_dtype: 0 });
   }
   return values;
+}
+
+/** @throws {CheckpointError} the input of a step is not finite, which no weight of the step can help. */
+function checkFinite({ diagonal }: Gram, { linears }: Step): void {
+  const channel = diagonal.findIndex((square) => !Number.isFinite(square));
+  if (channel < 0) return;
+  const { weight } = linears[0]!;
+  throw new CheckpointError(
+    `Cannot calibrate "${weight}": channel ${channel} of its input is NaN or infinite on the ` +
+      "calibration text. Look for such values in the tensors before it.",
+    { tensor: weight },
+  );
 }
 
 /** Linears of one step that are rounded alike. */

@@ -1,5 +1,6 @@
 /** The range that a fixed scale of activations is to cover, from a histogram of them: always symmetric, |x| ≤ range. */
 import type { ValueRange } from "./channel_stats.ts";
+import { Least } from "./least.ts";
 import { BINS, type Histogram } from "./observers/histogram.ts";
 
 /** Ranges that a search may find, as shares of the largest magnitude: 1/512, 2/512, …, 1. */
@@ -46,16 +47,14 @@ export interface InputGrid {
 export function rangeByError(histogram: Histogram, { levels, steps }: InputGrid): number {
   const most = largestOf(histogram);
   if (most === Infinity) return Infinity;
-  let [best, least] = [RANGES, Infinity];
-  const look = (k: number) => {
-    const error = squaredError(histogram, levels, most * k / RANGES / steps);
-    if (error < least) [best, least] = [k, error];
-  };
+  const best = new Least(RANGES);
+  const look = (k: number) =>
+    best.offer(k, squaredError(histogram, levels, most * k / RANGES / steps));
   for (let k = RANGES; k >= STRIDE; k -= STRIDE) look(k);
-  const top = Math.min(RANGES, best + STRIDE - 1);
-  const end = Math.max(1, best - STRIDE + 1);
+  const top = Math.min(RANGES, best.value + STRIDE - 1);
+  const end = Math.max(1, best.value - STRIDE + 1);
   for (let k = top; k >= end; k--) look(k);
-  return most * best / RANGES;
+  return most * best.value / RANGES;
 }
 
 /** Σ(x − x̂)² of a histogram's values, x̂ the nearest of the levels times a scale. */

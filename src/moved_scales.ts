@@ -136,9 +136,13 @@ async function addRowScales(
   const made = [...channels.keys()];
   const divided = made.map((row) => Math.log(rows[row]!));
   const multiplied = made.map((row) => mean(channels.get(row)!.map((c) => Math.log(columns[c]!))));
-  if (!(correlation(divided, multiplied) < -CORRELATION)) return;
+  // A weight of zeros does not tell by what its columns were multiplied.
+  const tells = multiplied.some((log) => log !== 0);
+  if (tells && !(correlation(divided, multiplied) < -CORRELATION)) return;
   const factors = new Float64Array(rows.length).fill(1);
-  made.forEach((row, i) => factors[row] = Math.exp((divided[i]! - multiplied[i]!) / 2));
+  made.forEach((row, i) =>
+    factors[row] = Math.exp(tells ? (divided[i]! - multiplied[i]!) / 2 : divided[i]!)
+  );
   weights.set(from, { ...weights.get(from), rows: factors });
   weights.set(to, { columns: columns.map((_, c) => 1 / factors[scaledBy.rows[c]!]!) });
 }

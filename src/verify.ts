@@ -401,10 +401,10 @@ async function checkFinite(quantized: Quantized, name: string, backend: Backend)
 
 /**
  * Every scheme holds zero, so rounding moves no weight further than zero would: more noise than
- * signal is damage.
+ * signal is damage. But calibration may have a weight of zeros make up for errors before it.
  */
 function checkDistance({ noise, signal }: ErrorSums, name: string): void {
-  if (noise <= signal) return;
+  if (noise <= signal || signal === 0) return;
   throw new CheckpointError(
     `Cannot accept "${name}": its values are further from the source's than zeros would be ` +
       `(squared error ${noise.toPrecision(4)}, squared weights ${signal.toPrecision(4)}).`,

@@ -174,3 +174,28 @@ Deno.test("run() tells of few tokens, and says of each weight what it was calibr
   }
   await Deno.remove(model, { recursive: true });
 });
+
+Deno.test("run() blames no weight for an input that is not finite", async () => {
+  await using into = await folder();
+  const model = await makeCheckpoint(tinyTensors("f32"), {
+    config: TINY_CONFIG,
+    change(name, bytes) {
+      if (name === "model.layers.1.input_layernorm.weight") {
+        new Float32Array(bytes.buffer)[9] = NaN;
+      }
+    },
+  });
+  await using backend = await openWasm({ threads: 1 });
+  for (const method of ["gptq", "awq", "awq+gptq"]) {
+    await assert.rejects(
+      () =>
+        quantize(model, { scheme: "W4A16", "group-size": 32, method }, {
+          backend,
+          into: into.path,
+          calibration: CALIBRATION,
+        }),
+      /Cannot calibrate "model\.layers\.1\.self_attn\.q_proj\.weight": channel 9 of its input is NaN/,
+    );
+  }
+  await Deno.remove(model, { recursive: true });
+});

@@ -451,12 +451,14 @@ onEveryBackend(
       /Hessian of w could be factored only with a damping of 0\.1, not 0\.01/,
     );
 
-    const fallen = await round(weight, { ...given, statistics: matrix(40) });
+    const statistics = matrix(40);
+    const fallen = await round(weight, { ...given, statistics });
     assert.match(fallen.fallback ?? "", /cannot be factored/);
     const [event] = fallen.events;
     assert.ok(event?.type === "warning" && event.code === "fallback");
     assert.match(event.message, /w are rounded to nearest/);
-    const plain = await rtn.open({ ...given, names: [], options: {}, report: () => {} });
+    const request = { ...given, statistics, names: [], options: {}, report: () => {} };
+    const plain = await rtn.open(request);
     const rounded = await plain.round({ weight: upload(weight, [1, 3], scope), scope });
     const [codes] = await backend.read(rounded.quantized.tensors.codes!);
     assert.deepEqual(await codesOf(fallen, backend), new Int8Array(codes!.buffer));

@@ -9,6 +9,7 @@
  */
 import type { Backend, Tensor } from "../backend.ts";
 import { sampleRows, scaleColumns } from "../channels.ts";
+import { Least } from "../least.ts";
 import type { ScalableWeight, ScalingMethod } from "../method.ts";
 import { type Gram, gram } from "../observers/gram.ts";
 import { rowDots } from "../ops/row_dots.ts";
@@ -50,26 +51,24 @@ export const awq: ScalingMethod = {
   async scale({ weights, options, statistics, backend, shared }) {
     const sums = statistics.of(gram);
     const sizes = channelSizes(sums, shared);
+    // An input that is always 0 has no channel that matters more than others.
+    if (sizes.every((size) => size === 0)) return undefined;
     const rows = rowsOf(options);
-    const losses = new Map<number, number>();
-    const lossOf = async (ratio: number): Promise<number> => {
-      let loss = losses.get(ratio);
-      if (loss === undefined) {
-        const scales = ratio === 0 ? undefined : scalesFor(sizes, ratio);
-        loss = await outputError(weights, { scales, sums, rows, backend });
-        losses.set(ratio, loss);
-      }
-      return loss;
+    const best = new Least(0);
+    const isBetter = async (ratio: number): Promise<boolean> => {
+      const scales = ratio === 0 ? undefined : scalesFor(sizes, ratio);
+      return best.offer(ratio, await outputError(weights, { scales, sums, rows, backend }));
     };
-    let best = 0;
+    await isBetter(0);
     for (let ratio = STEP; ratio <= MOST; ratio = round(ratio + STEP)) {
-      if (await lossOf(ratio) >= await lossOf(best)) break;
-      best = ratio;
+      if (!await isBetter(ratio)) break;
     }
-    for (const ratio of [round(best - STEP / 2), round(best + STEP / 2)]) {
-      if (ratio > 0 && await lossOf(ratio) < await lossOf(best)) best = ratio;
+    const { value: whole } = best;
+    for (const ratio of [round(whole - STEP / 2), round(whole + STEP / 2)]) {
+      if (ratio > 0) await isBetter(ratio);
     }
-    return best === 0 ? undefined : { scales: scalesFor(sizes, best), strength: best };
+    const { value: strength } = best;
+    return strength === 0 ? undefined : { scales: scalesFor(sizes, strength), strength };
   },
 };
 

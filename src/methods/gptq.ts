@@ -18,7 +18,7 @@ import type { Scope, Tensor } from "../backend.ts";
 import { natural, scaledSquares, upload } from "../channels.ts";
 import { checkPolish, POLISH, polish } from "./polish.ts";
 import { rtn } from "./rtn.ts";
-import { SCALE, searchOf } from "./scale_option.ts";
+import { isSigned, SCALE, searchOf, UNSIGNED } from "./scale_option.ts";
 
 const ORDERS = ["act-order", "group-aware", "natural"] as const;
 
@@ -32,6 +32,7 @@ export const gptq: RoundingMethod = {
   summary: "columns one after the other, later ones making up for the errors of earlier ones",
   options: [
     SCALE,
+    UNSIGNED,
     {
       name: "damping",
       type: "number",
@@ -48,12 +49,6 @@ export const gptq: RoundingMethod = {
       default: ORDERS[0],
       help:
         "gptq: columns by activation, all of them (act-order, with static groups) or within and among groups, or as they are",
-    },
-    {
-      name: "unsigned-scales",
-      type: "boolean",
-      help:
-        "gptq: only positive scales for symmetric int; else a group's largest weight may take the lowest code, which has no opposite",
     },
     ...POLISH,
   ],
@@ -99,7 +94,7 @@ export const gptq: RoundingMethod = {
         inputs,
         damping,
         lambda,
-        dead: deadChannels(sums.diagonal),
+        used: usedChannels(sums.diagonal, groupSize(request.scheme, sums.size)),
       });
     }
     const fallback = `the Hessian cannot be factored, even with a damping of ${
@@ -135,9 +130,19 @@ function base(squares: Float32Array): number {
 /** A mean of more than this many medians is made by massive activations. */
 const MASSIVE = 10;
 
-/** Channels that were always 0: their weights are never used. */
-function deadChannels(squares: Float32Array): boolean {
-  return squares.some((square) => square === 0);
+/**
+ * 0 for channels that were always 0, whose weights become 0, so that they take no part in what is
+ * found for the others of their group; 1 for the rest, and for groups in which no channel was ever
+ * used: there is nothing to tell their weights apart, and they are rounded to nearest. Undefined
+ * where all are 1.
+ */
+function usedChannels(squares: Float32Array, width: number): Float32Array | undefined {
+  const used = squares.map((square, c) => {
+    const from = c - c % width;
+    const group = squares.subarray(from, from + width);
+    return square > 0 || group.every((other) => other === 0) ? 1 : 0;
+  });
+  return used.includes(0) ? used : undefined;
 }
 
 /** What the input's channels are multiplied by: 1 over the scale they were divided by, 0 for dead ones. */
@@ -180,23 +185,23 @@ class GptqRounder implements Rounder {
   readonly #inputs: Tensor;
   readonly #lambda: number;
   readonly #ones: Tensor;
-  /** f32[C]: 0 for dead channels, 1 for the others; absent when none is dead. */
-  readonly #live: Tensor | undefined;
+  /** f32[C], see `usedChannels`; absent when all are. */
+  readonly #used: Tensor | undefined;
   readonly #natural: Tensor;
   readonly #importance: Tensor;
 
   constructor(
     request: RoundingRequest,
-    { factor, inputs, damping, lambda, dead }: {
+    { factor, inputs, damping, lambda, used }: {
       factor: Factor;
       inputs: Tensor;
       damping: number;
       lambda: number;
-      dead: boolean;
+      used: Float32Array | undefined;
     },
   ) {
     const { scope, statistics } = request;
-    const { diagonal, size } = statistics!.of(gram);
+    const { size } = statistics!.of(gram);
     this.#request = request;
     this.#factor = factor;
     this.#inputs = inputs;
@@ -204,7 +209,7 @@ class GptqRounder implements Rounder {
     this.#importance = importanceOf(factor, scope);
     this.#natural = upload(natural(size), scope);
     this.#ones = upload(new Float32Array(size).fill(1), scope);
-    this.#live = dead ? upload(diagonal.map((square) => square > 0 ? 1 : 0), scope) : undefined;
+    this.#used = used && upload(used, scope);
     this.remarks = { damping, importance: this.#importance };
   }
 
@@ -213,8 +218,8 @@ class GptqRounder implements Rounder {
     const { scheme, options } = this.#request;
     const [rows = 0] = weight.shape;
     using scratch = backend.scope();
-    const start = this.#live
-      ? this.#permuted(weight, this.#natural, { factor: this.#live, scope: scratch })
+    const start = this.#used
+      ? this.#permuted(weight, this.#natural, { factor: this.#used, scope: scratch })
       : weight;
     const kind = schemeKind(scheme);
     const choice = kind.choice!;
@@ -223,7 +228,7 @@ class GptqRounder implements Rounder {
     const params = choice.params(scheme, start, {
       scope,
       search,
-      signed: options["unsigned-scales"] !== true,
+      signed: isSigned(options),
       ...(weighted ? { importance: this.#importance } : {}),
     });
     const grid = choice.grid(scheme, params, { shape: weight.shape, scope: scratch });

@@ -1,22 +1,28 @@
 /**
- * HQQ (Badri and Shaji, "Half-Quadratic Quantization of Large Machine Learning Models", 2023): codes to the nearest, but with scales and zero points
- * that minimize a norm of the error below 1 (p = 0.7), so that the many small weights count and a few outliers do not. The weights alone decide.
+ * HQQ (Badri and Shaji, "Half-Quadratic Quantization of Large Machine Learning Models", 2023):
+ * codes to the nearest, but with scales and zero points that minimize a norm of the error below 1
+ * (p = 0.7), so that the many small weights count and a few outliers do not. The weights alone
+ * decide.
  *
- * The original holds the scale and moves a zero point that is any real number, stored as a float. The formats here store whole zero points, or none
- * for symmetric int, and its step for them, the mean error in units of the scale, rounds to no step at all. So here the scale moves, by least squares
- * to the same target, and the zero points beside that of the range are tried.
- * The constants are the original's, and like there they are for weights as they are: in most language models these are so small that hardly an error
- * is ever an outlier. (Errors in units of the scale, which do not depend on that, were tried: one or two percent more divergence.) The least-squares
- * search of `--scale frobenius` looks at more scales and finds better ones, on the sample model.
+ * The original holds the scale and moves a zero point that is any real number, stored as a float.
+ * The formats here store whole zero points, or none for symmetric int, and its step for them, the
+ * mean error in units of the scale, rounds to no step at all. So here the scale moves, by least
+ * squares to the same target, and the zero points beside that of the range are tried. The constants
+ * are the original's, and like there they are for weights as they are: in most language models
+ * these are so small that hardly an error is ever an outlier. (Errors in units of the scale, which
+ * do not depend on that, were tried: one or two percent more divergence.) The least-squares search
+ * of `--scale frobenius` looks at more scales and finds better ones, on the sample model.
  *
- * At 3 bits and below the original's defaults are known to collapse, so there each tile is compared with min-max and with the least-squares search,
- * and whichever has the least squared error is taken. Refused: other schemes than int.
+ * At 3 bits and below the original's defaults are known to collapse, so there each tile is compared
+ * with min-max and with the least-squares search, and whichever has the least squared error is
+ * taken, nearly always that of the search. Refused: other schemes than int.
  */
 import type { Scope, Tensor } from "../backend.ts";
 import type { RoundingMethod } from "../method.ts";
 import { hqqParams } from "../ops/hqq_params.ts";
 import type { IntScheme } from "../scheme.ts";
 import { schemeKind } from "../schemes/mod.ts";
+import { isSigned, UNSIGNED } from "./scale_option.ts";
 import { allocParams, GRID, SCALE_DTYPE, tileScalars } from "../schemes/tiles.ts";
 
 /** The most bits at which HQQ is compared with other ways. */
@@ -27,18 +33,18 @@ export const hqq: RoundingMethod = {
   kind: "rounding",
   name: "hqq",
   summary: "round to nearest with half-quadratic scales, which forgive outliers; needs no data",
-  options: [],
+  options: [UNSIGNED],
   needs: () => [],
   rowSeparable: true,
   supports: (scheme) =>
     scheme.kind === "int" || `hqq finds scales and zero points of int, not of ${scheme.kind}`,
-  open({ scheme }) {
+  open({ scheme, options }) {
     const { choice } = schemeKind(scheme);
     return {
       remarks: {},
       round: ({ weight, scope }) => ({
         quantized: choice!.encode(scheme, weight, {
-          params: findParams(scheme as IntScheme, weight, scope),
+          params: findParams(scheme as IntScheme, weight, { signed: isSigned(options), scope }),
           scope,
         }),
       }),
@@ -50,13 +56,17 @@ export const hqq: RoundingMethod = {
 function findParams(
   scheme: IntScheme,
   weight: Tensor,
-  scope: Scope,
+  { signed, scope }: { readonly signed: boolean; readonly scope: Scope },
 ): Readonly<Record<string, Tensor>> {
   const { strategy, bits, grid, scaleDType } = scheme;
   using scratch = scope.backend.scope();
   const guard = bits <= GUARDED_BITS;
   const rival = guard
-    ? schemeKind(scheme).choice!.params(scheme, weight, { scope: scratch, search: "frobenius" })
+    ? schemeKind(scheme).choice!.params(scheme, weight, {
+      scope: scratch,
+      search: "frobenius",
+      signed,
+    })
     : allocParams(strategy, weight.shape, scratch);
   const params = allocParams(strategy, weight.shape, scope);
   scope.backend.run(hqqParams, {

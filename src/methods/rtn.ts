@@ -4,14 +4,14 @@ import { gram } from "../observers/gram.ts";
 import type { RoundingMethod } from "../method.ts";
 import { schemeKind } from "../schemes/mod.ts";
 import { scaledSquares, upload } from "../channels.ts";
-import { SCALE, searchOf } from "./scale_option.ts";
+import { isSigned, SCALE, searchOf, UNSIGNED } from "./scale_option.ts";
 
 /** Round to nearest with scales from the range of the weights, or searched for. */
 export const rtn: RoundingMethod = {
   kind: "rounding",
   name: "rtn",
   summary: "round to nearest; needs no data",
-  options: [SCALE],
+  options: [SCALE, UNSIGNED],
   needs: (_scheme, options): readonly Observer[] =>
     searchOf(options, "minmax").weighted ? [gram] : [],
   rowSeparable: true,
@@ -35,6 +35,7 @@ export const rtn: RoundingMethod = {
         quantized: schemeKind(scheme).quantize(scheme, weight, {
           scope,
           search,
+          signed: isSigned(options),
           ...(importance ? { importance } : {}),
         }),
       }),

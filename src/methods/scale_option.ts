@@ -13,9 +13,23 @@ export const SCALE: Option = {
   placeholder: "search",
   choices: SEARCHES,
   help:
-    "how int scales are found: minmax (the range), mse (80 shrunken ranges, error to the power 2.4), frobenius (least squares), " +
-    "hessian (least squares, each column by what its error costs); rtn takes minmax, after awq and in gptq hessian, unless given",
+    "how int scales are found: minmax (the range), mse (error to the power 2.4), frobenius (least squares: within 0.5 % of " +
+    "the best scale and zero point that can be stored), hessian (the same, each column by what its error costs); " +
+    "rtn takes minmax, after awq and in gptq hessian, unless given",
 };
+
+/** `--unsigned-scales` */
+export const UNSIGNED: Option = {
+  name: "unsigned-scales",
+  type: "boolean",
+  help:
+    "only positive scales for symmetric int; else a search may give a group's largest weight the lowest code, which has no opposite",
+};
+
+/** Whether a search may give scales of either sign. */
+export function isSigned(options: OptionValues): boolean {
+  return options[UNSIGNED.name] !== true;
+}
 
 /** How scales are searched for, and whether columns count by what their errors cost. */
 export function searchOf(

@@ -11,7 +11,8 @@ import type { Backend, Scope, Tensor } from "../backend.ts";
 import { sampleRows, scaleColumns, upload } from "../channels.ts";
 import { gatherChannels, magnitudesOf } from "../channel_stats.ts";
 import { CheckpointError } from "../errors.ts";
-import type { ScalableWeight, ScalingMethod } from "../method.ts";
+import { Least } from "../least.ts";
+import type { ScalableWeight, Scaling, ScalingMethod } from "../method.ts";
 import { openObservations } from "../observer.ts";
 import { absmax } from "../observers/absmax.ts";
 import { SAMPLE_TOKENS, tokenSample } from "../observers/token_sample.ts";
@@ -78,14 +79,13 @@ export const smoothquant: ScalingMethod = {
     if (given !== undefined) return { scales: scalesFor(sizes, given), strength: given };
     using scope = backend.scope();
     const trial = new Trial(weights, { x: statistics.of(tokenSample), options, scope });
-    let best: { scales: Float32Array<ArrayBuffer>; strength: number } | undefined;
-    let least = await trial.error(undefined);
+    const best = new Least<Scaling | undefined>(undefined);
+    best.offer(undefined, await trial.error(undefined));
     for (const strength of GRID) {
       const scales = scalesFor(sizes, strength);
-      const error = await trial.error(scales);
-      if (error < least) [least, best] = [error, { scales, strength }];
+      best.offer({ scales, strength }, await trial.error(scales));
     }
-    return best;
+    return best.value;
   },
 };
 

@@ -1,6 +1,7 @@
 /** Half-quadratic quantization (HQQ; Badri and Shaji, 2023): scales and zero points from the weights alone, by a norm that forgives outliers. */
 import tile from "../../shaders/tile.wgsl" with { type: "text" };
 import wgsl from "../../shaders/hqq_params.wgsl" with { type: "text" };
+import { Least } from "../least.ts";
 import { roundTo } from "../number.ts";
 import { defineOp, fold, type Scalars } from "../op.ts";
 import {
@@ -55,10 +56,12 @@ export const hqqParams = defineOp({
       if (Number.isFinite(start.scale)) {
         best = solve(weights, start, scalars);
         const rival = { scale: rival_scale![tile]!, zero: rival_zero![tile]! };
-        for (const other of scalars.guard ? [start, rival] : []) {
-          if (errorOf(weights, other, scalars, 2) < errorOf(weights, best, scalars, 2)) {
-            best = other;
+        if (scalars.guard) {
+          const least = new Least(best);
+          for (const each of [best, start, rival]) {
+            least.offer(each, errorOf(weights, each, scalars, 2));
           }
+          best = least.value;
         }
       }
       scale![tile] = best.scale;
@@ -83,7 +86,7 @@ export function errorOf(
 
 function solve(weights: readonly number[], start: TileParams, scalars: Scalars): TileParams {
   const { low, high } = codeRange(scalars);
-  let [best, least] = [start, Infinity];
+  const best = new Least(start);
   for (const step of scalars.grid === 2 ? [0, -1, 1] : [0]) {
     const zero = start.zero + step;
     if (zero < low || zero > high) continue;
@@ -92,13 +95,13 @@ function solve(weights: readonly number[], start: TileParams, scalars: Scalars):
       const error = errorOf(weights, { scale, zero }, scalars, 1);
       if (!(error < before)) break;
       before = error;
-      if (error < least) [best, least] = [{ scale, zero }, error];
+      best.offer({ scale, zero }, error);
       const fitted = refit(weights, { scale, zero }, { beta, scalars });
       if (fitted === undefined) break;
       scale = fitted;
     }
   }
-  return best;
+  return best.value;
 }
 
 /** The scale for the codes that `params` gives, or undefined where it is no normal number. */

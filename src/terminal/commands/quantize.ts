@@ -83,7 +83,9 @@ export const quantizeCommand: Command = {
       placeholder: "file.csv",
       path: true,
       writes: true,
-      help: "measure each weight (SQNR, PSNR, cosine, EMD, largest error): a table, or a CSV file",
+      help:
+        "measure each weight (SQNR; PSNR, its peak the largest weight; cosine; EMD, within 1/16384 of " +
+        "the largest weight and error together; largest error): a table, or a CSV file",
       bare: true,
       group: "Measuring",
     },
