@@ -1,9 +1,9 @@
 /**
- * The program `sluice`: finds the command, runs it, and makes a sentence and an exit code of what stops it. Commands are in
- * src/terminal/commands/; nothing here knows of quantization.
+ * The program `sluice`: finds the command, runs it, and makes a sentence and an exit code of what
+ * stops it. Commands are in src/terminal/commands/; nothing here knows of quantization.
  *
- * Exit codes: 0 done · 1 wrong request · 2 bad checkpoint · 3 device · 4 Hub or network · 5 disk · 70 a fault of Sluice · 75 interrupted, the same
- * command starts again · 130 interrupted twice.
+ * Exit codes: 0 done · 1 wrong request · 2 bad checkpoint · 3 device · 4 Hub or network · 5 disk ·
+ * 70 a fault of Sluice · 75 interrupted, the same command starts again · 130 interrupted twice.
  *
  * @module
  */
@@ -24,7 +24,7 @@ export async function main(words: readonly string[], host: Host): Promise<number
   const patient = command?.leaves ? new PatientStream(host.out) : undefined;
   try {
     const parsed = await parseArguments(words, COMMANDS, host);
-    if (parsed) await parsed.command.run(parsed.said, patient ? { ...host, out: patient } : host);
+    if (parsed) await parsed.command.run(parsed.given, patient ? { ...host, out: patient } : host);
     patient?.check();
     return EXIT.done;
   } catch (error) {

@@ -1,5 +1,6 @@
 /**
- * Sluice quantizes language models a piece at a time: open a checkpoint, plan from its headers, run the plan.
+ * Sluice quantizes language models a piece at a time: open a checkpoint, plan from its headers, run
+ * the plan.
  *
  * @example Quantize the embedded sample model to int4 in groups of 64
  * ```ts
@@ -23,31 +24,38 @@ export { HubClient, type HubClientOptions } from "./src/hub/client.ts";
 export { hubSettings } from "./src/hub/settings.ts";
 export { checkPublish, planPublish, publish } from "./src/publish.ts";
 export type { PublishOptions, PublishPlan, PublishReport } from "./src/publish.ts";
-export { type CardFacts, modelCard } from "./src/model_card.ts";
-export { factsOfCheckpoint } from "./src/card_facts.ts";
-export type { RunRecord, TextFacts } from "./src/record.ts";
-export { readRecord } from "./src/record_file.ts";
-export { readSourceCard } from "./src/source_card.ts";
-export { needsCalibration, plan, requestOf } from "./src/plan.ts";
+export { type CardFacts, modelCard } from "./src/publish/model_card.ts";
+export { factsOfCheckpoint } from "./src/publish/card_facts.ts";
+export type { RunRecord } from "./src/report/record.ts";
+export { readRecord } from "./src/report/record_file.ts";
+export { readSourceCard } from "./src/sources/source_card.ts";
+export { needsCalibration, plan } from "./src/plan.ts";
+export {
+  type MemoryPlan,
+  type Plan,
+  type PlannedFile,
+  requestOf,
+  type Sidecar,
+  type WindowsRequest,
+} from "./src/plan/planned.ts";
 export type {
-  DeviceLimits,
-  Plan,
-  PlannedBlock,
-  PlannedFile,
-  Sidecar,
-  Step,
-  WindowsRequest,
-} from "./src/plan.ts";
-export type { Fate } from "./src/assign.ts";
-export type { Budgets, MemoryPlan } from "./src/budget.ts";
-export type { Timeline } from "./src/timeline.ts";
-export { outlierThreshold, withThreshold } from "./src/outliers.ts";
-export { run, type RunReport } from "./src/run.ts";
-export { makeReport, type ReportFiles } from "./src/report_files.ts";
-export type { ReportDocument } from "./src/report_document.ts";
-export type { Distribution } from "./src/distribution.ts";
-export type { Phase, PhaseReport } from "./src/phases.ts";
-export type { RunOptions } from "./src/run_context.ts";
+  CopyTask,
+  DropTask,
+  Place,
+  QuantizeTask,
+  SmoothTask,
+  TensorTask,
+  Unit,
+} from "./src/plan/tasks.ts";
+export type { Budgets } from "./src/plan/fit.ts";
+export { outlierThreshold, withThreshold } from "./src/calibration/outliers.ts";
+export type { RunReport } from "./src/report/run_report.ts";
+export { run } from "./src/run.ts";
+export { makeReport, type ReportFiles } from "./src/report/files.ts";
+export type { ReportDocument } from "./src/report/document.ts";
+export type { Distribution } from "./src/metrics/distribution.ts";
+export type { Phase, PhaseReport, Timeline } from "./src/trace.ts";
+export type { RunOptions } from "./src/run/context.ts";
 export {
   type CorpusOptions,
   evaluate,
@@ -56,8 +64,8 @@ export {
   type PreparedWindows,
   prepareWindows,
 } from "./src/evaluate.ts";
-export type { EvaluationInput } from "./src/streams.ts";
-export type { CalibrationInput } from "./src/calibrate.ts";
+export type { EvaluationInput } from "./src/forward/streams.ts";
+export type { CalibrationInput } from "./src/calibration/pass.ts";
 export { inspect, type Inspection } from "./src/inspect.ts";
 export { verify, type VerifyReport } from "./src/verify.ts";
 export {
@@ -85,12 +93,12 @@ export {
   SpaceError,
   UnsupportedError,
 } from "./src/errors.ts";
-export type { Backend, Scope, Tensor } from "./src/backend.ts";
+export type { Backend, DeviceLimits, Scope, Tensor } from "./src/backend.ts";
 export type { DType, Shape, TensorInfo } from "./src/tensor.ts";
 export type { FileInfo, Rows, TensorSource } from "./src/source.ts";
 export type { Sink, SinkFile } from "./src/sink.ts";
 export type { Quantized, Scheme, SchemeKind } from "./src/scheme.ts";
-export type { Job, Method, Rounder, RoundingMethod, ScalingMethod } from "./src/method.ts";
+export type { Job, Method, Rounder, RoundingMethod, SmoothingMethod } from "./src/method.ts";
 export type { Observer, Statistics } from "./src/observer.ts";
 export type {
   Content,
@@ -99,8 +107,9 @@ export type {
   PlannedWeight,
   StoredWeight,
   Verdict,
+  WeightInfo,
 } from "./src/format.ts";
-export type { Block, Family, Forward, Linear, Model, Position } from "./src/family.ts";
+export type { Block, Family, Linear, Model, Node, Norm, View } from "./src/family.ts";
 export type { Metric } from "./src/metric.ts";
 export type { Evaluator, Score, TokenScores } from "./src/evaluator.ts";
-export type { Event, Reporter, TensorReport } from "./src/report.ts";
+export type { Event, Reporter, TensorReport, TextFacts, Warning } from "./src/report.ts";

@@ -1,6 +1,6 @@
-// x += y. One invocation an element.
+// x = times * x + other * y. One invocation an element.
 
-struct Args { N: u32 }
+struct Args { N: u32, times: f32, other: f32 }
 
 @group(0) @binding(0) var<storage, read> y: array<f32>; // f32[N]
 @group(0) @binding(1) var<storage, read_write> x: array<f32>; // f32[N]
@@ -14,5 +14,5 @@ fn main(
 ) {
   let i = flat_group(group, groups) * LANES + lane;
   if i >= args.N { return; }
-  x[i] += y[i];
+  x[i] = args.times * x[i] + args.other * y[i];
 }

@@ -1,22 +1,37 @@
-// Causal attention with shared key heads: softmax(scale · q · kᵀ) · v, in one pass over the keys with a running maximum (as
-// FlashAttention, arXiv 2205.14135). One workgroup 32 queries of one head and 64 of its dimensions, 32 keys at a time. A lane
-// computes the scores of 4 queries and 4 keys, then the sums of the same 4 queries and 8 dimensions.
+// Causal attention with shared key heads: softmax(scale · q · kᵀ) · v, in one pass over the keys
+// with a running maximum (as FlashAttention, arXiv 2205.14135). One workgroup 32 queries of one
+// head and 64 of its dimensions, 32 keys at a time. A lane computes the scores of 4 queries and 4
+// keys, then the sums of the same 4 queries and 8 dimensions.
 
-struct Args { T: u32, Q: u32, K: u32, head_dim: u32, window: u32, scale: f32 }
+struct Args {
+  T: u32,
+  Q: u32,
+  K: u32,
+  B: u32,
+  S: u32,
+  head_dim: u32,
+  window: u32,
+  scale: f32,
+  cap: f32,
+  biased: u32,
+}
 
 @group(0) @binding(0) var<storage, read> q: array<f32>; // f32[T, Q]
 @group(0) @binding(1) var<storage, read> k: array<f32>; // f32[T, K]
 @group(0) @binding(2) var<storage, read> v: array<f32>; // f32[T, K]
-@group(0) @binding(3) var<storage, read_write> o: array<f32>; // f32[T, Q]
+@group(0) @binding(3) var<storage, read> bias: array<f32>; // f32[B, S], by head and key
+@group(0) @binding(4) var<storage, read_write> o: array<f32>; // f32[T, Q]
 @group(1) @binding(0) var<uniform> args: Args;
 
 const BLOCK = 32u; // queries, and keys
 const PART = 64u; // dimensions of a head that one workgroup sums
 const DEPTH = 32u; // dimensions of q and k in workgroup memory at a time
-const PITCH = 9u; // vectors of four queries or keys, and one more so that lanes store to different banks
+// Vectors of four queries or keys, and one more so that lanes store to different banks.
+const PITCH = 9u;
 const V_PITCH = 17u;
 const KEYS = 288u; // where the keys' part of `tile` begins: DEPTH * PITCH
-var<workgroup> tile: array<vec4<f32>, 576>; // q and k [DEPTH][PITCH], and after that v [BLOCK][V_PITCH]
+// Q and k [DEPTH][PITCH], and after that v [BLOCK][V_PITCH].
+var<workgroup> tile: array<vec4<f32>, 576>;
 var<workgroup> weights: array<vec4<f32>, 288>; // [BLOCK keys][PITCH]
 var<workgroup> maxima: array<vec4<f32>, 64>; // [8 lanes of a query][8 fours of queries]
 
@@ -43,6 +58,16 @@ fn put(i: u32, head: u32, d: u32, values: vec4<f32>) {
   for (var n = 0u; n < 4u; n++) {
     if d + n < args.head_dim { o[i * args.Q + head + d + n] = values[n]; }
   }
+}
+
+// The scores of four queries and key j, capped and with the bias of the key.
+fn score(products: vec4<f32>, head: u32, j: u32) -> vec4<f32> {
+  var s = products * args.scale;
+  if args.cap != 0.0 {
+    for (var n = 0u; n < 4u; n++) { s[n] = soft_cap(s[n], args.cap); }
+  }
+  if args.biased != 0u { s += vec4(bias[head * args.S + min(j, args.T - 1u)]); }
+  return s;
 }
 
 // Which of four queries from i on see key j.
@@ -120,10 +145,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let seen1 = sees(query, key + 1u);
     let seen2 = sees(query, key + 2u);
     let seen3 = sees(query, key + 3u);
-    s0 = select(vec4(-LARGEST), s0 * args.scale, seen0);
-    s1 = select(vec4(-LARGEST), s1 * args.scale, seen1);
-    s2 = select(vec4(-LARGEST), s2 * args.scale, seen2);
-    s3 = select(vec4(-LARGEST), s3 * args.scale, seen3);
+    s0 = select(vec4(-LARGEST), score(s0, group.y, key), seen0);
+    s1 = select(vec4(-LARGEST), score(s1, group.y, key + 1u), seen1);
+    s2 = select(vec4(-LARGEST), score(s2, group.y, key + 2u), seen2);
+    s3 = select(vec4(-LARGEST), score(s3, group.y, key + 3u), seen3);
     maxima[tx * 8u + ty] = max(max(s0, s1), max(s2, s3));
     workgroupBarrier();
     let before = most;

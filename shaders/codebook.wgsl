@@ -1,8 +1,11 @@
-// NF4 and FP4 for the shaders that round to them; src/codebook.ts has the tables' origin. Kind 0 is NF4, 1 FP4.
+// NF4 and FP4 for the shaders that round to them; src/codebook.ts has the tables' origin. Kind 0 is
+// NF4, 1 FP4.
 
-// Midpoints between neighbouring levels, FP4's codes in ascending order of value, and the levels by code (FP4's upper eight are negative).
+// Midpoints between neighbouring levels, FP4's codes in ascending order of value, and the levels by
+// code (FP4's upper eight are negative).
 const NF4_BOUNDS = array<f32, 15>(
-  -0.8480964, -0.6106329, -0.45999527, -0.33967942, -0.2346074, -0.13791174, -0.045525018, 0.03979015,
+  -0.8480964, -0.6106329, -0.45999527, -0.33967942, -0.2346074, -0.13791174, -0.045525018,
+    0.03979015,
   0.12025525, 0.20352125, 0.29201376, 0.38931254, 0.50166345, 0.6427869, 0.86147845,
 );
 const FP4_BOUNDS = array<f32, 15>(

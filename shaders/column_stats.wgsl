@@ -1,4 +1,5 @@
-// Least and greatest value and the sum of magnitudes of each column, added to what was known. One invocation a column.
+// Least and greatest value and the sum of magnitudes of each column, added to what was known. One
+// invocation a column.
 
 struct Args { T: u32, C: u32, S: u32 }
 

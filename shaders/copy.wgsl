@@ -2,7 +2,8 @@
 
 struct Args {
   A: u32, D: u32, B: u32, E: u32,
-  rows: u32, columns: u32, from_row: u32, from_column: u32, to_row: u32, to_column: u32, transposed: u32,
+  rows: u32, columns: u32, from_row: u32, from_column: u32, to_row: u32, to_column: u32,
+    transposed: u32,
 }
 
 @group(0) @binding(0) var<storage, read> source: array<f32>; // f32[A, D]

@@ -1,8 +1,10 @@
-// Coordinate descent on a block of columns: each takes the value of its grid that lowers the loss most. One invocation a row.
+// Coordinate descent on a block of columns: each takes the value of its grid that lowers the loss
+// most. One invocation a row.
 
 struct Args {
   P: u32, C: u32, R: u32, K: u32, A: u32, B: u32,
-  first: u32, count: u32, panel: u32, tile_rows: u32, tile_columns: u32, kind: u32, bits: u32, grid: u32, damp: f32,
+  first: u32, count: u32, panel: u32, tile_rows: u32, tile_columns: u32, kind: u32, bits: u32,
+    grid: u32, damp: f32,
 }
 
 @group(0) @binding(0) var<storage, read> h: array<f32>; // f32[P, C]
@@ -40,7 +42,8 @@ fn main(
     let before = w[at];
     let tile = tiles + column / args.tile_columns;
     let offset = f32(i8_of(zero[tile / 4u], tile));
-    let value = nearest(before - slope / (f * curvature), scale[tile], offset, args.kind, args.bits, args.grid);
+    let value = nearest(before - slope / (f * curvature), scale[tile], offset, args.kind, args.bits,
+      args.grid);
     let shift = (value - before) * f;
     let change = shift * (slope + shift * curvature * 0.5);
     if !(change < 0.0) { continue; }

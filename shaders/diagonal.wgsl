@@ -1,4 +1,5 @@
-// The diagonal of a matrix, or the inverse of its squares, in another order. One invocation an element.
+// The diagonal of a matrix, or the inverse of its squares, in another order. One invocation an
+// element.
 
 struct Args { P: u32, C: u32, first: u32, inverse_square: u32 }
 

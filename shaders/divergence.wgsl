@@ -1,5 +1,5 @@
-// One slice of the vocabulary added to each token's state: maxima, sums of exponentials, Σ e^(p - max p)(p - q), the label's
-// logits and the first index of each maximum. One workgroup a token.
+// One slice of the vocabulary added to each token's state: maxima, sums of exponentials, Σ e^(p -
+// max p)(p - q), the label's logits and the first index of each maximum. One workgroup a token.
 
 struct Args { T: u32, V: u32, S: u32, first: u32 }
 

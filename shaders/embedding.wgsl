@@ -1,4 +1,5 @@
-// x[t] = table[ids[t] - first] for the ids this slice of the table holds; other rows stay. One invocation an element of x.
+// x[t] = table[ids[t] - first] for the ids this slice of the table holds; other rows stay. One
+// invocation an element of x.
 
 override table_dtype: u32;
 

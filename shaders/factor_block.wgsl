@@ -1,5 +1,5 @@
-// The reverse Cholesky factor of a diagonal block and its inverse, by one workgroup. The factor is held as its upper triangle, column
-// after column: element [i, j] at j(j + 1)/2 + i.
+// The reverse Cholesky factor of a diagonal block and its inverse, by one workgroup. The factor is
+// held as its upper triangle, column after column: element [i, j] at j(j + 1)/2 + i.
 
 struct Args { P: u32, C: u32, K: u32, S: u32, first: u32, panel: u32, least: f32 }
 

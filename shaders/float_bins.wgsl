@@ -1,11 +1,13 @@
-// Counts of values by sign, exponent and 9 bits of the mantissa, from 2^-64 to 2^64. One invocation an element.
+// Counts of values by sign, exponent and 9 bits of the mantissa, from 2^-64 to 2^64. One invocation
+// an element.
 
 struct Args { N: u32, K: u32 }
 
 const SIGN_BINS: u32 = 65536u;
 
 @group(0) @binding(0) var<storage, read> x: array<u32>; // f32[N], as bits
-@group(0) @binding(1) var<storage, read_write> counts: array<atomic<u32>>; // u32[K], K = 2·SIGN_BINS
+// U32[K], K = 2·SIGN_BINS.
+@group(0) @binding(1) var<storage, read_write> counts: array<atomic<u32>>;
 @group(1) @binding(0) var<uniform> args: Args;
 
 @compute @workgroup_size(LANES)

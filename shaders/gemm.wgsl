@@ -1,4 +1,5 @@
-// c (+)= alpha · a · bᵀ on rectangles of larger matrices. The product itself is in matmul_tile.wgsl.
+// c (+)= alpha · a · bᵀ on rectangles of larger matrices. The product itself is in
+// matmul_tile.wgsl.
 
 struct Args {
   A: u32, D: u32, B: u32, E: u32, C: u32, F: u32,

@@ -1,8 +1,10 @@
-// A block of GPTQ's columns: each takes the nearest value of its grid, and its error is taken off those after it. One invocation a row.
+// A block of GPTQ's columns: each takes the nearest value of its grid, and its error is taken off
+// those after it. One invocation a row.
 
 struct Args {
   P: u32, C: u32, A: u32, B: u32, R: u32,
-  first: u32, count: u32, panel: u32, tile_rows: u32, tile_columns: u32, kind: u32, bits: u32, grid: u32,
+  first: u32, count: u32, panel: u32, tile_rows: u32, tile_columns: u32, kind: u32, bits: u32,
+    grid: u32,
 }
 
 @group(0) @binding(0) var<storage, read> v: array<f32>; // f32[P, C]

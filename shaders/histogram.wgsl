@@ -1,5 +1,5 @@
-// Counts of K equal bins between low and high; what lies outside counts in the first or last, NaN nowhere.
-// One invocation an element.
+// Counts of K equal bins between low and high; what lies outside counts in the first or last, NaN
+// nowhere. One invocation an element.
 
 override x_dtype: u32;
 

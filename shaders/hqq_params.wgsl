@@ -1,4 +1,5 @@
-// Half-quadratic scales and zero points (src/ops/hqq_params.ts). One workgroup a word of zero, that is four tiles after one another.
+// Half-quadratic scales and zero points (src/ops/hqq_params.ts). One workgroup a word of zero, that
+// is four tiles after one another.
 
 override w_dtype: u32;
 
@@ -10,7 +11,8 @@ struct Args {
 @group(0) @binding(0) var<storage, read> w: array<u32>; // f32|bf16|f16[R, C]
 @group(0) @binding(1) var<storage, read> rival_scale: array<f32>; // f32[A, B]
 @group(0) @binding(2) var<storage, read> rival_zero: array<u32>; // i8[A, B]
-@group(0) @binding(3) var<storage, read_write> scale: array<u32>; // f32[A, B], as bits: it may be infinite
+// F32[A, B], as bits: it may be infinite.
+@group(0) @binding(3) var<storage, read_write> scale: array<u32>;
 @group(0) @binding(4) var<storage, read_write> zero: array<u32>; // i8[A, B]
 @group(1) @binding(0) var<uniform> args: Args;
 
@@ -30,8 +32,8 @@ fn excess_of(apart: f32, beta: f32) -> f32 {
   return sign(apart) * max(0.0, size - pow(size, -0.3) / beta);
 }
 
-// Over a tile: Σ |w − ŵ|, or its squares where β is 0, Σ (w − excess)·level, Σ level². The product of level and scale is taken in two parts that
-// are exact.
+// Over a tile: Σ |w − ŵ|, or its squares where β is 0, Σ (w − excess)·level, Σ level². The product
+// of level and scale is taken in two parts that are exact.
 fn sum_tile(tile: Tile, params: vec2<f32>, beta: f32, lane: u32) -> vec3<f32> {
   let upper = bitcast<f32>(bitcast<u32>(params.x) & 0xfffff000u);
   let lower = params.x - upper;
@@ -53,7 +55,8 @@ fn sum_tile(tile: Tile, params: vec2<f32>, beta: f32, lane: u32) -> vec3<f32> {
   return vec3(sum_lanes(total.x, lane), sum_lanes(total.y, lane), sum_lanes(total.z, lane));
 }
 
-// Every lane has the same numbers, so that all take part in every sum; a tile that is done goes on without effect.
+// Every lane has the same numbers, so that all take part in every sum; a tile that is done goes on
+// without effect.
 fn solve(tile: Tile, start: vec2<f32>, lane: u32) -> vec2<f32> {
   let turns = select(1u, 3u, args.grid == AFFINE);
   var best = start;
@@ -63,14 +66,16 @@ fn solve(tile: Tile, start: vec2<f32>, lane: u32) -> vec2<f32> {
     var current = vec2(start.x, start.y + beside);
     var before = LARGEST;
     var beta = 10.0;
-    var going = current.y >= lowest_code(args.bits, args.grid) && current.y <= highest_code(args.bits);
+    var going = current.y >= lowest_code(args.bits, args.grid) &&
+      current.y <= highest_code(args.bits);
     for (var i = 0u; i < ITERATIONS; i++) {
       let sums = sum_tile(tile, current, beta, lane);
       going = going && is_finite(bitcast<u32>(sums.x)) && sums.x < before;
       before = select(before, sums.x, going);
       if going && sums.x < least { best = current; least = sums.x; }
       let fitted = stored_scale(sums.y / max(sums.z, 1.0), args.scale_dtype);
-      going = going && sums.z > 0.0 && is_finite(bitcast<u32>(fitted)) && fitted >= smallest_scale(args.scale_dtype);
+      going = going && sums.z > 0.0 && is_finite(bitcast<u32>(fitted)) &&
+        fitted >= smallest_scale(args.scale_dtype);
       if going { current.x = fitted; }
       beta *= 1.01;
     }

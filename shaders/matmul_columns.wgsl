@@ -1,4 +1,5 @@
-// y[t, column + r] += the part of x · wᵀ that lies in the listed columns, w in float. One invocation an element.
+// y[t, column + r] += the part of x · wᵀ that lies in the listed columns, w in float. One
+// invocation an element.
 
 struct Args { T: u32, C: u32, D: u32, R: u32, Y: u32, column: u32 }
 

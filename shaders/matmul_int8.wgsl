@@ -1,4 +1,5 @@
-// y = x · wᵀ in exact integers. One workgroup 32 × 32 elements of y, one lane 4 × 4, four columns of C at a time.
+// y = x · wᵀ in exact integers. One workgroup 32 × 32 elements of y, one lane 4 × 4, four columns
+// of C at a time.
 
 struct Args { T: u32, C: u32, R: u32 }
 
@@ -18,7 +19,8 @@ fn inside(c: u32) -> u32 {
   return 0xffffffffu >> (8u * (4u - min(4u, args.C - c)));
 }
 
-// Four columns of a row from c on. Rows of any length follow one another, so they may begin inside a word.
+// Four columns of a row from c on. Rows of any length follow one another, so they may begin inside
+// a word.
 fn x_at(t: u32, c: u32) -> u32 {
   let i = min(t, args.T - 1u) * args.C + min(c, args.C - 1u);
   let shift = 8u * (i & 3u);

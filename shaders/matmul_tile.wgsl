@@ -1,14 +1,14 @@
-// The tiled product x · wᵀ that matmul_nt, matmul_packed and gemm share. A shader that stands before this file defines
-//   fn sizes() -> vec3<u32>                    T, C, R
-//   fn wanted(group: vec3<u32>) -> bool        whether a tile is to be computed
-//   fn x_at(t: u32, c: u32) -> f32             inside T × C
-//   fn w_at(r: u32, c: u32) -> f32             inside R × C
-//   fn put(t: u32, r: u32, value: f32)         inside T × R
-// One workgroup 64 × 64 elements, one lane 8 × 8 of them in registers, 16 columns of C at a time in workgroup memory.
+// The tiled product x · wᵀ that matmul_nt, matmul_packed and gemm share. A shader that stands
+// before this file defines fn sizes() -> vec3<u32>                    T, C, R fn wanted(group:
+// vec3<u32>) -> bool        whether a tile is to be computed fn x_at(t: u32, c: u32) -> f32
+// inside T × C fn w_at(r: u32, c: u32) -> f32             inside R × C fn put(t: u32, r: u32,
+// value: f32)         inside T × R One workgroup 64 × 64 elements, one lane 8 × 8 of them in
+// registers, 16 columns of C at a time in workgroup memory.
 
 const TILE: u32 = 64u;
 const DEPTH: u32 = 16u;
-const PITCH: u32 = 17u; // vectors of a column of a tile, and one more so that lanes store to different banks
+// Vectors of a column of a tile, and one more so that lanes store to different banks.
+const PITCH: u32 = 17u;
 var<workgroup> xs: array<vec4<f32>, 272>; // [DEPTH][PITCH]: four rows at one column of C
 var<workgroup> ws: array<vec4<f32>, 272>;
 

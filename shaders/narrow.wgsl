@@ -1,4 +1,5 @@
-// y = x rounded to a narrower float, ties to even. One invocation a word of y: two or four elements.
+// y = x rounded to a narrower float, ties to even. One invocation a word of y: two or four
+// elements.
 
 override y_dtype: u32;
 

@@ -1,4 +1,5 @@
-// The value of a grid nearest to a weight (src/ops/nearest.ts): kind 0 int, 1 fp8, 2 NF4, 3 FP4. Needs codebook.wgsl.
+// The value of a grid nearest to a weight (src/ops/nearest.ts): kind 0 int, 1 fp8, 2 NF4, 3 FP4.
+// Needs codebook.wgsl.
 
 fn nearest(weight: f32, step: f32, offset: f32, kind: u32, bits: u32, grid: u32) -> f32 {
   switch kind {

@@ -1,5 +1,5 @@
-// Which columns of x hold a magnitude of at least the threshold: a flag each, and their indices in ascending order after their
-// count. One workgroup for all, so that indices come out in order.
+// Which columns of x hold a magnitude of at least the threshold: a flag each, and their indices in
+// ascending order after their count. One workgroup for all, so that indices come out in order.
 
 struct Args { T: u32, C: u32, D: u32, threshold: f32 }
 

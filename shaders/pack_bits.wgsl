@@ -1,4 +1,5 @@
-// Rows of codes as bit streams: fields of `bits` bits, code + 2^(bits-1), lowest bits first. One invocation a word of packed.
+// Rows of codes as bit streams: fields of `bits` bits, code + 2^(bits-1), lowest bits first. One
+// invocation a word of packed.
 
 struct Args { R: u32, C: u32, P: u32, bits: u32 }
 

@@ -1,4 +1,5 @@
-// Rows of a symmetric matrix in another order, scaled, damped, with zeros below the diagonal. One workgroup a row.
+// Rows of a symmetric matrix in another order, scaled, damped, with zeros below the diagonal. One
+// workgroup a row.
 
 struct Args { P: u32, C: u32, Q: u32, from_: u32, to: u32, damp: f32 }
 

@@ -1,8 +1,9 @@
 // What every shader may use; the webgpu backend puts this file before each of them.
 //
-// Tensors narrower than 32 bits, and those whose dtype a pipeline chooses (`override <name>_dtype: u32`, 0 f32, 1 bf16, 2 f16,
-// 3 f8_e4m3), are array<u32>: the flattened tensor, little-endian, tightly packed. Letters as in src/tensor.ts: T tokens,
-// C columns, R rows, A×B tiles that share a scale, N elements, V vocabulary.
+// Tensors narrower than 32 bits, and those whose dtype a pipeline chooses (`override <name>_dtype:
+// u32`, 0 f32, 1 bf16, 2 f16, 3 f8_e4m3), are array<u32>: the flattened tensor, little-endian,
+// tightly packed. Letters as in src/tensor.ts: T tokens, C columns, R rows, A×B tiles that share a
+// scale, N elements, V vocabulary.
 //
 // Compilers for GPUs may assume that floats are finite, so NaN and infinity are told by their bits.
 
@@ -19,7 +20,8 @@ const LARGEST: f32 = 0x1.fffffep+127f;
 const LANES: u32 = 64u;
 var<workgroup> lane_values: array<f32, LANES>;
 
-// The sum of `value` over the lanes of a workgroup, in a fixed order; every lane must call it, every lane gets it.
+// The sum of `value` over the lanes of a workgroup, in a fixed order; every lane must call it,
+// every lane gets it.
 fn sum_lanes(value: f32, lane: u32) -> f32 {
   workgroupBarrier();
   lane_values[lane] = value;
@@ -57,7 +59,8 @@ fn word_of(i: u32, dtype: u32) -> u32 {
   }
 }
 
-// Element i as f32, given its word. Exact: subnormal halves are scaled from integers, because f32 subnormals may be flushed.
+// Element i as f32, given its word. Exact: subnormal halves are scaled from integers, because f32
+// subnormals may be flushed.
 fn decode(word: u32, i: u32, dtype: u32) -> f32 {
   return bitcast<f32>(decode_bits(word, i, dtype));
 }

@@ -1,5 +1,6 @@
-// NF4 or FP4 codes and an absmax per block, as bitsandbytes' CPU code has them; with `given` by the absmax that is there. One invocation a
-// word of codes: eight elements; the absmax of a block is stored by the one that has its first element.
+// NF4 or FP4 codes and an absmax per block, as bitsandbytes' CPU code has them; with `given` by the
+// absmax that is there. One invocation a word of codes: eight elements; the absmax of a block is
+// stored by the one that has its first element.
 
 override w_dtype: u32;
 
@@ -7,7 +8,8 @@ struct Args { N: u32, P: u32, B: u32, block: u32, kind: u32, given: u32 }
 
 @group(0) @binding(0) var<storage, read> w: array<u32>; // f32|bf16|f16[N]
 @group(0) @binding(1) var<storage, read_write> codes: array<u32>; // u8[P]
-@group(0) @binding(2) var<storage, read_write> absmax: array<u32>; // f32[B], as bits: it may be infinite
+// F32[B], as bits: it may be infinite.
+@group(0) @binding(2) var<storage, read_write> absmax: array<u32>;
 @group(1) @binding(0) var<uniform> args: Args;
 
 var<workgroup> maxima: array<u32, LANES>;
@@ -16,7 +18,8 @@ fn bits_at(i: u32) -> u32 {
   return decode_bits(w[word_of(i, w_dtype)], i, w_dtype);
 }
 
-// The largest magnitude of every `stride`th element of a block, as bits; at least infinity when one is not finite.
+// The largest magnitude of every `stride`th element of a block, as bits; at least infinity when one
+// is not finite.
 fn most_of(block: u32, offset: u32, stride: u32) -> u32 {
   if args.given != 0u { return select(0u, absmax[min(block, args.B - 1u)], block < args.B); }
   var most = 0u;

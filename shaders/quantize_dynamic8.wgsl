@@ -1,17 +1,20 @@
-// Codes of x - offset in a sorted table of 256 values, with an absmax per block. One invocation a word of codes: four elements;
-// the absmax of a block is stored by the one that has its first element.
+// Codes of x - offset in a sorted table of 256 values, with an absmax per block. One invocation a
+// word of codes: four elements; the absmax of a block is stored by the one that has its first
+// element.
 
 struct Args { N: u32, K: u32, B: u32, block: u32, offset: f32 }
 
 @group(0) @binding(0) var<storage, read> x: array<f32>; // f32[N]
 @group(0) @binding(1) var<storage, read> table: array<f32>; // f32[K], K = 256
 @group(0) @binding(2) var<storage, read_write> codes: array<u32>; // u8[N]
-@group(0) @binding(3) var<storage, read_write> absmax: array<u32>; // f32[B], as bits: it may be infinite
+// F32[B], as bits: it may be infinite.
+@group(0) @binding(3) var<storage, read_write> absmax: array<u32>;
 @group(1) @binding(0) var<uniform> args: Args;
 
 var<workgroup> maxima: array<u32, LANES>;
 
-// The largest magnitude of every `stride`th element of a block, as bits; at least infinity when one is not finite.
+// The largest magnitude of every `stride`th element of a block, as bits; at least infinity when one
+// is not finite.
 fn most_of(block: u32, offset: u32, stride: u32) -> u32 {
   var most = 0u;
   let end = min(args.N, (block + 1u) * args.block);
@@ -21,7 +24,8 @@ fn most_of(block: u32, offset: u32, stride: u32) -> u32 {
   return most;
 }
 
-// How many midpoints between neighbouring entries are below a level: the nearest entry, the lower of two as near.
+// How many midpoints between neighbouring entries are below a level: the nearest entry, the lower
+// of two as near.
 fn code_of(level: f32) -> u32 {
   var code = 0u;
   for (var step = 128u; step > 0u; step /= 2u) {

@@ -1,4 +1,5 @@
-// Codes of w on the grid of its tile: round(w / scale) + zero, clamped. One invocation a word of codes: four elements.
+// Codes of w on the grid of its tile: round(w / scale) + zero, clamped. One invocation a word of
+// codes: four elements.
 
 override w_dtype: u32;
 

@@ -1,5 +1,6 @@
-// Row-wise int8: codes round(x * (127 / absmax)), 0 in skipped columns; absmax leaves out the outliers that made a column be
-// skipped. One workgroup four rows, because four rows of any length fill whole words of codes.
+// Row-wise int8: codes round(x * (127 / absmax)), 0 in skipped columns; absmax leaves out the
+// outliers that made a column be skipped. One workgroup four rows, because four rows of any length
+// fill whole words of codes.
 
 override x_dtype: u32;
 
@@ -8,7 +9,8 @@ struct Args { T: u32, C: u32, threshold: f32 }
 @group(0) @binding(0) var<storage, read> x: array<u32>; // f32|bf16|f16[T, C]
 @group(0) @binding(1) var<storage, read> skip: array<u32>; // u32[C], 1 where a column is left out
 @group(0) @binding(2) var<storage, read_write> codes: array<u32>; // i8[T, C]
-@group(0) @binding(3) var<storage, read_write> absmax: array<u32>; // f32[T], as bits: it may be infinite
+// F32[T], as bits: it may be infinite.
+@group(0) @binding(3) var<storage, read_write> absmax: array<u32>;
 @group(1) @binding(0) var<uniform> args: Args;
 
 @compute @workgroup_size(LANES)

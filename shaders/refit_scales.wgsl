@@ -1,4 +1,5 @@
-// The scale of a group of each row that costs least with codes held, if it costs less than before. One workgroup a row.
+// The scale of a group of each row that costs least with codes held, if it costs less than before.
+// One workgroup a row.
 
 struct Args {
   C: u32, R: u32, K: u32, B: u32,
@@ -42,7 +43,8 @@ fn main(
   let after = stored_scale(wanted, args.scale_dtype);
   let part = (after - before) / before;
   let change = part * (slope + part * curvature * 0.5);
-  let usable = curvature > 0.0 && is_finite(bitcast<u32>(after)) && (after > 0.0) == (before > 0.0) &&
+  let usable = curvature > 0.0 && is_finite(bitcast<u32>(after)) &&
+    (after > 0.0) == (before > 0.0) &&
     abs(after) >= smallest_scale(args.scale_dtype);
   storageBarrier(); // every lane has read the scale
   workgroupBarrier();

@@ -1,4 +1,5 @@
-// The level nearest to a quotient, as a runtime rounds activations: kind 0 the full integer grid, 1 E4M3. To be put before a shader that has args.
+// The level nearest to a quotient, as a runtime rounds activations: kind 0 the full integer grid, 1
+// E4M3. To be put before a shader that has args.
 
 fn level_of(multiple: f32) -> f32 {
   if args.kind == 0u {

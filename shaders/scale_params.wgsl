@@ -4,7 +4,8 @@ struct Args { A: u32, B: u32, bits: u32, grid: u32, scale_dtype: u32 }
 
 @group(0) @binding(0) var<storage, read> low: array<u32>; // f32[A, B], as bits
 @group(0) @binding(1) var<storage, read> high: array<u32>; // f32[A, B], as bits
-@group(0) @binding(2) var<storage, read_write> scale: array<u32>; // f32[A, B], as bits: it may be infinite
+// F32[A, B], as bits: it may be infinite.
+@group(0) @binding(2) var<storage, read_write> scale: array<u32>;
 @group(0) @binding(3) var<storage, read_write> zero: array<u32>; // i8[A, B]
 @group(1) @binding(0) var<uniform> args: Args;
 

@@ -6,12 +6,14 @@ override w_dtype: u32;
 
 struct Args {
   R: u32, C: u32, A: u32, B: u32,
-  bits: u32, grid: u32, tile_rows: u32, tile_columns: u32, scale_dtype: u32, objective: u32, is_signed: u32,
+  bits: u32, grid: u32, tile_rows: u32, tile_columns: u32, scale_dtype: u32, objective: u32,
+    is_signed: u32,
 }
 
 @group(0) @binding(0) var<storage, read> w: array<u32>; // f32|bf16|f16[R, C]
 @group(0) @binding(1) var<storage, read> importance: array<f32>; // f32[C]
-@group(0) @binding(2) var<storage, read_write> scale: array<u32>; // f32[A, B], as bits: it may be infinite
+// F32[A, B], as bits: it may be infinite.
+@group(0) @binding(2) var<storage, read_write> scale: array<u32>;
 @group(0) @binding(3) var<storage, read_write> zero: array<u32>; // i8[A, B]
 @group(1) @binding(0) var<uniform> args: Args;
 

@@ -1,12 +1,14 @@
-// Minimum and maximum of each tile of w; -infinity and infinity when it holds a NaN or an infinity. One workgroup a tile, or
-// one lane for tiles of at most 1024 elements (src/ops/tile_range.ts knows the same number).
+// Minimum and maximum of each tile of w; -infinity and infinity when it holds a NaN or an infinity.
+// One workgroup a tile, or one lane for tiles of at most 1024 elements (src/ops/tile_range.ts knows
+// the same number).
 
 override w_dtype: u32;
 
 struct Args { R: u32, C: u32, A: u32, B: u32, tile_rows: u32, tile_columns: u32 }
 
 @group(0) @binding(0) var<storage, read> w: array<u32>; // f32|bf16|f16[R, C]
-@group(0) @binding(1) var<storage, read_write> low: array<u32>; // f32[A, B], as bits: they may be infinite
+// F32[A, B], as bits: they may be infinite.
+@group(0) @binding(1) var<storage, read_write> low: array<u32>;
 @group(0) @binding(2) var<storage, read_write> high: array<u32>; // f32[A, B], as bits
 @group(1) @binding(0) var<uniform> args: Args;
 

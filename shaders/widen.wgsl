@@ -5,7 +5,8 @@ override x_dtype: u32;
 struct Args { N: u32 }
 
 @group(0) @binding(0) var<storage, read> x: array<u32>; // bf16|f16|f8_e4m3[N]
-@group(0) @binding(1) var<storage, read_write> y: array<u32>; // f32[N], as bits: no compiler may flush them
+// F32[N], as bits: no compiler may flush them.
+@group(0) @binding(1) var<storage, read_write> y: array<u32>;
 @group(1) @binding(0) var<uniform> args: Args;
 
 @compute @workgroup_size(LANES)

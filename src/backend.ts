@@ -1,6 +1,7 @@
 /**
- * The seam between Sluice and a device. A backend knows memory and dispatch, and nothing of models or quantization.
- * Implementations are in backends/: webgpu, wasm, and reference (the definitions run plainly, for tests).
+ * The seam between Sluice and a device. A backend knows memory and dispatch, and nothing of models
+ * or quantization. Implementations are in backends/: webgpu, wasm, and reference (the definitions
+ * run plainly, for tests).
  */
 import type { DeviceDType, Op, Scalars } from "./op.ts";
 import type { Shape } from "./tensor.ts";
@@ -16,7 +17,8 @@ export interface Allocator {
   /**
    * Memory for `shape` elements of `dtype`; its contents are undefined until written.
    *
-   * @throws {DeviceError} of kind `memory` when the device has not enough left (a GPU may say so only at the next `read`).
+   * @throws {DeviceError} of kind `memory` when the device has not enough left (a GPU may say so
+   * only at the next `read`).
    */
   alloc(dtype: DeviceDType, shape: Shape): Tensor;
 }
@@ -33,9 +35,14 @@ export interface Scope extends Allocator, Disposable {
 /** A device: memory, and ops run in the order they were queued. */
 export interface Backend extends Allocator, AsyncDisposable {
   readonly name: "webgpu" | "wasm" | "reference";
-  /** What the device calls itself, for the report: an adapter's description, or the CPU's threads. */
+  /**
+   * What the device calls itself, for the report: an adapter's description, or the CPU's threads.
+   */
   readonly description: string;
-  /** Whether it is a GPU played by the CPU, which `--device auto` does not choose. Other backends say `false`. */
+  /**
+   * Whether it is a GPU played by the CPU, which `--device auto` does not choose. Other backends
+   * say `false`.
+   */
   readonly software: boolean;
   /** Largest tensor one kernel may bind, in bytes. The planner cuts weights to fit. */
   readonly maxTensorBytes: number;
@@ -43,18 +50,35 @@ export interface Backend extends Allocator, AsyncDisposable {
   readonly memoryBytes?: number;
   /** Bytes a slice of a weight should have for this device to run at speed. */
   readonly sliceBytes: number;
-  /** `true`, or the reason this device cannot run `op`. Asked while planning, never while running. */
+  /**
+   * `true`, or the reason this device cannot run `op`. Asked while planning, never while running.
+   */
   supports(op: Op): true | string;
   scope(): Scope;
-  /** Copy `bytes` into a tensor from its beginning; fewer bytes than the tensor holds leave the rest as it was. */
+  /**
+   * Copy `bytes` into a tensor from its beginning; fewer bytes than the tensor holds leave the rest
+   * as it was.
+   */
   write(tensor: Tensor, bytes: Uint8Array): void;
-  /** Wait for all that was queued and copy tensors out, each with exactly its own bytes. One wait for many tensors. */
+  /**
+   * Wait for all that was queued and copy tensors out, each with exactly its own bytes. One wait
+   * for many tensors.
+   */
   read(...tensors: Tensor[]): Promise<Uint8Array<ArrayBuffer>[]>;
   /** Queue `op`. The shapes are checked against its signature (`bindDims`). */
   run(op: Op, tensors: Readonly<Record<string, Tensor>>, scalars?: Scalars): void;
-  /** Wait until everything queued is done, so that a progress bar tells the truth and the queue stays short. */
+  /**
+   * Wait until everything queued is done, so that a progress bar tells the truth and the queue
+   * stays short.
+   */
   finish(): Promise<void>;
 }
+
+/** What of a device a plan depends on. */
+export type DeviceLimits = Pick<
+  Backend,
+  "name" | "maxTensorBytes" | "memoryBytes" | "sliceBytes" | "supports"
+>;
 
 /** A scope over any backend: what every implementation returns from `scope()`. */
 export function makeScope(backend: Backend): Scope {

@@ -1,4 +1,7 @@
-/** A file that holds tensors: header bytes ↔ what the header says. Pure; does no I/O. Implementation: containers/safetensors.ts. */
+/**
+ * A file that holds tensors: header bytes ↔ what the header says. Pure; does no I/O.
+ * Implementation: containers/safetensors.ts.
+ */
 import type { TensorInfo } from "./tensor.ts";
 
 /** A tensor and where its bytes are, from the start of the file. */
@@ -17,7 +20,9 @@ export interface Header {
   readonly headerBytes: number;
 }
 
-/** A file of tensors that is about to be written: its first bytes, and where each tensor will be. */
+/**
+ * A file of tensors that is about to be written: its first bytes, and where each tensor will be.
+ */
 export interface Layout {
   readonly head: Uint8Array<ArrayBuffer>;
   readonly tensors: readonly PlacedTensor[];

@@ -26,7 +26,10 @@ export class CheckpointError extends Error {
   }
 }
 
-/** Something was asked for that Sluice, a format or a device cannot do. Raised while planning, before anything is written. */
+/**
+ * Something was asked for that Sluice, a format or a device cannot do. Raised while planning,
+ * before anything is written.
+ */
 export class UnsupportedError extends Error {
   override readonly name = "UnsupportedError";
   /** The thing that is not supported: a scheme, a tensor, a model type. */
@@ -134,8 +137,9 @@ export class HubError extends Error {
 }
 
 /**
- * A name from a file or a user, fit to stand in a message: in double quotes, at most 120 characters of it, and with every
- * character that could move a terminal's cursor or turn its text around (controls, bidirectional marks) escaped.
+ * A name from a file or a user, fit to stand in a message: in double quotes, at most 120 characters
+ * of it, and with every character that could move a terminal's cursor or turn its text around
+ * (controls, bidirectional marks) escaped.
  */
 export function quote(name: string): string {
   const shown = name.length > 120 ? `${name.slice(0, 117)}...` : name;

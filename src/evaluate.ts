@@ -1,11 +1,12 @@
 /**
- * Measuring a checkpoint that is there already: perplexity of one, or perplexity and KL divergence of one against its original, both
- * walking the blocks side by side. A quantized checkpoint is run from its stored codes, as its runtime would. Also the windows of text that
- * a model is measured or calibrated on.
+ * Measuring a checkpoint that is there already: perplexity of one, or perplexity and KL divergence
+ * of one against its original, both walking the blocks side by side. A quantized checkpoint is run
+ * from its stored codes, as its runtime would. Also the windows of text that a model is measured or
+ * calibrated on.
  */
 import { createHash } from "node:crypto";
 import type { Backend } from "./backend.ts";
-import { corpusLabel, makeWindows, readCorpus, tokenize } from "./texts.ts";
+import { corpusLabel, makeWindows, readCorpus, tokenize } from "./corpora/texts.ts";
 import { CheckpointError, quote, UnsupportedError } from "./errors.ts";
 import type { Score } from "./evaluator.ts";
 import { checkShapes } from "./families/mod.ts";
@@ -13,22 +14,30 @@ import type { Model } from "./family.ts";
 import { recognize } from "./formats/mod.ts";
 import type { HubClient } from "./hub/client.ts";
 import { type Disk, disk as realDisk } from "./io/disk.ts";
-import { modelOf, requestOf } from "./plan.ts";
-import type { TextFacts } from "./record.ts";
-import { type Reporter, StepCounter } from "./report.ts";
+import { requestOf } from "./plan/planned.ts";
+import { shapesOf } from "./plan/content.ts";
+import { evaluableModel } from "./plan/model.ts";
+import { type Reporter, StepCounter, type TextFacts } from "./report.ts";
+import type { Place } from "./plan/tasks.ts";
 import type { TensorSource } from "./source.ts";
-import { type EvaluationInput, scoreTokens, Streams, tensorsRead } from "./streams.ts";
-import { quantizedBy } from "./usable.ts";
-import { checkWalk } from "./walk_memory.ts";
-import { type ModelWeights, originalWeights, storedWeights } from "./weights.ts";
+import { type EvaluationInput, scoreTokens, Streams, tensorsRead } from "./forward/streams.ts";
+import { quantizedBy } from "./plan/usable.ts";
+import { checkWalk } from "./forward/walk_memory.ts";
+import { type ModelWeights, originalWeights, storedWeights } from "./forward/weights.ts";
 
 /** Bytes of hidden states kept in memory unless told otherwise. */
 export const STATE_BUDGET = 1e9;
 
-/** Tokens of a window of an evaluation unless told otherwise; fewer when the model has fewer positions. */
+/**
+ * Tokens of a window of an evaluation unless told otherwise; fewer when the model has fewer
+ * positions.
+ */
 export const SEQ_LEN = 2048;
 
-/** The windows of a calibration unless told otherwise: as many as in the GPTQ paper, but shorter, as AWQ's program has them. */
+/**
+ * The windows of a calibration unless told otherwise: as many as in the GPTQ paper, but shorter, as
+ * AWQ's program has them.
+ */
 export const CALIBRATION = { numSamples: 128, seqLen: 512 } as const;
 
 /** What text a model is run on. */
@@ -37,7 +46,10 @@ export interface CorpusOptions {
   readonly corpus?: string;
   /** Tokens per window. */
   readonly seqLen?: number;
-  /** The first windows of the text; absent: all of them for an evaluation, `CALIBRATION.numSamples` for a calibration. */
+  /**
+   * The first windows of the text; absent: all of them for an evaluation, `CALIBRATION.numSamples`
+   * for a calibration.
+   */
   readonly numSamples?: number;
   /** Takes any windows of the text, not the first: the same ones for the same seed. */
   readonly seed?: number;
@@ -59,8 +71,8 @@ export interface PreparedWindows extends Omit<EvaluationInput, keyof TextFacts>,
 }
 
 /**
- * Tokenize a text with a checkpoint's tokenizer and cut it into windows to measure on: one stream, no overlap, the tail dropped (the
- * protocol of the GPTQ paper, arXiv 2210.17323).
+ * Tokenize a text with a checkpoint's tokenizer and cut it into windows to measure on: one stream,
+ * no overlap, the tail dropped (the protocol of the GPTQ paper, arXiv 2210.17323).
  *
  * @throws {RequestError} there is no such text, or it is shorter than a window.
  * @throws {CheckpointError} the tokenizer knows tokens that the model does not.
@@ -78,8 +90,9 @@ export async function prepareWindows(
 }
 
 /**
- * The same for a calibration: windows that methods see the model's activations on. Events say when the embedded text is used because no
- * other was named (`sample-calibration`), and when the text has fewer windows than wanted (`few-windows`).
+ * The same for a calibration: windows that methods see the model's activations on. Events say when
+ * the embedded text is used because no other was named (`sample-calibration`), and when the text
+ * has fewer windows than wanted (`few-windows`).
  *
  * @throws what `prepareWindows` throws.
  */
@@ -119,7 +132,7 @@ async function prepare(
 ): Promise<PreparedWindows> {
   const { corpus = "sample", stateBudget = STATE_BUDGET, spillFolder, disk = realDisk } = options;
   const { hub, report, seed } = options;
-  const { maxPositions, vocabSize } = await modelFrom(source);
+  const { maxPositions, vocabSize } = await modelToEvaluate(source);
   const { numSamples = usual.numSamples, seqLen = Math.min(usual.seqLen, maxPositions) } = options;
   const reporting = report ? { report } : {};
   const tokens = await tokenize(
@@ -198,7 +211,7 @@ export async function evaluate(
   source: TensorSource,
   { backend, evaluation, reference, report = () => {}, signal }: EvaluateOptions,
 ): Promise<Readonly<Record<string, Score>>> {
-  const model = await modelFrom(source);
+  const model = await modelToEvaluate(source);
   const measured = await weightsOf(source, model);
   const weights = reference ? [await weightsOf(reference, model), measured] : [measured];
   checkWalk("evaluate", model, {
@@ -213,7 +226,7 @@ export async function evaluate(
     counter: new StepCounter(report),
     weights,
   });
-  const places = ["embedding", ...model.blocks.map(({ name }) => name)];
+  const places: Place[] = ["embedding", ...model.blocks.keys()];
   for (const { source, stored } of weights) {
     const names = [...places, undefined].flatMap((place) => tensorsRead(model, place));
     const parts = (name: string) => stored(name)?.weight.parts ?? [{ name }];
@@ -225,8 +238,15 @@ export async function evaluate(
   return scoreTokens(tokens, { paired: reference !== undefined });
 }
 
-/** The model of a checkpoint, whose weights may be quantized. */
-async function modelFrom(source: TensorSource): Promise<Model> {
+/**
+ * The model of a checkpoint, whose weights may be quantized.
+ *
+ * @throws {UnsupportedError} Sluice does not run it, does not read the way it is quantized, or it
+ * has no output head.
+ * @throws {CheckpointError} the config has a value that a model cannot have, or a tensor is
+ * missing.
+ */
+export async function modelToEvaluate(source: TensorSource): Promise<Model> {
   const found = await recognize(source);
   const by = quantizedBy(source);
   if (!found && by !== undefined) {
@@ -235,15 +255,15 @@ async function modelFrom(source: TensorSource): Promise<Model> {
       { what: by, reason: "not a format Sluice reads" },
     );
   }
-  return modelOf(
-    source,
-    (name) => source.tensors.has(name) || found?.weights.has(name) === true,
-  );
+  return evaluableModel(source, {
+    has: (name) => source.tensors.has(name) || found?.weights.has(name) === true,
+    advice: "Measure it with a tool that runs it.",
+  });
 }
 
 /** Where a checkpoint's weights come from, quantized or not. */
 export async function weightsOf(source: TensorSource, model: Model): Promise<ModelWeights> {
   const found = await recognize(source);
-  checkShapes(model, (name) => found?.weights.get(name)?.shape ?? source.tensors.get(name)?.shape);
+  checkShapes(model, shapesOf(source, found?.weights ?? new Map(), model));
   return found ? storedWeights(source, found) : originalWeights(source);
 }

@@ -1,6 +1,9 @@
 /** How far the model moved. Implementations: evaluators/, listed in evaluators/mod.ts. */
 
-/** What was measured at every predicted token, window after window. All float64 on the host, natural logarithms. */
+/**
+ * What was measured at every predicted token, window after window. All float64 on the host, natural
+ * logarithms.
+ */
 export interface TokenScores {
   /** Predictions per window (window length − 1). */
   readonly perWindow: number;

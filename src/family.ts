@@ -1,126 +1,168 @@
 /**
- * A family is a model architecture: what its blocks are called, what they read, how they run. It does no I/O and holds no
- * weights; it is given them block by block. Implementations: families/, listed by `config.json`'s `model_type` in families/mod.ts.
+ * A family is a model architecture. It turns a `config.json` into a graph: a block is a list of
+ * nodes over named states, and what stands around the blocks. It computes nothing and holds no
+ * weights; forward/ walks the graph, and taps, residual edges, the order of stages and the pairs
+ * between which scales may move are read off it (graph/). Implementations: families/, listed by
+ * `model_type` in families/mod.ts.
+ *
+ * Names of tensors are those of the checkpoint. Dimensions: T tokens, C input channels, R output
+ * rows.
  */
-import type { Scope, Tensor } from "./backend.ts";
 import type { Shape } from "./tensor.ts";
 
-/** A linear layer of a block. */
-export interface Linear {
-  /** The weight's tensor name, [R, C]. */
-  readonly weight: string;
-  /** The bias's tensor name, [R], if the model has one. */
-  readonly bias: string | undefined;
-  /** Linears with one label are fused by inference engines and must share a scheme. */
-  readonly fused: string | undefined;
-}
-
-/** Where hidden states stand within a block. */
-export interface Position {
-  /** The residual stream, f32[T, C]. */
-  readonly residual: Tensor;
-  /** The input of the step's linears where it cannot be had from the residual stream again: f32[T, `Step.channels`]. */
-  readonly hidden?: Tensor;
-}
-
-/** What the parts of a forward pass may use. */
-export interface StepContext {
-  /** Where results are allocated. */
-  readonly scope: Scope;
-  /** A tensor of the block that is no linear weight, on the device. */
-  weight(name: string): Tensor;
-  /** Rotary tables, made once per run from `Model.rotary`: f32[T, head_dim/2] each. */
-  readonly cos: Tensor;
-  readonly sin: Tensor;
-}
-
-/** What could divide the channels of a step's input, so that its linears may be multiplied by the same scales (SmoothQuant, AWQ). */
-export type ScaleSource =
-  /** The norm before it: its weight, a factor of each channel. */
-  | { readonly kind: "norm"; readonly weight: string }
-  /** A linear of an earlier step of the block: row `rows[c]` makes channel c; channels of one row must share a scale. */
-  | { readonly kind: "linear"; readonly linear: Linear; readonly rows: Uint32Array };
+/** A state of a block: f32[T, n] under a name that only this block knows. */
+export type State = string;
 
 /**
- * One step of a block: linears that read one input, and what follows them up to the next such input. Calibration stops every window here,
- * and quantizes the linears before it goes on ("true sequential" in GPTQ's code).
+ * Rows of a stored matrix: consecutive; one of every so many; some of each of several runs of
+ * `perHead` rows.
  */
-export interface Step {
-  /** The name of its input. */
-  readonly tap: string;
-  readonly linears: readonly Linear[];
-  /** Channels of the input. */
-  readonly channels: number;
-  /** Whether it begins with `Position.hidden`; else the input is computed from the residual stream. */
-  readonly stored: boolean;
-  /** Whether the output of its one linear is added to the residual stream. */
-  readonly joins: boolean;
-  readonly scaledBy: ScaleSource | undefined;
-  /** The input of the linears, f32[T, channels]: of the position, or new in `context.scope`. */
-  input(at: Position, context: StepContext): Tensor;
-  /** What follows the linears; `outputs` may be changed and become part of the result. */
-  next(at: Position, outputs: readonly Tensor[], context: StepContext): Position;
+export type RowRange =
+  | { readonly from: number; readonly to: number }
+  | { readonly every: number; readonly from: number }
+  | { readonly perHead: number; readonly from: number; readonly to: number };
+
+/** Where a matrix [R, C] lies: a tensor of the checkpoint, or a part of one. */
+export interface View {
+  /** The tensor's name. */
+  readonly of: string;
+  /** The tensor is stored [C, R], as GPT-2's Conv1D stores it. */
+  readonly transposed?: true;
+  /** Which matrix of a stack [E, R, C]. */
+  readonly index?: number;
+  /** Absent: all of them. */
+  readonly rows?: RowRange;
 }
+
+/** A linear layer: y = x·Wᵀ + b, f32[T, C] → f32[T, R]. */
+export interface Linear {
+  readonly at: View;
+  /**
+   * The tensor that holds its bias, [rows of the stored matrix]; of a part of the matrix the same
+   * part.
+   */
+  readonly bias?: string;
+  readonly rows: number;
+  readonly columns: number;
+  /** Inference engines fuse linears of one label: they must share a scheme. */
+  readonly fused?: string;
+}
+
+/**
+ * Normalization of each row, or of each run of `perHead` columns: x/√(mean x² + eps)·w (rms), or (x
+ * − mean)/√(var + eps)·w + b (layer). `plusOne`: what is stored is w − 1.
+ */
+export interface Norm {
+  readonly kind: "rms" | "layer";
+  /** The tensor's name; absent: all ones. */
+  readonly weight?: string;
+  readonly bias?: string;
+  readonly plusOne?: true;
+  readonly eps: number;
+  readonly perHead?: number;
+}
+
+/**
+ * Positions turned into queries and keys: the first `dims` values of each head, by a table of
+ * {@linkcode Model.rotary}.
+ */
+export interface Rotation {
+  readonly table: string;
+  /** Which values are turned together: i and i + dims/2, or 2i and 2i + 1. */
+  readonly pairs: "halves" | "adjacent";
+  readonly dims: number;
+}
+
+/** How queries meet keys. */
+export interface Attention {
+  readonly heads: number;
+  readonly keyValueHeads: number;
+  /** Values of a head. */
+  readonly dim: number;
+  readonly scale: number;
+  /** Absent: none. */
+  readonly rotation?: Rotation;
+  /** Token i sees the keys j with i − window < j ≤ i; absent: all j ≤ i. */
+  readonly window?: number;
+  /** Scores become s·tanh(score/s). */
+  readonly softcap?: number;
+  /** What is added to the score of each key, by head and position: f32[heads, T] (ALiBi). */
+  readonly bias?: (tokens: number) => Float32Array<ArrayBuffer>;
+  /** Queries are multiplied by this at each position: f32[T]. */
+  readonly temperature?: (tokens: number) => Float32Array<ArrayBuffer>;
+}
+
+/** An activation function. */
+export type Activation = "silu" | "gelu" | "gelu_tanh" | "relu";
+
+/** One step of a block's computation. A state is written once. */
+export type Node =
+  | { readonly op: "norm"; readonly from: State; readonly to: State; readonly norm: Norm }
+  | {
+    /** Linears that read one state, which calibration taps. */
+    readonly op: "linears";
+    readonly from: State;
+    readonly to: Readonly<Record<State, Linear>>;
+  }
+  | {
+    readonly op: "attend";
+    readonly q: State;
+    readonly k: State;
+    readonly v: State;
+    readonly to: State;
+    readonly attention: Attention;
+  }
+  | { readonly op: "act"; readonly from: State; readonly to: State; readonly act: Activation }
+  | {
+    /** act(gate)·up */
+    readonly op: "gate";
+    readonly gate: State;
+    readonly up: State;
+    readonly to: State;
+    readonly act: Activation;
+  }
+  | {
+    /** Σ times·state: where branches join the residual stream. */
+    readonly op: "add";
+    readonly to: State;
+    readonly terms: readonly { readonly state: State; readonly times?: number }[];
+  };
 
 /** A part of a model that is loaded, quantized and run as one. */
 export interface Block {
   /** `model.layers.3` */
   readonly name: string;
-  /** In the order they are run. */
-  readonly steps: readonly Step[];
-  /** Those of all steps. */
-  readonly linears: readonly Linear[];
-  /** Tensors it needs that are not linear weights or biases: norms. */
-  readonly others: readonly string[];
+  readonly input: State;
+  readonly output: State;
+  /** In an order in which they can be run. */
+  readonly nodes: readonly Node[];
 }
 
-/** What a forward pass may use. A stream of hidden states (original or quantized) gives its own. */
-export interface Forward extends StepContext {
-  /** y f32[T, R] in `scope` of `linear` (bias included) for x f32[T, C], as this stream's runtime would compute it. */
-  linear(linear: Linear, x: Tensor, scope: Scope): Tensor;
+/**
+ * Tables of cosines and sines for windows of so many tokens: float32[length, dims/2] each,
+ * row-major.
+ */
+export type RotaryTables = (
+  length: number,
+) => { readonly cos: Float32Array<ArrayBuffer>; readonly sin: Float32Array<ArrayBuffer> };
+
+/** What makes the first hidden states of tokens. */
+export interface Embedding {
+  /** [V, C] */
+  readonly table: string;
+  /** A row is multiplied by this. */
+  readonly times?: number;
+  /** [positions, C]: row `offset` + p is added at position p. */
+  readonly positions?: { readonly table: string; readonly offset: number };
+  readonly norm?: Norm;
 }
 
-/** Send a window through one step; what it makes belongs to `forward.scope`. */
-export function advance(step: Step, at: Position, forward: Forward): Position {
-  using scratch = forward.scope.backend.scope();
-  const context = within(forward, scratch);
-  const input = step.input(at, context);
-  const outputs = step.linears.map((linear) => forward.linear(linear, input, scratch));
-  if (input !== at.hidden) scratch.release(input)[Symbol.dispose]();
-  return keep(step.next(at, outputs, context), at, { from: scratch, to: forward.scope });
-}
-
-/** One window through one block: x f32[T, C] in, a new f32[T, C] in `forward.scope` out. */
-export function forwardBlock({ steps }: Block, x: Tensor, forward: Forward): Tensor {
-  let at: Position = { residual: x };
-  for (const step of steps) {
-    const next = advance(step, at, forward);
-    for (const tensor of [at.residual, at.hidden]) {
-      const used = tensor === x || tensor === next.residual || tensor === next.hidden;
-      if (tensor && !used) forward.scope.release(tensor)[Symbol.dispose]();
-    }
-    at = next;
-  }
-  return at.residual;
-}
-
-/** A context whose results belong to another scope. */
-export function within({ weight, cos, sin }: StepContext, scope: Scope): StepContext {
-  return { scope, weight, cos, sin };
-}
-
-/** Move the tensors of a position that a step made to a scope that lives longer. */
-export function keep(
-  next: Position,
-  before: Position,
-  { from, to }: { readonly from: Scope; readonly to: Scope },
-): Position {
-  for (const tensor of [next.residual, next.hidden]) {
-    if (tensor && tensor !== before.residual && tensor !== before.hidden) {
-      to.adopt(from.release(tensor));
-    }
-  }
-  return next;
+/** What makes logits of the last hidden states. */
+export interface Head {
+  readonly linear: Linear;
+  readonly times?: number;
+  /** Logits become s·tanh(logit/s). */
+  readonly softcap?: number;
 }
 
 /** A configured model of a family. */
@@ -130,38 +172,39 @@ export interface Model {
   readonly vocabSize: number;
   /** Longest window the model was made for (`max_position_embeddings`). */
   readonly maxPositions: number;
-  /** Every tensor the forward pass reads, with the shape config.json implies: what a plan checks the headers against. */
-  readonly shapes: ReadonlyMap<string, Shape>;
-  /** The embedding table, [V, C]. */
-  readonly embedding: string;
-  /** The final norm's tensors. */
-  readonly final: readonly string[];
-  /** The output head's weight, [V, C]; equal to `embedding` when tied. */
-  readonly head: Linear;
+  readonly embedding: Embedding;
   readonly blocks: readonly Block[];
-  /** Rotary cosines and sines for positions 0 … length−1: float32[length, head_dim/2], row-major, attention factor included. */
-  rotary(
-    length: number,
-  ): {
-    readonly halfDim: number;
-    readonly cos: Float32Array<ArrayBuffer>;
-    readonly sin: Float32Array<ArrayBuffer>;
-  };
-  /** The final norm: x f32[T, C] → f32[T, C]. */
-  finish(x: Tensor, forward: Pick<StepContext, "scope" | "weight">): Tensor;
+  /** By name. */
+  readonly rotary: Readonly<Record<string, RotaryTables>>;
+  readonly final?: Norm;
+  /**
+   * Absent: the checkpoint has none (a classifier, a base model); then the model can be calibrated,
+   * and not evaluated.
+   */
+  readonly head?: Head;
+  /**
+   * Every tensor the forward pass reads, with the shape it is stored in: what a plan checks the
+   * headers against.
+   */
+  readonly shapes: ReadonlyMap<string, Shape>;
 }
 
 /** A model architecture. */
 export interface Family {
-  readonly name: string;
   /** The values of `model_type` it takes. */
   readonly modelTypes: readonly string[];
   /**
    * Read a `config.json`, checking every value it uses.
    *
-   * @param has Whether the checkpoint has a tensor of this name (biases, a separate head).
+   * @param has Whether the checkpoint has a tensor of this name (biases, a separate head, which
+   * layout).
    * @throws {UnsupportedError} the config asks for something this family does not compute.
-   * @throws {CheckpointError} a value is missing or out of range.
+   * @throws {CheckpointError} a value or a tensor is missing, or out of range.
    */
   configure(config: Readonly<Record<string, unknown>>, has: (tensor: string) => boolean): Model;
+}
+
+/** Whether the output head is the embedding table. */
+export function isTied({ head, embedding }: Pick<Model, "head" | "embedding">): boolean {
+  return head?.linear.at.of === embedding.table;
 }

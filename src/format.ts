@@ -40,6 +40,14 @@ export interface StoredWeight {
   readonly scheme: Scheme;
   /** The stored tensors it is made of. */
   readonly parts: readonly TensorInfo[];
+  /** Its one part is a matrix [R, C] stored as [C, R]. */
+  readonly transposed?: true;
+}
+
+/** A weight as it is quantized: [R, C] for that of a linear layer. */
+export interface WeightInfo extends TensorInfo {
+  /** The checkpoint has it as [C, R], and wherever it is not quantized loaders want it so. */
+  readonly transposed?: true;
 }
 
 /**
@@ -59,9 +67,11 @@ export interface PlannedWeight {
    */
   readonly linear: boolean;
   /**
-   * Whether its rows are inputs and its columns outputs, as GPT-2 has them (transformers' Conv1D).
+   * What becomes of rows that are inputs and columns that are outputs, as GPT-2 has them
+   * (transformers' Conv1D): they are kept where nobody knows the model, else turned, as the weights
+   * of linear layers are. Absent where rows are outputs already.
    */
-  readonly inputsFirst?: boolean;
+  readonly inputsFirst?: "kept" | "turned";
   /** How its codes are chosen; absent where that is not known. */
   readonly chosen?: { readonly method: string; readonly options: OptionValues };
 }
@@ -74,6 +84,8 @@ export interface Content {
   readonly config: Readonly<Record<string, unknown>>;
   /** The dtype of what is not quantized, as `config.json` spells it: `bfloat16`. */
   readonly dtype: string;
+  /** What of `config.json` does not fit the tensors; absent where all does. */
+  readonly misfit?: string | undefined;
 }
 
 /** Whether a program opens a checkpoint, and why, or why not; `unknown` where nobody has tried. */
@@ -108,15 +120,15 @@ export interface Format {
    */
   readonly gathers?: boolean;
   /** Whether this format holds this weight in this scheme. */
-  supports(scheme: Scheme, weight: TensorInfo): true | string;
+  supports(scheme: Scheme, weight: WeightInfo): true | string;
   /**
    * Rows of a slice must be a multiple of this for `Packer.add` (bit-packed zero points share words
    * across rows).
    */
   rowStep(scheme: Scheme, weight: TensorInfo): number;
   /** The tensors one weight becomes. Pure; called while planning. Tells the truth to the byte. */
-  layout(weight: TensorInfo, scheme: Scheme): TensorInfo[];
-  packer(weight: TensorInfo, scheme: Scheme, scope: Scope): Packer;
+  layout(weight: WeightInfo, scheme: Scheme): TensorInfo[];
+  packer(weight: WeightInfo, scheme: Scheme, scope: Scope): Packer;
   /**
    * `config.json`'s `quantization_config`, as JSON text (`6.0` must stay `6.0`), or undefined when
    * there is none.

@@ -3,7 +3,7 @@ import { familyOf } from "./families/mod.ts";
 import { FORMATS } from "./formats/mod.ts";
 import type { TensorSource } from "./source.ts";
 import { byteLength, type DType, elementCount, type TensorInfo } from "./tensor.ts";
-import { quantizedBy } from "./usable.ts";
+import { quantizedBy } from "./plan/usable.ts";
 
 /** Tensors of one dtype, taken together. */
 export interface DTypeShare {
@@ -25,7 +25,9 @@ export interface InspectedFile {
 
 /** How a checkpoint says it is quantized. */
 export interface InspectedQuantization {
-  /** `quantization_config.quant_method` as it is written, or what the names of the tensors betray. */
+  /**
+   * `quantization_config.quant_method` as it is written, or what the names of the tensors betray.
+   */
   readonly method: string;
   /** The format of Sluice that reads it, if one does. */
   readonly format: string | undefined;

@@ -1,6 +1,7 @@
 /**
- * A method decides what a weight becomes. Some choose codes for a scheme (rounding methods: RTN, GPTQ, HQQ), some move scales between a weight and
- * what makes its input before codes are chosen (scaling methods: AWQ, SmoothQuant). A recipe names a list of them, of which the last rounds.
+ * A method decides what a weight becomes. Some choose codes for a scheme (rounding methods: RTN,
+ * GPTQ, HQQ), some move scales between a weight and what makes its input before codes are chosen
+ * (smoothing methods: AWQ, SmoothQuant). A recipe names a list of them, of which the last rounds.
  * They read weights and statistics; they do no I/O and know no format. Implementations: methods/.
  */
 import type { Backend, Scope, Tensor } from "./backend.ts";
@@ -11,7 +12,6 @@ import type { Quantized, Scheme } from "./scheme.ts";
 
 interface MethodBase {
   readonly name: string;
-  readonly summary: string;
   /** Rows that become flags, help and recipe keys. */
   readonly options: readonly Option[];
   /** Statistics of a linear's input that it must have seen; none for a data-free method. */
@@ -34,9 +34,14 @@ export interface RoundingRequest {
   readonly names: readonly string[];
   readonly scheme: Scheme;
   readonly options: OptionValues;
-  /** Of the input of the linears, as it was before any scaling; absent for methods that need none. */
+  /**
+   * Of the input of the linears, as it was before any smoothing; absent for methods that need none.
+   */
   readonly statistics?: Statistics;
-  /** What the channels of the input have been divided by since: f32[C]. The weights come multiplied by it. */
+  /**
+   * What the channels of the input have been divided by since: f32[C]. The weights come multiplied
+   * by it.
+   */
   readonly scales?: Float32Array | undefined;
   /** What the rounder keeps on the device belongs to it. */
   readonly scope: Scope;
@@ -61,7 +66,10 @@ export interface Rounder {
 export interface RoundingRemarks {
   /** λ as a share of the Gram matrix's diagonal. */
   readonly damping?: number;
-  /** Σ 1/U_ii² over all columns, and f32[C] by column on the device: from which the loss can be told before. */
+  /**
+   * Σ 1/U_ii² over all columns, and f32[C] by column on the device: from which the loss can be told
+   * before.
+   */
   readonly importance?: Tensor;
   /** Why weights were rounded to nearest instead. */
   readonly fallback?: string;
@@ -70,14 +78,12 @@ export interface RoundingRemarks {
 /** Chooses codes. */
 export interface RoundingMethod extends MethodBase {
   readonly kind: "rounding";
-  /** Whether rounding slices of rows equals rounding the whole (slices being multiples of the scheme's `rowStep`). */
-  readonly rowSeparable: boolean;
   /** Prepare to round the weights of linears that read one input. */
   open(request: RoundingRequest): Promise<Rounder> | Rounder;
 }
 
-/** One linear that a scaling method may look at. */
-export interface ScalableWeight {
+/** One linear that a smoothing method may look at. */
+export interface SmoothableWeight {
   readonly name: string;
   /** R */
   readonly rows: number;
@@ -89,8 +95,8 @@ export interface ScalableWeight {
 }
 
 /** What finding scales takes. */
-export interface ScalingRequest {
-  readonly weights: readonly ScalableWeight[];
+export interface SmoothingRequest {
+  readonly weights: readonly SmoothableWeight[];
   readonly options: OptionValues;
   readonly statistics: Statistics;
   readonly backend: Backend;
@@ -99,24 +105,30 @@ export interface ScalingRequest {
   readonly report: Reporter;
 }
 
-/** What a scaling method found. */
-export interface Scaling {
-  /** By what the channels of the input are to be divided, and the weights multiplied: f32[C], all positive. */
+/** What a smoothing method found. */
+export interface SmoothingScales {
+  /**
+   * By what the channels of the input are to be divided, and the weights multiplied: f32[C], all
+   * positive.
+   */
   readonly scales: Float32Array<ArrayBuffer>;
   /** The exponent or strength that was chosen. */
   readonly strength: number;
 }
 
 /** Moves scales. */
-export interface ScalingMethod extends MethodBase {
-  readonly kind: "scaling";
+export interface SmoothingMethod extends MethodBase {
+  readonly kind: "smoothing";
   /** Which channels it scales: those after norms, or also those that a linear makes. */
   readonly after: "norms" | "norms and linears";
-  /** Bytes of device memory that finding scales for inputs of this many channels takes, statistics apart; absent: as many as rounding takes. */
+  /**
+   * Bytes of device memory that finding scales for inputs of this many channels takes, statistics
+   * apart; absent: as many as rounding takes.
+   */
   workBytes?(channels: number, options: OptionValues): number;
   /** The best scales; undefined when none are better than all ones. */
-  scale(request: ScalingRequest): Promise<Scaling | undefined>;
+  smooth(request: SmoothingRequest): Promise<SmoothingScales | undefined>;
 }
 
 /** A way of quantizing, or a part of one. */
-export type Method = RoundingMethod | ScalingMethod;
+export type Method = RoundingMethod | SmoothingMethod;

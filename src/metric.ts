@@ -1,6 +1,9 @@
 /** How far one tensor moved. Implementations: metrics/, listed in metrics/mod.ts. */
 
-/** Running sums over a weight and its dequantized values, slice after slice; float64 on the host. Gathered by metrics/sums.ts. */
+/**
+ * Running sums over a weight and its dequantized values, slice after slice; float64 on the host.
+ * Gathered by metrics/sums.ts.
+ */
 export interface ErrorSums {
   readonly count: number;
   /** Σ w² */

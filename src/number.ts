@@ -1,15 +1,19 @@
 /**
- * Exact conversions between f32 and the narrower floats, and the rounding every code is chosen with.
- * Numbers go in and out as JS numbers that are f32 values; narrow floats are raw bits.
+ * Exact conversions between f32 and the narrower floats, and the rounding every code is chosen
+ * with. Numbers go in and out as JS numbers that are f32 values; narrow floats are raw bits.
  */
-import type { DType } from "./tensor.ts";
+import { CheckpointError, quote } from "./errors.ts";
+import type { DType, TensorInfo } from "./tensor.ts";
 
 const f32 = new Float32Array(1);
 const bits = new Uint32Array(f32.buffer);
 const f16 = new Float16Array(1);
 const f16Bits = new Uint16Array(f16.buffer);
 
-/** From here on a float64 has no bits below one: moved up here, IEEE addition itself rounds half to even. */
+/**
+ * From here on a float64 has no bits below one: moved up here, IEEE addition itself rounds half to
+ * even.
+ */
 const ROUNDER = 2 ** 52;
 
 /** Nearest integer, ties to even; NaN and infinities stay what they are. */
@@ -47,7 +51,10 @@ export function f32ToF16(x: number): number {
 /** The largest finite value of E4M3. */
 export const E4M3_MAX = 448;
 
-/** The value of 8-bit float E4M3 bits ("OCP 8-bit Floating Point": bias 7, no infinities, 0x7f and 0xff are NaN). */
+/**
+ * The value of 8-bit float E4M3 bits ("OCP 8-bit Floating Point": bias 7, no infinities, 0x7f and
+ * 0xff are NaN).
+ */
 export function e4m3ToF32(code: number): number {
   return E4M3_VALUES[code]!;
 }
@@ -60,7 +67,10 @@ const E4M3_VALUES = Float32Array.from({ length: 256 }, (_, code) => {
   return sign * (exponent ? (1 + mantissa / 8) * 2 ** (exponent - 7) : mantissa * 2 ** -9);
 });
 
-/** The bits of the E4M3 value nearest to an f32, ties to even; past ±448 (infinities too) ±448, NaN stays NaN. */
+/**
+ * The bits of the E4M3 value nearest to an f32, ties to even; past ±448 (infinities too) ±448, NaN
+ * stays NaN.
+ */
 export function f32ToE4m3(x: number): number {
   f32[0] = x;
   const word = bits[0]!;
@@ -68,7 +78,8 @@ export function f32ToE4m3(x: number): number {
   if (x !== x) return sign | 0x7f;
   const size = Math.abs(x);
   if (size >= E4M3_MAX) return sign | 0x7e;
-  // Below the smallest normal the steps are 2^-9. A mantissa that rounds up to 8 carries into the exponent by itself.
+  // Below the smallest normal the steps are 2^-9. A mantissa that rounds up to 8 carries into the
+  // exponent by itself.
   if (size < 2 ** -6) return sign | roundHalfEven(size * 512);
   const exponent = ((word >>> 23) & 255) - 127;
   const mantissa = roundHalfEven((size / 2 ** exponent - 1) * 8);
@@ -84,7 +95,10 @@ export function widenAll(
   return Float32Array.from(raw, decode);
 }
 
-/** The first element that is NaN, of a tensor of floats given as bytes; −1 if none is, and of other dtypes. All that is copied passes here. */
+/**
+ * The first element that is NaN, of a tensor of floats given as bytes; −1 if none is, and of other
+ * dtypes. All that is copied passes here.
+ */
 export function firstNaN(dtype: DType, bytes: Uint8Array<ArrayBuffer>): number {
   const { buffer, byteOffset, length } = bytes.byteOffset % 4 === 0 ? bytes : bytes.slice();
   if (dtype === "f32") {
@@ -131,4 +145,23 @@ export function bytesFrom(
   if (dtype === "f32") return new Uint8Array(values.slice().buffer);
   const encode = dtype === "bf16" ? f32ToBf16 : f32ToF16;
   return new Uint8Array(Uint16Array.from(values, encode).buffer);
+}
+
+/**
+ * Look at bytes of a tensor as they pass. Infinity is let through: masks hold it.
+ *
+ * @param doing What is being done, for the message: `copy`.
+ * @throws {CheckpointError} an element is NaN; the sentence has the tensor's name.
+ */
+export function refuseNaN(
+  { name, dtype }: Pick<TensorInfo, "name" | "dtype">,
+  bytes: Uint8Array<ArrayBuffer>,
+  doing: string,
+): void {
+  if (firstNaN(dtype, bytes) === -1) return;
+  throw new CheckpointError(
+    `Cannot ${doing} ${quote(name)}: it holds NaN. The checkpoint is damaged, or was saved by a ` +
+      "training that failed; get it again.",
+    { tensor: name },
+  );
 }

@@ -1,13 +1,15 @@
 /**
- * An observer gathers a statistic of a linear's input while the windows of calibration pass by. Methods and schemes say which they need.
- * Implementations: observers/, each in its own file.
+ * An observer gathers a statistic of a linear's input while the windows of calibration pass by.
+ * Methods and schemes say which they need. Implementations: observers/, each in its own file.
  */
 import type { Scope, Tensor } from "./backend.ts";
 
 /** A statistic of the input of one step's linears. `R` is what is known in the end. */
 export interface Observer<R = unknown> {
   readonly name: string;
-  /** Bytes of device memory for inputs of this many channels and, of all windows together, tokens. */
+  /**
+   * Bytes of device memory for inputs of this many channels and, of all windows together, tokens.
+   */
   bytes(channels: number, tokens: number): number;
   /** Begin to observe. */
   open(options: ObserveOptions): Observation<R>;

@@ -1,6 +1,7 @@
 /**
- * Operations are data: a signature with named dimensions, a plain definition, and the WGSL that computes it.
- * Every kernel on every backend is tested against the definition (tests/conformance/backend.ts).
+ * Operations are data: a signature with named dimensions, a plain definition, and the WGSL that
+ * computes it. Every kernel on every backend is tested against the definition
+ * (tests/conformance/backend.ts).
  */
 import { BITS, type DType, elementCount, type Shape } from "./tensor.ts";
 
@@ -9,7 +10,8 @@ export type DeviceDType = "f32" | "bf16" | "f16" | "f8_e4m3" | "i8" | "u8" | "i3
 
 /**
  * A dtype, or several joined by `|`, and named dimensions: `"f32[T, C]"`, `"f32|bf16|f16[R, C]"`.
- * An argument with alternatives reaches WGSL as `array<u32>` and an `override <name>_dtype: u32` (see shaders/prelude.wgsl).
+ * An argument with alternatives reaches WGSL as `array<u32>` and an `override <name>_dtype: u32`
+ * (see shaders/prelude.wgsl).
  */
 export type Signature = `${string}[${string}]`;
 
@@ -20,8 +22,9 @@ export type Dims = Readonly<Record<string, number>>;
 export type Scalars = Readonly<Record<string, number>>;
 
 /**
- * What a definition sees. Arguments whose signature names `f32` among its alternatives, and inputs that offer only narrower
- * floats, arrive widened to Float32Array; `bf16`/`f16` outputs are Uint16Array and `f8_e4m3` outputs Uint8Array, as raw bits.
+ * What a definition sees. Arguments whose signature names `f32` among its alternatives, and inputs
+ * that offer only narrower floats, arrive widened to Float32Array; `bf16`/`f16` outputs are
+ * Uint16Array and `f8_e4m3` outputs Uint8Array, as raw bits.
  */
 export type OpArray =
   | Float32Array<ArrayBuffer>
@@ -42,15 +45,24 @@ export interface Op {
   readonly outputs: Readonly<Record<string, Signature>>;
   /** Scalars, in the order they follow the dimensions in the uniform block. */
   readonly scalars?: Readonly<Record<string, "u32" | "f32">>;
-  /** WGSL: group 0 holds inputs then outputs in declared order; group 1 binding 0 the dims in order of first appearance, then the scalars. */
+  /**
+   * WGSL: group 0 holds inputs then outputs in declared order; group 1 binding 0 the dims in order
+   * of first appearance, then the scalars.
+   */
   readonly wgsl: string;
   /** Workgroups to dispatch; a count over 65535 must be folded into y by the op. */
   workgroups(dims: Dims, scalars: Scalars): readonly [x: number, y: number, z: number];
-  /** Multiply-adds of a call, where dims do not tell them; work is handed to a GPU in pieces of about the same length. */
+  /**
+   * Multiply-adds of a call, where dims do not tell them; work is handed to a GPU in pieces of
+   * about the same length.
+   */
   work?(dims: Dims, scalars: Scalars): number;
   /** Why dims and scalars do not fit together, or `true`. */
   check?(dims: Dims, scalars: Scalars): true | string;
-  /** The definition: plain, in float64 where it matters, slow. `dtypes` tells what the tensors were before widening. */
+  /**
+   * The definition: plain, in float64 where it matters, slow. `dtypes` tells what the tensors were
+   * before widening.
+   */
   reference(arrays: Arrays, dims: Dims, scalars: Scalars, dtypes: DTypes): void;
 }
 
@@ -62,7 +74,10 @@ export function defineOp<const O extends Op>(op: O): O {
 /** The most workgroups WebGPU lets one dispatch have in one dimension (its default limit). */
 const MAX_WORKGROUPS = 65535;
 
-/** A one-dimensional count of workgroups as a dispatch: x, continued in y where the count is over 65535. */
+/**
+ * A one-dimensional count of workgroups as a dispatch: x, continued in y where the count is over
+ * 65535.
+ */
 export function fold(groups: number): readonly [x: number, y: number, z: number] {
   const y = Math.max(1, Math.ceil(groups / MAX_WORKGROUPS));
   return [Math.ceil(groups / y), y, 1];
@@ -106,9 +121,11 @@ export function dimNames(op: Op): string[] {
 }
 
 /**
- * Solve an op's dimensions from the tensors given. An argument with one dimension takes a tensor of any rank, flattened.
+ * Solve an op's dimensions from the tensors given. An argument with one dimension takes a tensor of
+ * any rank, flattened.
  *
- * @throws {TypeError} an argument is missing, unknown, or has another dtype or rank; a scalar is missing or unknown.
+ * @throws {TypeError} an argument is missing, unknown, or has another dtype or rank; a scalar is
+ * missing or unknown.
  * @throws {RangeError} two arguments disagree about a dimension, a scalar is no number of its type,
  * or `op.check` objects.
  */

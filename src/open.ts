@@ -1,4 +1,6 @@
-/** Opening what a person names: a checkpoint by path, on the Hub, or as `sample`; a device by name. */
+/**
+ * Opening what a person names: a checkpoint by path, on the Hub, or as `sample`; a device by name.
+ */
 import type { Backend } from "./backend.ts";
 import { openWasm } from "./backends/wasm/mod.ts";
 import { openWebgpu } from "./backends/webgpu/mod.ts";
@@ -23,8 +25,9 @@ export interface HubAccess extends HubClientOptions {
 }
 
 /**
- * Open a checkpoint: a `.safetensors` file, a folder of them, `sample` (the model that Sluice carries), or, with access to the Hub,
- * `org/name`, `org/name@revision` or its address there. What is there as a path is never looked for on the Hub.
+ * Open a checkpoint: a `.safetensors` file, a folder of them, `sample` (the model that Sluice
+ * carries), or, with access to the Hub, `org/name`, `org/name@revision` or its address there. What
+ * is there as a path is never looked for on the Hub.
  *
  * @throws {RequestError} there is nothing of that name, or nothing that Sluice reads.
  * @throws {CheckpointError} a file is not what its format demands.
@@ -51,14 +54,17 @@ export async function open(
   return await openCheckpoint(model, reading);
 }
 
-/** Whether a name can be of a repository: `org/name`. A single word is taken for a path, so that a slip of the pen asks nobody. */
+/**
+ * Whether a name can be of a repository: `org/name`. A single word is taken for a path, so that a
+ * slip of the pen asks nobody.
+ */
 export function isOnHub(model: string): boolean {
   return model.includes("/") && parseRepoSpec(model) !== undefined;
 }
 
 /**
- * Open a device. `auto` takes a real GPU if there is one and the CPU otherwise; a software adapter is used only when asked for
- * (`webgpu`), and reported.
+ * Open a device. `auto` takes a real GPU if there is one and the CPU otherwise; a software adapter
+ * is used only when asked for (`webgpu`), and reported.
  *
  * @throws {DeviceError} of kind `absent`: `webgpu` was asked for and there is no adapter.
  */

@@ -1,21 +1,23 @@
 /**
- * Publishing a checkpoint on the Hub: verify it, look at what is there, send its files, commit once, look again. Through `commitIter` of
- * `@huggingface/hub` without Xet, over our own requests and file bodies (src/publish/ says why). Nothing is ever deleted.
+ * Publishing a checkpoint on the Hub: verify it, look at what is there, send its files, commit
+ * once, look again. Through `commitIter` of `@huggingface/hub` without Xet, over our own requests
+ * and file bodies (src/publish/ says why). Nothing is ever deleted.
  */
 import { commitIter } from "@huggingface/hub";
 import type { Backend } from "./backend.ts";
-import { factsOfCheckpoint } from "./card_facts.ts";
+import { factsOfCheckpoint } from "./publish/card_facts.ts";
 import { CheckpointError, HubError, quote } from "./errors.ts";
 import { HubClient } from "./hub/client.ts";
 import type { RepoSpec } from "./hub/repo_spec.ts";
 import { type Disk, disk as machine, type DiskReader } from "./io/disk.ts";
-import { modelCard } from "./model_card.ts";
+import { modelCard } from "./publish/model_card.ts";
 import { FileBlob } from "./publish/file_blob.ts";
 import { checkPublish, type PlanOptions, planPublish, type PublishPlan } from "./publish/plan.ts";
 import { firstDifference, readFiles, readHead } from "./publish/remote.ts";
 import { createBranch, createRepo } from "./publish/repository.ts";
 import { Sender } from "./publish/sender.ts";
-import { type SentFile, Upload } from "./publish/upload_fetch.ts";
+import type { SentFile } from "./publish/sent_file.ts";
+import { Upload } from "./publish/upload_fetch.ts";
 import type { TensorSource } from "./source.ts";
 import { openCheckpoint } from "./sources/checkpoint.ts";
 import { verify, type VerifyReport } from "./verify.ts";
@@ -32,7 +34,10 @@ export type PublishEvent =
     readonly done: number;
     readonly total: number;
   }
-  /** Bytes of all files that the Hub has or that are on their way. Less than before when a try has failed. */
+  /**
+   * Bytes of all files that the Hub has or that are on their way. Less than before when a try has
+   * failed.
+   */
   | { readonly type: "uploading"; readonly done: number; readonly total: number }
   | { readonly type: "committing" }
   | { readonly type: "published"; readonly report: PublishReport };
@@ -75,7 +80,8 @@ const FRESH_STARTS = 2;
  *
  * @throws {RequestError} see `planPublish`.
  * @throws {CheckpointError} it does not verify, or changed since.
- * @throws {HubError} the Hub refuses it or could not be reached; nothing of it can be seen there then, but perhaps an empty repository.
+ * @throws {HubError} the Hub refuses it or could not be reached; nothing of it can be seen there
+ * then, but perhaps an empty repository.
  */
 export async function publish(
   folder: string,

@@ -1,6 +1,7 @@
 /**
- * What is asked: ordered rules from name patterns to a scheme and a method, what to leave alone, the format. A recipe is JSON or
- * YAML, or a command line, whose flags make a recipe of one rule. Nothing here looks at a checkpoint.
+ * What is asked: ordered rules from name patterns to a scheme and a method, what to leave alone,
+ * the format. A recipe is JSON or YAML, or a command line, whose flags make a recipe of one rule.
+ * Nothing here looks at a checkpoint.
  */
 import picomatch from "picomatch";
 import { parse as parseYaml } from "yaml";
@@ -18,16 +19,18 @@ import { SCHEME_OPTIONS, schemeNames } from "./schemes/options.ts";
 /** One rule. */
 export interface Rule {
   /**
-   * `re:` and a regular expression that matches from the start of the name (as Python's `re.match`, the rule of
-   * compressed-tensors), or a glob; tried on the tensor's name and on its module path (without `.weight`).
-   * Absent: every linear weight that is quantized by default.
+   * `re:` and a regular expression that matches from the start of the name (as Python's `re.match`,
+   * the rule of compressed-tensors), or a glob; tried on the tensor's name and on its module path
+   * (without `.weight`). Absent: every linear weight that is quantized by default.
    */
   readonly match?: string;
   /** A scheme's name (`W4A16`, `NF4`, …) or `none`. */
   readonly scheme: string;
   /** Methods joined by `+`, of which the last chooses codes, or `auto`. */
   readonly method: string;
-  /** Values of {@linkcode RULE_OPTIONS}, by option name; defaults filled in where an option has one. */
+  /**
+   * Values of {@linkcode RULE_OPTIONS}, by option name; defaults filled in where an option has one.
+   */
   readonly options: OptionValues;
 }
 
@@ -41,11 +44,17 @@ export interface Recipe {
   readonly format?: string;
   /** Bytes of the largest output shard, header not counted. */
   readonly maxShardSize: number;
-  /** Whose hidden states calibration sees: those that the quantized blocks before give, or the original's. */
+  /**
+   * Whose hidden states calibration sees: those that the quantized blocks before give, or the
+   * original's.
+   */
   readonly calibrateOn: "quantized" | "float";
   /** Whether each linear's target is moved so that it repairs errors of the blocks before it. */
   readonly propagate: boolean;
-  /** The share of activations that are no outliers, which makes the threshold of LLM_INT8 (`outlierThreshold`); absent: the rules say it. */
+  /**
+   * The share of activations that are no outliers, which makes the threshold of LLM_INT8
+   * (`outlierThreshold`); absent: the rules say it.
+   */
   readonly outlierQuantile?: number;
 }
 
@@ -211,8 +220,9 @@ function checkOutliers(rules: readonly Rule[]): void {
 }
 
 /**
- * Read a recipe from JSON or YAML. Keys are option names with underscores; `rules` is a list of objects with `match` and the
- * same keys; top-level scheme keys make the last rule, for every linear weight that no rule before it matched.
+ * Read a recipe from JSON or YAML. Keys are option names with underscores; `rules` is a list of
+ * objects with `match` and the same keys; top-level scheme keys make the last rule, for every
+ * linear weight that no rule before it matched.
  *
  * @example
  * ```yaml

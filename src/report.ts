@@ -25,14 +25,23 @@ export interface CalibrationFacts {
   readonly damping?: number;
   /** The exponent or strength with which scales were moved; absent: none were. */
   readonly strength?: number;
-  /** The scale of activations that was fixed; absent: each token has its own, or they are not rounded. */
+  /**
+   * The scale of activations that was fixed; absent: each token has its own, or they are not
+   * rounded.
+   */
   readonly inputScale?: number;
   /** GPTQ's loss, Σ e²/2 over all rows, per token. */
   readonly loss?: number;
-  /** What the loss should be if errors were spread evenly, and what it is at most where nothing is clipped; of int grids, with metrics. */
+  /**
+   * What the loss should be if errors were spread evenly, and what it is at most where nothing is
+   * clipped; of int grids, with metrics.
+   */
   readonly expectedLoss?: number;
   readonly lossBound?: number;
-  /** tr(E·H·Eᵀ) / tr(W·H·Wᵀ): the share of the output, squared, that is error; with metrics, where the Gram matrix H was gathered. */
+  /**
+   * tr(E·H·Eᵀ) / tr(W·H·Wᵀ): the share of the output, squared, that is error; with metrics, where
+   * the Gram matrix H was gathered.
+   */
   readonly outputError?: number;
   /** Why the weight was rounded to nearest instead. */
   readonly fallback?: string;
@@ -51,18 +60,41 @@ export type Event =
   }
   | { readonly type: "quantized"; readonly tensor: TensorReport; readonly bytes: number }
   | { readonly type: "copied"; readonly name: string; readonly bytes: number }
-  /** Windows are going through a block: `done` of `total` steps of windows, of the whole evaluation and calibration. */
+  /**
+   * Windows are going through a block: `done` of `total` steps of windows, of the whole evaluation
+   * and calibration.
+   */
   | {
     readonly type: "advanced";
     readonly block: string;
     readonly done: number;
     readonly total: number;
   }
-  /** Something a user should know that stops nothing: a smaller slice, a spill to disk, a device that is software. */
+  /**
+   * Something a user should know that stops nothing: a smaller slice, a spill to disk, a device
+   * that is software.
+   */
   | { readonly type: "warning"; readonly code: string; readonly message: string }
   | { readonly type: "committed"; readonly path: string; readonly bytes: number }
   | { readonly type: "scored"; readonly scores: Readonly<Record<string, Score>> }
   | { readonly type: "finished"; readonly seconds: number; readonly peakBytes: number };
+
+/** What was warned of. */
+export type Warning = Pick<Extract<Event, { type: "warning" }>, "code" | "message">;
+
+/** What text windows are of. */
+export interface TextFacts {
+  /** Its name: `sample`, a dataset, or a file without its folder. */
+  readonly corpus: string;
+  /** Windows the whole text has. */
+  readonly available: number;
+  /** What drew the windows; undefined: they are the first of the text. */
+  readonly seed?: number | undefined;
+  /**
+   * SHA-256, in hex, of the windows' tokens one after another, each 32 bits, the low byte first.
+   */
+  readonly sha256: string;
+}
 
 /** Receives events. */
 export type Reporter = (event: Event) => void;

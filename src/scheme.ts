@@ -1,7 +1,7 @@
 /**
- * A scheme is a set of representable values: how many bits, which grid, how many weights share a scale, and what the runtime
- * does to activations. It says nothing of how codes are chosen (method.ts) or named and packed on disk (format.ts).
- * The kinds are in schemes/.
+ * A scheme is a set of representable values: how many bits, which grid, how many weights share a
+ * scale, and what the runtime does to activations. It says nothing of how codes are chosen
+ * (method.ts) or named and packed on disk (format.ts). The kinds are in schemes/.
  */
 import type { Scope, Tensor } from "./backend.ts";
 import type { Observer, Statistics } from "./observer.ts";
@@ -15,7 +15,10 @@ export type Strategy =
   | { readonly kind: "group"; readonly size: number }
   | { readonly kind: "block"; readonly rows: number; readonly columns: number };
 
-/** Rows and columns of the tiles of a weight that share one scale; tiles at the lower and right edges may be smaller. */
+/**
+ * Rows and columns of the tiles of a weight that share one scale; tiles at the lower and right
+ * edges may be smaller.
+ */
 export function tileOf(strategy: Strategy, shape: Shape): readonly [rows: number, columns: number] {
   const [rows, columns] = matrixShape(shape);
   switch (strategy.kind) {
@@ -37,7 +40,10 @@ export function scaleShape(strategy: Strategy, shape: Shape): readonly [a: numbe
   return [Math.ceil(rows / tileRows), Math.ceil(columns / tileColumns)];
 }
 
-/** The fewest rows of a weight that hold whole blocks of its flattened elements; at most all of them. */
+/**
+ * The fewest rows of a weight that hold whole blocks of its flattened elements; at most all of
+ * them.
+ */
 export function blockRowStep(block: number, shape: Shape): number {
   const [rows, columns] = matrixShape(shape);
   let step = 1;
@@ -46,8 +52,9 @@ export function blockRowStep(block: number, shape: Shape): number {
 }
 
 /**
- * What the runtime does to a linear's input: nothing; rounding to int8 or fp8 E4M3 by a scale that each token has of its own; or (`static`) by one
- * scale for all of them, symmetric, that calibration fixed and the checkpoint holds.
+ * What the runtime does to a linear's input: nothing; rounding to int8 or fp8 E4M3 by a scale that
+ * each token has of its own; or (`static`) by one scale for all of them, symmetric, that
+ * calibration fixed and the checkpoint holds.
  */
 export type Activations = "none" | "int8" | "int8-static" | "fp8" | "fp8-static";
 
@@ -55,10 +62,10 @@ export type Activations = "none" | "int8" | "int8-static" | "fp8" | "fp8-static"
 export type ScaleDType = "f32" | "bf16" | "f16";
 
 /**
- * Integers of 2 to 8 bits. Grids (reference: algorithms of GPTQ and compressed-tensors):
- * `full` — scale = 2·absmax/(2^b − 1), codes −2^(b−1) … 2^(b−1)−1 (the "7.5" grid);
- * `restricted` — scale = absmax/(2^(b−1) − 1), codes ±(2^(b−1)−1);
- * `affine` — scale = (max − min)/(2^b − 1) over a range that includes 0, with an integer zero point.
+ * Integers of 2 to 8 bits. Grids (reference: algorithms of GPTQ and compressed-tensors): `full` —
+ * scale = 2·absmax/(2^b − 1), codes −2^(b−1) … 2^(b−1)−1 (the "7.5" grid); `restricted` — scale =
+ * absmax/(2^(b−1) − 1), codes ±(2^(b−1)−1); `affine` — scale = (max − min)/(2^b − 1) over a range
+ * that includes 0, with an integer zero point.
  */
 export interface IntScheme {
   readonly kind: "int";
@@ -69,7 +76,10 @@ export interface IntScheme {
   readonly activations: "none" | "int8" | "int8-static";
 }
 
-/** Sixteen fixed levels times an absmax per block of the flattened weight (bitsandbytes; QLoRA, arXiv 2305.14314). */
+/**
+ * Sixteen fixed levels times an absmax per block of the flattened weight (bitsandbytes; QLoRA,
+ * arXiv 2305.14314).
+ */
 export interface CodebookScheme {
   readonly kind: "nf4" | "fp4";
   /** Weights that share an absmax: 32 … 4096, a power of two. */
@@ -86,10 +96,16 @@ export interface Fp8Scheme {
   readonly activations: "none" | "fp8" | "fp8-static";
 }
 
-/** LLM.int8() (arXiv 2208.07339): row-wise int8 weights; activations int8 per token but for outlier columns, which stay float. */
+/**
+ * LLM.int8() (arXiv 2208.07339): row-wise int8 weights; activations int8 per token but for outlier
+ * columns, which stay float.
+ */
 export interface LlmInt8Scheme {
   readonly kind: "llm_int8";
-  /** A column of the activations is an outlier when one of its values reaches this magnitude; 0 means none is. */
+  /**
+   * A column of the activations is an outlier when one of its values reaches this magnitude; 0
+   * means none is.
+   */
   readonly threshold: number;
 }
 
@@ -102,10 +118,11 @@ export interface CastScheme {
 export type Scheme = IntScheme | CodebookScheme | Fp8Scheme | LlmInt8Scheme | CastScheme;
 
 /**
- * A quantized weight on a device, before a format has packed it, or after it was unpacked. Tensors by kind:
- * int — `codes` i8[R, C], `scale` f32[A, B], `zero` i8[A, B] (0 where symmetric);
- * nf4, fp4 — `codes` u8[ceil(N/2)], `absmax` f32[ceil(N/block)];
- * fp8 — `codes` f8_e4m3[R, C], `scale` f32[A, B]; both with static activations also `input_scale` f32[1, 1]; llm_int8 — `codes` i8[R, C], `absmax` f32[R, 1]; cast — `weight`.
+ * A quantized weight on a device, before a format has packed it, or after it was unpacked. Tensors
+ * by kind: int — `codes` i8[R, C], `scale` f32[A, B], `zero` i8[A, B] (0 where symmetric); nf4, fp4
+ * — `codes` u8[ceil(N/2)], `absmax` f32[ceil(N/block)]; fp8 — `codes` f8_e4m3[R, C], `scale` f32[A,
+ * B]; both with static activations also `input_scale` f32[1, 1]; llm_int8 — `codes` i8[R, C],
+ * `absmax` f32[R, 1]; cast — `weight`.
  */
 export interface Quantized {
   readonly scheme: Scheme;
@@ -114,7 +131,10 @@ export interface Quantized {
   readonly tensors: Readonly<Record<string, Tensor>>;
 }
 
-/** How scales are found: min-max, the p-norm search with exponent 2.4 (GPTQ's "mse"), or min‖W − S·Ŵ‖². */
+/**
+ * How scales are found: min-max, the p-norm search with exponent 2.4 (GPTQ's "mse"), or min‖W −
+ * S·Ŵ‖².
+ */
 export type ScaleSearch = "minmax" | "mse" | "frobenius";
 
 /** How the scales of a weight are found, and where they are put. */
@@ -124,11 +144,17 @@ export interface ScaleOptions {
   readonly search: ScaleSearch;
   /** f32[C]: how much an error in each column counts in a search; all alike when absent. */
   readonly importance?: Tensor;
-  /** A search may give symmetric int grids scales of either sign, so that the largest weight meets the lowest code (−2^(b−1)). */
+  /**
+   * A search may give symmetric int grids scales of either sign, so that the largest weight meets
+   * the lowest code (−2^(b−1)).
+   */
   readonly signed?: boolean;
 }
 
-/** The values a weight's elements may take, as `gptq_block` reads them: tiles that share a scale, and which grid is scaled. */
+/**
+ * The values a weight's elements may take, as `gptq_block` reads them: tiles that share a scale,
+ * and which grid is scaled.
+ */
 export interface ValueGrid {
   /** f32[A, B]; the absmax of a block for codebooks. */
   readonly scale: Tensor;
@@ -169,38 +195,63 @@ export interface ValueChoice<S extends Scheme = Scheme> {
 
 /** A scale for a linear's input that is fixed before the model runs. */
 export interface InputScale<S extends Scheme = Scheme> {
-  /** What must be seen of the input as the linear gets it, after all scales were moved; undefined where this scheme fixes nothing. */
+  /**
+   * What must be seen of the input as the linear gets it, after all scales were moved; undefined
+   * where this scheme fixes nothing.
+   */
   observer(scheme: S, options: OptionValues): Observer | undefined;
-  /** The scale by what was seen, rounded to the dtype it is stored in; infinite where the input holds NaN or infinity. */
+  /**
+   * The scale by what was seen, rounded to the dtype it is stored in; infinite where the input
+   * holds NaN or infinity.
+   */
   find(scheme: S, statistics: Statistics, options: OptionValues): number;
 }
 
-/** What is known about one kind of scheme. Implementations are in schemes/, listed in schemes/mod.ts. */
+/**
+ * What is known about one kind of scheme. Implementations are in schemes/, listed in
+ * schemes/mod.ts.
+ */
 export interface SchemeKind<S extends Scheme = Scheme> {
   readonly kinds: readonly S["kind"][];
   /** As a person would say it: `int4, groups of 64, symmetric`. */
   label(scheme: S): string;
   /** Why this weight cannot take this scheme (naming what would do), or `true`. */
   check(scheme: S, shape: Shape): true | string;
-  /** Rows that must be quantized together; a slice of a weight has a multiple of it, or all rows. */
+  /**
+   * Rows that must be quantized together; a slice of a weight has a multiple of it, or all rows.
+   */
   rowStep(scheme: S, shape: Shape): number;
-  /** Bytes of device memory that `quantize` of this many rows allocates, the weight itself not counted. */
+  /**
+   * Bytes of device memory that `quantize` of this many rows allocates, the weight itself not
+   * counted.
+   */
   workBytes(scheme: S, rows: number, columns: number): number;
   /**
    * Bytes of device memory of what `quantize` gives: codes, scales and what else belongs to them.
    */
   codeBytes(scheme: S, rows: number, columns: number): number;
-  /** Bytes of the runtime scratch that one `linear` of this weight allocates beside the quantized tensors. */
+  /**
+   * Bytes of the runtime scratch that one `linear` of this weight allocates beside the quantized
+   * tensors.
+   */
   linearBytes(scheme: S, shape: Shape, tokens: number): number;
   /** Round to nearest. `weight` is f32|bf16|f16[R, C]. */
   quantize(scheme: S, weight: Tensor, options: ScaleOptions): Quantized;
-  /** What a method needs that chooses values itself (GPTQ); absent where there is nothing to choose. */
+  /**
+   * What a method needs that chooses values itself (GPTQ); absent where there is nothing to choose.
+   */
   readonly choice?: ValueChoice<S>;
-  /** How a scale for its input is found; absent where activations are never rounded by one that is fixed. */
+  /**
+   * How a scale for its input is found; absent where activations are never rounded by one that is
+   * fixed.
+   */
   readonly inputScale?: InputScale<S>;
   /** The values the codes stand for: f32[R, C], in `scope`. */
   dequantize(quantized: Quantized, scope: Scope): Tensor;
-  /** y[:, column … column+R) = the product the runtime would compute of x f32[T, C] and the weight; y is f32[T, Y]. */
+  /**
+   * y[:, column … column+R) = the product the runtime would compute of x f32[T, C] and the weight;
+   * y is f32[T, Y].
+   */
   linear(
     quantized: Quantized,
     x: Tensor,

@@ -1,6 +1,9 @@
 /** Where an output goes. Nothing is visible under its final name until everything is committed. */
 
-/** A place that takes files whose sizes are known before their bytes. Implementation: sinks/folder.ts. */
+/**
+ * A place that takes files whose sizes are known before their bytes. Implementation:
+ * sinks/folder.ts.
+ */
 export interface Sink extends AsyncDisposable {
   /** Where it is, as a person wrote it. */
   readonly label: string;
@@ -10,7 +13,10 @@ export interface Sink extends AsyncDisposable {
    * @throws {SpaceError} the disk has no room, or the file cannot be made.
    */
   create(path: string, size: number): Promise<SinkFile>;
-  /** Make all committed files visible under their final names at once. Disposing without this leaves nothing behind. */
+  /**
+   * Make all committed files visible under their final names at once. Disposing without this leaves
+   * nothing behind.
+   */
   commit(): Promise<void>;
 }
 

@@ -1,4 +1,7 @@
-/** A checkpoint that can be read a piece at a time. Implementations: sources/checkpoint.ts (a file or a folder), sources/hub.ts. */
+/**
+ * A checkpoint that can be read a piece at a time. Implementations: sources/checkpoint.ts (a file
+ * or a folder), sources/hub.ts.
+ */
 import type { TensorInfo } from "./tensor.ts";
 
 /** A file beside the weights: a tokenizer, a template, a licence. */
@@ -44,21 +47,28 @@ export interface TensorSource extends AsyncDisposable {
    * @throws {HubError} the Hub does not give them.
    */
   read(name: string, rows?: Rows): Promise<Uint8Array<ArrayBuffer>>;
-  /** Text of a file that Sluice writes anew instead of carrying it along (`quantize_config.json`), if it is there. */
+  /**
+   * Text of a file that Sluice writes anew instead of carrying it along (`quantize_config.json`),
+   * if it is there.
+   */
   readSettings?(path: string): Promise<string | undefined>;
   /** All bytes of one of `files`. */
   readFile(path: string): Promise<Uint8Array<ArrayBuffer>>;
   /**
-   * Told the order of the calls of `read` to come, a source may fetch ahead. Calls may be slices of a reading, and others may come between
-   * them. A second order replaces what is left of the first.
+   * Told the order of the calls of `read` to come, a source may fetch ahead. Calls may be slices of
+   * a reading, and others may come between them. A second order replaces what is left of the first.
    */
   schedule?(order: readonly Reading[]): void;
   /** Memory it holds beside the bytes it gave out: buffers of downloads on their way. */
   readonly bufferBytes?: number;
-  /** The checkpoint's own model card (README.md), if it has one: licence and language are carried over from it. */
+  /**
+   * The checkpoint's own model card (README.md), if it has one: licence and language are carried
+   * over from it.
+   */
   modelCard?(): Promise<string | undefined>;
   /**
-   * Resolves when every byte that was given out has been checked, where it can be. To be awaited before an output is committed.
+   * Resolves when every byte that was given out has been checked, where it can be. To be awaited
+   * before an output is committed.
    *
    * @throws {HubError} bytes were not what the repository promises.
    */

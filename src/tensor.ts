@@ -1,8 +1,10 @@
 /**
- * What a tensor is before one of its bytes is read: a dtype, a shape, a name. Nothing here allocates.
+ * What a tensor is before one of its bytes is read: a dtype, a shape, a name. Nothing here
+ * allocates.
  *
- * Dimension letters used in every shape comment of this project: `T` tokens, `C` input channels (columns of a weight),
- * `R` output rows of a weight, `G` group size, `A`×`B` tiles of a weight that share one scale, `N` elements, `V` vocabulary.
+ * Dimension letters used in every shape comment of this project: `T` tokens, `C` input channels
+ * (columns of a weight), `R` output rows of a weight, `G` group size, `A`×`B` tiles of a weight
+ * that share one scale, `N` elements, `V` vocabulary.
  */
 
 /** Bits per element of every dtype of the safetensors format (its `Dtype` enum, version 0.8.0). */
@@ -31,8 +33,18 @@ export const BITS = {
   u64: 64,
 } as const;
 
-/** The name of an element type, in lower case; safetensors headers hold the same names in capitals. */
+/**
+ * The name of an element type, in lower case; safetensors headers hold the same names in capitals.
+ */
 export type DType = keyof typeof BITS;
+
+/** A float dtype that weights have. */
+export type FloatDType = "f32" | "bf16" | "f16";
+
+/** Whether a dtype is one that weights have. */
+export function isFloat(dtype: string): dtype is FloatDType {
+  return dtype === "f32" || dtype === "bf16" || dtype === "f16";
+}
 
 /** Sizes of the dimensions, outermost first; `[]` is a scalar. */
 export type Shape = readonly number[];
@@ -54,7 +66,10 @@ export function byteLength({ dtype, shape }: Pick<TensorInfo, "dtype" | "shape">
   return elementCount(shape) * BITS[dtype] / 8;
 }
 
-/** A weight seen as a matrix: `[R, C]` with `R` the first dimension and `C` the product of the others (a convolution's `[O, I·kh·kw]`). */
+/**
+ * A weight seen as a matrix: `[R, C]` with `R` the first dimension and `C` the product of the
+ * others (a convolution's `[O, I·kh·kw]`).
+ */
 export function matrixShape(shape: Shape): readonly [rows: number, columns: number] {
   const [rows = 1, ...rest] = shape;
   return [rows, elementCount(rest)];

@@ -1,7 +1,10 @@
-/** AWQ: the scales it finds are the best of those it says it tries, by an independent reckoning; channels that must share one do. */
+/**
+ * AWQ: the scales it finds are the best of those it says it tries, by an independent reckoning;
+ * channels that must share one do.
+ */
 import assert from "node:assert/strict";
 import type { Backend, Scope, Tensor } from "../src/backend.ts";
-import type { ScalableWeight, Scaling } from "../src/method.ts";
+import type { SmoothableWeight, SmoothingScales } from "../src/method.ts";
 import { awq } from "../src/methods/awq.ts";
 import { rtn } from "../src/methods/rtn.ts";
 import { roundHalfEven } from "../src/number.ts";
@@ -38,7 +41,7 @@ function upload(values: Float32Array<ArrayBuffer>, columns: number, scope: Scope
 async function scale(
   x: Float32Array<ArrayBuffer>,
   { backend, shared }: { backend: Backend; shared?: Uint32Array },
-): Promise<Scaling | undefined> {
+): Promise<SmoothingScales | undefined> {
   using scope = backend.scope();
   const observation = gram.open({ channels: CHANNELS, tokens: x.length / CHANNELS, scope });
   await observation.add(upload(x, CHANNELS, scope));
@@ -46,7 +49,7 @@ async function scale(
     channels: CHANNELS,
     tokens: TOKENS,
   });
-  const weight: ScalableWeight = {
+  const weight: SmoothableWeight = {
     name: "w",
     rows: ROWS,
     scheme: SCHEME,
@@ -69,7 +72,7 @@ async function scale(
         report: () => {},
       }),
   };
-  return await awq.scale({
+  return await awq.smooth({
     weights: [weight],
     options: { "awq-rows": ROWS },
     statistics,

@@ -1,4 +1,7 @@
-/** Whole runs that calibrate: the same bytes whatever the device likes, no product twice, what is measured is what was written. */
+/**
+ * Whole runs that calibrate: the same bytes whatever the device likes, no product twice, what is
+ * measured is what was written.
+ */
 import assert from "node:assert/strict";
 import { openWasm } from "../src/backends/wasm/mod.ts";
 import { evaluate } from "../src/evaluate.ts";
@@ -70,7 +73,7 @@ for (const options of CHAINS) {
       );
     }
     const scaled = /^(awq|smoothquant)/.test(String(options.method ?? "awq"));
-    assert.equal(read.scaled.length > 0, scaled);
+    assert.equal(read.smoothed.length > 0, scaled);
     await Deno.remove(model, { recursive: true });
   });
 }
@@ -95,7 +98,8 @@ Deno.test("run() computes each product of a window with a weight once, and each 
   const options = { scheme: "W4A16", "group-size": 32, method: "gptq" };
   await quantize(model, options, { backend, into: into.path, calibration: CALIBRATION });
   const { length: windows } = CALIBRATION.windows;
-  // 7 linears in 2 blocks, in the original and in the quantized stream; nobody needs what the last quantized linear gives.
+  // 7 linears in 2 blocks, in the original and in the quantized stream; nobody needs what the last
+  // quantized linear gives.
   assert.equal(counts.products, windows * (2 * 7 * 2 - 1));
   assert.equal(counts.grams, windows * 4 * 2);
   await Deno.remove(model, { recursive: true });

@@ -1,7 +1,10 @@
-/** Chats made texts by a checkpoint's own template, as transformers does, and templates that must not be trusted. */
+/**
+ * Chats made texts by a checkpoint's own template, as transformers does, and templates that must
+ * not be trusted.
+ */
 import assert from "node:assert/strict";
-import { tokenize } from "../src/texts.ts";
-import { type ChatTemplateOptions, readChatTemplate } from "../src/chat_template.ts";
+import { tokenize } from "../src/corpora/texts.ts";
+import { type ChatTemplateOptions, readChatTemplate } from "../src/corpora/chat_template.ts";
 import type { Message } from "../src/corpora/messages.ts";
 import { CheckpointError, RequestError, UnsupportedError } from "../src/errors.ts";
 import type { Event } from "../src/report.ts";

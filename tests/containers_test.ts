@@ -1,4 +1,7 @@
-/** The safetensors container: what its writer makes is what the reference makes, and its reader takes exactly the format. */
+/**
+ * The safetensors container: what its writer makes is what the reference makes, and its reader
+ * takes exactly the format.
+ */
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import {
@@ -54,7 +57,8 @@ Deno.test("parseHeader() reads a golden file's dtypes, shapes and places", async
   assert.deepEqual(byName.get("shape.0")!.shape, []);
   assert.equal(byName.get("\u{1f600}")!.dtype, "i16");
   assert.equal(byName.get("packed.f4")!.dtype, "f4");
-  // The script fills each tensor with bytes that count up from a seed; the first tensor's seed is 1.
+  // The script fills each tensor with bytes that count up from a seed; the first tensor's seed is
+  // 1.
   const first = byName.get("z.1")!; // the third tensor made, seed 15
   assert.deepEqual(
     golden.subarray(first.begin, first.end),

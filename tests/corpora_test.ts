@@ -1,7 +1,10 @@
-/** Texts and chats from datasets of the Hub: how they are named, which files they are, and the protocols of papers. */
+/**
+ * Texts and chats from datasets of the Hub: how they are named, which files they are, and the
+ * protocols of papers.
+ */
 import assert from "node:assert/strict";
 import { gzipSync } from "node:zlib";
-import { readCorpus } from "../src/texts.ts";
+import { readCorpus } from "../src/corpora/texts.ts";
 import type { Corpus } from "../src/corpora/corpus.ts";
 import { findSplit } from "../src/corpora/dataset_files.ts";
 import { parseDatasetSpec } from "../src/corpora/dataset_spec.ts";

@@ -5,11 +5,13 @@
 import assert from "node:assert/strict";
 import { openWasm } from "../src/backends/wasm/mod.ts";
 import { UnsupportedError } from "../src/errors.ts";
+import type { DeviceLimits } from "../src/backend.ts";
 import { evaluate } from "../src/evaluate.ts";
-import type { SpillStore } from "../src/hidden_states.ts";
+import type { SpillStore } from "../src/forward/hidden_states.ts";
 import { disk } from "../src/io/disk.ts";
-import { outlierThreshold } from "../src/outliers.ts";
-import { type DeviceLimits, type Plan, plan, requestOf, type WindowsRequest } from "../src/plan.ts";
+import { outlierThreshold } from "../src/calibration/outliers.ts";
+import { type Plan, requestOf, type WindowsRequest } from "../src/plan/planned.ts";
+import { plan } from "../src/plan.ts";
 import { recipeFromOptions } from "../src/recipe.ts";
 import { run } from "../src/run.ts";
 import { openCheckpoint } from "../src/sources/checkpoint.ts";

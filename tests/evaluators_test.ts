@@ -1,4 +1,7 @@
-/** Perplexity and KL divergence: the evaluators against hand-made scores, and the scoring of a head against float64 softmax. */
+/**
+ * Perplexity and KL divergence: the evaluators against hand-made scores, and the scoring of a head
+ * against float64 softmax.
+ */
 import assert from "node:assert/strict";
 import type { Backend, Scope, Tensor } from "../src/backend.ts";
 import type { TokenScores } from "../src/evaluator.ts";
@@ -180,8 +183,9 @@ function direct({ windows, states, heads }: Toy): TokenScores {
 }
 
 /**
- * With u = 2^-24: a logit is a sum of C products, off by (C + 1)·u·Σ|x·w|, at most some 9u·20; an exponential, a sum of 101 terms and the
- * rescaling of slices add some 120u relatively; a GPU's exp may be off by 2^-21 or so at these sizes. 10^-4 holds it all with room.
+ * With u = 2^-24: a logit is a sum of C products, off by (C + 1)·u·Σ|x·w|, at most some 9u·20; an
+ * exponential, a sum of 101 terms and the rescaling of slices add some 120u relatively; a GPU's exp
+ * may be off by 2^-21 or so at these sizes. 10^-4 holds it all with room.
  */
 const TOLERANCE = 1e-4;
 

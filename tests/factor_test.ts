@@ -1,9 +1,12 @@
-/** The factor that GPTQ solves with: against its definition, in panels, damped, and where it cannot be had. */
+/**
+ * The factor that GPTQ solves with: against its definition, in panels, damped, and where it cannot
+ * be had.
+ */
 import assert from "node:assert/strict";
 import type { Backend } from "../src/backend.ts";
-import { importanceOf, isSound, makeFactor, soundFactor } from "../src/factor.ts";
+import { importanceOf, isSound, makeFactor, soundFactor } from "../src/linalg/factor.ts";
 import { gram } from "../src/observers/gram.ts";
-import type { Panels } from "../src/panels.ts";
+import type { Panels } from "../src/linalg/panels.ts";
 import { gaussian } from "./conformance/given.ts";
 import { counted } from "./counted.ts";
 import { onEveryBackend } from "./present.ts";

@@ -1,4 +1,7 @@
-/** The fake Hub does what it says: addresses, refusals, uploads, every fault. With plain fetch, and with the Hub's own client for JavaScript. */
+/**
+ * The fake Hub does what it says: addresses, refusals, uploads, every fault. With plain fetch, and
+ * with the Hub's own client for JavaScript.
+ */
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import {

@@ -1,4 +1,7 @@
-/** Formats: the conformance suite, bytes that the real libraries wrote, sections of config.json, and refusals. */
+/**
+ * Formats: the conformance suite, bytes that the real libraries wrote, sections of config.json, and
+ * refusals.
+ */
 import assert from "node:assert/strict";
 import { referenceBackend } from "../src/backends/reference.ts";
 import { CheckpointError, UnsupportedError } from "../src/errors.ts";
@@ -21,7 +24,8 @@ for (const format of FORMATS) {
   await onEveryBackend(
     `${format.name} gives every byte once, by slices as at once, and unpacks what it packed`,
     async (backend) => {
-      // A software GPU waits long for each read; what it runs is the same, so it gets a seventh of the cases.
+      // A software GPU waits long for each read; what it runs is the same, so it gets a seventh of
+      // the cases.
       let held = 0;
       for (const case_ of formatCases(format, backend.software ? 7 : 1)) {
         try {
@@ -161,8 +165,9 @@ Deno.test("a file that compressed-tensors wrote is recognized, and packing it ag
 });
 
 /**
- * Affine codes: the library rounds w/s + zero, we (as GPTQ does) w/s before adding zero, which is another code when w/s is half
- * way between two and zero is odd. So codes may differ, but then both stand for values as far from the weight.
+ * Affine codes: the library rounds w/s + zero, we (as GPTQ does) w/s before adding zero, which is
+ * another code when w/s is half way between two and zero is odd. So codes may differ, but then both
+ * stand for values as far from the weight.
  */
 async function checkTies(
   source: GoldenFile,
@@ -531,7 +536,8 @@ Deno.test("loaders are told apart by bits, group size and dimensions", () => {
   );
   assert.equal(shallow[0]!.opens, "no");
   assert.match(shallow[0]!.why, /zero points of "a\.weight", which has 8 outputs/);
-  // Falcon's layers are asked for weights before packed ones are there; those of whole bytes are there.
+  // Falcon's layers are asked for weights before packed ones are there; those of whole bytes are
+  // there.
   const falcon = { model_type: "falcon", architectures: ["FalconForCausalLM"] };
   const packed = (scheme: Scheme) =>
     compressedTensors.loaders(content([planned("a", scheme)], falcon))[0]!;

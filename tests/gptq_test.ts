@@ -1,4 +1,7 @@
-/** GPTQ against an independent float64 implementation, its golden fixture and its identities, and what it does where it cannot. */
+/**
+ * GPTQ against an independent float64 implementation, its golden fixture and its identities, and
+ * what it does where it cannot.
+ */
 import assert from "node:assert/strict";
 import type { Backend, Scope, Tensor } from "../src/backend.ts";
 import type { Rounded } from "../src/method.ts";
@@ -86,7 +89,8 @@ async function codesOf({ quantized }: Made, backend: Backend): Promise<Int8Array
   return new Int8Array(bytes!.buffer);
 }
 
-// reference: algorithms.md §6.12, a fixture computed by hand-written float64 code: 2 bits, affine, a scale per row, no order, 1 % damping.
+// reference: algorithms.md §6.12, a fixture computed by hand-written float64 code: 2 bits, affine,
+// a scale per row, no order, 1 % damping.
 const X = [
   ...[2, 1, 0, -1, 1, 1, 1, 0, -1, -2, 2, 1, 3, 2, -1, 0],
   ...[0, -1, 1, 2, 1, 1, 1, 1, 2, 2, 0, 1, -2, -1, 1, 0],
@@ -113,7 +117,10 @@ onEveryBackend("gptq() gives the codes and the loss of the golden fixture", asyn
   assert.ok(Math.abs(loss * 2 / 8 - 0.332018604) < 1e-6, `${loss}`);
 });
 
-/** GPTQ in float64, from the paper's text: H⁻¹ by elimination, its Cholesky factor, a column at a time. */
+/**
+ * GPTQ in float64, from the paper's text: H⁻¹ by elimination, its Cholesky factor, a column at a
+ * time.
+ */
 class Independent {
   readonly columns: number;
   readonly damped: Float64Array;

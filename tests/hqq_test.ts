@@ -1,4 +1,7 @@
-/** HQQ: better than the range, never worse than its rivals at 3 bits and below, rows apart, int only. */
+/**
+ * HQQ: better than the range, never worse than its rivals at 3 bits and below, rows apart, int
+ * only.
+ */
 import assert from "node:assert/strict";
 import type { Backend, Scope, Tensor } from "../src/backend.ts";
 import { hqq } from "../src/methods/hqq.ts";

@@ -1,4 +1,7 @@
-/** What tests of the Hub have in common: a small repository, a client that waits for nothing, a token whose every trace would be seen. */
+/**
+ * What tests of the Hub have in common: a small repository, a client that waits for nothing, a
+ * token whose every trace would be seen.
+ */
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { HubError } from "../src/errors.ts";
@@ -45,7 +48,10 @@ export function hasty(seed = SEED): Timing & { readonly waits: number[] } {
   };
 }
 
-/** Tensors of every dtype with bytes of no pattern: two shards of about `shardBytes`, with an index, a config and a tokenizer. */
+/**
+ * Tensors of every dtype with bytes of no pattern: two shards of about `shardBytes`, with an index,
+ * a config and a tokenizer.
+ */
 export function smallRepository(
   shardBytes: number,
 ): Readonly<Record<string, Uint8Array<ArrayBuffer> | string>> {
@@ -124,7 +130,10 @@ export interface ReadingOptions {
   readonly order?: (names: string[]) => string[];
 }
 
-/** Open `org/model`, read all of it as a run does, and look everywhere for the token and for files left behind. */
+/**
+ * Open `org/model`, read all of it as a run does, and look everywhere for the token and for files
+ * left behind.
+ */
 export async function readModel(hub: FakeHub, options: ReadingOptions = {}): Promise<Outcome> {
   const events: Event[] = [];
   const report = (event: Event) => void events.push(event);

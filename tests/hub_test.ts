@@ -1,4 +1,7 @@
-/** The client of the Hub: how repositories are named, what the environment says, what refusals mean, and where the token goes. */
+/**
+ * The client of the Hub: how repositories are named, what the environment says, what refusals mean,
+ * and where the token goes.
+ */
 import assert from "node:assert/strict";
 import { HubError, RequestError } from "../src/errors.ts";
 import { HubClient, type HubFile } from "../src/hub/client.ts";

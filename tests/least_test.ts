@@ -1,7 +1,7 @@
 /** What searches compare by: NaN and infinity win nothing. */
 import assert from "node:assert/strict";
 import fc from "fast-check";
-import { Least } from "../src/least.ts";
+import { Least } from "../src/ops/least.ts";
 
 Deno.test("the first of the least finite losses wins, whatever else was offered in whatever order", () => {
   const losses = fc.array(

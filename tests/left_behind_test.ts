@@ -7,7 +7,7 @@ import { fileURLToPath } from "node:url";
 import { type Disk, disk } from "../src/io/disk.ts";
 import { OWNER_FILE } from "../src/io/left_behind.ts";
 import { openTemporary, sweepTemporary } from "../src/io/temporary.ts";
-import { RECORD_FILE } from "../src/record.ts";
+import { RECORD_FILE } from "../src/io/names.ts";
 import type { Event } from "../src/report.ts";
 import { openFolderSink } from "../src/sinks/folder.ts";
 

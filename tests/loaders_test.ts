@@ -2,10 +2,10 @@
 import assert from "node:assert/strict";
 import type { Verdict } from "../src/format.ts";
 import { ARCHITECTURES } from "../src/formats/architectures.ts";
-import type { Plan } from "../src/plan.ts";
+import type { Plan } from "../src/plan/planned.ts";
 import { parseRecipe, recipeFromOptions } from "../src/recipe.ts";
 import type { TensorInfo } from "../src/tensor.ts";
-import { fates, planOf } from "./plan_given.ts";
+import { fates, planOf, tasksOf } from "./plan_given.ts";
 import { convolutionalTensors, TINY_CONFIG, tinyTensors } from "./tiny.ts";
 
 const tensor = (name: string, ...shape: number[]): TensorInfo => ({ name, dtype: "bf16", shape });
@@ -74,8 +74,60 @@ Deno.test("without a config no loader opens a quantized checkpoint, and of what 
   assert.equal(of("transformers", hostile).opens, "unknown");
 });
 
-Deno.test("matrices that are stored inputs by outputs are opened by no loader of quantized layers", async () => {
-  const config = { model_type: "gpt2", architectures: ["GPT2LMHeadModel"] };
+const GPT2_CONFIG = {
+  model_type: "gpt2",
+  architectures: ["GPT2LMHeadModel"],
+  vocab_size: 96,
+  n_positions: 32,
+  n_embd: 64,
+  n_layer: 1,
+  n_head: 4,
+};
+
+Deno.test("matrices of inputs by outputs are turned where the model is known, and some loaders open that", async () => {
+  const block = "transformer.h.0";
+  const tensors = [
+    ...GPT2,
+    tensor("transformer.wpe.weight", 32, 64),
+    tensor(`${block}.mlp.c_fc.weight`, 64, 256),
+    tensor(`${block}.mlp.c_fc.bias`, 256),
+    tensor(`${block}.mlp.c_proj.weight`, 256, 64),
+    tensor(`${block}.mlp.c_proj.bias`, 64),
+    ...[`${block}.ln_1`, `${block}.ln_2`, "transformer.ln_f"].flatMap((name) => [
+      tensor(`${name}.weight`, 64),
+      tensor(`${name}.bias`, 64),
+    ]),
+  ];
+  const verdict = async (options: Record<string, unknown>) => {
+    const made = await planOf(recipeFromOptions({ method: "rtn", ...options }), {
+      tensors,
+      config: GPT2_CONFIG,
+    });
+    return (loader: string) => of(loader, made);
+  };
+  for (const scheme of ["NF4", "LLM_INT8"]) {
+    const bitsandbytes = await verdict({ scheme });
+    assert.equal(bitsandbytes("transformers").opens, "yes", scheme);
+    assert.equal(bitsandbytes("vLLM").opens, "unknown", scheme);
+  }
+  for (const scheme of ["W4A16", "W4A16_ASYM", "W8A8", "FP8_DYNAMIC", "W8A16"]) {
+    const group = scheme.startsWith("W4") ? { "group-size": 32 } : {};
+    const made = await verdict({ scheme, ...group });
+    assert.equal(made("transformers").opens, "no", scheme);
+    assert.match(made("transformers").why, /Conv1D/);
+    assert.notEqual(made("vLLM").opens, "yes", scheme);
+    assert.notEqual(made("llama.cpp").opens, "yes", scheme);
+  }
+  for (const format of ["gptq", "awq"]) {
+    const made = await verdict({ scheme: "W4A16", "group-size": 32, format });
+    assert.equal(made("transformers").opens, "no", format);
+    assert.equal(made("GPTQModel").opens, "yes", format);
+  }
+});
+
+Deno.test("matrices of inputs by outputs in a model that nobody knows are opened by no loader", async () => {
+  // Its config describes tensors that are not there.
+  const config = GPT2_CONFIG;
   for (const scheme of ["W8A16", "FP8_DYNAMIC", "NF4", "LLM_INT8"]) {
     const made = await planOf(recipeFromOptions({ scheme }), { tensors: [...GPT2], config });
     for (const loader of ["transformers", "vLLM"]) {
@@ -88,7 +140,32 @@ Deno.test("matrices that are stored inputs by outputs are opened by no loader of
     tensors: [...GPT2],
     config,
   });
-  assert.deepEqual(plain.loaders.map(({ opens }) => opens), ["yes"]);
+  assert.deepEqual(plain.loaders.map(({ opens }) => opens), ["unknown"]);
+});
+
+Deno.test("a config that does not fit the tensors is told, and no loader is promised", async () => {
+  const misfits: readonly (readonly [Readonly<Record<string, unknown>>, RegExp])[] = [
+    [{ num_hidden_layers: 3 }, /describes a llama of 3 layers, but .* no tensor "model\.layers\.2/],
+    [{ num_hidden_layers: 1 }, /describes 1 layers, and "model\.layers\.1\./],
+    [
+      { vocab_size: 97 },
+      /"model\.embed_tokens\.weight" has shape \[96, 64\], .* implies \[97, 64\]/,
+    ],
+    [{ hidden_act: "xyz" }, /hidden_act/],
+    [{ rope_parameters: { rope_type: "weird", rope_theta: 1e4 } }, /rope_type/],
+  ];
+  for (const [change, says] of misfits) {
+    for (const format of ["compressed-tensors", "plain"]) {
+      const recipe = recipeFromOptions({ scheme: "W8A16", format });
+      const made = await planOf(recipe, { config: { ...TINY_CONFIG, ...change } });
+      const hopes = made.loaders.filter(({ opens }) => opens !== "no");
+      assert.ok(hopes.length > 0);
+      for (const { name, opens, why } of hopes) {
+        assert.equal(opens, "unknown", `${name} ${format} ${JSON.stringify(change)}`);
+        assert.match(why, says);
+      }
+    }
+  }
 });
 
 Deno.test("experts that transformers stacks while loading are told apart by how they are stored", async () => {
@@ -236,10 +313,8 @@ Deno.test("what bitsandbytes leaves alone gets the dtype that config.json announ
     });
     assert.equal(dtypes(made)[norm], "bf16", scheme);
     assert.equal(dtypes(made)[bias.name], "f32");
-    const step = made.blocks.flatMap(({ steps }) => steps).find(({ source }) =>
-      source.name === norm
-    )!;
-    assert.match("reason" in step.fate ? step.fate.reason : "", /want it in bf16/);
+    const task = tasksOf(made).find(({ source }) => source.name === norm)!;
+    assert.match("reason" in task ? task.reason : "", /want it in bf16/);
   }
   await assert.rejects(
     planOf(recipeFromOptions({ scheme: "NF4", method: "awq+gptq" }), {

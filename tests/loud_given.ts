@@ -1,4 +1,7 @@
-/** A Llama of two blocks some of whose channels are as loud as those of real models, quantized with calibration. */
+/**
+ * A Llama of two blocks some of whose channels are as loud as those of real models, quantized with
+ * calibration.
+ */
 import type { Backend } from "../src/backend.ts";
 import { bytesFrom, floatsFrom } from "../src/number.ts";
 import type { TensorSource } from "../src/source.ts";
@@ -12,7 +15,10 @@ export const CALIBRATION = { windows: tinyWindows(6, 20), stateBudget: 1e9 };
 /** Windows to measure on: others. */
 export const EVALUATION = { windows: tinyWindows(9, 16).slice(6), stateBudget: 1e9 };
 
-/** The model, in a folder that is gone in the end: its norms make channels 3 and 40 loud, and those from 44 on as `quiet` as is said. */
+/**
+ * The model, in a folder that is gone in the end: its norms make channels 3 and 40 loud, and those
+ * from 44 on as `quiet` as is said.
+ */
 export async function loudLlama(
   dtype: "f32" | "bf16" = "f32",
   { quiet = 1 } = {},

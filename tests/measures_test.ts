@@ -1,19 +1,24 @@
-/** What a run measures beside its metrics: the error of outputs, losses told before, distributions, phases; each against its definition in float64. */
+/**
+ * What a run measures beside its metrics: the error of outputs, losses told before, distributions,
+ * phases; each against its definition in float64.
+ */
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import type { Backend, Tensor } from "../src/backend.ts";
 import { referenceBackend } from "../src/backends/reference.ts";
 import { openWasm } from "../src/backends/wasm/mod.ts";
-import { CalibrationMeasure, weighScales } from "../src/calibration_measure.ts";
-import { CodeCounter, KEPT_BINS, reduceHistograms } from "../src/distribution.ts";
+import { CalibrationMeasure, weighScales } from "../src/calibration/output_error.ts";
+import { CodeCounter, KEPT_BINS, reduceHistograms } from "../src/metrics/distribution.ts";
 import { recognize } from "../src/formats/mod.ts";
 import { floatsFrom } from "../src/number.ts";
 import { type Observer, Statistics } from "../src/observer.ts";
-import { type Gram, gram } from "../src/observers/gram.ts";
-import { PhaseClock } from "../src/phases.ts";
+import type { Gram } from "../src/linalg/panels.ts";
+import { gram } from "../src/observers/gram.ts";
+import { Trace } from "../src/trace.ts";
 import { plan } from "../src/plan.ts";
 import { recipeFromOptions } from "../src/recipe.ts";
-import { run, type RunReport } from "../src/run.ts";
+import type { RunReport } from "../src/report/run_report.ts";
+import { run } from "../src/run.ts";
 import type { IntScheme, Scheme } from "../src/scheme.ts";
 import { schemeKind } from "../src/schemes/mod.ts";
 import { openFolderSink } from "../src/sinks/folder.ts";
@@ -292,7 +297,7 @@ Deno.test("phases nest, count what they did themselves, and add up to the whole"
   let now = 0;
   let [most, current] = [100, 90];
   const pass = (ms: number) => void (now += ms);
-  const clock = new PhaseClock({
+  const clock = new Trace({
     now: () => now,
     residentBytes: () => most,
     currentBytes: () => current,
@@ -313,7 +318,7 @@ Deno.test("phases nest, count what they did themselves, and add up to the whole"
   }));
   clock.enter(undefined);
   pass(7);
-  const { total, blocks } = clock.report();
+  const { total, blocks } = clock.phases();
   const seconds = (uses: Record<string, { seconds: number }>) =>
     Object.fromEntries(Object.entries(uses).map(([name, use]) => [name, use.seconds * 1000]));
   assert.deepEqual(seconds(total), { walk: 40, round: 40, measure: 20, other: 12 });

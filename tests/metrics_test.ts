@@ -38,7 +38,10 @@ async function gather(
   return errors.sums();
 }
 
-/** A bell-shaped weight with a few large values at its end, and itself rounded to multiples of `step`. */
+/**
+ * A bell-shaped weight with a few large values at its end, and itself rounded to multiples of
+ * `step`.
+ */
 function weights(step: number): {
   original: Float32Array<ArrayBuffer>;
   dequantized: Float32Array<ArrayBuffer>;
@@ -66,7 +69,8 @@ onEveryBackend("the metrics of a rounded weight equal their definitions", async 
     worst = Math.max(worst, Math.abs(w - q));
     peak = Math.max(peak, Math.abs(w));
   });
-  // A chunk's f32 sum of 4,096 terms of one sign is within 4,096 · 2^-24 of the truth, relatively; a decibel is ln(10)/10.
+  // A chunk's f32 sum of 4,096 terms of one sign is within 4,096 · 2^-24 of the truth, relatively;
+  // a decibel is ln(10)/10.
   const relative = 4096 * 2 ** -24;
   const decibels = 2 * relative * 10 / Math.LN10;
   close(compute("sqnr_db", sums), 10 * Math.log10(signal / noise), decibels);
@@ -121,8 +125,9 @@ onEveryBackend(
       assert.equal(cut.count, whole.count);
       assert.equal(cut.range, whole.range);
       close(cut.signal / whole.signal, 1, 2 * 4096 * 2 ** -24);
-      // A value may fall on the other side of an edge that is within 2^-23 · range of it; edges are 2 · range / BINS apart, so that
-      // happens to some BINS · 2^-23 of all values. Ten times as many would be no rounding.
+      // A value may fall on the other side of an edge that is within 2^-23 · range of it; edges are
+      // 2 · range / BINS apart, so that happens to some BINS · 2^-23 of all values. Ten times as
+      // many would be no rounding.
       const moved = cut.original.reduce((sum, n, bin) =>
         sum + Math.abs(n - whole.original[bin]!), 0) / 2;
       assert.ok(moved <= 10 * whole.count * BINS * 2 ** -23, `${moved} values moved`);

@@ -1,8 +1,11 @@
-/** Model cards: whole cards against golden text, front matter of others read without trust, and what both parsers of YAML make of it. */
+/**
+ * Model cards: whole cards against golden text, front matter of others read without trust, and what
+ * both parsers of YAML make of it.
+ */
 import assert from "node:assert/strict";
 import { parse } from "yaml";
-import { type CardFacts, modelCard } from "../src/model_card.ts";
-import { readSourceCard } from "../src/source_card.ts";
+import { type CardFacts, modelCard } from "../src/publish/model_card.ts";
+import { readSourceCard } from "../src/sources/source_card.ts";
 
 const SOURCE = `---
 library_name: transformers

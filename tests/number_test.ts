@@ -1,4 +1,6 @@
-/** Conversions between floats, checked exhaustively against the platform's own and against torch. */
+/**
+ * Conversions between floats, checked exhaustively against the platform's own and against torch.
+ */
 import assert from "node:assert/strict";
 import * as fc from "fast-check";
 import {

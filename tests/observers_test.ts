@@ -1,8 +1,11 @@
-/** Observers: each against its definition in float64 and, where PyTorch has the same, against what PyTorch's says; ranges found in histograms. */
+/**
+ * Observers: each against its definition in float64 and, where PyTorch has the same, against what
+ * PyTorch's says; ranges found in histograms.
+ */
 import assert from "node:assert/strict";
 import type { Backend, Scope, Tensor } from "../src/backend.ts";
 import { referenceBackend } from "../src/backends/reference.ts";
-import { rangeByError, rangeByPercentile, RANGES } from "../src/input_range.ts";
+import { rangeByError, rangeByPercentile, RANGES } from "../src/schemes/input_range.ts";
 import { e4m3ToF32 } from "../src/number.ts";
 import { type Observer, openObservations } from "../src/observer.ts";
 import { absmax } from "../src/observers/absmax.ts";
@@ -181,7 +184,8 @@ Deno.test("the histogram is PyTorch's, but for the bins, which hold the same val
   const theirs = goldenFloats("histogram.counts");
   const width = (high - low) / theirs.length;
   const width2 = 2 * ours.limit / BINS;
-  // PyTorch puts a bin's count into the middles of sixteenths when its range grows: each time by less than a bin.
+  // PyTorch puts a bin's count into the middles of sixteenths when its range grows: each time by
+  // less than a bin.
   const grown = 4 * width;
   const below = (x: number) =>
     theirs.reduce((n, c, i) => low + (i + 1) * width <= x ? n + c : n, 0);
@@ -264,7 +268,8 @@ Deno.test("ranges of inputs that are constant, or all 0, are what they are", asy
   const zeros = await histogramOf(new Float32Array(50));
   assert.deepEqual([rangeByError(zeros, INT8), rangeByPercentile(zeros, 99.99)], [0, 0]);
   const one = await histogramOf(new Float32Array(50).fill(-3));
-  // The lowest code is −128: a constant below 0 is met exactly by a range of 3·127.5/128 and by others.
+  // The lowest code is −128: a constant below 0 is met exactly by a range of 3·127.5/128 and by
+  // others.
   assert.ok(errorOf(new Array(50).fill(-3), rangeByError(one, INT8), INT8) < 50 * (3 / 127.5) ** 2);
   assert.ok(Math.abs(rangeByPercentile(one, 99.99) - 3) <= 2 * one.limit / BINS);
 });

@@ -1,8 +1,11 @@
-/** Definitions against numbers that are not ours: bitsandbytes, torch, and values worked out by hand. */
+/**
+ * Definitions against numbers that are not ours: bitsandbytes, torch, and values worked out by
+ * hand.
+ */
 import assert from "node:assert/strict";
 import type { Backend, Tensor } from "../src/backend.ts";
 import { referenceBackend } from "../src/backends/reference.ts";
-import { DYNAMIC_MAP, FP4_TABLE, NF4_TABLE } from "../src/codebook.ts";
+import { DYNAMIC_MAP, FP4_TABLE, NF4_TABLE } from "../src/ops/codebook.ts";
 import type { DeviceDType, Op, Scalars } from "../src/op.ts";
 import { attention } from "../src/ops/attention.ts";
 import { dequantize4bit } from "../src/ops/dequantize_4bit.ts";
@@ -73,7 +76,8 @@ for (const [kind, table] of [[0, NF4_TABLE], [1, FP4_TABLE]] as const) {
       absmax: ["f32", [6], absmax!],
       w: ["f32", [167]],
     }, { block: 32, kind });
-    // bitsandbytes keeps FP4's second zero as 0, which may be −0 times an absmax here; === does not tell them apart.
+    // bitsandbytes keeps FP4's second zero as 0, which may be −0 times an absmax here; === does not
+    // tell them apart.
     floatsOf(golden[name].values).forEach((value, i) => assert.ok(f32(w!)[i] === value));
     assert.equal(new Set(table).size, kind === 0 ? 16 : 15);
   });
@@ -204,7 +208,8 @@ Deno.test("search_params with signed scales meets the largest weight with the lo
 });
 
 Deno.test("pack_bits writes 3-bit codes lowest bit first, across words", async () => {
-  // Eleven fields of 3 bits: 0 1 2 3 4 5 6 7 0 1 | the tenth crosses into the second word's first bit.
+  // Eleven fields of 3 bits: 0 1 2 3 4 5 6 7 0 1 | the tenth crosses into the second word's first
+  // bit.
   const { packed } = await define(packBits, {
     codes: ["i8", [1, 11], Int8Array.of(-4, -3, -2, -1, 0, 1, 2, 3, -4, -3, 3)],
     packed: ["u32", [1, 2]],
@@ -225,13 +230,13 @@ Deno.test("rope turns the two halves of a head, and rms_norm gives rows of unit 
     cos: ["f32", [1, 1], quarter.cos],
     sin: ["f32", [1, 1], quarter.sin],
     x: ["f32", [1, 4], Float32Array.of(1, 2, 3, 4)],
-  });
+  }, { head_dim: 2, adjacent: 0 });
   assert.deepEqual(f32(x!), [-2, 1, -4, 3]);
   const { y } = await define(rmsNorm, {
     x: ["f32", [1, 2], Float32Array.of(3, 4)],
     weight: ["f32", [2], Float32Array.of(1, 2)],
     y: ["f32", [1, 2]],
-  }, { eps: 0 });
+  }, { eps: 0, plus: 0 });
   assert.deepEqual(f32(y!), [3 / Math.sqrt(12.5), 8 / Math.sqrt(12.5)].map(Math.fround));
 });
 
@@ -242,8 +247,9 @@ Deno.test("attention averages what it may see: causal, windowed, with shared hea
       q: ["f32", [4, 2], new Float32Array(8)],
       k: ["f32", [4, 1], Float32Array.of(5, -1, 2, 3)],
       v: ["f32", [4, 1], Float32Array.of(1, 3, 5, 7)],
+      bias: ["f32", [1, 1], new Float32Array(1)],
       o: ["f32", [4, 2]],
-    }, { head_dim: 1, window, scale: 1 });
+    }, { head_dim: 1, window, scale: 1, cap: 0, biased: 0 });
     return f32(o!);
   };
   assert.deepEqual(await run(0), [1, 1, 2, 2, 3, 3, 4, 4]);

@@ -1,17 +1,23 @@
-/** The threshold of outliers from data: against exact quantiles, from the library to the file that loaders read. */
+/**
+ * The threshold of outliers from data: against exact quantiles, from the library to the file that
+ * loaders read.
+ */
 import assert from "node:assert/strict";
-import type { Tensor } from "../src/backend.ts";
 import { referenceBackend } from "../src/backends/reference.ts";
 import { openWasm } from "../src/backends/wasm/mod.ts";
 import { RequestError, UnsupportedError } from "../src/errors.ts";
-import { type Forward, forwardBlock } from "../src/family.ts";
-import { outlierThreshold, withThreshold } from "../src/outliers.ts";
-import { modelOf, plan } from "../src/plan.ts";
+import { outlierThreshold, withThreshold } from "../src/calibration/outliers.ts";
+import { modelOf } from "../src/plan/model.ts";
+import { plan } from "../src/plan.ts";
 import { parseRecipe, recipeFromOptions } from "../src/recipe.ts";
 import { openCheckpoint } from "../src/sources/checkpoint.ts";
 import type { TensorSource } from "../src/source.ts";
-import { LoadedBlock, loadTable, originalWeights } from "../src/weights.ts";
-import { rotaryTables } from "../src/windows.ts";
+import { LoadedBlock } from "../src/forward/loaded_block.ts";
+import { ModelTables } from "../src/forward/tables.ts";
+import { walk, walkBlock } from "../src/forward/walk.ts";
+import { originalWeights } from "../src/forward/weights.ts";
+import { graphsOf } from "../src/graph/block_graph.ts";
+import { quantizeTasks } from "../src/plan/tasks.ts";
 import { inFolder, sluice } from "./cli/host.ts";
 import { convolutionalTensors, makeCheckpoint, TINY_CONFIG, tinyTensors } from "./tiny.ts";
 import { onEveryBackend } from "./present.ts";
@@ -38,38 +44,23 @@ async function magnitudes(source: TensorSource): Promise<Float32Array> {
   const model = modelOf(source);
   const weights = originalWeights(source);
   using scope = backend.scope();
-  const { cos, sin } = rotaryTables(model, { tokens: 24, scope });
-  const rows = { from: 0, to: model.vocabSize };
-  const [bytes] = await backend.read(await loadTable(model.embedding, weights, { scope, rows }));
-  const table = new Float32Array(bytes!.buffer);
+  const tables = new ModelTables(model, { tokens: 24, scope });
+  const table = new Float32Array((await source.read(model.embedding.table)).buffer);
   const seen: Float32Array[] = [];
   for (const ids of WINDOWS) {
-    let x: Tensor = scope.alloc("f32", [24, 64]);
+    let x = scope.alloc("f32", [24, 64]);
     const rows = [...ids].flatMap((id) => [...table.subarray(id * 64, (id + 1) * 64)]);
     backend.write(x, new Uint8Array(Float32Array.from(rows).buffer));
-    for (const block of model.blocks) {
-      const loaded = await LoadedBlock.load(block, weights, { scope });
-      const inputs: Tensor[] = [];
-      const forward: Forward = {
-        scope,
-        cos,
-        sin,
-        weight: (name) => loaded.weight(name),
-        linear(linear, input, into) {
-          // Those that share an input see it once.
-          if (/(q|o|gate|down)_proj/.test(linear.weight)) {
-            const copy = scope.alloc("f32", input.shape);
-            inputs.push(copy);
-            reads.push(backend.read(input).then(([bytes]) => backend.write(copy, bytes!)));
-          }
-          return loaded.linear(linear, input, into);
-        },
-      };
-      const reads: Promise<void>[] = [];
-      x = forwardBlock(block, x, forward);
-      await Promise.all(reads);
-      const read = await backend.read(...inputs);
-      seen.push(...read.map((bytes) => new Float32Array(bytes.buffer).map(Math.abs)));
+    for (const graph of graphsOf(model)) {
+      const tensors = await LoadedBlock.load(graph, weights, { scope });
+      const forward = { scope, tensors, tables };
+      for (const { at, input } of graph.stages) {
+        const given = [[graph.block.input, x]] as const;
+        const states = walk(graph, { from: 0, to: at }, { given, forward });
+        const [bytes] = await backend.read(states.get(input));
+        seen.push(new Float32Array(bytes!.buffer).map(Math.abs));
+      }
+      x = walkBlock(graph, x, forward);
     }
   }
   const all = new Float32Array(seen.reduce((n, { length }) => n + length, 0));
@@ -98,7 +89,8 @@ for (const gain of [1, 20, 400]) {
         });
         const right = sorted[Math.ceil(quantile * sorted.length) - 1]!;
         const step = right / 512 + 0.001;
-        // What a backend computes is off in the last places, and may be so across the edge of a bin.
+        // What a backend computes is off in the last places, and may be so across the edge of a
+        // bin.
         const slack = 1e-4 * right + 1e-5;
         assert.ok(
           found >= right - slack && found <= right + step + slack,
@@ -190,10 +182,8 @@ Deno.test("a recipe with a quantile must be settled before it is planned, and th
       (error) => error instanceof UnsupportedError && /must be found first/.test(error.message),
     );
     const work = plan(withThreshold(recipe, 4.25), source, { device });
-    const thresholds = work.blocks.flatMap(({ steps }) =>
-      steps.flatMap(({ fate }) =>
-        fate.kind === "quantize" && fate.scheme.kind === "llm_int8" ? [fate.scheme.threshold] : []
-      )
+    const thresholds = quantizeTasks(work.units).map(({ scheme }) =>
+      scheme.kind === "llm_int8" ? scheme.threshold : undefined
     );
     assert.deepEqual(thresholds, new Array(14).fill(4.25));
   } finally {

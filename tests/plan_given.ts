@@ -1,6 +1,9 @@
 /** Plans of small checkpoints, made from a list of tensors and a config. */
-import type { Budgets } from "../src/budget.ts";
-import { type DeviceLimits, type Plan, plan } from "../src/plan.ts";
+import type { DeviceLimits } from "../src/backend.ts";
+import type { Budgets } from "../src/plan/fit.ts";
+import type { TensorTask } from "../src/plan/tasks.ts";
+import type { Plan } from "../src/plan/planned.ts";
+import { plan } from "../src/plan.ts";
 import { openCheckpoint } from "../src/sources/checkpoint.ts";
 import type { TensorInfo } from "../src/tensor.ts";
 import { makeCheckpoint, TINY_CONFIG, tinyTensors } from "./tiny.ts";
@@ -47,12 +50,17 @@ export async function planOf(
   }
 }
 
-/** By tensor: the kind of its scheme, or of its fate where it has none. */
+/** What becomes of every tensor, unit after unit. */
+export function tasksOf({ units }: Plan): TensorTask[] {
+  return units.flatMap(({ tasks }) => tasks);
+}
+
+/** By tensor: the kind of its scheme, or what becomes of it where it has none. */
 export function fates(made: Plan): Record<string, string> {
   return Object.fromEntries(
-    made.blocks.flatMap(({ steps }) => steps).map(({ source, fate }) => [
-      source.name,
-      fate.kind === "quantize" ? fate.scheme.kind : fate.kind,
+    tasksOf(made).map((task) => [
+      task.source.name,
+      task.kind === "quantize" ? task.scheme.kind : task.kind,
     ]),
   );
 }

@@ -2,8 +2,10 @@
 import assert from "node:assert/strict";
 import { UnsupportedError } from "../src/errors.ts";
 import { openCheckpoint } from "../src/sources/checkpoint.ts";
-import { type Plan, plan } from "../src/plan.ts";
-import { DEVICE, fates, planOf } from "./plan_given.ts";
+import type { Plan } from "../src/plan/planned.ts";
+import { plan } from "../src/plan.ts";
+import { quantizeTasks } from "../src/plan/tasks.ts";
+import { DEVICE, fates, planOf, tasksOf } from "./plan_given.ts";
 import { parseRecipe, recipeFromOptions } from "../src/recipe.ts";
 import { parseOption } from "../src/option.ts";
 import { sizeToGive } from "../src/size.ts";
@@ -36,7 +38,7 @@ Deno.test("plan() quantizes the linears of a Llama's blocks and copies the rest"
 Deno.test("plan() lays out every output tensor without gap or overlap, and the sizes add up", async () => {
   const made = await planOf({ ...recipeFromOptions({ scheme: "NF4" }), maxShardSize: 20_000 });
   assert(made.files.length > 2);
-  const outputs = made.blocks.flatMap(({ steps }) => steps).flatMap(({ outputs }) => outputs);
+  const outputs = tasksOf(made).flatMap(({ outputs }) => outputs);
   const placed = made.files.flatMap(({ tensors }) => tensors);
   assert.deepEqual(placed.map(({ name }) => name).sort(), outputs.map(({ name }) => name).sort());
   for (const file of made.files) {
@@ -55,7 +57,7 @@ Deno.test("plan() lays out every output tensor without gap or overlap, and the s
   const files = made.files.reduce((n, { size }) => n + size, 0);
   assert.equal(made.totalBytes, files + made.sidecars.reduce((n, { size }) => n + size, 0));
   // The parts of one weight are in one file.
-  for (const { outputs } of made.blocks.flatMap(({ steps }) => steps)) {
+  for (const { outputs } of tasksOf(made)) {
     assert.equal(new Set(outputs.map(({ name }) => map[name])).size, outputs.length === 0 ? 0 : 1);
   }
 });
@@ -76,9 +78,8 @@ rules:
   const kinds = fates(made);
   assert.equal(kinds["model.layers.0.mlp.down_proj.weight"], "copy");
   const scheme = (name: string) => {
-    const fate =
-      made.blocks.flatMap(({ steps }) => steps).find(({ source }) => source.name === name)!.fate;
-    return fate.kind === "quantize" && fate.scheme.kind === "int" ? fate.scheme : undefined;
+    const task = tasksOf(made).find(({ source }) => source.name === name)!;
+    return task.kind === "quantize" && task.scheme.kind === "int" ? task.scheme : undefined;
   };
   assert.equal(scheme("model.layers.1.mlp.down_proj.weight")?.bits, 8);
   assert.deepEqual(scheme("model.layers.1.self_attn.q_proj.weight")?.strategy, {
@@ -92,15 +93,13 @@ Deno.test("plan() drops rotary frequencies of old checkpoints, and says why", as
   const made = await planOf(recipeFromOptions({ scheme: "W8A16" }), {
     tensors: [...tinyTensors(), { name, dtype: "f32", shape: [8] }],
   });
-  const step = made.blocks.flatMap(({ steps }) => steps).find(({ source }) =>
-    source.name === name
-  )!;
-  assert.equal(step.fate.kind, "drop");
-  assert.match(step.fate.kind === "drop" ? step.fate.reason : "", /computes from config\.json/);
-  assert.deepEqual(step.outputs, []);
+  const task = tasksOf(made).find(({ source }) => source.name === name)!;
+  assert.equal(task.kind, "drop");
+  assert.match(task.kind === "drop" ? task.reason : "", /computes from config\.json/);
+  assert.deepEqual(task.outputs, []);
 });
 
-Deno.test("plan() needs no model for what needs no forward pass: classifiers, base models, and 4 bits with a warning", async () => {
+Deno.test("plan() calibrates classifiers and base models, and needs no model for what needs no forward pass", async () => {
   const classifier = [
     ...tinyTensors("bf16", { tied: true }),
     { name: "score.weight", dtype: "bf16", shape: [3, 64] } as const,
@@ -112,21 +111,28 @@ Deno.test("plan() needs no model for what needs no forward pass: classifiers, ba
   for (const tensors of [classifier, base]) {
     for (const scheme of ["NF4", "W8A16", "F32"]) {
       const made = await planOf(recipeFromOptions({ scheme }), { tensors });
-      assert.equal(made.model, undefined);
+      assert.equal(made.model?.head, undefined);
       assert.deepEqual(made.warnings, []);
       const linears = Object.entries(fates(made)).filter(([name]) => name.includes("_proj"));
       assert.equal(linears.filter(([, fate]) => fate === "copy").length, 0);
     }
-    const made = await planOf(recipeFromOptions({ scheme: "W4A16", "group-size": 32 }), {
-      tensors,
-    });
-    assert.equal(made.calibration, undefined);
+    const recipe = recipeFromOptions({ scheme: "W4A16", "group-size": 32 });
+    const made = await planOf(recipe, { tensors, calibrate: true });
+    assert.ok(made.calibration);
+    assert.deepEqual(made.warnings, []);
+    // Of what config.json does not describe nothing can be run, and all can be rounded.
+    const config = { ...TINY_CONFIG, num_hidden_layers: 3 };
+    const rounded = await planOf(recipe, { tensors, config });
+    assert.equal(rounded.calibration, undefined);
     assert.match(
-      made.warnings[0]!.message,
-      /rounded to nearest.*config\.json describes a llama of 2 layers, but .* no tensor "(lm_head|model)\./,
+      rounded.warnings[0]!.message,
+      /rounded to nearest.*config\.json describes a llama of 3 layers, but .* no tensor "/,
     );
     await assert.rejects(
-      planOf(recipeFromOptions({ scheme: "W4A16", "group-size": 32, method: "gptq" }), { tensors }),
+      planOf(recipeFromOptions({ scheme: "W4A16", "group-size": 32, method: "gptq" }), {
+        tensors,
+        config,
+      }),
       /gptq must see its inputs, and Sluice cannot run this model \(config\.json describes/,
     );
   }
@@ -166,10 +172,7 @@ Deno.test("plan() cuts weights into slices that the device binds, at rows that s
       device,
     },
   );
-  const steps = made.blocks.flatMap(({ steps }) => steps).filter(({ fate }) =>
-    fate.kind === "quantize"
-  );
-  for (const { source, sliceRows, rowStep } of steps) {
+  for (const { source, sliceRows, rowStep } of quantizeTasks(made.units)) {
     const columns = source.shape[1]!;
     // Zero points of 4 bits are packed by eight rows into a word.
     assert.equal(rowStep, 8);
@@ -203,7 +206,7 @@ Deno.test("plan() keeps a memory budget by sending hidden states to disk, then b
     budgets: { ram: whole.memory.peak - 1e6 },
   });
   assert(cut.memory.peak <= whole.memory.peak - 1e6);
-  assert(cut.blocks[0]!.steps[0]!.sliceRows < 512);
+  assert(quantizeTasks(cut.units)[0]!.sliceRows < 512);
   await Deno.remove(folder, { recursive: true });
 });
 

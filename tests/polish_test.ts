@@ -1,4 +1,7 @@
-/** What follows GPTQ: sweeps and refitted scales only ever lower what an error costs, and leave alone what cannot be better. */
+/**
+ * What follows GPTQ: sweeps and refitted scales only ever lower what an error costs, and leave
+ * alone what cannot be better.
+ */
 import assert from "node:assert/strict";
 import type { Backend, Scope, Tensor } from "../src/backend.ts";
 import { gptq } from "../src/methods/gptq.ts";
@@ -246,7 +249,9 @@ onEveryBackend("slices of rows are polished as the whole", async (backend) => {
   assert.deepEqual(scales, whole.scales);
 });
 
-/** Computed apart in float64; the best codes of this grid by trying all of them cost 0.293130410. */
+/**
+ * Computed apart in float64; the best codes of this grid by trying all of them cost 0.293130410.
+ */
 onEveryBackend("sweeps lie between GPTQ and the best codes on a known layer", async (backend) => {
   const inputs = [
     ...[[2, 1, 0, -1], [1, 1, 1, 0], [-1, -2, 2, 1], [3, 2, -1, 0]],

@@ -16,7 +16,10 @@ const BACKENDS: readonly Opener[] = [
   { device: "webgpu", open: openTestGpu, present: ABSENT_GPU === undefined },
 ];
 
-/** Register a test of this name on every backend; where there is no GPU adapter, the test is shown as skipped. */
+/**
+ * Register a test of this name on every backend; where there is no GPU adapter, the test is shown
+ * as skipped.
+ */
 export function onEveryBackend(name: string, test: (backend: Backend) => Promise<void>): void {
   for (const { device, open, present } of BACKENDS) {
     Deno.test({

@@ -1,13 +1,17 @@
-/** Targets that are moved to repair errors upstream, against the formula in float64; and that repairing helps. */
+/**
+ * Targets that are moved to repair errors upstream, against the formula in float64; and that
+ * repairing helps.
+ */
 import assert from "node:assert/strict";
 import type { Scope, Tensor } from "../src/backend.ts";
-import { type Gram, gram } from "../src/observers/gram.ts";
+import type { Gram } from "../src/linalg/panels.ts";
+import { gram } from "../src/observers/gram.ts";
 import {
   type Difference,
   observeInputs,
   observeResiduals,
   PROPAGATION_DAMPING,
-} from "../src/propagation.ts";
+} from "../src/calibration/propagation.ts";
 import { gaussian } from "./conformance/given.ts";
 import { onEveryBackend } from "./present.ts";
 import { withOwn } from "./run_given.ts";
@@ -152,7 +156,7 @@ onEveryBackend(
     using scope = device.scope();
     // What the original's residual stream is after the linear.
     const next = plus(residual, product(original, transposed(weight)));
-    const difference = observeResiduals({ channels: CHANNELS, rows: ROWS }, scope);
+    const difference = observeResiduals({ channels: CHANNELS, rows: ROWS, times: 1 }, scope);
     const gap = { original: next, quantized: moved };
     const made = await move(difference, { x: quantized, gap, weight, scope });
     const wanted = expected({ join: true });

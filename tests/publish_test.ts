@@ -1,4 +1,7 @@
-/** Publishing to the fake Hub: the whole way, what is refused before anything is sent, and every fault on the way. */
+/**
+ * Publishing to the fake Hub: the whole way, what is refused before anything is sent, and every
+ * fault on the way.
+ */
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { join } from "node:path";
@@ -6,7 +9,7 @@ import { referenceBackend } from "../src/backends/reference.ts";
 import { CheckpointError, HubError, RequestError } from "../src/errors.ts";
 import { HubClient } from "../src/hub/client.ts";
 import type { Timing } from "../src/hub/timing.ts";
-import { modelCard } from "../src/model_card.ts";
+import { modelCard } from "../src/publish/model_card.ts";
 import {
   checkPublish,
   planPublish,
@@ -44,7 +47,10 @@ interface Stage {
   readonly events: PublishEvent[];
 }
 
-/** Run a test with a tiny checkpoint (about 300 kB of weights, a tokenizer in a subfolder's company) and a fake Hub. */
+/**
+ * Run a test with a tiny checkpoint (about 300 kB of weights, a tokenizer in a subfolder's company)
+ * and a fake Hub.
+ */
 async function withStage(test: (stage: Stage) => Promise<void>, hubOptions: FakeHubOptions = {}) {
   const folder = await makeCheckpoint(tinyTensors(), { config: TINY_CONFIG });
   try {

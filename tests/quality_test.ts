@@ -1,4 +1,7 @@
-/** What calibration is for: on the sample model each part of it makes the result better, by more than chance. */
+/**
+ * What calibration is for: on the sample model each part of it makes the result better, by more
+ * than chance.
+ */
 import assert from "node:assert/strict";
 import { openWasm } from "../src/backends/wasm/mod.ts";
 import { prepareCalibration, prepareWindows } from "../src/evaluate.ts";

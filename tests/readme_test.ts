@@ -1,4 +1,7 @@
-/** README.md tells the truth: its programs run, its tables are those of the code, its flags and commands exist. */
+/**
+ * README.md tells the truth: its programs run, its tables are those of the code, its flags and
+ * commands exist.
+ */
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import denoJson from "../deno.json" with { type: "json" };
@@ -173,7 +176,8 @@ Deno.test("the README's batch script type-checks, quantizes several models, and 
     }
     const outputs = ["copy-int4", "copy-nf4", "sample-int4", "sample-nf4"];
     assert.deepEqual(names(`${folder}/out`), outputs);
-    // Once more, when one of them is missing: it is made, and of each other one sentence says why not.
+    // Once more, when one of them is missing: it is made, and of each other one sentence says why
+    // not.
     await Deno.remove(`${folder}/out/sample-nf4`, { recursive: true });
     const again = await runProgram(script, folder, ["sample", copy]);
     assert.match(again.out, /^out\/sample-nf4: [^\n]+\n$/);

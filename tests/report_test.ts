@@ -1,19 +1,24 @@
-/** The report of a run: numbers for programs, a table, and a page that needs nothing else, whatever names a model has. */
+/**
+ * The report of a run: numbers for programs, a table, and a page that needs nothing else, whatever
+ * names a model has.
+ */
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { openWasm } from "../src/backends/wasm/mod.ts";
 import denoJson from "../deno.json" with { type: "json" };
 import { METRICS } from "../src/metrics/mod.ts";
-import { type Plan, plan } from "../src/plan.ts";
+import type { Plan } from "../src/plan/planned.ts";
+import { plan } from "../src/plan.ts";
 import { recipeFromOptions } from "../src/recipe.ts";
-import { recordOf } from "../src/record.ts";
-import { placeOf, type ReportDocument } from "../src/report_document.ts";
-import { CSV_COLUMNS, makeReport, type ReportFiles } from "../src/report_files.ts";
-import { axisOf } from "../src/report_page/by_depth.ts";
-import { escapeHtml, html, Markup } from "../src/report_page/markup.ts";
-import { reportPage } from "../src/report_page/mod.ts";
-import { change, duration, fixed, moment, plain, short, size } from "../src/report_page/numbers.ts";
-import { run, type RunReport } from "../src/run.ts";
+import { recordOf } from "../src/report/record.ts";
+import { placeOf, type ReportDocument } from "../src/report/document.ts";
+import { CSV_COLUMNS, makeReport, type ReportFiles } from "../src/report/files.ts";
+import { axisOf } from "../src/report/page/by_depth.ts";
+import { escapeHtml, html, Markup } from "../src/report/page/markup.ts";
+import { reportPage } from "../src/report/page/mod.ts";
+import { change, duration, fixed, moment, plain, short, size } from "../src/report/page/numbers.ts";
+import type { RunReport } from "../src/report/run_report.ts";
+import { run } from "../src/run.ts";
 import { openFolderSink } from "../src/sinks/folder.ts";
 import { openCheckpoint } from "../src/sources/checkpoint.ts";
 import type { TensorInfo } from "../src/tensor.ts";
@@ -92,7 +97,10 @@ function parse(files: ReportFiles): ReportDocument {
 
 const VOID = new Set(["meta", "br", "hr", "img", "input", "link"]);
 
-/** Check that every tag is closed in its order, that ids are unique and that nothing comes from elsewhere. */
+/**
+ * Check that every tag is closed in its order, that ids are unique and that nothing comes from
+ * elsewhere.
+ */
 function checkPage(page: string): void {
   assert.ok(page.startsWith("<!doctype html>\n<html lang="));
   // What a browser takes as raw text; nothing in it ends it early.

@@ -1,15 +1,20 @@
-/** Quantizing small checkpoints in a test: a run from options to a folder, what came of it, and devices with habits. */
+/**
+ * Quantizing small checkpoints in a test: a run from options to a folder, what came of it, and
+ * devices with habits.
+ */
 import { join } from "node:path";
 import type { Backend } from "../src/backend.ts";
-import type { CalibrationInput } from "../src/calibrate.ts";
-import { plan, requestOf } from "../src/plan.ts";
+import type { CalibrationInput } from "../src/calibration/pass.ts";
+import { requestOf } from "../src/plan/planned.ts";
+import { plan } from "../src/plan.ts";
 import { recipeFromOptions } from "../src/recipe.ts";
-import { RECORD_FILE } from "../src/record.ts";
+import { RECORD_FILE } from "../src/io/names.ts";
 import type { Event } from "../src/report.ts";
-import { run, type RunReport } from "../src/run.ts";
+import type { RunReport } from "../src/report/run_report.ts";
+import { run } from "../src/run.ts";
 import { openFolderSink } from "../src/sinks/folder.ts";
 import { openCheckpoint } from "../src/sources/checkpoint.ts";
-import type { EvaluationInput } from "../src/streams.ts";
+import type { EvaluationInput } from "../src/forward/streams.ts";
 
 /** A folder that is gone when the test ends. */
 export async function folder(): Promise<AsyncDisposable & { path: string }> {

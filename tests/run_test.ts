@@ -1,4 +1,7 @@
-/** Whole runs on small checkpoints: the same bytes whatever the slices, faults that leave nothing behind, one pass that measures. */
+/**
+ * Whole runs on small checkpoints: the same bytes whatever the slices, faults that leave nothing
+ * behind, one pass that measures.
+ */
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import type { Backend } from "../src/backend.ts";
@@ -8,7 +11,8 @@ import { evaluate } from "../src/evaluate.ts";
 import { recognize } from "../src/formats/mod.ts";
 import { disk } from "../src/io/disk.ts";
 import { bytesFrom, floatsFrom } from "../src/number.ts";
-import { plan, requestOf } from "../src/plan.ts";
+import { requestOf } from "../src/plan/planned.ts";
+import { plan } from "../src/plan.ts";
 import { parseRecipe } from "../src/recipe.ts";
 import { run } from "../src/run.ts";
 import { schemeKind } from "../src/schemes/mod.ts";

@@ -1,4 +1,7 @@
-/** Schemes, presets and rounding to nearest: errors in dB, products as runtimes compute them, refusals that name what would do. */
+/**
+ * Schemes, presets and rounding to nearest: errors in dB, products as runtimes compute them,
+ * refusals that name what would do.
+ */
 import assert from "node:assert/strict";
 import type { Backend, Scope, Tensor } from "../src/backend.ts";
 import { referenceBackend } from "../src/backends/reference.ts";
@@ -13,7 +16,10 @@ import { schemeFrom } from "../src/schemes/options.ts";
 import { withInputScale } from "./conformance/given.ts";
 import { onEveryBackend } from "./present.ts";
 
-/** Standard normal numbers, the same every time (Box and Muller, from a linear congruential generator). */
+/**
+ * Standard normal numbers, the same every time (Box and Muller, from a linear congruential
+ * generator).
+ */
 function normals(count: number, seed: number): Float32Array<ArrayBuffer> {
   let state = seed >>> 0;
   const uniform = () => {
@@ -117,7 +123,10 @@ function product(x: Float32Array, w: Float32Array, columns: number): Float64Arra
   return y;
 }
 
-/** A fixed scale of inputs that are normally distributed: a few of them lie beyond its outermost int8 level. */
+/**
+ * A fixed scale of inputs that are normally distributed: a few of them lie beyond its outermost
+ * int8 level.
+ */
 const INPUT_SCALE = Math.fround(2 / 127.5);
 
 /** What the runtime makes of activations, row by row or by a fixed scale. */
@@ -174,7 +183,8 @@ await onEveryBackend(
       const input = activations === "none" ? xs : rounded(xs, columns, activations);
       const want = product(input, w, columns);
       const got = await download(y, backend);
-      // Activations at a tie may take the neighbouring code where division is not exact: one code of one input.
+      // Activations at a tie may take the neighbouring code where division is not exact: one code
+      // of one input.
       const slack = activations === "none" || backend.name !== "webgpu" ? 1e-4 : 0.1;
       got.forEach((value, i) => {
         const r = i % width - column;
@@ -211,8 +221,9 @@ await onEveryBackend(
       const got = await download(y, backend);
       const want = new Float32Array(bytes(`linear.y${threshold}`).buffer);
       const most = want.reduce((max, value) => Math.max(max, Math.abs(value)), 0);
-      // The library's CPU code multiplies by 6.200124e-05 where 1/127² is 6.200012e-05: 1.8e-5 of the result. On a GPU a code at
-      // a tie may be its neighbour: one step of an activation times a weight.
+      // The library's CPU code multiplies by 6.200124e-05 where 1/127² is 6.200012e-05: 1.8e-5 of
+      // the result. On a GPU a code at a tie may be its neighbour: one step of an activation times
+      // a weight.
       const slack = backend.name === "webgpu" ? 2e-3 * most : 2.5e-5 * most;
       got.forEach((value, i) => {
         assert(Math.abs(value - want[i]!) <= slack, `y[${i}] is ${value}, not ${want[i]}`);

@@ -4,7 +4,7 @@
  */
 import assert from "node:assert/strict";
 import { roundTo } from "../src/number.ts";
-import { uniform } from "../src/random.ts";
+import { uniform } from "../src/corpora/random.ts";
 import { type IntScheme, scaleShape, tileOf } from "../src/scheme.ts";
 import { schemeKind } from "../src/schemes/mod.ts";
 import { gaussian } from "./conformance/given.ts";

@@ -1,4 +1,7 @@
-/** Outputs: nothing is there before it is whole, nothing is left of one that failed, and nothing is written anywhere else. */
+/**
+ * Outputs: nothing is there before it is whole, nothing is left of one that failed, and nothing is
+ * written anywhere else.
+ */
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import { RequestError, SpaceError } from "../src/errors.ts";

@@ -1,10 +1,13 @@
-/** SmoothQuant: its formula, its search against the definition, exactness of what it moves, and what it gains. */
+/**
+ * SmoothQuant: its formula, its search against the definition, exactness of what it moves, and what
+ * it gains.
+ */
 import assert from "node:assert/strict";
 import type { Backend, Scope } from "../src/backend.ts";
 import { openWasm } from "../src/backends/wasm/mod.ts";
 import { CheckpointError } from "../src/errors.ts";
 import { evaluate } from "../src/evaluate.ts";
-import type { ScalableWeight, ScalingRequest } from "../src/method.ts";
+import type { SmoothableWeight, SmoothingRequest } from "../src/method.ts";
 import { chainNamed } from "../src/methods/mod.ts";
 import { smoothquant } from "../src/methods/smoothquant.ts";
 import { roundHalfEven } from "../src/number.ts";
@@ -46,14 +49,14 @@ async function scaled(
     shared?: Uint32Array;
     scheme?: Scheme;
   } = {},
-): ReturnType<typeof smoothquant.scale> {
+): ReturnType<typeof smoothquant.smooth> {
   using scope = backend.scope();
   const upload = (values: Float32Array<ArrayBuffer>, into: Scope) => {
     const tensor = into.alloc("f32", [values.length / CHANNELS, CHANNELS]);
     backend.write(tensor, new Uint8Array(values.buffer));
     return tensor;
   };
-  const weights = WEIGHTS.map((values, i): ScalableWeight => ({
+  const weights = WEIGHTS.map((values, i): SmoothableWeight => ({
     name: `linear.${i}.weight`,
     rows: values.length / CHANNELS,
     scheme,
@@ -71,7 +74,7 @@ async function scaled(
     [absmax, Float32Array.from(most)],
     [tokenSample, upload(inputs, scope)],
   ]);
-  const request: ScalingRequest = {
+  const request: SmoothingRequest = {
     weights,
     options,
     statistics: new Statistics(results, { channels: CHANNELS, tokens: inputs.length / CHANNELS }),
@@ -79,7 +82,7 @@ async function scaled(
     shared,
     report: () => {},
   };
-  return await smoothquant.scale(request);
+  return await smoothquant.smooth(request);
 }
 
 /** The largest magnitude of each column. */
@@ -130,7 +133,10 @@ await onEveryBackend(
   },
 );
 
-/** Σ |y − ŷ|²/|y|² over tokens and weights, of W8A8 with dynamic activations, on 128 rows; in float64 but for the scales, which are f32. */
+/**
+ * Σ |y − ŷ|²/|y|² over tokens and weights, of W8A8 with dynamic activations, on 128 rows; in
+ * float64 but for the scales, which are f32.
+ */
 function errorOf(scales: readonly number[] | undefined, inputs: Float32Array): number {
   const rounded = (values: Float32Array, factor: (c: number) => number) => {
     const out = new Float64Array(values.length);
@@ -216,7 +222,10 @@ const AFTER_NORM = [
   ["post_attention_layernorm", ["mlp.gate_proj", "mlp.up_proj"]],
 ] as const;
 
-/** Linears whose rows make another's input, and the row that makes each channel: pairs of four query heads share a value head of 16. */
+/**
+ * Linears whose rows make another's input, and the row that makes each channel: pairs of four query
+ * heads share a value head of 16.
+ */
 const AFTER_LINEAR = [
   ["self_attn.v_proj", "self_attn.o_proj", (c: number) => Math.floor(c / 32) * 16 + c % 16],
   ["mlp.up_proj", "mlp.down_proj", (c: number) => c],
@@ -299,7 +308,10 @@ async function stored(
   };
 }
 
-/** By what the rows of a stored weight were multiplied after its codes were chosen, told by their scales. */
+/**
+ * By what the rows of a stored weight were multiplied after its codes were chosen, told by their
+ * scales.
+ */
 async function rowFactors(
   weight: Float32Array,
   name: string,
@@ -327,7 +339,8 @@ async function checkRounded(
   const width = weight.length / scales.length;
   values.forEach((value, k) => {
     const step = scales[Math.floor(k / width)]!;
-    // The largest positive weight is clipped by half a step, and a scale in bf16 may be too small by 2^-8.
+    // The largest positive weight is clipped by half a step, and a scale in bf16 may be too small
+    // by 2^-8.
     const most = 0.5001 * step + 128 * step * 2 ** -8;
     assert.ok(Math.abs(value - weight[k]!) <= most, `${name}[${k}]: ${value}, ${weight[k]}`);
   });
@@ -358,13 +371,14 @@ Deno.test("smoothing gains where channels are large, with rtn and with gptq, and
 
 Deno.test("verify() finds a smoothed model whole, also where scales of channels are orders of magnitude apart", async () => {
   await using backend = await openWasm({ threads: 1 });
-  // Channels that are hardly used: their weights have scales so small that what GPTQ lets them make up for looks large without.
+  // Channels that are hardly used: their weights have scales so small that what GPTQ lets them make
+  // up for looks large without.
   await using model = await loudLlama("f32", { quiet: 1e-4 });
   await using source = await openCheckpoint(model.path);
   const options = { scheme: "W8A8", method: "smoothquant+gptq", alpha: 0.9, propagate: "false" };
   await using made = await quantizeLoud(model.path, options, backend);
-  const { quantized, scaled } = await verify(made.out, { backend, source });
-  assert.equal(scaled.length, 4);
+  const { quantized, smoothed } = await verify(made.out, { backend, source });
+  assert.equal(smoothed.length, 4);
   const worst = Math.min(...quantized.map(({ metrics }) => metrics.sqnr_db!));
   assert.ok(worst < 0, `without its scales no weight looks lost: ${worst} dB`);
 });

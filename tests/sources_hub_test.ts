@@ -1,8 +1,9 @@
 /**
- * Checkpoints on the Hub, through the fake one: the same bytes as from a folder, within the budget of disk, whatever the network does. The
- * cases are those of the fault table in the project's notes (N1 to N9, C1, C3). SLUICE_FAULT_SEED replays a run, SLUICE_FAULT_STEP (bytes
- * between two cuts, 4096 unless given) makes it finer; SLUICE_FAULT_FLIPS (60) and SLUICE_FAULT_ROUNDS (60) say how many bits of a shard are flipped and
- * how many mixes are tried.
+ * Checkpoints on the Hub, through the fake one: the same bytes as from a folder, within the budget
+ * of disk, whatever the network does. The cases are those of the fault table in the project's notes
+ * (N1 to N9, C1, C3). SLUICE_FAULT_SEED replays a run, SLUICE_FAULT_STEP (bytes between two cuts,
+ * 4096 unless given) makes it finer; SLUICE_FAULT_FLIPS (60) and SLUICE_FAULT_ROUNDS (60) say how
+ * many bits of a shard are flipped and how many mixes are tried.
  */
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
@@ -39,10 +40,16 @@ const GOLDEN = await (async () => {
   return (await readModel(hub)).digest!;
 })();
 
-/** Both ways to read: whole files through the staging folder, with room for one, and tensors by range. */
+/**
+ * Both ways to read: whole files through the staging folder, with room for one, and tensors by
+ * range.
+ */
 const WAYS: readonly ReadingOptions[] = [{ maxDisk: LARGEST }, {}];
 
-/** Every case must end in the same bytes or in an error that a user is meant to see. Returns how many ended in the same bytes. */
+/**
+ * Every case must end in the same bytes or in an error that a user is meant to see. Returns how
+ * many ended in the same bytes.
+ */
 async function withFaults(
   cases: Iterable<readonly (Fault & FaultMatch)[]>,
   { ways = WAYS, ...options }: ReadingOptions & { readonly ways?: readonly ReadingOptions[] } = {},
@@ -229,7 +236,8 @@ Deno.test("N6: answers framed wrongly are errors or are mended, never other byte
     }
   }
   const mended = await withFaults(once);
-  // Refused at once are bodies that are encoded, and 416, after which no second try would be better.
+  // Refused at once are bodies that are encoded, and 416, after which no second try would be
+  // better.
   for (const message of mended.failed) assert.match(message, /encodes the body|answers 416/);
   const { failed } = await withFaults(always);
   assert.ok(failed.length > always.length, `${failed.length} of ${2 * always.length}`);
@@ -374,7 +382,8 @@ Deno.test("C1: a flipped bit anywhere in a shard that is read whole is found or 
       const at = i < FLIPS / 2
         ? Math.floor(random() * headerOf(shardBytes(name)).headerBytes)
         : Math.floor(random() * size);
-      // Once, or whenever the byte is read; the first time or the second: the header is read before the file is.
+      // Once, or whenever the byte is read; the first time or the second: the header is read before
+      // the file is.
       const times = i % 3 === 0 ? 1000 : 1;
       cases.push([{
         kind: "corrupt",

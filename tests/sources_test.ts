@@ -1,4 +1,7 @@
-/** Checkpoints on disk: which files of a folder are taken, what is read from them, and what a file that changes meets. */
+/**
+ * Checkpoints on disk: which files of a folder are taken, what is read from them, and what a file
+ * that changes meets.
+ */
 import assert from "node:assert/strict";
 import { pathToFileURL } from "node:url";
 import { CheckpointError, RequestError, SpaceError } from "../src/errors.ts";

@@ -1,6 +1,7 @@
 /**
- * How much noise each grid adds to normally distributed weights, through the ops themselves: signal-to-noise ratios against
- * those of an independent numpy simulation of the same grids on four million samples.
+ * How much noise each grid adds to normally distributed weights, through the ops themselves:
+ * signal-to-noise ratios against those of an independent numpy simulation of the same grids on four
+ * million samples.
  */
 import assert from "node:assert/strict";
 import type { Backend, Scope, Tensor } from "../src/backend.ts";

@@ -1,25 +1,32 @@
-/** Static activations: scales that are what the inputs were, refusals, the same bytes every time. */
+/**
+ * Static activations: scales that are what the inputs were, refusals, the same bytes every time.
+ */
 import assert from "node:assert/strict";
-import type { Scope, Tensor } from "../src/backend.ts";
+import type { Tensor } from "../src/backend.ts";
 import { referenceBackend } from "../src/backends/reference.ts";
 import { openWasm } from "../src/backends/wasm/mod.ts";
-import { Calibration } from "../src/calibrate.ts";
+import { Calibration } from "../src/calibration/pass.ts";
 import { parseHeader } from "../src/containers/safetensors.ts";
 import { CheckpointError, UnsupportedError } from "../src/errors.ts";
 import { evaluate } from "../src/evaluate.ts";
-import type { Linear, Step } from "../src/family.ts";
+import { graphsOf, type Stage } from "../src/graph/block_graph.ts";
 import { roundTo } from "../src/number.ts";
-import { modelOf, plan } from "../src/plan.ts";
+import { modelOf } from "../src/plan/model.ts";
+import { plan } from "../src/plan.ts";
 import { parseRecipe, recipeFromOptions } from "../src/recipe.ts";
 import { StepCounter } from "../src/report.ts";
 import type { TensorSource } from "../src/source.ts";
 import { openCheckpoint } from "../src/sources/checkpoint.ts";
 import { verify } from "../src/verify.ts";
-import { LoadedBlock, originalWeights } from "../src/weights.ts";
+import { LoadedBlock } from "../src/forward/loaded_block.ts";
+import { originalWeights } from "../src/forward/weights.ts";
 import { makeCheckpoint, TINY_CONFIG, tinyTensors } from "./tiny.ts";
 import { CALIBRATION, EVALUATION, floatsOf, loudLlama, quantizeLoud } from "./loud_given.ts";
 
-/** The largest input of the first block's q, k and v over the calibration windows, by the norm's weight that `norms` has. */
+/**
+ * The largest input of the first block's q, k and v over the calibration windows, by the norm's
+ * weight that `norms` has.
+ */
 async function firstInputs(model: TensorSource, norms: TensorSource): Promise<number> {
   const table = await floatsOf(model, "model.embed_tokens.weight");
   const weight = await floatsOf(norms, "model.layers.0.input_layernorm.weight");
@@ -62,7 +69,8 @@ for (const method of ["rtn", "smoothquant", "smoothquant+gptq", "awq"]) {
         evaluation: EVALUATION,
       });
       assert.deepEqual(scores, made.report.scores, "what was stored is what was measured");
-      // Of targets that were moved a lot, as few tokens move them, verify() cannot tell what they were.
+      // Of targets that were moved a lot, as few tokens move them, verify() cannot tell what they
+      // were.
       if (method === "awq") continue;
       const { quantized } = await verify(made.out, { backend, source });
       assert.equal(quantized.length, 14);
@@ -206,42 +214,40 @@ Deno.test("a second look sees each step's input as the pass saw it, times what s
   await using backend = await openWasm({ threads: 1 });
   const known = modelOf(source);
   const weights = originalWeights(source);
-  await using calibration = await Calibration.open(known, {
+  await using calibration = new Calibration(known, {
     backend,
     input: CALIBRATION,
     propagate: false,
     counter: new StepCounter(() => {}),
   });
   await calibration.embed(weights);
-  const [block] = known.blocks;
+  const graph = graphsOf(known)[0]!;
   using scope = backend.scope();
-  const loaded = await LoadedBlock.load(block!, weights, { scope });
-  const stream = {
-    linear: (linear: Linear, x: Tensor, scope: Scope) => loaded.linear(linear, x, scope),
-    weight: (name: string) => loaded.weight(name),
-  };
+  const tensors = await LoadedBlock.load(graph, weights, { scope });
   const read = async (x: Tensor) => new Float32Array((await backend.read(x))[0]!.buffer);
-  let through: Step | undefined;
-  for (const to of block!.steps) {
+  // What is kept is scaled; what is computed anew has its scales from the tensors it is computed
+  // with.
+  const isKept = ({ at, input }: Stage) => graph.resumption(at).states.includes(input);
+  assert.deepEqual(graph.stages.map(isKept), [false, true, false, true]);
+  for (const to of graph.stages) {
     const seen: Float32Array[] = [];
     await calibration.pass({
-      block: block!.name,
-      ...(through ? { through } : {}),
-      quantized: stream,
+      graph,
+      quantized: tensors,
       to,
       observe: async (x) => void seen.push(await read(x)),
     });
     const looked: Float32Array[] = [];
     const factor = scope.alloc("f32", [to.channels]);
     backend.write(factor, new Uint8Array(new Float32Array(to.channels).fill(0.5).buffer));
-    await calibration.look(to, {
-      weight: stream.weight,
-      inputFactor: to.stored ? factor : undefined,
+    await calibration.look({
+      graph,
+      tensors,
+      inputFactor: isKept(to) ? factor : undefined,
       observe: async (x) => void looked.push(await read(x)),
     });
-    const times = to.stored ? 0.5 : 1;
-    assert.deepEqual(looked, seen.map((x) => x.map((value) => value * times)), to.tap);
-    through = to;
+    const times = isKept(to) ? 0.5 : 1;
+    assert.deepEqual(looked, seen.map((x) => x.map((value) => value * times)), to.input);
   }
 });
 

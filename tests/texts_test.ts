@@ -2,10 +2,10 @@
 import assert from "node:assert/strict";
 import { gzipSync } from "node:zlib";
 import type { Backend } from "../src/backend.ts";
-import { makeWindows, readCorpus, tokenize } from "../src/texts.ts";
+import { makeWindows, readCorpus, tokenize } from "../src/corpora/texts.ts";
 import { CheckpointError, RequestError, UnsupportedError } from "../src/errors.ts";
 import { prepareCalibration, prepareWindows } from "../src/evaluate.ts";
-import { HiddenStates } from "../src/hidden_states.ts";
+import { HiddenStates } from "../src/forward/hidden_states.ts";
 import { disk } from "../src/io/disk.ts";
 import type { Event } from "../src/report.ts";
 import { openCheckpoint } from "../src/sources/checkpoint.ts";
@@ -315,7 +315,8 @@ Deno.test("with a seed windows are drawn: the same for the same seed, none twice
       assert.deepEqual([...window], Array.from({ length: 10 }, (_, i) => window[0]! + i));
       return window[0]! / 10;
     });
-  // Written down from the first run: another order of drawing would change what people calibrated on.
+  // Written down from the first run: another order of drawing would change what people calibrated
+  // on.
   assert.deepEqual(drawn(7), [
     1,
     7,
@@ -435,7 +436,10 @@ Deno.test("windows that cannot be made are refused in a sentence", () => {
 const SHAPE = [5, 7] as const;
 const SIZE = 4 * 5 * 7;
 
-/** Set three windows, then replace each by the one read back from the window before; return all bytes at the end. */
+/**
+ * Set three windows, then replace each by the one read back from the window before; return all
+ * bytes at the end.
+ */
 async function exercise(states: HiddenStates, backend: Backend): Promise<Uint8Array[]> {
   for (let window = 0; window < 3; window++) {
     using scope = backend.scope();

@@ -1,4 +1,7 @@
-/** Small checkpoints made in the test: random Llamas, a convolutional network, anything by a list of tensors. */
+/**
+ * Small checkpoints made in the test: random Llamas, a convolutional network, anything by a list of
+ * tensors.
+ */
 import { join } from "node:path";
 import { layoutFile } from "../src/containers/safetensors.ts";
 import { bytesFrom } from "../src/number.ts";
@@ -101,7 +104,10 @@ export function tinyTensors(
   ];
 }
 
-/** Give `makeCheckpoint` this to have norms near 1, with channels that are louder than others, so that hidden states depend on every weight. */
+/**
+ * Give `makeCheckpoint` this to have norms near 1, with channels that are louder than others, so
+ * that hidden states depend on every weight.
+ */
 export function livelyNorms(dtype: "bf16" | "f32"): (name: string, bytes: Uint8Array) => void {
   return (name, bytes) => {
     if (!name.includes("norm")) return;

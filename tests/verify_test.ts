@@ -1,4 +1,7 @@
-/** verify() accepts what Sluice writes and finds every kind of damage, naming the tensor or the file. */
+/**
+ * verify() accepts what Sluice writes and finds every kind of damage, naming the tensor or the
+ * file.
+ */
 import assert from "node:assert/strict";
 import type { Backend } from "../src/backend.ts";
 import { referenceBackend } from "../src/backends/reference.ts";
@@ -102,7 +105,8 @@ Deno.test("verify() reports every weight, copied tensors, files and loaders, and
     assert.equal(report.copied, 7);
     assert.deepEqual(report.dropped, []);
     assert.deepEqual(report.files, ["tokenizer.json"]);
-    // int4 of uniform weights: 20·log10(15) = 23.5 dB for a full range, and group scales are a little off it.
+    // int4 of uniform weights: 20·log10(15) = 23.5 dB for a full range, and group scales are a
+    // little off it.
     for (const { metrics } of report.quantized) {
       assert.ok(metrics.sqnr_db! > 22 && metrics.sqnr_db! < 26, String(metrics.sqnr_db));
     }

@@ -1,4 +1,7 @@
-/** What is the WASM backend's own: its artefact, its heap, its threads. Its ops are tested with every backend's. */
+/**
+ * What is the WASM backend's own: its artefact, its heap, its threads. Its ops are tested with
+ * every backend's.
+ */
 import assert from "node:assert/strict";
 import { setTimeout } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
@@ -128,7 +131,7 @@ Deno.test("the CPU computes on two threads without any permission", async () => 
        await using backend = await openWasm({ threads: 2 });
        const [x, y] = [backend.alloc("f32", [100000]), backend.alloc("f32", [100000])];
        for (const t of [x, y]) backend.write(t, new Uint8Array(new Float32Array(100000).fill(2).buffer));
-       backend.run(add, { x, y });
+       backend.run(add, { x, y }, { times: 1, other: 1 });
        const [bytes] = await backend.read(x);
        console.log(new Float32Array(bytes.buffer).every((value) => value === 4));`,
     );
@@ -203,7 +206,10 @@ Deno.test("exp4 is within 2 units in the last place and pow24 within 7e-6", asyn
   });
 });
 
-/** How to call an op on enough bytes that every thread takes part: sizes of dimensions, scalars, arguments with a meaning. */
+/**
+ * How to call an op on enough bytes that every thread takes part: sizes of dimensions, scalars,
+ * arguments with a meaning.
+ */
 interface Call {
   readonly dims: Readonly<Record<string, number>>;
   readonly scalars?: Scalars;
@@ -287,14 +293,21 @@ const CALLS: Readonly<Record<string, Call>> = {
     scalars: { first: 100 },
     given: { ids: whole("u32", [T], { low: 0, high: 500, seed: 5 }) },
   },
-  rms_norm: { dims: { T, C }, scalars: { eps: 1e-5 } },
-  rope: { dims: { T, H: 23, D: 46 * 7 } },
+  rms_norm: { dims: { T, C, D: C }, scalars: { eps: 1e-5, plus: 1 } },
+  layer_norm: { dims: { T, C }, scalars: { eps: 1e-5 } },
+  rope: { dims: { T, H: 21, D: 46 * 7 }, scalars: { head_dim: 46, adjacent: 0 } },
   attention: {
-    dims: { T, Q: 6 * 36, K: 2 * 36 },
-    scalars: { head_dim: 36, window: 100, scale: 0.2 },
+    dims: { T, Q: 6 * 36, K: 2 * 36, B: 6, S: T },
+    scalars: { head_dim: 36, window: 100, scale: 0.2, cap: 30, biased: 1 },
   },
-  silu_mul: { dims: { N: 100_003 } },
-  add: { dims: { N: 100_003 } },
+  act: { dims: { N: 100_003 }, scalars: { kind: 1 } },
+  gate: { dims: { N: 100_003 }, scalars: { kind: 0 } },
+  scale_cap: { dims: { N: 100_003 }, scalars: { times: 12, cap: 30 } },
+  gather_columns: {
+    dims: { T, C, N: 301 },
+    given: { columns: whole("u32", [301], { low: 0, high: C - 1, seed: 7 }) },
+  },
+  add: { dims: { N: 100_003 }, scalars: { times: 0.22, other: 1 } },
   add_bias: { dims: { T, R } },
   divergence: {
     dims: { T, V: 1001, S: 10 },
@@ -405,7 +418,10 @@ function sorted(): Given {
   return { bytes, shape, dtype };
 }
 
-/** Every argument of a call; those it does not give are drawn. `choice` picks among an argument's dtypes. */
+/**
+ * Every argument of a call; those it does not give are drawn. `choice` picks among an argument's
+ * dtypes.
+ */
 function givenFor(op: Op, { dims, given = {} }: Call, choice: number): Record<string, Given> {
   return Object.fromEntries(
     argumentsOf(op).map(([name, signature], i) => {
@@ -462,7 +478,10 @@ Deno.test("every op gives the same bytes on one, two and three threads, and agai
   }
 });
 
-/** Calls past what a kernel holds at once: panels of 256, tiles, key blocks, a tile of weights, bins in scratch memory. */
+/**
+ * Calls past what a kernel holds at once: panels of 256, tiles, key blocks, a tile of weights, bins
+ * in scratch memory.
+ */
 const LARGE: Readonly<Record<string, Call>> = {
   matmul_nt: { dims: { T: 201, C: 770, R: 270, Y: 271 }, scalars: { column: 1 } },
   matmul_packed: {
@@ -471,8 +490,8 @@ const LARGE: Readonly<Record<string, Call>> = {
   },
   matmul_int8: { dims: { T: 97, C: 1031, R: 270 } },
   attention: {
-    dims: { T: 150, Q: 600, K: 300 },
-    scalars: { head_dim: 300, window: 0, scale: 0.06 },
+    dims: { T: 150, Q: 600, K: 300, B: 1, S: 1 },
+    scalars: { head_dim: 300, window: 0, scale: 0.06, cap: 0, biased: 0 },
   },
   search_params: {
     dims: { R: 150, C: 517, A: 1, B: 1 },
@@ -512,7 +531,8 @@ const LARGE: Readonly<Record<string, Call>> = {
     dims: { R: 10, C: 5000, A: 2, B: 1 },
     scalars: { tile_rows: 5, tile_columns: 5000 },
   },
-  rms_norm: { dims: { T: 3, C: 5000 }, scalars: { eps: 1e-5 } },
+  rms_norm: { dims: { T: 3, C: 5000, D: 5000 }, scalars: { eps: 1e-5, plus: 0 } },
+  layer_norm: { dims: { T: 3, C: 5000 }, scalars: { eps: 1e-5 } },
   divergence: { dims: { T: 5, V: 5003, S: 10 }, scalars: { first: 0 } },
 };
 

@@ -1,4 +1,7 @@
-/** What is peculiar to the WebGPU backend: batches, faults that come late, a lost device. The ops are tested in backends_test.ts. */
+/**
+ * What is peculiar to the WebGPU backend: batches, faults that come late, a lost device. The ops
+ * are tested in backends_test.ts.
+ */
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { describeAdapters, type WebgpuBackend } from "../src/backends/webgpu/mod.ts";
@@ -36,7 +39,10 @@ function opWith(name: string, main: string): Op {
   });
 }
 
-/** Make the device report that memory ran out whenever a buffer of at least `bytes` is made; llvmpipe itself never does. */
+/**
+ * Make the device report that memory ran out whenever a buffer of at least `bytes` is made;
+ * llvmpipe itself never does.
+ */
 function limitMemory(device: GPUDevice, bytes: number): void {
   const [create, push, pop] = [
     device.createBuffer.bind(device),
@@ -69,7 +75,7 @@ test("runs more dispatches than a batch holds, each with its own uniforms", asyn
     backend.write(part, floats(...new Array<number>(i + 1).fill(i)));
     const y = scope.alloc("f32", [i + 1]);
     backend.write(y, floats(...new Array<number>(i + 1).fill(1)));
-    for (let n = 0; n < 3; n++) backend.run(add, { x: part, y });
+    for (let n = 0; n < 3; n++) backend.run(add, { x: part, y }, { times: 1, other: 1 });
   }
   const read = await backend.read(...parts);
   for (const [i, bytes] of read.entries()) {
@@ -87,7 +93,7 @@ test("keeps the order of writes to memory that a queued op of another tensor sti
     // The pool hands the same memory out each time.
     using y = backend.alloc("f32", [64]);
     backend.write(y, floats(...new Array<number>(64).fill(round)));
-    backend.run(add, { x: out, y });
+    backend.run(add, { x: out, y }, { times: 1, other: 1 });
   }
   const [bytes] = await backend.read(out);
   assert.deepEqual([...new Float32Array(bytes!.buffer)], new Array<number>(64).fill(55));
@@ -155,20 +161,20 @@ test("reports memory that ran out at the next read, and goes on afterwards", asy
 test("reports a shader that does not compile, by the op's name, and never zeros", async (backend) => {
   using scope = backend.scope();
   const [x, y] = [scope.alloc("f32", [1]), scope.alloc("f32", [1])];
-  backend.run(opWith("misspelt", "x[0] = nonsense(y[0]);"), { x, y });
+  backend.run(opWith("misspelt", "x[0] = nonsense(y[0]);"), { x, y }, { times: 1, other: 1 });
   await assert.rejects(backend.finish(), (error) => {
     assert.ok(error instanceof DeviceError);
     assert.equal(error.kind, "kernel");
     assert.match(error.message, /^Cannot compile misspelt .*nonsense/s);
     return true;
   });
-  backend.run(opWith("misspelt again", "x[0] = nonsense(y[0]);"), { x, y });
+  backend.run(opWith("misspelt again", "x[0] = nonsense(y[0]);"), { x, y }, { times: 1, other: 1 });
   await assert.rejects(backend.read(x), { name: "DeviceError", kind: "kernel" });
 });
 
 test("refuses an output that is also an input, naming both", (backend) => {
   using x = backend.alloc("f32", [4]);
-  assert.throws(() => backend.run(add, { x, y: x }), {
+  assert.throws(() => backend.run(add, { x, y: x }, { times: 1, other: 1 }), {
     name: "TypeError",
     message: /Cannot run add: "x" is written and is the same tensor as "y"/,
   });
@@ -195,11 +201,11 @@ test("refuses tensors of another backend and tensors that were disposed of", asy
   await using other = await openTestGpu();
   using foreign = other.alloc("f32", [4]);
   using own = backend.alloc("f32", [4]);
-  assert.throws(() => backend.run(add, { x: own, y: foreign }), TypeError);
+  assert.throws(() => backend.run(add, { x: own, y: foreign }, { times: 1, other: 1 }), TypeError);
   const gone = backend.alloc("f32", [4]);
   gone[Symbol.dispose]();
   gone[Symbol.dispose]();
-  assert.throws(() => backend.run(add, { x: own, y: gone }), {
+  assert.throws(() => backend.run(add, { x: own, y: gone }, { times: 1, other: 1 }), {
     name: "TypeError",
     message: /disposed of/,
   });
@@ -209,7 +215,10 @@ test("refuses a dispatch over the limit of workgroups", (backend) => {
   using scope = backend.scope();
   const tensors = { x: scope.alloc("f32", [4]), y: scope.alloc("f32", [4]) };
   const op: Op = { ...add, workgroups: () => [70000, 1, 1] };
-  assert.throws(() => backend.run(op, tensors), { name: "RangeError", message: /70000/ });
+  assert.throws(() => backend.run(op, tensors, { times: 1, other: 1 }), {
+    name: "RangeError",
+    message: /70000/,
+  });
   return Promise.resolve();
 });
 

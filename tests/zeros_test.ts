@@ -1,4 +1,7 @@
-/** Healthy models that have zeros: a projection, a norm, a row, a group. Every method quantizes them, to something sensible. */
+/**
+ * Healthy models that have zeros: a projection, a norm, a row, a group. Every method quantizes
+ * them, to something sensible.
+ */
 import assert from "node:assert/strict";
 import type { Backend } from "../src/backend.ts";
 import { openWasm } from "../src/backends/wasm/mod.ts";

@@ -40,7 +40,10 @@ const ARRAYS = {
   u32: Uint32Array,
 } as const;
 
-/** The definitions as a backend. Everything happens at once, so `read` and `finish` wait for nothing. */
+/**
+ * The definitions as a backend. Everything happens at once, so `read` and `finish` wait for
+ * nothing.
+ */
 export function referenceBackend(): Backend {
   const backend: Backend = {
     name: "reference",

@@ -1,4 +1,6 @@
-/** Files that are often found where a safetensors file should be, known by their first bytes. Pure. */
+/**
+ * Files that are often found where a safetensors file should be, known by their first bytes. Pure.
+ */
 
 /** Bytes of a file's start that `impostor` wants to see. */
 export const START_BYTES = 512;
@@ -56,8 +58,8 @@ const TEXT: readonly (readonly [start: string, what: string])[] = [
 ];
 
 /**
- * What a file that is no safetensors file seems to be, with advice, as the end of a sentence that begins “It is”; `undefined`
- * when it is nothing known.
+ * What a file that is no safetensors file seems to be, with advice, as the end of a sentence that
+ * begins “It is”; `undefined` when it is nothing known.
  *
  * @param start the first `START_BYTES` bytes, fewer when the file is shorter
  */

@@ -1,7 +1,8 @@
 /**
- * A strict reader of JSON from an untrusted file, a token at a time, for headers and indexes. Refused: bytes that are not UTF-8,
- * duplicate keys at any level (JSON.parse keeps the last and tells nobody), lone surrogates, nesting deeper than `MAX_DEPTH`, and
- * text after the value. Integers are exact: `0|[1-9][0-9]*` up to 2^53 − 1, where JSON.parse would round.
+ * A strict reader of JSON from an untrusted file, a token at a time, for headers and indexes.
+ * Refused: bytes that are not UTF-8, duplicate keys at any level (JSON.parse keeps the last and
+ * tells nobody), lone surrogates, nesting deeper than `MAX_DEPTH`, and text after the value.
+ * Integers are exact: `0|[1-9][0-9]*` up to 2^53 − 1, where JSON.parse would round.
  */
 import { CheckpointError, quote } from "../errors.ts";
 import { impostor, START_BYTES } from "./impostors.ts";
@@ -23,7 +24,10 @@ export interface JsonOrigin {
   readonly duplicates?: boolean;
 }
 
-/** A position in a JSON text. Each method reads one thing and moves behind it, or throws `CheckpointError`. */
+/**
+ * A position in a JSON text. Each method reads one thing and moves behind it, or throws
+ * `CheckpointError`.
+ */
 export class JsonReader {
   readonly #text: string;
   readonly #origin: JsonOrigin;
@@ -53,7 +57,10 @@ export class JsonReader {
     );
   }
 
-  /** The keys of an object, one at a time; the caller reads the value of each before it asks for the next. */
+  /**
+   * The keys of an object, one at a time; the caller reads the value of each before it asks for the
+   * next.
+   */
   *keys(what: string): Generator<string, void, undefined> {
     this.#open(OPEN_BRACE, what);
     const seen = new Set<string>();
@@ -75,7 +82,10 @@ export class JsonReader {
     this.#depth--;
   }
 
-  /** The places of an array's items, one at a time; the caller reads the item at each before it asks for the next. */
+  /**
+   * The places of an array's items, one at a time; the caller reads the item at each before it asks
+   * for the next.
+   */
   *items(what: string): Generator<number, void, undefined> {
     this.#open(OPEN_BRACKET, what);
     if (this.#peek() === CLOSE_BRACKET) this.#at++;

@@ -1,10 +1,12 @@
 /**
- * The safetensors container: `u64 N (little-endian) | N bytes of JSON | data`. A reader stricter than the reference (Rust
- * `safetensors` 0.8.0) and a writer that makes the same bytes as it. Pure: bytes in, facts out.
+ * The safetensors container: `u64 N (little-endian) | N bytes of JSON | data`. A reader stricter
+ * than the reference (Rust `safetensors` 0.8.0) and a writer that makes the same bytes as it. Pure:
+ * bytes in, facts out.
  *
- * The reader refuses, beyond the reference: duplicate keys at any level, white space before the `{`, tensor names that are empty, hold control characters
- * or are longer than 1024, ranks over 16, more than 500,000 tensors, sizes over 2^53 − 1, headers over 25 MB unless asked. Keys it does
- * not know in a tensor's entry are read over, as the reference does.
+ * The reader refuses, beyond the reference: duplicate keys at any level, white space before the
+ * `{`, tensor names that are empty, hold control characters or are longer than 1024, ranks over 16,
+ * more than 500,000 tensors, sizes over 2^53 − 1, headers over 25 MB unless asked. Keys it does not
+ * know in a tensor's entry are read over, as the reference does.
  */
 import type { Header, Layout, PlacedTensor } from "../container.ts";
 import { CheckpointError, quote, UnsupportedError } from "../errors.ts";
@@ -41,10 +43,12 @@ export interface HeaderOptions {
 }
 
 /**
- * How many bytes of a file come before its first tensor (8 + N), told by its start and checked before anything is allocated.
+ * How many bytes of a file come before its first tensor (8 + N), told by its start and checked
+ * before anything is allocated.
  *
  * @param start the first `START_BYTES` bytes of the file, fewer when it is shorter
- * @throws {CheckpointError} it is no safetensors file (and what it seems to be), is cut short, or its header is too long.
+ * @throws {CheckpointError} it is no safetensors file (and what it seems to be), is cut short, or
+ * its header is too long.
  */
 export function headerLength(start: Uint8Array, options: HeaderOptions): number {
   const { file, fileSize, maxHeaderBytes = HEADER_LIMIT } = options;
@@ -86,7 +90,10 @@ export function headerLength(start: Uint8Array, options: HeaderOptions): number 
   return 8 + Number(length);
 }
 
-/** What a file of JSON text is, or undefined when it is none: a server's answer, or a header that lost its length. */
+/**
+ * What a file of JSON text is, or undefined when it is none: a server's answer, or a header that
+ * lost its length.
+ */
 function jsonAlone(start: Uint8Array): string | undefined {
   const text = new TextDecoder("latin1").decode(start.subarray(0, 9));
   return /^\s*[{[][\s\x20-\x7e]+$/.test(text)
@@ -141,7 +148,10 @@ function readMetadata(json: JsonReader): Record<string, string> | undefined {
   return Object.fromEntries(entries);
 }
 
-/** Why Sluice takes no tensor of this name, or `true`. The reason continues a sentence after the name. */
+/**
+ * Why Sluice takes no tensor of this name, or `true`. The reason continues a sentence after the
+ * name.
+ */
 function checkTensorName(name: string): true | string {
   if (name === "") return "which is empty";
   if (name.length > MAX_NAME) return `which is longer than ${MAX_NAME} characters`;
@@ -235,11 +245,13 @@ function checkSpans(
 }
 
 /**
- * Plan a file as the reference's own writer does: tensors by descending alignment of their dtype, then by the bytes of their names, so
- * that each begins at a multiple of its element's size; the header padded with spaces to a multiple of 8.
+ * Plan a file as the reference's own writer does: tensors by descending alignment of their dtype,
+ * then by the bytes of their names, so that each begins at a multiple of its element's size; the
+ * header padded with spaces to a multiple of 8.
  *
  * @param metadata the `__metadata__` map; loaders want `format`
- * @throws {RangeError} two tensors share a name, a name is not allowed, or elements do not fill whole bytes.
+ * @throws {RangeError} two tensors share a name, a name is not allowed, or elements do not fill
+ * whole bytes.
  * @throws {UnsupportedError} the header would reach `HEADER_LIMIT`.
  */
 export function layoutFile(
@@ -309,7 +321,10 @@ export function layoutFile(
   };
 }
 
-/** The order of two well-formed strings' UTF-8 bytes: that of code points, where JavaScript compares UTF-16 units. */
+/**
+ * The order of two well-formed strings' UTF-8 bytes: that of code points, where JavaScript compares
+ * UTF-16 units.
+ */
 function compareUtf8(a: string, b: string): number {
   const length = Math.min(a.length, b.length);
   for (let i = 0; i < length; i++) {

@@ -1,6 +1,10 @@
-/** What a model is run on, before it is tokens: a text, or chats. Refused: rows of both kinds in one corpus. */
+/**
+ * What a model is run on, before it is tokens: a text, or chats. Refused: rows of both kinds in one
+ * corpus.
+ */
 import type { Message } from "./messages.ts";
-import type { Fail, Row } from "./rows.ts";
+import type { Fail } from "./messages.ts";
+import type { Row } from "./rows.ts";
 
 /** A chat of a corpus. */
 export interface Conversation {

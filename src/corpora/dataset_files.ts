@@ -1,6 +1,7 @@
 /**
- * Which files of a dataset hold a configuration's split. Known are the Hub's own ways to lay out data: `[config/]split-00000-of-00001.parquet`
- * (also below `data/`), `config/split/0000.parquet` (the branch that the Hub converts every dataset to), `split.jsonl`. Pure.
+ * Which files of a dataset hold a configuration's split. Known are the Hub's own ways to lay out
+ * data: `[config/]split-00000-of-00001.parquet` (also below `data/`), `config/split/0000.parquet`
+ * (the branch that the Hub converts every dataset to), `split.jsonl`. Pure.
  */
 import type { HubFile } from "../hub/client.ts";
 import type { Purpose } from "./dataset_spec.ts";

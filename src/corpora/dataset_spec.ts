@@ -1,6 +1,7 @@
 /**
- * How a text is named on the Hub: `wikitext2` and `c4`, which mean what papers mean by them; `org/dataset[@revision][:config][:split][:column]`;
- * or a file of a dataset, `org/dataset[@revision]/path/to/file.jsonl`. Pure.
+ * How a text is named on the Hub: `wikitext2` and `c4`, which mean what papers mean by them;
+ * `org/dataset[@revision][:config][:split][:column]`; or a file of a dataset,
+ * `org/dataset[@revision]/path/to/file.jsonl`. Pure.
  */
 import { parseRepoSpec, type RepoSpec, withoutAddress } from "../hub/repo_spec.ts";
 
@@ -25,8 +26,10 @@ export interface DatasetSpec {
 /**
  * The texts of papers (GPTQ's `datautils.py`, whose protocol AWQ, OmniQuant and others kept).
  *
- * - `wikitext2`: wikitext-2-raw-v1, rows joined by an empty line, empty rows too; the test split, for calibration the training split.
- * - `c4`: the first 1100 documents of the first file of the validation set, joined by a space (`c4_new`); for calibration of the training set.
+ * - `wikitext2`: wikitext-2-raw-v1, rows joined by an empty line, empty rows too; the test split,
+ *   for calibration the training split.
+ * - `c4`: the first 1100 documents of the first file of the validation set, joined by a space
+ *   (`c4_new`); for calibration of the training set.
  */
 function named(name: string, purpose: Purpose): DatasetSpec | undefined {
   const evaluated = purpose === "evaluation";

@@ -1,4 +1,7 @@
-/** Texts and chats from datasets of the Hub, for calibration and evaluation. Refused: datasets that only a program can read. */
+/**
+ * Texts and chats from datasets of the Hub, for calibration and evaluation. Refused: datasets that
+ * only a program can read.
+ */
 import { HubError, quote, RequestError } from "../errors.ts";
 import type { HubClient, HubFile } from "../hub/client.ts";
 import { formatRepoSpec, type RepoSpec } from "../hub/repo_spec.ts";
@@ -6,12 +9,16 @@ import type { Reporter } from "../report.ts";
 import { type Corpus, gatherRows } from "./corpus.ts";
 import { findSplit } from "./dataset_files.ts";
 import { type DatasetSpec, parseDatasetSpec, type Purpose } from "./dataset_spec.ts";
-import { type Fail, hubRowFile, readRows, type Row } from "./rows.ts";
+import type { Fail } from "./messages.ts";
+import { hubRowFile, readRows, type Row } from "./rows.ts";
 
 /** Where the Hub keeps what it converted every dataset to. */
 const CONVERTED = "refs/convert/parquet";
 
-/** Characters of text that are taken of a dataset without a protocol: about four million tokens, minutes of tokenizing. */
+/**
+ * Characters of text that are taken of a dataset without a protocol: about four million tokens,
+ * minutes of tokenizing.
+ */
 const ENOUGH = 16 * 2 ** 20;
 
 /** How a text is read. */

@@ -1,11 +1,17 @@
 /**
- * Chats as rows of datasets have them: `messages` with a role and a content each, as OpenAI's interface takes them, or ShareGPT's
- * `conversations` (`from`, `value`). Refused: what is neither, and messages that say nothing.
+ * Chats as rows of datasets have them: `messages` with a role and a content each, as OpenAI's
+ * interface takes them, or ShareGPT's `conversations` (`from`, `value`). Refused: what is neither,
+ * and messages that say nothing.
  */
 import { isObject } from "../json.ts";
-import type { Fail } from "./rows.ts";
 
-/** One turn of a chat: `role`, `content`, and what else its row has for the chat template (tool calls, a name). */
+/** Gives up: `why` continues a sentence. */
+export type Fail = (why: string, cause?: unknown) => never;
+
+/**
+ * One turn of a chat: `role`, `content`, and what else its row has for the chat template (tool
+ * calls, a name).
+ */
 export type Message = Readonly<Record<string, unknown>>;
 
 /** ShareGPT's names of the roles, and those that some of its heirs use. */
@@ -18,8 +24,8 @@ const ROLES: ReadonlyMap<unknown, string> = new Map([
 ]);
 
 /**
- * The messages of a row, in the form that chat templates take. Fields that are null are left out, as transformers does: parquet files have
- * every field in every message.
+ * The messages of a row, in the form that chat templates take. Fields that are null are left out,
+ * as transformers does: parquet files have every field in every message.
  *
  * @param options.where the row, for messages: `line 3`
  */

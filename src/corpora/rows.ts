@@ -1,6 +1,7 @@
 /**
- * The rows of a file, texts or chats, one after another: parquet by range, JSON and CSV as they stream, packed with gzip or not; a text is
- * one row. The end of its name says what a file holds, in capitals or not.
+ * The rows of a file, texts or chats, one after another: parquet by range, JSON and CSV as they
+ * stream, packed with gzip or not; a text is one row. The end of its name says what a file holds,
+ * in capitals or not.
  */
 import { Readable } from "node:stream";
 import { CsvError, parse as parseCsv } from "csv-parse";
@@ -15,19 +16,19 @@ import { HubError, SpaceError } from "../errors.ts";
 import type { HubClient, HubFile } from "../hub/client.ts";
 import type { DiskReader } from "../io/disk.ts";
 import { isObject } from "../json.ts";
-import { type Message, readMessages } from "./messages.ts";
+import { type Fail, type Message, readMessages } from "./messages.ts";
 
 /** Parquet files up to this size are read whole, so that their hash can be checked. */
 const WHOLE = 32 * 2 ** 20;
 /** Characters of a line: no text of a corpus is longer. */
 const LONGEST_LINE = 64 * 2 ** 20;
-/** Characters of a file that is held whole, a text or a list in JSON: at a megabyte or so per second, tokenizing it takes minutes. */
+/**
+ * Characters of a file that is held whole, a text or a list in JSON: at a megabyte or so per
+ * second, tokenizing it takes minutes.
+ */
 export const LARGEST_TEXT = 128 * 2 ** 20;
 /** Bytes of a file of this machine that are read at a time. */
 const CHUNK = 2 ** 20;
-
-/** Gives up: `why` continues a sentence. */
-export type Fail = (why: string, cause?: unknown) => never;
 
 /** One row of a corpus. */
 export interface Row {
@@ -127,7 +128,8 @@ async function* parquetRows(
       return await read();
     } catch (cause) {
       if (cause instanceof HubError || cause instanceof SpaceError) throw cause;
-      // The library knows no error classes of its own, so whatever else it raises is about this file.
+      // The library knows no error classes of its own, so whatever else it raises is about this
+      // file.
       return fail(
         `${JSON.stringify(file.path)} is no parquet file that can be read (${
           cause instanceof Error ? cause.message : String(cause)
@@ -215,7 +217,10 @@ async function* listedRows(
   for (const [i, row] of rows.entries()) yield rowFrom(row, { ...options, where: `row ${i + 1}` });
 }
 
-/** The rows of a table of comma-separated values (RFC 4180), or of values separated by tabs, below a line with the names of its columns. */
+/**
+ * The rows of a table of comma-separated values (RFC 4180), or of values separated by tabs, below a
+ * line with the names of its columns.
+ */
 async function* csvRows(
   file: RowFile,
   options: RowsOptions,
@@ -277,7 +282,10 @@ function contentOf(
   return typeof value === "string" ? value : undefined;
 }
 
-/** A value of a parquet file as JSON has it: whole numbers of 64 bits become numbers, and what is not there null. */
+/**
+ * A value of a parquet file as JSON has it: whole numbers of 64 bits become numbers, and what is
+ * not there null.
+ */
 function plain(value: unknown): unknown {
   if (value === undefined) return null;
   if (typeof value === "bigint") return Number(value);

@@ -1,11 +1,14 @@
-/** Kullback-Leibler divergence of the quantized model from the original, over the full vocabulary, at every predicted token. */
+/**
+ * Kullback-Leibler divergence of the quantized model from the original, over the full vocabulary,
+ * at every predicted token.
+ */
 import type { Evaluator } from "../evaluator.ts";
 import { mean } from "./perplexity.ts";
 
 /**
- * KL(p ‖ q) in nats per token: mean, its standard error (sample standard deviation / √n, tokens taken as independent), median and
- * percentiles (linear interpolation between order statistics, as numpy's default), maximum; and how often, in percent, both models
- * rank the same token first.
+ * KL(p ‖ q) in nats per token: mean, its standard error (sample standard deviation / √n, tokens
+ * taken as independent), median and percentiles (linear interpolation between order statistics, as
+ * numpy's default), maximum; and how often, in percent, both models rank the same token first.
  */
 export const divergence: Evaluator = {
   name: "divergence",

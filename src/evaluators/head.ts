@@ -1,19 +1,26 @@
 /**
- * From final hidden states to token scores. A vocabulary's logits are too many to hold (128,256 words × 2,048 tokens are 1 GiB), so
- * the head is walked in slices of its rows, each loaded once and applied to every window; what softmax needs of a slice is folded
- * into ten numbers per token (the op `divergence`), and finished on the host in float64.
+ * From final hidden states to token scores. A vocabulary's logits are too many to hold (128,256
+ * words × 2,048 tokens are 1 GiB), so the head is walked in slices of its rows, each loaded once
+ * and applied to every window; what softmax needs of a slice is folded into ten numbers per token
+ * (the op `divergence`), and finished on the host in float64.
  */
 import type { Backend, Scope, Tensor } from "../backend.ts";
 import type { TokenScores } from "../evaluator.ts";
 import { divergence } from "../ops/divergence.ts";
 import type { Rows } from "../source.ts";
 
-/** A slice of the output head's rows, on the device: y f32[T, V] = x f32[T, C] · Wᵀ. V is the number of rows. */
-export interface HeadSlice {
-  original(x: Tensor, y: Tensor): void;
+/** One thing in each stream of hidden states. */
+export interface StreamPair<T> {
+  readonly original: T;
   /** Absent when only one model runs. */
-  quantized?(x: Tensor, y: Tensor): void;
+  readonly quantized?: T;
 }
+
+/**
+ * A slice of the output head's rows, on the device: y f32[T, V] = x f32[T, C] · Wᵀ. V is the number
+ * of rows.
+ */
+export type HeadSlice = (x: Tensor, y: Tensor) => void;
 
 /** What {@linkcode scoreHead} needs. */
 export interface HeadJob {
@@ -21,16 +28,24 @@ export interface HeadJob {
   /** Token ids of each window, all of one length T ≥ 2. */
   readonly windows: readonly Uint32Array[];
   readonly vocabSize: number;
-  /** Most rows per slice: what the weights of a slice allow (a caller's memory plan, `Backend.maxTensorBytes`). */
+  /**
+   * Most rows per slice: what the weights of a slice allow (a caller's memory plan,
+   * `Backend.maxTensorBytes`).
+   */
   readonly rowsPerSlice: number;
-  /** Slices begin at multiples of this (a quantized head's scheme may ask for it); 1 if not given. */
+  /**
+   * Slices begin at multiples of this (a quantized head's scheme may ask for it); 1 if not given.
+   */
   readonly rowStep?: number;
-  /** Bytes that one slice's logits of one stream may take; fewer rows are taken per slice if need be. */
+  /**
+   * Bytes that one slice's logits of one stream may take; fewer rows are taken per slice if need
+   * be.
+   */
   readonly logitBytes: number;
   /** Bring rows of the head onto the device; what it allocates belongs to `scope`. */
-  loadHead(rows: Rows, scope: Scope): Promise<HeadSlice>;
+  loadHead(rows: Rows, scope: Scope): Promise<StreamPair<HeadSlice>>;
   /** Hidden states of one window after the final norm: f32[T, C], in `scope` or kept elsewhere. */
-  hidden(stream: "original" | "quantized", window: number, scope: Scope): Promise<Tensor>;
+  hidden(stream: keyof StreamPair<HeadSlice>, window: number, scope: Scope): Promise<Tensor>;
   /** Called after each window of each slice. */
   progress?(done: number, total: number): void;
 }
@@ -39,7 +54,8 @@ export interface HeadJob {
 const STATE = 10;
 
 /**
- * Score every predicted token of every window: window by window, positions 0 … T−2 predicting tokens 1 … T−1.
+ * Score every predicted token of every window: window by window, positions 0 … T−2 predicting
+ * tokens 1 … T−1.
  *
  * @throws {RangeError} windows of unequal length or shorter than 2, a token outside the vocabulary.
  */
@@ -130,16 +146,18 @@ function startState(length: number): Float32Array<ArrayBuffer> {
 const LOWEST = -3.4028234663852886e38;
 
 /**
- * How far below 0 a computed divergence may lie by rounding alone. With u = 2^-24: the sums of the op hold non-negative terms added in
- * two levels, a relative error of at most some 2^10 u each (vocabularies up to 2^20), which moves a logarithm by as much, and
- * Σ e^(p−m)(p−q) by as much times the mean |p − q| under p, which is small wherever the divergence is.
+ * How far below 0 a computed divergence may lie by rounding alone. With u = 2^-24: the sums of the
+ * op hold non-negative terms added in two levels, a relative error of at most some 2^10 u each
+ * (vocabularies up to 2^20), which moves a logarithm by as much, and Σ e^(p−m)(p−q) by as much
+ * times the mean |p − q| under p, which is small wherever the divergence is.
  */
 const ROUNDING = 3 * 2 ** -14;
 
 /**
- * The last step, in float64. With m the maximum, s = Σ e^(p−m), log Z = m + log s and d = Σ e^(p−m)(p − q):
- * −log p(label) = log Z − p(label), and KL(p ‖ q) = d/s − log Z_p + log Z_q. A divergence that is negative within
- * rounding is 0; one that is not within rounding is left for all to see, as is NaN.
+ * The last step, in float64. With m the maximum, s = Σ e^(p−m), log Z = m + log s and d = Σ
+ * e^(p−m)(p − q): −log p(label) = log Z − p(label), and KL(p ‖ q) = d/s − log Z_p + log Z_q. A
+ * divergence that is negative within rounding is 0; one that is not within rounding is left for all
+ * to see, as is NaN.
  */
 function finishScores(
   states: readonly Float32Array[],

@@ -1,4 +1,7 @@
-/** The evaluators, and how token scores are gathered. To add an evaluator: a file beside this, and a row here. */
+/**
+ * The evaluators, and how token scores are gathered. To add an evaluator: a file beside this, and a
+ * row here.
+ */
 import type { Evaluator } from "../evaluator.ts";
 import { divergence } from "./divergence.ts";
 import { perplexity } from "./perplexity.ts";

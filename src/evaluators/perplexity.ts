@@ -1,10 +1,14 @@
 /**
- * Perplexity by the GPTQ protocol (arXiv 2210.17323, its reference code): the text is one token stream, cut into windows that do not
- * overlap, the tail dropped; exp of the mean negative log-likelihood of every token but the first of each window.
+ * Perplexity by the GPTQ protocol (arXiv 2210.17323, its reference code): the text is one token
+ * stream, cut into windows that do not overlap, the tail dropped; exp of the mean negative
+ * log-likelihood of every token but the first of each window.
  */
 import type { Evaluator } from "../evaluator.ts";
 
-/** exp(mean −log q(label)), and that mean in nats per token; the original's beside them when two models ran. */
+/**
+ * exp(mean −log q(label)), and that mean in nats per token; the original's beside them when two
+ * models ran.
+ */
 export const perplexity: Evaluator = {
   name: "perplexity",
   summary: "exp of the mean negative log-likelihood per token (GPTQ protocol)",

@@ -94,6 +94,18 @@ const KEPT: Failure = {
   why: "transformers keeps the layers wo of this model in floats; leave them alone",
 };
 
+const CONV1D: Failure = {
+  storages: ["packed", "affine", "int8", "fp8", "awq"],
+  why:
+    "its layers are of a class of their own (Conv1D), which transformers replaces for bitsandbytes alone",
+};
+
+const EARLY_CONV1D: Failure = {
+  storages: ["gptq"],
+  why:
+    "transformers initialises the layers of this model by their weights, and packed ones have none",
+};
+
 const NAMED_ALIKE: Failure = {
   storages: ["gptq"],
   why:
@@ -134,7 +146,7 @@ export const ARCHITECTURES: Readonly<Record<string, Architecture>> = {
   BloomForCausalLM: row("llama.cpp", { failures: [SCALED_ACTIVATION] }),
   FalconForCausalLM: row("llama.cpp", { failures: [OWN_LINEAR], early: true }),
   GPTBigCodeForCausalLM: row("llama.cpp", { failures: [EARLY], early: true }),
-  GPT2LMHeadModel: row("llama.cpp"),
+  GPT2LMHeadModel: row("GPTQModel llama.cpp", { failures: [CONV1D, EARLY_CONV1D] }),
   // Experts; those of the last two are stacked in the checkpoint too, and left alone.
   MixtralForCausalLM: row("vLLM llama.cpp", EXPERTS_FAIL),
   Qwen2MoeForCausalLM: row("vLLM llama.cpp", EXPERTS_FAIL),

@@ -4,7 +4,7 @@
  * both 4-bit and 8-bit weights: no section can say it.
  */
 import type { Scope } from "../backend.ts";
-import { DYNAMIC_MAP, FP4_TABLE, NF4_TABLE } from "../codebook.ts";
+import { DYNAMIC_MAP, FP4_TABLE, NF4_TABLE } from "../ops/codebook.ts";
 import type { Format, Packer, Piece } from "../format.ts";
 import { quantizeDynamic8 } from "../ops/quantize_dynamic8.ts";
 import { blockRowStep, type CodebookScheme } from "../scheme.ts";

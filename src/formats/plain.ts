@@ -6,8 +6,9 @@
 import type { Format, Packer, Verdict } from "../format.ts";
 import type { Scheme } from "../scheme.ts";
 import { schemeKind } from "../schemes/mod.ts";
+import { transpose } from "../linalg/transpose.ts";
 import { BITS, matrixShape, type TensorInfo } from "../tensor.ts";
-import { refuseNaN } from "../usable.ts";
+import { refuseNaN } from "../number.ts";
 import { checkHalves, checkRows, checkSource, isScaleDType, narrowed, readPart } from "./bytes.ts";
 
 /** The dtype in which a weight is stored. */
@@ -35,12 +36,17 @@ export const plain: Format = {
   },
   rowStep: () => 1,
   layout(weight, scheme): TensorInfo[] {
-    return [{ name: weight.name, dtype: storedDType(weight, scheme), shape: weight.shape }];
+    const { name, shape, transposed } = weight;
+    const dtype = storedDType(weight, scheme);
+    return [{ name, dtype, shape: transposed ? shape.toReversed() : shape }];
   },
   packer(weight, scheme, scope): Packer {
-    const { name, shape } = weight;
+    const { name, shape, transposed } = weight;
     const dtype = storedDType(weight, scheme);
     const [rows, columns] = matrixShape(shape);
+    const bits = BITS[dtype];
+    // Turned back when all of it is there.
+    const whole = transposed ? new Uint8Array(rows * columns * bits / 8) : undefined;
     return {
       async add(quantized, slice) {
         checkRows(slice, { name, rows, step: schemeKind(scheme).rowStep(scheme, [rows, columns]) });
@@ -51,14 +57,20 @@ export const plain: Format = {
         const [bytes] = await scope.backend.read(tensor) as [Uint8Array<ArrayBuffer>];
         refuseNaN({ name, dtype }, bytes, "cast");
         if (dtype === "f16") checkHalves(bytes, name);
-        return [{ tensor: name, offset: slice.from * columns * BITS[dtype] / 8, bytes }];
+        const offset = slice.from * columns * bits / 8;
+        if (!whole) return [{ tensor: name, offset, bytes }];
+        whole.set(bytes, offset);
+        return [];
       },
-      finish: () => Promise.resolve([]),
+      finish() {
+        const bytes = whole && transpose(whole, { rows, columns, bits });
+        return Promise.resolve(bytes ? [{ tensor: name, offset: 0, bytes }] : []);
+      },
     };
   },
   section: () => undefined,
   recognize: () => Promise.resolve(undefined),
-  async unpack({ shape, parts, name }, read, { scope, rows }) {
+  async unpack({ shape, parts, name, transposed }, read, { scope, rows }) {
     const [height, columns] = matrixShape(shape);
     const slice = rows ?? { from: 0, to: height };
     checkRows(slice, { name, rows: height, step: 1 });
@@ -66,10 +78,16 @@ export const plain: Format = {
     const dtype = part.dtype as "bf16" | "f16" | "f32";
     const count = slice.to - slice.from;
     const weight = scope.alloc(dtype, [count, columns]);
-    scope.backend.write(weight, await readPart(part, read, rows));
+    const bits = BITS[dtype];
+    const bytes = transposed
+      ? transpose(await readPart(part, read), { rows: columns, columns: height, bits })
+        .slice(slice.from * columns * bits / 8, slice.to * columns * bits / 8)
+      : await readPart(part, read, rows);
+    scope.backend.write(weight, bytes);
     return { scheme: { kind: "cast", dtype }, rows: count, columns, tensors: { weight } };
   },
-  loaders({ config }): Verdict[] {
+  loaders({ config, misfit }): Verdict[] {
+    if (misfit !== undefined) return [{ name: "any", opens: "unknown", why: misfit }];
     const described = config.model_type !== undefined;
     return [{
       name: "any",

@@ -54,10 +54,11 @@ function failuresOf(
 ): string[] {
   const quantized = quantizedOf(content);
   // llama.cpp dequantizes before it turns the matrices of such models; nobody has tried.
-  const turned = name !== "llama.cpp" && quantized.find(({ inputsFirst }) => inputsFirst);
-  if (turned) {
+  const kept = name !== "llama.cpp" &&
+    quantized.find(({ inputsFirst }) => inputsFirst === "kept");
+  if (kept) {
     return [
-      `"${turned.name}" is stored inputs by outputs (a Conv1D), and quantized layers are outputs by ` +
+      `"${kept.name}" is stored inputs by outputs (a Conv1D), and quantized layers are outputs by ` +
       "inputs",
     ];
   }
@@ -91,8 +92,10 @@ function doubtOf(
   if (!known?.listed.includes(name)) {
     return `not tried with ${architecture}, and its own list of models was not found to have it`;
   }
-  if (quantizedOf(content).some(({ inputsFirst }) => inputsFirst)) {
-    return "nobody has tried it with matrices that are stored inputs by outputs";
+  // GPTQModel was; its layers are outputs by inputs, whatever was there before.
+  if (name !== "GPTQModel" && quantizedOf(content).some(({ inputsFirst }) => inputsFirst)) {
+    return "nobody has tried it with quantized layers where a model has matrices of inputs by " +
+      "outputs (a Conv1D)";
   }
   const hasExperts = quantizedOf(content).some(({ name }) => EXPERT.test(name));
   return hasExperts && !experts ? "nobody has tried it with experts that are stored so" : undefined;
@@ -114,7 +117,7 @@ export function verdictsOf<Facts>(
     const found = [...own, ...all];
     const reasons = found.length > 0 ? found : failuresOf(name, content, storageOf);
     if (reasons.length > 0) return { name, opens: "no", why: [...new Set(reasons)].join("; ") };
-    const doubt = doubtOf(reader, content);
+    const doubt = content.misfit ?? doubtOf(reader, content);
     return doubt === undefined
       ? { name, opens: "yes", why: reader.caveat?.(facts) ?? reader.why }
       : { name, opens: "unknown", why: doubt };

@@ -1,11 +1,16 @@
-/** What answers of the Hub say, and whether they are what was asked for. Pure; trusts nothing in them. */
+/**
+ * What answers of the Hub say, and whether they are what was asked for. Pure; trusts nothing in
+ * them.
+ */
 import { quote } from "../errors.ts";
 import type { HubFile, PinnedRepo, Span } from "./file.ts";
 import { isCommit, parseRepoSpec } from "./repo_spec.ts";
 import type { Reply } from "./transport.ts";
 import { isObject } from "../json.ts";
 
-/** The commit and the name of today that the Hub tells of a repository; undefined when it does not. */
+/**
+ * The commit and the name of today that the Hub tells of a repository; undefined when it does not.
+ */
 export function readPin(
   value: unknown,
 ): { readonly id: string; readonly commit: string } | undefined {
@@ -57,7 +62,10 @@ export function wrongSpan(
     : undefined;
 }
 
-/** Why what the Hub says of a file on its way does not fit the list of files; undefined when it does. */
+/**
+ * Why what the Hub says of a file on its way does not fit the list of files; undefined when it
+ * does.
+ */
 export function wrongIdentity(
   { headers, passed }: Reply,
   { repo, size, hash }: HubFile,

@@ -1,7 +1,8 @@
 /**
- * The Hub's read endpoints: pin a revision to a commit, list its files, read bytes of them in ranges. Everything is asked of the pinned
- * commit, every answer is checked, and what breaks off goes on where it stopped. Refused: Xet's own protocol (the Hub serves every file
- * over plain HTTP too), answers that are not exactly what was asked for.
+ * The Hub's read endpoints: pin a revision to a commit, list its files, read bytes of them in
+ * ranges. Everything is asked of the pinned commit, every answer is checked, and what breaks off
+ * goes on where it stopped. Refused: Xet's own protocol (the Hub serves every file over plain HTTP
+ * too), answers that are not exactly what was asked for.
  */
 import { HubError, quote } from "../errors.ts";
 import type { Reporter } from "../report.ts";
@@ -9,7 +10,7 @@ import { readEntry, readPin, wrongIdentity, wrongSpan } from "./answers.ts";
 import { createFileHash, type HubFile, type PinnedRepo, type Span } from "./file.ts";
 import type { Ask } from "./refusals.ts";
 import { formatRepoSpec, type RepoSpec } from "./repo_spec.ts";
-import { Passing, type Reply, Transport, type TransportOptions } from "./transport.ts";
+import { type Reply, TransientFault, Transport, type TransportOptions } from "./transport.ts";
 import { size } from "../size.ts";
 
 export { createFileHash };
@@ -109,9 +110,11 @@ export class HubClient {
   }
 
   /**
-   * Bytes of a file as they come, in order, each once. What breaks off is asked for again from there.
+   * Bytes of a file as they come, in order, each once. What breaks off is asked for again from
+   * there.
    *
-   * @throws {HubError} it cannot be had, or the answers are not those bytes' (hashes are for the caller to check).
+   * @throws {HubError} it cannot be had, or the answers are not those bytes' (hashes are for the
+   * caller to check).
    */
   async *stream(
     file: HubFile,
@@ -122,7 +125,7 @@ export class HubClient {
       repo: file.repo,
       path: file.path,
     };
-    const patience = this.#transport.patience(ask, signal);
+    const policy = this.#transport.retryPolicy(ask, signal);
     for (let at = begin; at < end;) {
       try {
         const reply = await this.#openSpan(file, { ask, begin: at, end, signal });
@@ -131,7 +134,7 @@ export class HubClient {
             throw this.#passing(`sent more than the ${end - begin} bytes asked for`, reply);
           }
           at += chunk.length;
-          patience.progressed(chunk.length);
+          policy.progressed(chunk.length);
           yield chunk;
         }
         if (at < end) {
@@ -142,7 +145,7 @@ export class HubClient {
           );
         }
       } catch (fault) {
-        await patience.failed(fault);
+        await policy.failed(fault);
       }
     }
   }
@@ -219,13 +222,13 @@ export class HubClient {
   }
 
   /** A refusal by storage: the signed address has expired, and the Hub will give another. */
-  #expired(fault: unknown, wasKnown: boolean): Passing | undefined {
+  #expired(fault: unknown, wasKnown: boolean): TransientFault | undefined {
     if (!(fault instanceof HubError) || fault.url === undefined || fault.status === undefined) {
       return;
     }
     const url = URL.parse(fault.url);
     if (!url || this.#transport.isHome(url)) return;
-    return new Passing({
+    return new TransientFault({
       kind: "protocol",
       found: `${quote(url.host)}, where the Hub keeps the file, answers ${fault.status}`,
       advice: "Run the same command again.",
@@ -239,7 +242,7 @@ export class HubClient {
     url: URL,
     { ask, signal }: { ask: Ask; signal: AbortSignal | undefined },
   ): Promise<{ readonly value: unknown; readonly reply: Reply }> {
-    const patience = this.#transport.patience(ask, signal);
+    const policy = this.#transport.retryPolicy(ask, signal);
     for (;;) {
       try {
         const reply = await this.#transport.send(url, {
@@ -249,7 +252,7 @@ export class HubClient {
         });
         return { value: await this.#parse(reply), reply };
       } catch (fault) {
-        await patience.failed(fault);
+        await policy.failed(fault);
       }
     }
   }
@@ -292,8 +295,8 @@ export class HubClient {
     found: string,
     { url, status }: Pick<Reply, "url" | "status">,
     kind: "protocol" | "unreachable" = "protocol",
-  ): Passing {
-    return new Passing({
+  ): TransientFault {
+    return new TransientFault({
       kind,
       found: `${quote(url.host)} ${found}`,
       advice: "Check the network, proxies and HF_ENDPOINT, then run the same command again.",

@@ -1,4 +1,6 @@
-/** A file of a repository at a commit, and the hash that tells whether its bytes are right. Pure. */
+/**
+ * A file of a repository at a commit, and the hash that tells whether its bytes are right. Pure.
+ */
 import { createHash } from "node:crypto";
 import type { RepoSpec } from "./repo_spec.ts";
 
@@ -23,7 +25,10 @@ export interface HubFile {
   readonly hash: FileHash;
 }
 
-/** SHA-256 of the bytes, for a file that the Hub keeps outside git; else the name of git's blob: SHA-1 of `blob <size>\0` and the bytes. */
+/**
+ * SHA-256 of the bytes, for a file that the Hub keeps outside git; else the name of git's blob:
+ * SHA-1 of `blob <size>\0` and the bytes.
+ */
 export interface FileHash {
   readonly kind: "sha256" | "git";
   readonly hex: string;

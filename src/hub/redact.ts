@@ -1,4 +1,7 @@
-/** Keeping secrets out of what people read: the one place through which text about requests goes before it is shown or thrown. Pure. */
+/**
+ * Keeping secrets out of what people read: the one place through which text about requests goes
+ * before it is shown or thrown. Pure.
+ */
 
 const TOKEN = /\bhf_[A-Za-z0-9_]{3,}/g;
 const BEARER = /\b(Bearer|Basic)\s+[^\s"',;]+/gi;
@@ -6,7 +9,8 @@ const USER = /(\bhttps?:\/\/)[^\s/@?#"']*@/gi;
 const QUERY = /(\bhttps?:\/\/[^\s?#"'<>]*)[?#][^\s"'<>)]*/gi;
 
 /**
- * The text without tokens, credentials and the queries of URLs, which is where signed URLs hold their signature.
+ * The text without tokens, credentials and the queries of URLs, which is where signed URLs hold
+ * their signature.
  *
  * @param secrets values to remove wherever they stand, such as the token in use
  */

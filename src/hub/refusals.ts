@@ -1,6 +1,7 @@
 /**
- * From an answer of the Hub that is no success to a sentence with what to do. The Hub says what it means in `X-Error-Code` and
- * `X-Error-Message`, with a JSON body beside them; proxies in between answer anything. Everything shown is redacted.
+ * From an answer of the Hub that is no success to a sentence with what to do. The Hub says what it
+ * means in `X-Error-Code` and `X-Error-Message`, with a JSON body beside them; proxies in between
+ * answer anything. Everything shown is redacted.
  */
 import { HubError, type HubFault, quote } from "../errors.ts";
 import { redact, shownUrl } from "./redact.ts";

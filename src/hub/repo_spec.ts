@@ -1,4 +1,7 @@
-/** How a repository of the Hub is named: `org/name`, `org/name@revision`, or the address that a browser shows. Pure. */
+/**
+ * How a repository of the Hub is named: `org/name`, `org/name@revision`, or the address that a
+ * browser shows. Pure.
+ */
 
 /** A repository as a person wrote it. */
 export interface RepoSpec {
@@ -18,8 +21,8 @@ export function isCommit(revision: string): boolean {
 }
 
 /**
- * What `text` names on the Hub, or undefined when no repository can have that name. Whether a path of that name exists on this machine is
- * for the caller to see first.
+ * What `text` names on the Hub, or undefined when no repository can have that name. Whether a path
+ * of that name exists on this machine is for the caller to see first.
  *
  * `hf://org/name@revision` and `https://huggingface.co/org/name/tree/revision` are understood too.
  */
@@ -35,14 +38,20 @@ export function parseRepoSpec(
   return { kind, id, revision };
 }
 
-/** What begins the address of a repository: of a model nothing more than the Hub's own, of a dataset also its kind. */
+/**
+ * What begins the address of a repository: of a model nothing more than the Hub's own, of a dataset
+ * also its kind.
+ */
 const ADDRESS = {
   model: /^(?:hf:\/\/|https?:\/\/(?:www\.)?(?:huggingface\.co|hf\.co)\/)(?:models\/)?/i,
   dataset:
     /^(?:hf:\/\/(?:datasets\/)?|https?:\/\/(?:www\.)?(?:huggingface\.co|hf\.co)\/datasets\/)/i,
 };
 
-/** An address as it would be written by name: `org/name@main` for `https://huggingface.co/org/name/tree/main`. Other texts stay as they are. */
+/**
+ * An address as it would be written by name: `org/name@main` for
+ * `https://huggingface.co/org/name/tree/main`. Other texts stay as they are.
+ */
 export function withoutAddress(text: string, kind: RepoSpec["kind"]): string {
   const [start] = ADDRESS[kind].exec(text) ?? [];
   if (start === undefined) return text;

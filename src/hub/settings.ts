@@ -1,6 +1,7 @@
 /**
- * The environment variables that users of the Hub expect (reference: huggingface_hub's environment_variables.md). A pure mapping: the
- * caller gives the variables, and a function for the token file.
+ * The environment variables that users of the Hub expect (reference: huggingface_hub's
+ * environment_variables.md). A pure mapping: the caller gives the variables, and a function for the
+ * token file.
  */
 
 /** What the environment says. */

@@ -1,4 +1,7 @@
-/** Time and chance, in one object that tests replace, and how long to wait before a request is made again. */
+/**
+ * Time and chance, in one object that tests replace, and how long to wait before a request is made
+ * again.
+ */
 
 /** What retries need of the world. */
 export interface Timing {
@@ -29,10 +32,16 @@ export const machineTiming: Timing = {
     }),
 };
 
-/** The longest wait that a server may ask for, the Hub's window of five minutes; longer ones are told to the user instead. */
+/**
+ * The longest wait that a server may ask for, the Hub's window of five minutes; longer ones are
+ * told to the user instead.
+ */
 export const LONGEST_WAIT = 301_000;
 
-/** Full jitter: anything from nothing to 1, 2, 4 … 30 seconds, so that many clients do not come back at once. */
+/**
+ * Full jitter: anything from nothing to 1, 2, 4 … 30 seconds, so that many clients do not come back
+ * at once.
+ */
 export function backoff(failures: number, timing: Timing): number {
   return timing.random() * Math.min(30_000, 1000 * 2 ** (failures - 1));
 }
@@ -40,8 +49,9 @@ export function backoff(failures: number, timing: Timing): number {
 /**
  * How long a server asks to wait, in milliseconds; undefined when it does not.
  *
- * `RateLimit: "resolvers";r=0;t=55` counts only with nothing remaining (`r=0`), as it comes with every answer (IETF
- * draft-ietf-httpapi-ratelimit-headers); `Retry-After` is in seconds or a date (RFC 9110 §10.2.3).
+ * `RateLimit: "resolvers";r=0;t=55` counts only with nothing remaining (`r=0`), as it comes with
+ * every answer (IETF draft-ietf-httpapi-ratelimit-headers); `Retry-After` is in seconds or a date
+ * (RFC 9110 §10.2.3).
  */
 export function askedWait(headers: Headers, timing: Timing): number | undefined {
   const waits: number[] = [];

@@ -1,15 +1,16 @@
 /**
- * Requests: one at a time over `fetch`, redirects followed by hand, the token given to its own origin only, silence and lost connections
- * told apart from refusals. Refused: other schemes than https (http only on loopback, or where the endpoint itself is http), more than
- * five redirects, encoded bodies.
+ * Requests: one at a time over `fetch`, redirects followed by hand, the token given to its own
+ * origin only, silence and lost connections told apart from refusals. Refused: other schemes than
+ * https (http only on loopback, or where the endpoint itself is http), more than five redirects,
+ * encoded bodies.
  */
 import { type HubError, quote, RequestError } from "../errors.ts";
 import type { Reporter } from "../report.ts";
-import { Passing, Patience } from "./patience.ts";
+import { RetryPolicy, TransientFault } from "./retry_policy.ts";
 import { type Ask, type Asker, explain, type Failure, hubError } from "./refusals.ts";
 import { askedWait, machineTiming, type Timing } from "./timing.ts";
 
-export { Passing, Patience };
+export { RetryPolicy, TransientFault };
 
 /** How the Hub is reached. */
 export interface TransportOptions {
@@ -43,7 +44,10 @@ export interface Sending {
   readonly signal?: AbortSignal | undefined;
   /** `GET` unless given. Others are not redirected but by 307 and 308. */
   readonly method?: string;
-  /** What to send, made anew for every try; calls `alive` as its bytes are taken, so that a long one is no silence. */
+  /**
+   * What to send, made anew for every try; calls `alive` as its bytes are taken, so that a long one
+   * is no silence.
+   */
   readonly body?: (alive: () => void) => string | Blob;
   /** Milliseconds the server may be silent, instead of the transport's. */
   readonly idle?: number;
@@ -57,7 +61,10 @@ export interface Reply {
   readonly url: URL;
   /** Headers of the redirects on the way. */
   readonly passed: readonly Headers[];
-  /** The body as it comes; ends when the connection does, whether all came or not. Throws `Passing`. */
+  /**
+   * The body as it comes; ends when the connection does, whether all came or not. Throws
+   * `TransientFault`.
+   */
   body(): AsyncGenerator<Uint8Array<ArrayBuffer>, void, undefined>;
   /** Close the connection without reading the body. */
   discard(): Promise<void>;
@@ -78,7 +85,10 @@ export class Transport implements Asker {
   /** Whether a server has ever answered. */
   reached = false;
 
-  /** @throws {RequestError} the endpoint is no web address, or would let the token travel in the clear. */
+  /**
+   * @throws {RequestError} the endpoint is no web address, or would let the token travel in the
+   * clear.
+   */
   constructor(options: TransportOptions) {
     this.endpoint = options.endpoint;
     this.token = options.token;
@@ -110,9 +120,9 @@ export class Transport implements Asker {
     return hubError(ask, failure, this);
   }
 
-  /** Patience with one thing that is asked for. */
-  patience(ask: Ask, signal: AbortSignal | undefined): Patience {
-    return new Patience(this, { ask, signal });
+  /** How one thing that is asked for is tried again. */
+  retryPolicy(ask: Ask, signal: AbortSignal | undefined): RetryPolicy {
+    return new RetryPolicy(this, { ask, signal });
   }
 
   /** Whether a URL is of the Hub itself, where the token may go. */
@@ -123,7 +133,8 @@ export class Transport implements Asker {
   /**
    * One request, redirects followed.
    *
-   * @throws {Passing} the network failed, the server was silent, or answers that it may work later.
+   * @throws {TransientFault} the network failed, the server was silent, or answers that it may work
+   * later.
    * @throws {HubError} the server refuses, or redirects to where Sluice does not go.
    */
   async send(
@@ -164,7 +175,8 @@ export class Transport implements Asker {
     // Starts the clock of the wait that is under way anew.
     let alive = () => {};
     const timed = async <T>(act: () => Promise<T>): Promise<T> => {
-      // Ends by itself: that a body hears of an abort cannot be relied on (Deno 2.9 forgets signals that AbortSignal.any made).
+      // Ends by itself: that a body hears of an abort cannot be relied on (Deno 2.9 forgets signals
+      // that AbortSignal.any made).
       const { promise, reject } = Promise.withResolvers<never>();
       let timer: ReturnType<typeof setTimeout> | undefined;
       alive = () => {
@@ -234,13 +246,16 @@ export class Transport implements Asker {
     };
   }
 
-  /** What a failed `fetch` or a failed read of a body means. Anything that is no fault of the network is left as it is. */
+  /**
+   * What a failed `fetch` or a failed read of a body means. Anything that is no fault of the
+   * network is left as it is.
+   */
   #networkFault(
     cause: unknown,
     { url, idle }: { readonly url: URL; readonly idle: number },
   ): unknown {
     if (cause instanceof Silence) {
-      return new Passing({
+      return new TransientFault({
         kind: "unreachable",
         found: `${quote(url.host)} sent nothing for ${idle / 1000} seconds`,
         advice: "Check the network, then run the same command again.",
@@ -249,7 +264,7 @@ export class Transport implements Asker {
     }
     // What `fetch` raises for every fault of the network (Fetch standard §5.6).
     if (!(cause instanceof TypeError)) return cause;
-    return new Passing({
+    return new TransientFault({
       kind: "unreachable",
       found: `${quote(url.host)} cannot be reached, or the connection broke (${reason(cause)})`,
       advice: "Check the network, the proxy and HF_ENDPOINT, then run the same command again.",
@@ -263,7 +278,7 @@ export class Transport implements Asker {
     const { status, headers, url } = reply;
     if (status >= 200 && status < 300) return reply;
     const failure = explain({ status, headers, url, text: await startOf(reply) }, ask, this);
-    if (PASSING.has(status)) throw new Passing(failure, askedWait(headers, this.timing));
+    if (PASSING.has(status)) throw new TransientFault(failure, askedWait(headers, this.timing));
     throw this.error(ask, failure);
   }
 
@@ -307,7 +322,7 @@ async function startOf(reply: Reply): Promise<string> {
     }
   } catch (fault) {
     // The status says enough; a body that breaks off adds nothing.
-    if (!(fault instanceof Passing)) throw fault;
+    if (!(fault instanceof TransientFault)) throw fault;
   }
   return text.slice(0, ERROR_TEXT);
 }

@@ -1,6 +1,7 @@
 /**
- * Files and folders: the only place that touches Deno's I/O. Others ask a `Disk`, which a test may wrap to make it fail. Faults of the
- * system become `SpaceError`; a file that is not there is `undefined`, not a fault.
+ * Files and folders: the only place that touches Deno's I/O. Others ask a `Disk`, which a test may
+ * wrap to make it fail. Faults of the system become `SpaceError`; a file that is not there is
+ * `undefined`, not a fault.
  */
 import { statfs } from "node:fs/promises";
 import { dirname } from "node:path";
@@ -31,7 +32,9 @@ export interface DiskWriter extends AsyncDisposable {
   sync(): Promise<void>;
 }
 
-/** Files as far as a checkpoint asks for them: this machine's, or those of a repository of the Hub. */
+/**
+ * Files as far as a checkpoint asks for them: this machine's, or those of a repository of the Hub.
+ */
 export interface ReadableDisk {
   /** What is there, links followed; `undefined` when nothing is. */
   stat(path: string): Promise<DiskEntry | undefined>;
@@ -59,7 +62,9 @@ export interface Disk extends ReadableDisk {
   makeFolder(path: string, options?: { readonly secret?: boolean }): Promise<void>;
   /** Give another name; a file or an empty folder at `to` is replaced. */
   rename(from: string, to: string): Promise<void>;
-  /** Remove a file, or a folder and, with `recursive`, all in it. Links are removed, not followed. */
+  /**
+   * Remove a file, or a folder and, with `recursive`, all in it. Links are removed, not followed.
+   */
   remove(path: string, options?: { readonly recursive?: boolean }): Promise<void>;
   /** Wait until the names in a folder are on the disk. */
   syncFolder(path: string): Promise<void>;
@@ -77,7 +82,10 @@ export interface Disk extends ReadableDisk {
   lock(path: string): Promise<AsyncDisposable | "impossible" | undefined>;
   /** What this machine is called; `undefined` when Deno may not ask. */
   hostName(): string | undefined;
-  /** Bytes that may still be written at a path; `undefined` when the system does not tell or Deno may not ask. */
+  /**
+   * Bytes that may still be written at a path; `undefined` when the system does not tell or Deno
+   * may not ask.
+   */
   freeBytes(path: string): Promise<number | undefined>;
 }
 
@@ -230,8 +238,9 @@ export function openLog(path: string): { write(line: string): void } & Disposabl
 }
 
 /**
- * Whether an error came from the operating system or from Deno's permissions, and not from a mistake in a program. Most faults have their
- * code; those the runtime has no name for say only `(os error 27)`.
+ * Whether an error came from the operating system or from Deno's permissions, and not from a
+ * mistake in a program. Most faults have their code; those the runtime has no name for say only
+ * `(os error 27)`.
  */
 function isSystemFault(error: unknown): error is Error & { code?: string } {
   if (!(error instanceof Error)) return false;
@@ -312,8 +321,9 @@ async function openReader(path: string, growing: boolean): Promise<DiskReader> {
         attempt("read", path, async () => {
           const bytes = new Uint8Array(end - begin);
           let filled = 0;
-          // Where to read and whether it changed are asked in place: each takes a microsecond, and a wait for it would last as long
-          // as the kernel that the thread is in, so that nothing would be read meanwhile.
+          // Where to read and whether it changed are asked in place: each takes a microsecond, and
+          // a wait for it would last as long as the kernel that the thread is in, so that nothing
+          // would be read meanwhile.
           if (bytes.length > 0) file.seekSync(begin, Deno.SeekMode.Start);
           while (filled < bytes.length) {
             const got = await file.read(bytes.subarray(filled));
@@ -371,7 +381,8 @@ function queue(): <T>(call: () => Promise<T>) => Promise<T> {
   let last: Promise<unknown> = Promise.resolve();
   return (call) => {
     const result = last.then(call);
-    // The next call comes after this one, whether it fails or not; its caller hears of the failure from `result`.
+    // The next call comes after this one, whether it fails or not; its caller hears of the failure
+    // from `result`.
     last = result.then(() => undefined, () => undefined);
     return result;
   };
@@ -430,7 +441,10 @@ async function lock(path: string): Promise<AsyncDisposable | "impossible" | unde
 /** What file systems say that know no locks. */
 const NO_LOCKS: ReadonlySet<string> = new Set(["ENOTSUP", "EOPNOTSUPP", "ENOSYS", "ENOLCK"]);
 
-/** Make a folder and those above it that are not there, and have them removed again, if empty, on `undo`. */
+/**
+ * Make a folder and those above it that are not there, and have them removed again, if empty, on
+ * `undo`.
+ */
 export async function makeFolders(
   disk: Disk,
   folder: string,

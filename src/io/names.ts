@@ -1,11 +1,17 @@
 /**
- * Which names of files Sluice takes from an index or a plan. A name that could lead out of its folder, now or after a server or another
- * system has decoded it, is refused. Pure.
+ * Which names of files Sluice takes from an index or a plan. A name that could lead out of its
+ * folder, now or after a server or another system has decoded it, is refused. Pure.
  */
+
+/** The file's name. */
+export const RECORD_FILE = "sluice.json";
 
 const RESERVED = /^(?:con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)(?:\..*)?$/i;
 
-/** Why `name` is no plain file name (with no folder in it), or `true`. The reason continues a sentence after the name. */
+/**
+ * Why `name` is no plain file name (with no folder in it), or `true`. The reason continues a
+ * sentence after the name.
+ */
 export function checkFileName(name: string): true | string {
   for (const spelling of spellings(name)) {
     const reason = /[/\\]/.test(spelling) ? "which leads to another folder" : segment(spelling);
@@ -27,7 +33,10 @@ export function checkRelativePath(path: string): true | string {
   return true;
 }
 
-/** A key that is equal for names that some file system takes for one: NFC and NFD, capitals and small letters. */
+/**
+ * A key that is equal for names that some file system takes for one: NFC and NFD, capitals and
+ * small letters.
+ */
 export function nameKey(path: string): string {
   return path.normalize("NFC").toLowerCase();
 }

@@ -4,7 +4,7 @@
  */
 import { dirname, join } from "node:path";
 import { quote } from "../errors.ts";
-import { RECORD_FILE } from "../record.ts";
+import { RECORD_FILE } from "./names.ts";
 import type { Reporter } from "../report.ts";
 import { type Disk, disk as machine, makeTemporary } from "./disk.ts";
 import { own, OWNER_FILE, sweep } from "./left_behind.ts";

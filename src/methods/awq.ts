@@ -1,21 +1,25 @@
 /**
- * AWQ (Lin et al., arXiv 2306.00978): channels of a linear's input that are large are divided by a scale, and the weights that read them multiplied
- * by it, so that rounding hurts them less. Scales are a power of the channels' size, s = rms(x)^ρ; what divides the input is the norm before it,
- * or the linear that makes it.
+ * AWQ (Lin et al., arXiv 2306.00978): channels of a linear's input that are large are divided by a
+ * scale, and the weights that read them multiplied by it, so that rounding hurts them less. Scales
+ * are a power of the channels' size, s = rms(x)^ρ; what divides the input is the norm before it, or
+ * the linear that makes it.
  *
- * AWQ's own programs choose ρ by the error of the layer's output, from forward passes with weights rounded to nearest. Here ρ is chosen by the
- * output error of whatever rounding follows, tr(E·H·Eᵀ) with E = Ŵ − W and H the inputs' Gram matrix: exact for a linear, no forward pass, and
- * for GPTQ the loss that it in fact has, whose best ρ is smaller than that of rounding to nearest. A sample of rows decides.
+ * AWQ's own programs choose ρ by the error of the layer's output, from forward passes with weights
+ * rounded to nearest. Here ρ is chosen by the output error of whatever rounding follows, tr(E·H·Eᵀ)
+ * with E = Ŵ − W and H the inputs' Gram matrix: exact for a linear, no forward pass, and for GPTQ
+ * the loss that it in fact has, whose best ρ is smaller than that of rounding to nearest. A sample
+ * of rows decides.
  */
 import type { Backend, Tensor } from "../backend.ts";
-import { sampleRows, scaleColumns } from "../channels.ts";
-import { Least } from "../least.ts";
-import type { ScalableWeight, ScalingMethod } from "../method.ts";
-import { type Gram, gram } from "../observers/gram.ts";
+import { sampleRows, scaleColumns } from "../linalg/channels.ts";
+import { Least } from "../ops/least.ts";
+import type { SmoothableWeight, SmoothingMethod } from "../method.ts";
+import type { Gram } from "../linalg/panels.ts";
+import { gram } from "../observers/gram.ts";
 import { rowDots } from "../ops/row_dots.ts";
 import { subtract } from "../ops/subtract.ts";
 import type { OptionValues } from "../option.ts";
-import { multiplyByPanels } from "../panels.ts";
+import { multiplyByPanels } from "../linalg/panels.ts";
 import { schemeKind } from "../schemes/mod.ts";
 
 /** ρ goes up in these steps as long as that helps, then half a step is tried on both sides. */
@@ -29,11 +33,9 @@ const MOST = 1;
 const SAMPLE_COPIES = 14;
 
 /** See the head of this file. */
-export const awq: ScalingMethod = {
-  kind: "scaling",
+export const awq: SmoothingMethod = {
+  kind: "smoothing",
   name: "awq",
-  summary:
-    "scales moved from weights to norms by the size of activations, for the rounding that follows",
   options: [{
     name: "awq-rows",
     type: "integer",
@@ -48,7 +50,7 @@ export const awq: ScalingMethod = {
   supports: (scheme) =>
     schemeKind(scheme).choice !== undefined ||
     `awq moves scales for int, fp8, nf4 and fp4, not for ${scheme.kind}`,
-  async scale({ weights, options, statistics, backend, shared }) {
+  async smooth({ weights, options, statistics, backend, shared }) {
     const sums = statistics.of(gram);
     const sizes = channelSizes(sums, shared);
     // An input that is always 0 has no channel that matters more than others.
@@ -99,7 +101,10 @@ function channelSizes(
   return Float32Array.from(squares, Math.sqrt);
 }
 
-/** size^ratio, scaled so that the largest and the smallest are as far from 1; channels that are never used count as the smallest. */
+/**
+ * size^ratio, scaled so that the largest and the smallest are as far from 1; channels that are
+ * never used count as the smallest.
+ */
 function scalesFor(sizes: Float32Array, ratio: number): Float32Array<ArrayBuffer> {
   const least = sizes.reduce((a, b) => b > 0 ? Math.min(a, b) : a, Infinity);
   const powers = sizes.map((size) => Math.max(size, least, 1e-5) ** ratio);
@@ -112,7 +117,7 @@ function scalesFor(sizes: Float32Array, ratio: number): Float32Array<ArrayBuffer
 
 /** tr(E·H·Eᵀ) over a sample of the weights' rows, each weight counted whole. */
 async function outputError(
-  weights: readonly ScalableWeight[],
+  weights: readonly SmoothableWeight[],
   { scales, sums, rows, backend }: {
     scales: Float32Array | undefined;
     sums: Gram;

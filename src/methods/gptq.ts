@@ -1,10 +1,11 @@
 /**
- * GPTQ (Frantar et al., arXiv 2210.17323): columns of a weight are rounded one after the other, and the error of each is made up for by those
- * that are still to come, as the inputs' Gram matrix says they can. Scales are fixed first (static groups), so that any order of columns
- * gives an ordinary file; a search for them counts an error in a column by 1/U_ii², which is what it costs in the loss, Σ e²/2 with
- * e = (w − q)/U_ii. Rows do not depend on each other.
+ * GPTQ (Frantar et al., arXiv 2210.17323): columns of a weight are rounded one after the other, and
+ * the error of each is made up for by those that are still to come, as the inputs' Gram matrix says
+ * they can. Scales are fixed first (static groups), so that any order of columns gives an ordinary
+ * file; a search for them counts an error in a column by 1/U_ii², which is what it costs in the
+ * loss, Σ e²/2 with e = (w − q)/U_ii. Rows do not depend on each other.
  */
-import { type Factor, importanceOf, soundFactor } from "../factor.ts";
+import { type Factor, importanceOf, soundFactor } from "../linalg/factor.ts";
 import type { Job, Rounded, Rounder, RoundingMethod, RoundingRequest } from "../method.ts";
 import { gram } from "../observers/gram.ts";
 import { multiply } from "../ops/gemm.ts";
@@ -15,7 +16,7 @@ import type { Scheme, ValueGrid } from "../scheme.ts";
 import { tileOf } from "../scheme.ts";
 import { schemeKind } from "../schemes/mod.ts";
 import type { Scope, Tensor } from "../backend.ts";
-import { natural, scaledSquares, upload } from "../channels.ts";
+import { natural, scaledSquares, upload } from "../linalg/channels.ts";
 import { checkPolish, POLISH, polish } from "./polish.ts";
 import { rtn } from "./rtn.ts";
 import { isSigned, SCALE, searchOf, UNSIGNED } from "./scale_option.ts";
@@ -29,7 +30,6 @@ const LADDER = [1, 2, 5, 10, 20, 50, 100];
 export const gptq: RoundingMethod = {
   kind: "rounding",
   name: "gptq",
-  summary: "columns one after the other, later ones making up for the errors of earlier ones",
   options: [
     SCALE,
     UNSIGNED,
@@ -53,7 +53,6 @@ export const gptq: RoundingMethod = {
     ...POLISH,
   ],
   needs: () => [gram],
-  rowSeparable: true,
   supports(scheme, options) {
     const { choice } = schemeKind(scheme);
     if (!choice) return `gptq chooses codes on grids of int, fp8, nf4 and fp4, not ${scheme.kind}`;
@@ -110,7 +109,10 @@ export const gptq: RoundingMethod = {
   },
 };
 
-/** λ as a share of the diagonal: 0.01, more where tokens are too few to tell channels apart (measured: reference algorithms.md §6.3). */
+/**
+ * λ as a share of the diagonal: 0.01, more where tokens are too few to tell channels apart
+ * (measured: reference algorithms.md §6.3).
+ */
 function dampingOf(
   options: OptionValues,
   { tokens, size }: { readonly tokens: number; readonly size: number },
@@ -119,7 +121,10 @@ function dampingOf(
   return tokens >= size ? 0.01 : tokens >= size / 4 ? 0.05 : 0.1;
 }
 
-/** What λ is a share of: the mean of the diagonal, or where a few massive activations make most of it, a multiple of the median. */
+/**
+ * What λ is a share of: the mean of the diagonal, or where a few massive activations make most of
+ * it, a multiple of the median.
+ */
 function base(squares: Float32Array): number {
   const live = squares.filter((square) => square > 0).sort();
   if (live.length === 0) return 1;
@@ -145,7 +150,10 @@ function usedChannels(squares: Float32Array, width: number): Float32Array | unde
   return used.includes(0) ? used : undefined;
 }
 
-/** What the input's channels are multiplied by: 1 over the scale they were divided by, 0 for dead ones. */
+/**
+ * What the input's channels are multiplied by: 1 over the scale they were divided by, 0 for dead
+ * ones.
+ */
 function inputFactors(squares: Float32Array, scales: Float32Array | undefined): Float32Array {
   return squares.map((square, c) => square === 0 ? 0 : 1 / (scales?.[c] ?? 1));
 }

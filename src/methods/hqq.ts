@@ -32,10 +32,8 @@ const GUARDED_BITS = 3;
 export const hqq: RoundingMethod = {
   kind: "rounding",
   name: "hqq",
-  summary: "round to nearest with half-quadratic scales, which forgive outliers; needs no data",
   options: [UNSIGNED],
   needs: () => [],
-  rowSeparable: true,
   supports: (scheme) =>
     scheme.kind === "int" || `hqq finds scales and zero points of int, not of ${scheme.kind}`,
   open({ scheme, options }) {

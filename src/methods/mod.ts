@@ -1,6 +1,6 @@
 /** The methods, and lists of them. To add one: a file here and a row below. */
 import { RequestError } from "../errors.ts";
-import type { Method, RoundingMethod, ScalingMethod } from "../method.ts";
+import type { Method, RoundingMethod, SmoothingMethod } from "../method.ts";
 import { awq } from "./awq.ts";
 import { gptq } from "./gptq.ts";
 import { hqq } from "./hqq.ts";
@@ -10,16 +10,17 @@ import { smoothquant } from "./smoothquant.ts";
 /** Every method. */
 export const METHODS: readonly Method[] = [rtn, hqq, gptq, awq, smoothquant];
 
-/** A list of methods that were checked to fit together: scaling methods, then one that rounds. */
+/** A list of methods that were checked to fit together: smoothing methods, then one that rounds. */
 export interface Chain {
   /** `awq+gptq` */
   readonly name: string;
-  readonly scaling: readonly ScalingMethod[];
+  readonly smoothing: readonly SmoothingMethod[];
   readonly rounding: RoundingMethod;
 }
 
 /**
- * The methods that a text names, joined by `+`. Scaling methods alone are followed by rounding to nearest.
+ * The methods that a text names, joined by `+`. Smoothing methods alone are followed by rounding to
+ * nearest.
  *
  * @throws {RequestError} there is no such method, or the order makes no sense.
  */
@@ -38,11 +39,11 @@ export function chainNamed(name: string): Chain {
   const last = methods.at(-1)!;
   const rounding = last.kind === "rounding" ? last : rtn;
   const before = last.kind === "rounding" ? methods.slice(0, -1) : methods;
-  const scaling = before.flatMap((method) =>
-    method.kind === "scaling"
+  const smoothing = before.flatMap((method) =>
+    method.kind === "smoothing"
       ? [method]
       : fail(`${method.name} chooses codes, so nothing can follow it`)
   );
   if (new Set(methods).size < methods.length) fail("it names a method twice");
-  return { name: [...scaling, rounding].map(({ name }) => name).join("+"), scaling, rounding };
+  return { name: [...smoothing, rounding].map(({ name }) => name).join("+"), smoothing, rounding };
 }

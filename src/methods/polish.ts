@@ -1,30 +1,36 @@
 /**
- * What can still be gained once GPTQ has rounded a weight. GPTQ decides on each column once, and later columns make up for its error; looked at
- * again when all are known, some would rather be another value. Both parts lower what GPTQ itself measures, ½·tr(E·H'·Eᵀ) with E = Ŵ − W and H' the
- * damped Gram matrix of the input, and neither ever raises it:
+ * What can still be gained once GPTQ has rounded a weight. GPTQ decides on each column once, and
+ * later columns make up for its error; looked at again when all are known, some would rather be
+ * another value. Both parts lower what GPTQ itself measures, ½·tr(E·H'·Eᵀ) with E = Ŵ − W and H'
+ * the damped Gram matrix of the input, and neither ever raises it:
  *
- * - sweeps of coordinate descent (as in QuantEase, arXiv 2309.01885): column after column, the value nearest to q − (E·H')_c/H'_cc;
- * - a refit of scales, codes held: s − nᵀ(E·H')_g/(nᵀ·H'_gg·n) for the codes n of a row's group, group after group.
+ * - sweeps of coordinate descent (as in QuantEase, arXiv 2309.01885): column after column, the
+ *   value nearest to q − (E·H')_c/H'_cc;
+ * - a refit of scales, codes held: s − nᵀ(E·H')_g/(nᵀ·H'_gg·n) for the codes n of a row's group,
+ *   group after group.
  *
- * The damping stays in, though GPTQ's reason for it, a factor that exists, is gone: with many tokens it makes no difference (less than 1 % of the KL
- * divergence of the sample model, either way), with few it keeps sweeps from fitting noise (at 3 bits and 512 tokens 2 to 5 %).
+ * The damping stays in, though GPTQ's reason for it, a factor that exists, is gone: with many
+ * tokens it makes no difference (less than 1 % of the KL divergence of the sample model, either
+ * way), with few it keeps sweeps from fitting noise (at 3 bits and 512 tokens 2 to 5 %).
  *
- * H' is never made: with E·F in place of E, F what the channels of the input are multiplied by, the Gram matrix serves as it is.
+ * H' is never made: with E·F in place of E, F what the channels of the input are multiplied by, the
+ * Gram matrix serves as it is.
  */
 import type { Scope, Tensor } from "../backend.ts";
-import type { Gram } from "../observers/gram.ts";
+import type { Gram } from "../linalg/panels.ts";
 import { DESCEND_BLOCK, descendBlock } from "../ops/descend_block.ts";
 import { permuteColumns } from "../ops/permute_columns.ts";
 import { refitScales } from "../ops/refit_scales.ts";
 import { subtract } from "../ops/subtract.ts";
 import type { Option, OptionValues } from "../option.ts";
-import { multiplyByRows } from "../panels.ts";
+import { multiplyByRows } from "../linalg/panels.ts";
 import { type IntScheme, type Scheme, tileOf, type ValueGrid } from "../scheme.ts";
 import { SCALE_DTYPE } from "../schemes/tiles.ts";
 
 /**
- * Unless said: on SmolLM2-135M in 4 bits, 64 windows, two sweeps lower the KL divergence by 3 %, on the sample model by 1 to 4 %, with few windows
- * hardly; more gain nothing that stands out of the noise. A sweep costs two multiply-adds for each of GPTQ's own.
+ * Unless said: on SmolLM2-135M in 4 bits, 64 windows, two sweeps lower the KL divergence by 3 %, on
+ * the sample model by 1 to 4 %, with few windows hardly; more gain nothing that stands out of the
+ * noise. A sweep costs two multiply-adds for each of GPTQ's own.
  */
 const SWEEPS = 2;
 

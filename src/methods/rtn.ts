@@ -1,20 +1,21 @@
-/** Round to nearest: each weight to the nearest value of its scheme. Needs no data, unless scales are to be searched for by what errors cost. */
+/**
+ * Round to nearest: each weight to the nearest value of its scheme. Needs no data, unless scales
+ * are to be searched for by what errors cost.
+ */
 import type { Observer } from "../observer.ts";
 import { gram } from "../observers/gram.ts";
 import type { RoundingMethod } from "../method.ts";
 import { schemeKind } from "../schemes/mod.ts";
-import { scaledSquares, upload } from "../channels.ts";
+import { scaledSquares, upload } from "../linalg/channels.ts";
 import { isSigned, SCALE, searchOf, UNSIGNED } from "./scale_option.ts";
 
 /** Round to nearest with scales from the range of the weights, or searched for. */
 export const rtn: RoundingMethod = {
   kind: "rounding",
   name: "rtn",
-  summary: "round to nearest; needs no data",
   options: [SCALE, UNSIGNED],
   needs: (_scheme, options): readonly Observer[] =>
     searchOf(options, "minmax").weighted ? [gram] : [],
-  rowSeparable: true,
   supports(scheme, options) {
     const { search } = searchOf(options, "minmax");
     if (search !== "minmax" && scheme.kind !== "int") {

@@ -1,18 +1,20 @@
 /**
- * SmoothQuant (Xiao et al., arXiv 2211.10438): channels of a linear's input that are large where its weights are small are divided by a scale, and
- * the weights multiplied by it, so that both round well: s_j = max|X_j|^α / max|W_j|^(1−α), max|W_j| over all linears that read the input.
+ * SmoothQuant (Xiao et al., arXiv 2211.10438): channels of a linear's input that are large where
+ * its weights are small are divided by a scale, and the weights multiplied by it, so that both
+ * round well: s_j = max|X_j|^α / max|W_j|^(1−α), max|W_j| over all linears that read the input.
  *
- * The strength α is given, or searched for step by step as Intel's Neural Compressor does it: that with the least squared error of the linears'
- * outputs, inputs rounded as the scheme's runtime does and weights to nearest, on a sample of tokens and rows. No smoothing is tried, too. An error
- * counts against the size of its token's output, or the few tokens whose activations are massive would decide alone (on SmolLM2-135M, W8A8, two
- * windows: KL 0.0083 in place of 0.0093).
+ * The strength α is given, or searched for step by step as Intel's Neural Compressor does it: that
+ * with the least squared error of the linears' outputs, inputs rounded as the scheme's runtime does
+ * and weights to nearest, on a sample of tokens and rows. No smoothing is tried, too. An error
+ * counts against the size of its token's output, or the few tokens whose activations are massive
+ * would decide alone (on SmolLM2-135M, W8A8, two windows: KL 0.0083 in place of 0.0093).
  */
 import type { Backend, Scope, Tensor } from "../backend.ts";
-import { sampleRows, scaleColumns, upload } from "../channels.ts";
-import { gatherChannels, magnitudesOf } from "../channel_stats.ts";
+import { sampleRows, scaleColumns, upload } from "../linalg/channels.ts";
+import { gatherChannels, magnitudesOf } from "../linalg/channel_stats.ts";
 import { CheckpointError } from "../errors.ts";
-import { Least } from "../least.ts";
-import type { ScalableWeight, Scaling, ScalingMethod } from "../method.ts";
+import { Least } from "../ops/least.ts";
+import type { SmoothableWeight, SmoothingMethod, SmoothingScales } from "../method.ts";
 import { openObservations } from "../observer.ts";
 import { absmax } from "../observers/absmax.ts";
 import { SAMPLE_TOKENS, tokenSample } from "../observers/token_sample.ts";
@@ -36,10 +38,9 @@ const SAMPLE_ROWS = 128;
 const CHUNK_ROWS = 1024;
 
 /** See the head of this file. */
-export const smoothquant: ScalingMethod = {
-  kind: "scaling",
+export const smoothquant: SmoothingMethod = {
+  kind: "smoothing",
   name: "smoothquant",
-  summary: "scales moved from activations to weights, so that rounded activations lose less",
   options: [{
     name: "alpha",
     type: "number",
@@ -62,7 +63,7 @@ export const smoothquant: ScalingMethod = {
   workBytes: (channels) =>
     Math.max(CHUNK_ROWS, 3 * SAMPLE_TOKENS + 8 * SAMPLE_ROWS) * channels * 4 +
     8 * SAMPLE_TOKENS * SAMPLE_ROWS * 4,
-  async scale({ weights, options, statistics, backend, shared }) {
+  async smooth({ weights, options, statistics, backend, shared }) {
     const activations = perGroup(statistics.of(absmax), shared);
     const columns = perGroup(await columnSizes(weights, statistics.channels, backend), shared);
     const broken = activations.findIndex((size) => size === Infinity);
@@ -79,7 +80,7 @@ export const smoothquant: ScalingMethod = {
     if (given !== undefined) return { scales: scalesFor(sizes, given), strength: given };
     using scope = backend.scope();
     const trial = new Trial(weights, { x: statistics.of(tokenSample), options, scope });
-    const best = new Least<Scaling | undefined>(undefined);
+    const best = new Least<SmoothingScales | undefined>(undefined);
     best.offer(undefined, await trial.error(undefined));
     for (const strength of GRID) {
       const scales = scalesFor(sizes, strength);
@@ -96,7 +97,7 @@ function strengthOf({ alpha = "search" }: OptionValues): number | undefined {
 
 /** The largest magnitude in each column of all weights: f32[C]. */
 async function columnSizes(
-  weights: readonly ScalableWeight[],
+  weights: readonly SmoothableWeight[],
   channels: number,
   backend: Backend,
 ): Promise<Float32Array<ArrayBuffer>> {
@@ -141,7 +142,7 @@ class Trial {
   readonly #x: Tensor;
   readonly #options: OptionValues;
   readonly #outputs: readonly {
-    readonly weight: ScalableWeight;
+    readonly weight: SmoothableWeight;
     /** f32[rows, C] */
     readonly target: Tensor;
     /** f32[tokens, rows] */
@@ -151,7 +152,7 @@ class Trial {
   }[];
 
   constructor(
-    weights: readonly ScalableWeight[],
+    weights: readonly SmoothableWeight[],
     { x, options, scope }: {
       readonly x: Tensor;
       readonly options: OptionValues;
@@ -204,7 +205,9 @@ class Trial {
     }, 0);
   }
 
-  /** The scale that would be fixed for this input, as a tensor of the weights'; none where none is. */
+  /**
+   * The scale that would be fixed for this input, as a tensor of the weights'; none where none is.
+   */
   async #inputScale(scheme: Scheme, x: Tensor, scope: Scope): Promise<Quantized["tensors"]> {
     const found = schemeKind(scheme).inputScale;
     const observer = found?.observer(scheme, this.#options);

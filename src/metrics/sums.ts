@@ -1,6 +1,6 @@
 /**
- * Gathering of error sums: what every metric is computed from, slice after slice of a weight. The device adds up chunks of 4,096
- * elements in f32, the host adds the chunks in float64.
+ * Gathering of error sums: what every metric is computed from, slice after slice of a weight. The
+ * device adds up chunks of 4,096 elements in f32, the host adds the chunks in float64.
  */
 import type { Backend, Scope, Tensor } from "../backend.ts";
 import type { ErrorSums } from "../metric.ts";
@@ -9,8 +9,8 @@ import { histogram } from "../ops/histogram.ts";
 import { elementCount } from "../tensor.ts";
 
 /**
- * Bins of each histogram, which the earth mover's distance is as exact as; a multiple of 4, so that a
- * histogram of half the range fits into one without cutting a bin.
+ * Bins of each histogram, which the earth mover's distance is as exact as; a multiple of 4, so that
+ * a histogram of half the range fits into one without cutting a bin.
  */
 export const BINS = 65536;
 
@@ -48,10 +48,12 @@ export class ErrorGatherer implements Disposable {
   }
 
   /**
-   * Add one slice: `original` f32|bf16|f16[R, C] against `dequantized` f32[R, C]. Two waits for the device. If it fails, nothing is added.
+   * Add one slice: `original` f32|bf16|f16[R, C] against `dequantized` f32[R, C]. Two waits for the
+   * device. If it fails, nothing is added.
    *
-   * The histograms' range is a power of two that holds both weights; a slice with larger values doubles it, which merges bins, so
-   * how a weight is cut changes nothing but the sums' last bits and the bin of values at the very edge of one.
+   * The histograms' range is a power of two that holds both weights; a slice with larger values
+   * doubles it, which merges bins, so how a weight is cut changes nothing but the sums' last bits
+   * and the bin of values at the very edge of one.
    */
   async add(original: Tensor, dequantized: Tensor): Promise<void> {
     const { backend } = this.#scope;
@@ -112,14 +114,20 @@ function addChunks(before: ErrorSums, chunks: Float32Array): ErrorSums {
   return { ...before, signal, energy, cross, noise, maxError, peak };
 }
 
-/** The smallest power of two in the allowed range that is not below x; the largest for infinities and NaN. */
+/**
+ * The smallest power of two in the allowed range that is not below x; the largest for infinities
+ * and NaN.
+ */
 function powerOfTwoAbove(x: number): number {
   let power = SMALLEST;
   while (!(x <= power) && power < LARGEST) power *= 2;
   return power;
 }
 
-/** A histogram over a range `factor` (a power of two) times as wide: every bin's count goes where its values now belong. */
+/**
+ * A histogram over a range `factor` (a power of two) times as wide: every bin's count goes where
+ * its values now belong.
+ */
 function widen(counts: Uint32Array, factor: number): Uint32Array {
   if (factor === 1) return counts;
   const wide = new Uint32Array(BINS);

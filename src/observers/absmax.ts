@@ -1,5 +1,8 @@
-/** The largest magnitude of each channel of a linear's input, over all tokens: what SmoothQuant sets against that of the weights. */
-import { channelStatsBytes, gatherChannels, magnitudesOf } from "../channel_stats.ts";
+/**
+ * The largest magnitude of each channel of a linear's input, over all tokens: what SmoothQuant sets
+ * against that of the weights.
+ */
+import { channelStatsBytes, gatherChannels, magnitudesOf } from "../linalg/channel_stats.ts";
 import type { Observer } from "../observer.ts";
 
 /** max|x| by channel, float32[C]; infinite where a channel holds NaN or infinity. */

@@ -1,5 +1,8 @@
-/** The mean magnitude of each channel of a linear's input, over all tokens: AWQ's own measure of what a channel matters (arXiv 2306.00978 §3). */
-import { channelStatsBytes, gatherChannels } from "../channel_stats.ts";
+/**
+ * The mean magnitude of each channel of a linear's input, over all tokens: AWQ's own measure of
+ * what a channel matters (arXiv 2306.00978 §3).
+ */
+import { channelStatsBytes, gatherChannels } from "../linalg/channel_stats.ts";
 import type { Observer } from "../observer.ts";
 
 /** mean|x| by channel, float32[C]; infinite where a channel holds NaN or infinity. */

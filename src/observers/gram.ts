@@ -1,21 +1,15 @@
 /**
- * The Gram matrix Σ x·xᵀ of a linear's input, which GPTQ calls the Hessian but for a factor 2/tokens: symmetric, accumulated by its lower half,
- * one window's products at a time, so that a sum of many tokens is a sum of few partial sums (f32 throughout).
+ * The Gram matrix Σ x·xᵀ of a linear's input, which GPTQ calls the Hessian but for a factor
+ * 2/tokens: symmetric, accumulated by its lower half, one window's products at a time, so that a
+ * sum of many tokens is a sum of few partial sums (f32 throughout).
  */
 import { copy } from "../ops/copy.ts";
 import { diagonal } from "../ops/diagonal.ts";
 import { multiply } from "../ops/gemm.ts";
 import { mirror } from "../ops/mirror.ts";
 import type { Observer } from "../observer.ts";
-import { allocPanels, type Panels } from "../panels.ts";
+import { allocPanels, type Gram, type Panels } from "../linalg/panels.ts";
 import type { Backend, Scope } from "../backend.ts";
-
-/** Σ x·xᵀ over all tokens, both halves. */
-export interface Gram extends Panels {
-  readonly tokens: number;
-  /** Σ x_c² by channel, on the host. */
-  readonly diagonal: Float32Array<ArrayBuffer>;
-}
 
 /** See the head of this file. */
 export const gram: Observer<Gram> = {

@@ -1,25 +1,33 @@
 /**
- * A histogram of all values of a linear's input, for ranges that leave rare outliers out. As PyTorch's HistogramObserver (torch.ao.quantization) it has
- * 2048 bins between limits that grow with what is seen. PyTorch spreads a bin's count over new bins when they do. Here the limits are ±2^k, so that
- * growing merges whole bins and the result is that of all values at once, whatever order they came in; and they grow but once, in the end, from
- * bins so fine that nothing need be known before (`float_bins`): no window waits to be asked for its range.
+ * A histogram of all values of a linear's input, for ranges that leave rare outliers out. As
+ * PyTorch's HistogramObserver (torch.ao.quantization) it has 2048 bins between limits that grow
+ * with what is seen. PyTorch spreads a bin's count over new bins when they do. Here the limits are
+ * ±2^k, so that growing merges whole bins and the result is that of all values at once, whatever
+ * order they came in; and they grow but once, in the end, from bins so fine that nothing need be
+ * known before (`float_bins`): no window waits to be asked for its range.
  */
 import {
   channelStatsBytes,
   gatherChannels,
   rangeOfAll,
   type ValueRange,
-} from "../channel_stats.ts";
-import { countFloats, FLOAT_COUNTS_BYTES } from "../float_counts.ts";
+} from "../linalg/channel_stats.ts";
+import { countFloats, FLOAT_COUNTS_BYTES } from "../linalg/float_counts.ts";
 import type { Observer } from "../observer.ts";
 import { leastOfBin, SIGN_BINS } from "../ops/float_bins.ts";
 
 /** How many bins there are. */
 export const BINS = 2048;
 
-/** Counts of values in equal bins, and the exact range of the values; the range is infinite where some are NaN or infinite. */
+/**
+ * Counts of values in equal bins, and the exact range of the values; the range is infinite where
+ * some are NaN or infinite.
+ */
 export interface Histogram extends ValueRange {
-  /** Bin i counts magnitudes from |i − 1024|·limit/1024 on, of values ≥ 0 from bin 1024 up, of those < 0 from bin 1023 down. */
+  /**
+   * Bin i counts magnitudes from |i − 1024|·limit/1024 on, of values ≥ 0 from bin 1024 up, of those
+   * < 0 from bin 1023 down.
+   */
   readonly counts: Float64Array<ArrayBuffer>;
   /** The least power of two above every magnitude. */
   readonly limit: number;
@@ -59,7 +67,10 @@ export const histogram: Observer<Histogram> = {
   },
 };
 
-/** The counts of `float_bins` in 2048 equal bins between −limit and limit, of which none cuts one of those. */
+/**
+ * The counts of `float_bins` in 2048 equal bins between −limit and limit, of which none cuts one of
+ * those.
+ */
 function merged(fine: Float64Array, limit: number): Float64Array<ArrayBuffer> {
   const counts = new Float64Array(BINS);
   const half = BINS / 2;

@@ -1,10 +1,13 @@
-/** The range of all values of a linear's input: PyTorch's MinMaxObserver (torch.ao.quantization, per tensor). */
+/**
+ * The range of all values of a linear's input: PyTorch's MinMaxObserver (torch.ao.quantization, per
+ * tensor).
+ */
 import {
   channelStatsBytes,
   gatherChannels,
   rangeOfAll,
   type ValueRange,
-} from "../channel_stats.ts";
+} from "../linalg/channel_stats.ts";
 import type { Observer } from "../observer.ts";
 
 /** See the head of this file. */

@@ -1,9 +1,10 @@
 /**
- * A range that follows those of the windows: PyTorch's MovingAverageMinMaxObserver (torch.ao.quantization, per tensor), a window being a batch. Each
- * moves both ends a hundredth of the way; rare outliers hardly move them.
+ * A range that follows those of the windows: PyTorch's MovingAverageMinMaxObserver
+ * (torch.ao.quantization, per tensor), a window being a batch. Each moves both ends a hundredth of
+ * the way; rare outliers hardly move them.
  */
 import type { Tensor } from "../backend.ts";
-import type { ValueRange } from "../channel_stats.ts";
+import type { ValueRange } from "../linalg/channel_stats.ts";
 import type { Observer } from "../observer.ts";
 import { tileRange } from "../ops/tile_range.ts";
 
@@ -16,7 +17,8 @@ export const movingAverage: Observer<ValueRange> = {
   bytes: (_channels, tokens) => 2 * 4 * tokens,
   open({ scope }) {
     const { backend } = scope;
-    // The ranges of rows, read when all windows have passed: waiting for a GPU in every window would take longer than the windows.
+    // The ranges of rows, read when all windows have passed: waiting for a GPU in every window
+    // would take longer than the windows.
     const windows: (readonly [low: Tensor, high: Tensor])[] = [];
     return {
       add(x) {

@@ -1,4 +1,7 @@
-/** Some tokens' inputs of a linear, spread evenly over all windows and over all places in a window: what a method compares outputs on. */
+/**
+ * Some tokens' inputs of a linear, spread evenly over all windows and over all places in a window:
+ * what a method compares outputs on.
+ */
 import type { Tensor } from "../backend.ts";
 import type { Observer } from "../observer.ts";
 import { embedding } from "../ops/embedding.ts";
@@ -6,7 +9,10 @@ import { embedding } from "../ops/embedding.ts";
 /** How many tokens are kept, where there are as many. */
 export const SAMPLE_TOKENS = 512;
 
-/** Odd, and about 512 times the golden ratio's conjugate: its multiples are all places, those that follow each other far apart. */
+/**
+ * Odd, and about 512 times the golden ratio's conjugate: its multiples are all places, those that
+ * follow each other far apart.
+ */
 const STRIDE = 317;
 
 /** f32[min(tokens, 512), C] */
@@ -38,8 +44,9 @@ export const tokenSample: Observer<Tensor> = {
 };
 
 /**
- * Which tokens of windows of a length are kept: equally many of each window, and of each part of a window. The first token of a window, whose
- * activations are massive in many models, is neither left out nor there too often.
+ * Which tokens of windows of a length are kept: equally many of each window, and of each part of a
+ * window. The first token of a window, whose activations are massive in many models, is neither
+ * left out nor there too often.
  */
 export function samplePlaces(tokens: number, length: number): Uint32Array<ArrayBuffer> {
   if (tokens <= SAMPLE_TOKENS) return Uint32Array.from({ length: tokens }, (_, i) => i);

@@ -1,15 +1,20 @@
 /**
- * Rounding a block to a sorted codebook, as bitsandbytes 0.50's portable code does it (`backends/default`; the CUDA kernels
- * agree but for the last bit of the quotient). Its x86 library looks 8-bit codes up in 65536 cells instead, which gives the
- * neighbour of the nearest entry to 0.15 % of the values; that approximation is not followed here.
+ * Rounding a block to a sorted codebook, as bitsandbytes 0.50's portable code does it
+ * (`backends/default`; the CUDA kernels agree but for the last bit of the quotient). Its x86
+ * library looks 8-bit codes up in 65536 cells instead, which gives the neighbour of the nearest
+ * entry to 0.15 % of the values; that approximation is not followed here.
  */
 
-/** Where bitsandbytes stops dividing: a block's absmax counts as at least this, and its quotients come out near 0. */
+/**
+ * Where bitsandbytes stops dividing: a block's absmax counts as at least this, and its quotients
+ * come out near 0.
+ */
 const LEAST_ABSMAX = Math.fround(1e-38);
 
 /**
- * The absmax of a block and, for each value, how many bounds are strictly below value/absmax. A full block is multiplied by the
- * f32 reciprocal, a short one divided. A block of zeros has absmax 0 and a block that is not finite +∞; their values count as 0.
+ * The absmax of a block and, for each value, how many bounds are strictly below value/absmax. A
+ * full block is multiplied by the f32 reciprocal, a short one divided. A block of zeros has absmax
+ * 0 and a block that is not finite +∞; their values count as 0.
  */
 export function rankBlock(
   values: readonly number[],

@@ -5,7 +5,10 @@ import { defineOp, spread } from "../op.ts";
 /** Rows of the statistics: least value, greatest value, Σ|x|. */
 export const COLUMN_STATS = 3;
 
-/** Extends statistics of columns by the rows of x: 0 the least value, 1 the greatest, 2 the sum of magnitudes. */
+/**
+ * Extends statistics of columns by the rows of x: 0 the least value, 1 the greatest, 2 the sum of
+ * magnitudes.
+ */
 export const columnStats = defineOp({
   name: "column_stats",
   inputs: { x: "f32[T, C]" },

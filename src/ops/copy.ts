@@ -1,8 +1,14 @@
-/** For factoring: a block of columns taken out of a matrix and put back, and the other half of a symmetric one. */
+/**
+ * For factoring: a block of columns taken out of a matrix and put back, and the other half of a
+ * symmetric one.
+ */
 import wgsl from "../../shaders/copy.wgsl" with { type: "text" };
 import { defineOp, spread } from "../op.ts";
 
-/** to[i, j] = from[i, j], or from[j, i] if `transposed`, on rectangles of rows × columns elements that begin at a row and a column. */
+/**
+ * to[i, j] = from[i, j], or from[j, i] if `transposed`, on rectangles of rows × columns elements
+ * that begin at a row and a column.
+ */
 export const copy = defineOp({
   name: "copy",
   inputs: { from: "f32[A, D]" },

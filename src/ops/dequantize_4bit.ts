@@ -1,7 +1,10 @@
-/** For metrics, for the quantized model's forward pass, and for checkpoints read back, in NF4 and FP4. */
+/**
+ * For metrics, for the quantized model's forward pass, and for checkpoints read back, in NF4 and
+ * FP4.
+ */
 import tables from "../../shaders/codebook.wgsl" with { type: "text" };
 import wgsl from "../../shaders/dequantize_4bit.wgsl" with { type: "text" };
-import { CODEBOOKS } from "../codebook.ts";
+import { CODEBOOKS } from "./codebook.ts";
 import { defineOp, spread } from "../op.ts";
 import { check4bit } from "./quantize_4bit.ts";
 

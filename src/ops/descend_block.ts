@@ -1,4 +1,7 @@
-/** The inner loop of coordinate descent on a rounded weight (as in QuantEase, arXiv 2309.01885): a block of columns, one after the other. */
+/**
+ * The inner loop of coordinate descent on a rounded weight (as in QuantEase, arXiv 2309.01885): a
+ * block of columns, one after the other.
+ */
 import wgsl from "../../shaders/descend_block.wgsl" with { type: "text" };
 import { defineOp, fold } from "../op.ts";
 import { checkTiles, tileOf } from "./grid.ts";
@@ -8,9 +11,11 @@ import { checkValues, NEAREST_WGSL, nearestValue } from "./nearest.ts";
 export const DESCEND_BLOCK = 64;
 
 /**
- * Columns `first` … `first + count` of values w on a grid, one after the other: each becomes the value nearest to where ½·tr(E·H'·Eᵀ) is least
- * with all others held, if that lowers it. E is the error of w, H' = F·H·F + damp·I with F = diag(factor); `h` holds rows `panel` … of H, e is
- * E·F, and g is e·H in the columns of the block, as it was before. Where a factor is 0 nothing changes. loss[r] goes down by what the sum does.
+ * Columns `first` … `first + count` of values w on a grid, one after the other: each becomes the
+ * value nearest to where ½·tr(E·H'·Eᵀ) is least with all others held, if that lowers it. E is the
+ * error of w, H' = F·H·F + damp·I with F = diag(factor); `h` holds rows `panel` … of H, e is E·F,
+ * and g is e·H in the columns of the block, as it was before. Where a factor is 0 nothing changes.
+ * loss[r] goes down by what the sum does.
  */
 export const descendBlock = defineOp({
   name: "descend_block",

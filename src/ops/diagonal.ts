@@ -1,10 +1,14 @@
-/** What the host must know of a Gram matrix, and how much an error in each column counts once it is factored. */
+/**
+ * What the host must know of a Gram matrix, and how much an error in each column counts once it is
+ * factored.
+ */
 import wgsl from "../../shaders/diagonal.wgsl" with { type: "text" };
 import { defineOp, spread } from "../op.ts";
 
 /**
- * y[order[first + i]] = m[i, first + i], or 1/m[i, first + i]² if `inverse_square` is 1: of V = Uᵀ that is the weight of a column's error
- * in GPTQ's loss. m holds rows `first` … `first + P` of a square matrix.
+ * y[order[first + i]] = m[i, first + i], or 1/m[i, first + i]² if `inverse_square` is 1: of V = Uᵀ
+ * that is the weight of a column's error in GPTQ's loss. m holds rows `first` … `first + P` of a
+ * square matrix.
  */
 export const diagonal = defineOp({
   name: "diagonal",

@@ -1,4 +1,7 @@
-/** For the evaluators: perplexity and KL divergence from logits that never exist for the whole vocabulary at once. */
+/**
+ * For the evaluators: perplexity and KL divergence from logits that never exist for the whole
+ * vocabulary at once.
+ */
 import wgsl from "../../shaders/divergence.wgsl" with { type: "text" };
 import { defineOp, fold } from "../op.ts";
 
@@ -6,11 +9,12 @@ import { defineOp, fold } from "../op.ts";
 const STATE = 10;
 
 /**
- * What perplexity and KL divergence need from the logits p (the original's) and q (the quantized model's), gathered over
- * slices [first, first + V) of the vocabulary. Per token: 0 max p, 1 Σe^(p−max p), 2 max q, 3 Σe^(q−max q),
- * 4 Σe^(p−max p)·(p−q), 5 the label's p, 6 the label's q, 7 argmax p, 8 argmax q, 9 unused. Start with maxima −3.4028235e38 and
- * the rest 0. A larger maximum rescales the sums gathered so far; of equal logits the first is the argmax.
- * KL(p‖q) = s4/s1 − (ln s1 + s0) + (ln s3 + s2); the label's negative log-likelihood under p = ln s1 + s0 − s5.
+ * What perplexity and KL divergence need from the logits p (the original's) and q (the quantized
+ * model's), gathered over slices [first, first + V) of the vocabulary. Per token: 0 max p, 1
+ * Σe^(p−max p), 2 max q, 3 Σe^(q−max q), 4 Σe^(p−max p)·(p−q), 5 the label's p, 6 the label's q, 7
+ * argmax p, 8 argmax q, 9 unused. Start with maxima −3.4028235e38 and the rest 0. A larger maximum
+ * rescales the sums gathered so far; of equal logits the first is the argmax. KL(p‖q) = s4/s1 − (ln
+ * s1 + s0) + (ln s3 + s2); the label's negative log-likelihood under p = ln s1 + s0 − s5.
  */
 export const divergence = defineOp({
   name: "divergence",

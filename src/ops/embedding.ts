@@ -2,7 +2,10 @@
 import wgsl from "../../shaders/embedding.wgsl" with { type: "text" };
 import { defineOp, spread } from "../op.ts";
 
-/** Rows of a slice of the embedding table: tokens with first ≤ id < first + V get theirs, the others' rows stay as they are. */
+/**
+ * Rows of a slice of the embedding table: tokens with first ≤ id < first + V get theirs, the
+ * others' rows stay as they are.
+ */
 export const embedding = defineOp({
   name: "embedding",
   inputs: { ids: "u32[T]", table: "f32|bf16|f16[V, C]" },

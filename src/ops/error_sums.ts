@@ -2,10 +2,16 @@
 import wgsl from "../../shaders/error_sums.wgsl" with { type: "text" };
 import { defineOp, fold } from "../op.ts";
 
-/** Elements that one row of sums covers: short enough for f32, and the host adds the rows up in float64. */
+/**
+ * Elements that one row of sums covers: short enough for f32, and the host adds the rows up in
+ * float64.
+ */
 export const ERROR_CHUNK = 4096;
 
-/** Per chunk of 4096 elements: Σa², Σb², Σab, Σ(a−b)², max|a−b|, max|a|. SQNR and its kin follow from them. */
+/**
+ * Per chunk of 4096 elements: Σa², Σb², Σab, Σ(a−b)², max|a−b|, max|a|. SQNR and its kin follow
+ * from them.
+ */
 export const errorSums = defineOp({
   name: "error_sums",
   inputs: { a: "f32|bf16|f16[N]", b: "f32[N]" },

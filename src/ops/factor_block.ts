@@ -1,4 +1,7 @@
-/** One step of GPTQ's factor (methods/gptq/factor.ts tells the whole): a diagonal block factored, and its inverse. */
+/**
+ * One step of GPTQ's factor (methods/gptq/factor.ts tells the whole): a diagonal block factored,
+ * and its inverse.
+ */
 import wgsl from "../../shaders/factor_block.wgsl" with { type: "text" };
 import { defineOp } from "../op.ts";
 
@@ -6,10 +9,11 @@ import { defineOp } from "../op.ts";
 export const FACTOR_BLOCK = 64;
 
 /**
- * The reverse Cholesky factor of the symmetric block at `first`, of which m's upper half is read: A = R·Rᵀ with R upper triangular, and
- * t = R⁻¹, upper triangular, in its first min(K, C − first) rows and columns. Those rows of s become the identity's. m holds rows `panel` … of
- * the matrix. A pivot (a square of R's diagonal) below `least` or not finite counts as 1; status[0] is the least pivot so far, −1 after such a
- * one.
+ * The reverse Cholesky factor of the symmetric block at `first`, of which m's upper half is read: A
+ * = R·Rᵀ with R upper triangular, and t = R⁻¹, upper triangular, in its first min(K, C − first)
+ * rows and columns. Those rows of s become the identity's. m holds rows `panel` … of the matrix. A
+ * pivot (a square of R's diagonal) below `least` or not finite counts as 1; status[0] is the least
+ * pivot so far, −1 after such a one.
  */
 export const factorBlock = defineOp({
   name: "factor_block",

@@ -1,4 +1,7 @@
-/** For schemes whose runtime rounds activations by a scale that is fixed before it runs (static W8A8 and fp8). */
+/**
+ * For schemes whose runtime rounds activations by a scale that is fixed before it runs (static W8A8
+ * and fp8).
+ */
 import level from "../../shaders/runtime_level.wgsl" with { type: "text" };
 import wgsl from "../../shaders/fake_quantize.wgsl" with { type: "text" };
 import { e4m3ToF32, f32ToE4m3, roundHalfEven } from "../number.ts";
@@ -6,8 +9,9 @@ import { defineOp, spread } from "../op.ts";
 import { checkGrid, clamp, codeRange } from "./grid.ts";
 
 /**
- * Rounds activations to the levels of one scale and gives the rounded values: kind 0 the full symmetric integer grid of `bits`, kind 1 E4M3. What
- * lies beyond the levels becomes the outermost. Values must be finite, the scale positive.
+ * Rounds activations to the levels of one scale and gives the rounded values: kind 0 the full
+ * symmetric integer grid of `bits`, kind 1 E4M3. What lies beyond the levels becomes the outermost.
+ * Values must be finite, the scale positive.
  */
 export const fakeQuantize = defineOp({
   name: "fake_quantize",

@@ -1,4 +1,6 @@
-/** For schemes whose runtime rounds activations too: what W8A8 and fp8 do to the input of a linear. */
+/**
+ * For schemes whose runtime rounds activations too: what W8A8 and fp8 do to the input of a linear.
+ */
 import level from "../../shaders/runtime_level.wgsl" with { type: "text" };
 import wgsl from "../../shaders/fake_quantize_rows.wgsl" with { type: "text" };
 import { E4M3_MAX, e4m3ToF32, f32ToE4m3, roundHalfEven } from "../number.ts";
@@ -6,8 +8,9 @@ import { defineOp, fold } from "../op.ts";
 import { checkGrid, clamp, codeRange } from "./grid.ts";
 
 /**
- * Rounds activations a row at a time and gives the rounded values, as a runtime with dynamic per-token quantization would:
- * kind 0 the full symmetric integer grid of `bits`, kind 1 E4M3. A row of zeros stays zero. Rows must be finite.
+ * Rounds activations a row at a time and gives the rounded values, as a runtime with dynamic
+ * per-token quantization would: kind 0 the full symmetric integer grid of `bits`, kind 1 E4M3. A
+ * row of zeros stays zero. Rows must be finite.
  */
 export const fakeQuantizeRows = defineOp({
   name: "fake_quantize_rows",

@@ -3,7 +3,10 @@ import wgsl from "../../shaders/float_bins.wgsl" with { type: "text" };
 import { defineOp, spread } from "../op.ts";
 import { clamp } from "./grid.ts";
 
-/** Bins of one sign: 512 for each power of two from 2^-64 on; the first also holds what is smaller, the last what is larger. */
+/**
+ * Bins of one sign: 512 for each power of two from 2^-64 on; the first also holds what is smaller,
+ * the last what is larger.
+ */
 export const SIGN_BINS = 65536;
 
 /** The exponent field of the first bin. */
@@ -17,7 +20,10 @@ export function leastOfBin(bin: number): number {
   return 2 ** (FIRST_EXPONENT - 127 + Math.floor(bin / 512)) * (1 + bin % 512 / 512);
 }
 
-/** Adds to the counts of values by their leading bits: bins of values ≥ 0 and then of values < 0, each by magnitude. NaN counts as the largest. */
+/**
+ * Adds to the counts of values by their leading bits: bins of values ≥ 0 and then of values < 0,
+ * each by magnitude. NaN counts as the largest.
+ */
 export const floatBins = defineOp({
   name: "float_bins",
   inputs: { x: "f32[N]" },

@@ -1,19 +1,26 @@
-/** Matrix products of calibration: Gram matrices, errors spread over later columns, solutions; on rectangles of larger matrices. */
+/**
+ * Matrix products of calibration: Gram matrices, errors spread over later columns, solutions; on
+ * rectangles of larger matrices.
+ */
 import wgsl from "../../shaders/gemm.wgsl" with { type: "text" };
 import tile from "../../shaders/matmul_tile.wgsl" with { type: "text" };
 import type { Backend, Tensor } from "../backend.ts";
 import { defineOp, type Dims, type Scalars } from "../op.ts";
 
-/** Blocks on one side of the diagonal, for products of which only that side is wanted; 64 rows and columns each. */
+/**
+ * Blocks on one side of the diagonal, for products of which only that side is wanted; 64 rows and
+ * columns each.
+ */
 export const HALF_BLOCK = 64;
 
 /** `half` as the op numbers it. */
 const HALF = { all: 0, lower: 1, upper: 2 } as const;
 
 /**
- * c[m, n] = alpha·Σ a[m, k]·b[n, k], added to what is there if `add` is 1, on rectangles of m × k, n × k and m × n elements. A
- * rectangle begins at its row and column; one that is transposed lies in its tensor as k × m or k × n. With `half` 1 only blocks of 64 × 64
- * with ⌊n/64⌋ ≤ ⌊(m + diagonal)/64⌋ are computed, with 2 only those with ≥; the others stay as they are.
+ * c[m, n] = alpha·Σ a[m, k]·b[n, k], added to what is there if `add` is 1, on rectangles of m × k,
+ * n × k and m × n elements. A rectangle begins at its row and column; one that is transposed lies
+ * in its tensor as k × m or k × n. With `half` 1 only blocks of 64 × 64 with ⌊n/64⌋ ≤ ⌊(m +
+ * diagonal)/64⌋ are computed, with 2 only those with ≥; the others stay as they are.
  */
 export const gemm = defineOp({
   name: "gemm",
@@ -102,8 +109,8 @@ export interface View {
 }
 
 /**
- * Queue c[m, n] (+)= alpha·Σ a[m, k]·b[n, k]; see {@linkcode gemm}. Both operands are read along k: a product a·b of matrices in the usual
- * notation has `b` transposed.
+ * Queue c[m, n] (+)= alpha·Σ a[m, k]·b[n, k]; see {@linkcode gemm}. Both operands are read along k:
+ * a product a·b of matrices in the usual notation has `b` transposed.
  */
 export function multiply(
   backend: Backend,

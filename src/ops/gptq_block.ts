@@ -1,4 +1,7 @@
-/** The inner loop of GPTQ (Frantar et al., arXiv 2210.17323, algorithm 1): a block of columns, one after the other. */
+/**
+ * The inner loop of GPTQ (Frantar et al., arXiv 2210.17323, algorithm 1): a block of columns, one
+ * after the other.
+ */
 import wgsl from "../../shaders/gptq_block.wgsl" with { type: "text" };
 import { defineOp, fold } from "../op.ts";
 import { checkTiles, tileOf } from "./grid.ts";
@@ -8,10 +11,12 @@ import { checkValues, NEAREST_WGSL, nearestValue } from "./nearest.ts";
 export const GPTQ_BLOCK = 64;
 
 /**
- * Columns `first` … `first + count` of w, whose columns are in the order `order`: with what the columns before left to them taken off, each
- * becomes the nearest value of its grid, q, and its error e = (w − q)/v[c, c] is taken off the columns after it in the block, times v. `v` holds
- * rows `panel` … of V = Uᵀ, U the upper Cholesky factor of H⁻¹. Errors of columns before the block are the caller's affair. loss[r] grows by
- * Σ e²/2. Scales are those of the tiles of the weight as its columns were before.
+ * Columns `first` … `first + count` of w, whose columns are in the order `order`: with what the
+ * columns before left to them taken off, each becomes the nearest value of its grid, q, and its
+ * error e = (w − q)/v[c, c] is taken off the columns after it in the block, times v. `v` holds rows
+ * `panel` … of V = Uᵀ, U the upper Cholesky factor of H⁻¹. Errors of columns before the block are
+ * the caller's affair. loss[r] grows by Σ e²/2. Scales are those of the tiles of the weight as its
+ * columns were before.
  */
 export const gptqBlock = defineOp({
   name: "gptq_block",

@@ -1,11 +1,15 @@
 /**
- * What the integer ops share: tiles that have one scale, the range of codes of a grid, and the scale and zero point of a tile.
- * Grids by number: 0 full, 1 restricted, 2 affine, 3 fp8 (see src/scheme.ts for what they mean).
+ * What the integer ops share: tiles that have one scale, the range of codes of a grid, and the
+ * scale and zero point of a tile. Grids by number: 0 full, 1 restricted, 2 affine, 3 fp8 (see
+ * src/scheme.ts for what they mean).
  */
 import { E4M3_MAX, roundHalfEven, roundTo } from "../number.ts";
 import type { Dims, Scalars } from "../op.ts";
 
-/** `scale_dtype` by number, with its smallest normal number: no scale is below it, so none is lost when it is stored. */
+/**
+ * `scale_dtype` by number, with its smallest normal number: no scale is below it, so none is lost
+ * when it is stored.
+ */
 export const SCALE_DTYPES = [
   { dtype: "f32", smallest: 2 ** -126 },
   { dtype: "bf16", smallest: 2 ** -126 },
@@ -26,7 +30,10 @@ export interface TileParams {
   readonly zero: number;
 }
 
-/** Scale and zero point of a tile whose values span `low` to `high`; a tile that is not finite has scale +∞. */
+/**
+ * Scale and zero point of a tile whose values span `low` to `high`; a tile that is not finite has
+ * scale +∞.
+ */
 export function scaleOf(
   low: number,
   high: number,
@@ -65,7 +72,10 @@ export function clamp(x: number, low: number, high: number): number {
   return Math.min(Math.max(x, low), high);
 }
 
-/** Why bits, grid and scale dtype are not ones the ops know, or `true`. Scalars an op does not have are not looked at. */
+/**
+ * Why bits, grid and scale dtype are not ones the ops know, or `true`. Scalars an op does not have
+ * are not looked at.
+ */
 export function checkGrid({ bits, grid, scale_dtype }: Scalars): true | string {
   if (bits !== undefined && !(Number.isInteger(bits) && bits >= 2 && bits <= 8)) {
     return `bits must be 2 to 8, got ${bits}`;
@@ -85,7 +95,10 @@ export function checkGrid({ bits, grid, scale_dtype }: Scalars): true | string {
  */
 export const MAX_EXTENT = 2 ** 31 - 1;
 
-/** Why A×B is not the number of tiles of an R×C weight, or `true`. The last tile of a row or column may be short. */
+/**
+ * Why A×B is not the number of tiles of an R×C weight, or `true`. The last tile of a row or column
+ * may be short.
+ */
 export function checkTiles(
   { R = 0, C = 0, A = 0, B = 0 }: Dims,
   { tile_rows = 0, tile_columns = 0 }: Scalars,

@@ -3,7 +3,10 @@ import wgsl from "../../shaders/histogram.wgsl" with { type: "text" };
 import { defineOp, spread } from "../op.ts";
 import { clamp } from "./grid.ts";
 
-/** Adds to the counts of K equal bins between low and high; what lies outside goes to the first or last bin, NaN nowhere. */
+/**
+ * Adds to the counts of K equal bins between low and high; what lies outside goes to the first or
+ * last bin, NaN nowhere.
+ */
 export const histogram = defineOp({
   name: "histogram",
   inputs: { x: "f32|bf16|f16[N]" },

@@ -1,7 +1,10 @@
-/** Half-quadratic quantization (HQQ; Badri and Shaji, 2023): scales and zero points from the weights alone, by a norm that forgives outliers. */
+/**
+ * Half-quadratic quantization (HQQ; Badri and Shaji, 2023): scales and zero points from the weights
+ * alone, by a norm that forgives outliers.
+ */
 import tile from "../../shaders/tile.wgsl" with { type: "text" };
 import wgsl from "../../shaders/hqq_params.wgsl" with { type: "text" };
-import { Least } from "../least.ts";
+import { Least } from "./least.ts";
 import { roundTo } from "../number.ts";
 import { defineOp, fold, type Scalars } from "../op.ts";
 import {
@@ -20,11 +23,13 @@ import {
 export const HQQ = { norm: 0.7, beta: 10, growth: 1.01, iterations: 20 } as const;
 
 /**
- * Scale and zero point of every tile. From those of the range on, in turn: codes q to the nearest; of the error w − ŵ what outliers have too much,
- * e = sign(w − ŵ)·max(0, |w − ŵ| − |w − ŵ|^(p−1)/β); and with t = w − e the least-squares scale, Σ t(q−z)/Σ (q−z)², rounded to its dtype. β grows by
- * 1 %; it ends after 20 turns or when the mean of |w − ŵ| no longer falls, with the last that it fell to. On affine grids all of it is done with the
- * range's zero point, the one below and the one above; the least mean wins. With `guard` the range's parameters, or the rival's, are taken where
- * their squared error is smaller. A tile that is not finite has scale +∞.
+ * Scale and zero point of every tile. From those of the range on, in turn: codes q to the nearest;
+ * of the error w − ŵ what outliers have too much, e = sign(w − ŵ)·max(0, |w − ŵ| − |w −
+ * ŵ|^(p−1)/β); and with t = w − e the least-squares scale, Σ t(q−z)/Σ (q−z)², rounded to its dtype.
+ * β grows by 1 %; it ends after 20 turns or when the mean of |w − ŵ| no longer falls, with the last
+ * that it fell to. On affine grids all of it is done with the range's zero point, the one below and
+ * the one above; the least mean wins. With `guard` the range's parameters, or the rival's, are
+ * taken where their squared error is smaller. A tile that is not finite has scale +∞.
  */
 export const hqqParams = defineOp({
   name: "hqq_params",

@@ -4,8 +4,8 @@ import { defineOp, spread } from "../op.ts";
 import { checkColumns } from "./matmul_nt.ts";
 
 /**
- * Adds the product over a few columns in float: y[t, column + r] += Σ x[t, j]·w[r, j]·absmax[r]/127 for j in
- * columns[1 … columns[0]], the list of `outlier_columns`.
+ * Adds the product over a few columns in float: y[t, column + r] += Σ x[t, j]·w[r, j]·absmax[r]/127
+ * for j in columns[1 … columns[0]], the list of `outlier_columns`.
  */
 export const matmulColumns = defineOp({
   name: "matmul_columns",

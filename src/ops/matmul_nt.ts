@@ -9,7 +9,10 @@ export function checkColumns({ R = 0, Y = 0 }: Dims, { column = 0 }: Scalars): t
     `R = ${R} columns from ${column} on do not fit in Y = ${Y}`;
 }
 
-/** y[t, column + r] = Σ x[t, c]·w[r, c]: activations times a weight. Other columns of y stay as they are. */
+/**
+ * y[t, column + r] = Σ x[t, c]·w[r, c]: activations times a weight. Other columns of y stay as they
+ * are.
+ */
 export const matmulNt = defineOp({
   name: "matmul_nt",
   inputs: { x: "f32[T, C]", w: "f32|bf16|f16[R, C]" },

@@ -5,7 +5,10 @@ import { defineOp } from "../op.ts";
 import { checkColumns } from "./matmul_nt.ts";
 import { checkPacked, fieldOf } from "./unpack_bits.ts";
 
-/** `matmul_nt` with an integer weight as `pack_bits` packs it: w = (code − zero)·scale, G groups of C/G columns a row. */
+/**
+ * `matmul_nt` with an integer weight as `pack_bits` packs it: w = (code − zero)·scale, G groups of
+ * C/G columns a row.
+ */
 export const matmulPacked = defineOp({
   name: "matmul_packed",
   inputs: { x: "f32[T, C]", w: "u32[R, P]", scale: "f32[R, G]", zero: "i8[R, G]" },

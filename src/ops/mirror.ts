@@ -2,7 +2,10 @@
 import wgsl from "../../shaders/mirror.wgsl" with { type: "text" };
 import { defineOp, spread } from "../op.ts";
 
-/** h[i, first + j] = h[j, first + i] for j > i: the square of P columns from `first` on becomes symmetric. */
+/**
+ * h[i, first + j] = h[j, first + i] for j > i: the square of P columns from `first` on becomes
+ * symmetric.
+ */
 export const mirror = defineOp({
   name: "mirror",
   inputs: {},

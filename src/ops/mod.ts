@@ -1,5 +1,9 @@
-/** Every op, each in its own file: a signature, a definition, and its WGSL in shaders/. To add one, add a file and a row. */
+/**
+ * Every op, each in its own file: a signature, a definition, and its WGSL in shaders/. To add one,
+ * add a file and a row.
+ */
 import type { Op } from "../op.ts";
+import { act } from "./act.ts";
 import { add } from "./add.ts";
 import { addBias } from "./add_bias.ts";
 import { attention } from "./attention.ts";
@@ -18,10 +22,13 @@ import { factorBlock } from "./factor_block.ts";
 import { fakeQuantize } from "./fake_quantize.ts";
 import { fakeQuantizeRows } from "./fake_quantize_rows.ts";
 import { floatBins } from "./float_bins.ts";
+import { gate } from "./gate.ts";
+import { gatherColumns } from "./gather_columns.ts";
 import { gemm } from "./gemm.ts";
 import { gptqBlock } from "./gptq_block.ts";
 import { histogram } from "./histogram.ts";
 import { hqqParams } from "./hqq_params.ts";
+import { layerNorm } from "./layer_norm.ts";
 import { matmulColumns } from "./matmul_columns.ts";
 import { matmulInt8 } from "./matmul_int8.ts";
 import { matmulNt } from "./matmul_nt.ts";
@@ -42,16 +49,17 @@ import { rescaleInt8 } from "./rescale_int8.ts";
 import { rmsNorm } from "./rms_norm.ts";
 import { rope } from "./rope.ts";
 import { rowDots } from "./row_dots.ts";
+import { scaleCap } from "./scale_cap.ts";
 import { scaleParams } from "./scale_params.ts";
 import { scaleRows } from "./scale_rows.ts";
 import { searchParams } from "./search_params.ts";
-import { siluMul } from "./silu_mul.ts";
 import { subtract } from "./subtract.ts";
 import { tileRange } from "./tile_range.ts";
 import { unpackBits } from "./unpack_bits.ts";
 import { widen } from "./widen.ts";
 
 export {
+  act,
   add,
   addBias,
   attention,
@@ -70,10 +78,13 @@ export {
   fakeQuantize,
   fakeQuantizeRows,
   floatBins,
+  gate,
+  gatherColumns,
   gemm,
   gptqBlock,
   histogram,
   hqqParams,
+  layerNorm,
   matmulColumns,
   matmulInt8,
   matmulNt,
@@ -94,10 +105,10 @@ export {
   rmsNorm,
   rope,
   rowDots,
+  scaleCap,
   scaleParams,
   scaleRows,
   searchParams,
-  siluMul,
   subtract,
   tileRange,
   unpackBits,
@@ -131,7 +142,11 @@ export const OPS: readonly Op[] = [
   rmsNorm,
   rope,
   attention,
-  siluMul,
+  layerNorm,
+  act,
+  gate,
+  scaleCap,
+  gatherColumns,
   add,
   addBias,
   divergence,

@@ -3,7 +3,10 @@ import wgsl from "../../shaders/narrow.wgsl" with { type: "text" };
 import { f32ToBf16, f32ToE4m3, f32ToF16 } from "../number.ts";
 import { defineOp, spread } from "../op.ts";
 
-/** f32 to the nearest narrow float, ties to even. Past the largest f16 comes infinity, past ±448 in E4M3 ±448; NaN stays NaN. */
+/**
+ * f32 to the nearest narrow float, ties to even. Past the largest f16 comes infinity, past ±448 in
+ * E4M3 ±448; NaN stays NaN.
+ */
 export const narrow = defineOp({
   name: "narrow",
   inputs: { x: "f32[N]" },

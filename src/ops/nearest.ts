@@ -1,7 +1,10 @@
-/** What the ops share that choose among the values of any grid: the nearest one, defined here and in shaders/nearest.wgsl. */
+/**
+ * What the ops share that choose among the values of any grid: the nearest one, defined here and in
+ * shaders/nearest.wgsl.
+ */
 import tables from "../../shaders/codebook.wgsl" with { type: "text" };
 import wgsl from "../../shaders/nearest.wgsl" with { type: "text" };
-import { CODEBOOKS } from "../codebook.ts";
+import { CODEBOOKS } from "./codebook.ts";
 import { e4m3ToF32, f32ToE4m3 } from "../number.ts";
 import type { Scalars } from "../op.ts";
 import { checkGrid, codeOf, codeRange } from "./grid.ts";
@@ -12,7 +15,10 @@ export const VALUE_KINDS = ["int", "fp8", "nf4", "fp4"] as const;
 /** WGSL of `nearest`, to be put before a shader that calls it. */
 export const NEAREST_WGSL: string = tables + wgsl;
 
-/** The value of a grid nearest to a weight, as f32; for the codebooks `scale` is the absmax of the block. */
+/**
+ * The value of a grid nearest to a weight, as f32; for the codebooks `scale` is the absmax of the
+ * block.
+ */
 export function nearestValue(
   weight: number,
   { scale, zero }: { readonly scale: number; readonly zero: number },

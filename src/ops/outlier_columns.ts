@@ -3,8 +3,9 @@ import wgsl from "../../shaders/outlier_columns.wgsl" with { type: "text" };
 import { defineOp } from "../op.ts";
 
 /**
- * Columns of activations in which some value reaches `threshold` (LLM.int8(), arXiv 2208.07339 §3.2), as flags and as a list:
- * columns[0] is their count, columns[1 … count] their ascending indices, the rest 0. Threshold 0 finds none.
+ * Columns of activations in which some value reaches `threshold` (LLM.int8(), arXiv 2208.07339
+ * §3.2), as flags and as a list: columns[0] is their count, columns[1 … count] their ascending
+ * indices, the rest 0. Threshold 0 finds none.
  */
 export const outlierColumns = defineOp({
   name: "outlier_columns",

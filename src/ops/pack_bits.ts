@@ -4,8 +4,9 @@ import { defineOp, spread } from "../op.ts";
 import { checkPacked } from "./unpack_bits.ts";
 
 /**
- * Codes as a dense bitstream, lowest bit first along each row of whole 32-bit words; a field holds code + 2^(bits−1) and
- * may cross words; bits past the row's end are 0 (the layout of compressed-tensors' `pack-quantized`).
+ * Codes as a dense bitstream, lowest bit first along each row of whole 32-bit words; a field holds
+ * code + 2^(bits−1) and may cross words; bits past the row's end are 0 (the layout of
+ * compressed-tensors' `pack-quantized`).
  */
 export const packBits = defineOp({
   name: "pack_bits",

@@ -1,4 +1,7 @@
-/** For GPTQ's column order and for the scales that AWQ and SmoothQuant move: columns of a matrix reordered and multiplied. */
+/**
+ * For GPTQ's column order and for the scales that AWQ and SmoothQuant move: columns of a matrix
+ * reordered and multiplied.
+ */
 import wgsl from "../../shaders/permute_columns.wgsl" with { type: "text" };
 import { defineOp, spread } from "../op.ts";
 

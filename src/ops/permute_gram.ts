@@ -1,10 +1,14 @@
-/** The first step of GPTQ's factor: the Gram matrix with its columns in the order they will be quantized in, damped. */
+/**
+ * The first step of GPTQ's factor: the Gram matrix with its columns in the order they will be
+ * quantized in, damped.
+ */
 import wgsl from "../../shaders/permute_gram.wgsl" with { type: "text" };
 import { defineOp, fold } from "../op.ts";
 
 /**
- * Rows `to` … `to + Q` of m, the symmetric matrix h reordered, scaled and damped: m[i, j] = h[o(i), o(j)]·f(o(i))·f(o(j)), plus `damp` on
- * the diagonal, for j ≥ i, and 0 below it. `h` holds rows `from` … `from + P` of the matrix; rows of m that come from others stay as they are.
+ * Rows `to` … `to + Q` of m, the symmetric matrix h reordered, scaled and damped: m[i, j] = h[o(i),
+ * o(j)]·f(o(i))·f(o(j)), plus `damp` on the diagonal, for j ≥ i, and 0 below it. `h` holds rows
+ * `from` … `from + P` of the matrix; rows of m that come from others stay as they are.
  */
 export const permuteGram = defineOp({
   name: "permute_gram",

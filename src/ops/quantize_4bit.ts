@@ -1,7 +1,7 @@
 /** For the schemes NF4 and FP4 (QLoRA, arXiv 2305.14314). */
 import tables from "../../shaders/codebook.wgsl" with { type: "text" };
 import wgsl from "../../shaders/quantize_4bit.wgsl" with { type: "text" };
-import { CODEBOOKS } from "../codebook.ts";
+import { CODEBOOKS } from "./codebook.ts";
 import { defineOp, type Dims, type Scalars, spread } from "../op.ts";
 import { rankBlock } from "./blocks.ts";
 import { MAX_EXTENT } from "./grid.ts";
@@ -22,9 +22,11 @@ export function check4bit(
 }
 
 /**
- * NF4 (kind 0) or FP4 (kind 1) codes and an absmax per block of the flattened weight, as bitsandbytes has them (`rankBlock`
- * tells the arithmetic). The first of two codes is in the high nibble; past an odd end is the code of 0. A block that is not
- * finite has absmax +∞ and codes of 0. With `given` 1 the absmax that is there is taken instead, where a method has chosen values already.
+ * NF4 (kind 0) or FP4 (kind 1) codes and an absmax per block of the flattened weight, as
+ * bitsandbytes has them (`rankBlock` tells the arithmetic). The first of two codes is in the high
+ * nibble; past an odd end is the code of 0. A block that is not finite has absmax +∞ and codes of
+ * 0. With `given` 1 the absmax that is there is taken instead, where a method has chosen values
+ * already.
  */
 export const quantize4bit = defineOp({
   name: "quantize_4bit",

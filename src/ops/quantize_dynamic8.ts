@@ -1,6 +1,9 @@
-/** For double quantization: the absmax of NF4 and FP4 blocks as 8-bit codes (QLoRA, arXiv 2305.14314, §3). */
+/**
+ * For double quantization: the absmax of NF4 and FP4 blocks as 8-bit codes (QLoRA, arXiv
+ * 2305.14314, §3).
+ */
 import wgsl from "../../shaders/quantize_dynamic8.wgsl" with { type: "text" };
-import { midpoints } from "../codebook.ts";
+import { midpoints } from "./codebook.ts";
 import { defineOp, type Dims, type Scalars, spread } from "../op.ts";
 import { rankBlock } from "./blocks.ts";
 import { MAX_EXTENT } from "./grid.ts";
@@ -19,8 +22,9 @@ export function checkDynamic8(
 }
 
 /**
- * Codes of x − offset in a sorted table of 256 values, with an absmax per block (`rankBlock` tells the arithmetic): the nearest
- * entry to (x − offset)/absmax, and the lower of two as near. A block that is not finite has absmax +∞ and codes of value 0.
+ * Codes of x − offset in a sorted table of 256 values, with an absmax per block (`rankBlock` tells
+ * the arithmetic): the nearest entry to (x − offset)/absmax, and the lower of two as near. A block
+ * that is not finite has absmax +∞ and codes of value 0.
  */
 export const quantizeDynamic8 = defineOp({
   name: "quantize_dynamic8",

@@ -5,9 +5,10 @@ import { defineOp, fold } from "../op.ts";
 import { clamp } from "./grid.ts";
 
 /**
- * Row-wise int8 (LLM.int8(), arXiv 2208.07339; bitsandbytes' int8_vectorwise_quant): codes rn(x·(127/absmax)). Skipped columns
- * and rows of zeros have codes 0; a row that is not finite has absmax +∞. As in bitsandbytes, absmax leaves out the outliers
- * themselves, not their columns: what is below `threshold` in a skipped column counts (threshold 0: nothing of it does).
+ * Row-wise int8 (LLM.int8(), arXiv 2208.07339; bitsandbytes' int8_vectorwise_quant): codes
+ * rn(x·(127/absmax)). Skipped columns and rows of zeros have codes 0; a row that is not finite has
+ * absmax +∞. As in bitsandbytes, absmax leaves out the outliers themselves, not their columns: what
+ * is below `threshold` in a skipped column counts (threshold 0: nothing of it does).
  */
 export const quantizeRowsInt8 = defineOp({
   name: "quantize_rows_int8",

@@ -1,14 +1,18 @@
-/** What coordinate descent leaves to scales: with codes held, the scale of each row's group that costs least, by the inputs' Gram matrix. */
+/**
+ * What coordinate descent leaves to scales: with codes held, the scale of each row's group that
+ * costs least, by the inputs' Gram matrix.
+ */
 import wgsl from "../../shaders/refit_scales.wgsl" with { type: "text" };
 import { roundHalfEven, roundTo } from "../number.ts";
 import { defineOp, fold } from "../op.ts";
 import { checkGrid, SCALE_DTYPES } from "./grid.ts";
 
 /**
- * Column `tile` of scales, of the values in columns `first` … `first + count` of w: each becomes s + s·ρ where ½·tr(E·H'·Eᵀ) is least with codes
- * held, ρ = −Σ w·f·g'/Σ w·f·m', rounded to its dtype, if that lowers the sum and keeps its sign. H', e and g are those of `descend_block`; m is w·F·H
- * of these columns alone, g' and m' are g and m with the damping, damp·e/f² and damp·w/f. Values become codes times the new scale; e and loss[r]
- * follow.
+ * Column `tile` of scales, of the values in columns `first` … `first + count` of w: each becomes s
+ * + s·ρ where ½·tr(E·H'·Eᵀ) is least with codes held, ρ = −Σ w·f·g'/Σ w·f·m', rounded to its dtype,
+ * if that lowers the sum and keeps its sign. H', e and g are those of `descend_block`; m is w·F·H
+ * of these columns alone, g' and m' are g and m with the damping, damp·e/f² and damp·w/f. Values
+ * become codes times the new scale; e and loss[r] follow.
  */
 export const refitScales = defineOp({
   name: "refit_scales",

@@ -3,7 +3,10 @@ import wgsl from "../../shaders/rescale_int8.wgsl" with { type: "text" };
 import { defineOp, spread } from "../op.ts";
 import { checkColumns } from "./matmul_nt.ts";
 
-/** The product of two int8 tensors in real units: z[t, column + r] = y·a[t]·b[r]/127², a and b the absmax of the rows. */
+/**
+ * The product of two int8 tensors in real units: z[t, column + r] = y·a[t]·b[r]/127², a and b the
+ * absmax of the rows.
+ */
 export const rescaleInt8 = defineOp({
   name: "rescale_int8",
   inputs: { y: "i32[T, R]", a: "f32[T]", b: "f32[R]" },

@@ -1,21 +1,25 @@
-/** The norm of Llama, Qwen, Mistral and their kin. */
+/** The norm of Llama, Qwen, Mistral, Gemma and their kin, of whole rows or of each head. */
 import wgsl from "../../shaders/rms_norm.wgsl" with { type: "text" };
 import { defineOp, fold } from "../op.ts";
 
-/** x / sqrt(mean(x²) + eps) · weight, a row at a time (RMSNorm, arXiv 1910.07467). */
+/**
+ * x / sqrt(mean(x²) + eps) · (weight + plus), over each run of D columns of a row (RMSNorm, arXiv
+ * 1910.07467). D = C is a whole row; Gemma stores weights less 1.
+ */
 export const rmsNorm = defineOp({
   name: "rms_norm",
-  inputs: { x: "f32[T, C]", weight: "f32|bf16|f16[C]" },
+  inputs: { x: "f32[T, C]", weight: "f32|bf16|f16[D]" },
   outputs: { y: "f32[T, C]" },
-  scalars: { eps: "f32" },
+  scalars: { eps: "f32", plus: "f32" },
   wgsl,
-  workgroups: ({ T = 0 }) => fold(T),
-  reference({ x, weight, y }, { T = 0, C = 0 }, { eps = 0 }) {
-    for (let t = 0; t < T; t++) {
+  workgroups: ({ T = 0, C = 0, D = 1 }) => fold(T * C / D),
+  check: ({ C = 0, D = 0 }) => D > 0 && C % D === 0 || `C = ${C} is not a multiple of D = ${D}`,
+  reference({ x, weight, y }, { T = 0, C = 0, D = 0 }, { eps = 0, plus = 0 }) {
+    for (let first = 0; first < T * C; first += D) {
       let square = 0;
-      for (let c = 0; c < C; c++) square += x![t * C + c]! ** 2;
-      const factor = 1 / Math.sqrt(square / C + eps);
-      for (let c = 0; c < C; c++) y![t * C + c] = x![t * C + c]! * factor * weight![c]!;
+      for (let c = 0; c < D; c++) square += x![first + c]! ** 2;
+      const factor = 1 / Math.sqrt(square / D + eps);
+      for (let c = 0; c < D; c++) y![first + c] = x![first + c]! * factor * (weight![c]! + plus);
     }
   },
 });

@@ -3,26 +3,30 @@ import wgsl from "../../shaders/rope.wgsl" with { type: "text" };
 import { defineOp, spread } from "../op.ts";
 
 /**
- * Rotary position embedding in place (RoFormer, arXiv 2104.09864), in Hugging Face's rotate-half order: each head of 2H values
- * is two halves (a, b), which become (a·cos − b·sin, b·cos + a·sin).
+ * Rotary position embedding in place (RoFormer, arXiv 2104.09864): of the first 2H values of each
+ * head, pairs (a, b) become (a·cos − b·sin, b·cos + a·sin). Pairs are the values h and h + H, in
+ * Hugging Face's rotate-half order, or if `adjacent` 2h and 2h + 1.
  */
 export const rope = defineOp({
   name: "rope",
   inputs: { cos: "f32[T, H]", sin: "f32[T, H]" },
   outputs: { x: "f32[T, D]" },
+  scalars: { head_dim: "u32", adjacent: "u32" },
   wgsl,
-  workgroups: ({ T = 0, D = 0 }) => spread(T * D / 2),
-  check: ({ D = 0, H = 0 }) =>
-    D % (2 * H) === 0 || `D = ${D} is not a multiple of a head of 2H = ${2 * H} values`,
-  reference({ cos, sin, x }, { T = 0, D = 0, H = 1 }) {
+  workgroups: ({ T = 0, H = 0, D = 0 }, { head_dim = 1 }) => spread(T * D / head_dim * H),
+  check: ({ D = 0, H = 0 }, { head_dim = 0 }) =>
+    head_dim > 0 && D % head_dim === 0 && 2 * H <= head_dim ||
+    `D = ${D} must be a multiple of head_dim = ${head_dim}, which must hold 2H = ${2 * H} values`,
+  reference({ cos, sin, x }, { T = 0, D = 0, H = 1 }, { head_dim = 1, adjacent = 0 }) {
     for (let t = 0; t < T; t++) {
-      for (let head = 0; head < D / (2 * H); head++) {
+      for (let head = 0; head < D; head += head_dim) {
         for (let h = 0; h < H; h++) {
-          const at = t * D + head * 2 * H + h;
-          const [a, b] = [x![at]!, x![at + H]!];
+          const first = t * D + head + (adjacent ? 2 * h : h);
+          const second = first + (adjacent ? 1 : H);
+          const [a, b] = [x![first]!, x![second]!];
           const [c, s] = [cos![t * H + h]!, sin![t * H + h]!];
-          x![at] = a * c - b * s;
-          x![at + H] = b * c + a * s;
+          x![first] = a * c - b * s;
+          x![second] = b * c + a * s;
         }
       }
     }

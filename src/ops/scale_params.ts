@@ -4,8 +4,9 @@ import { defineOp, spread } from "../op.ts";
 import { checkGrid, scaleOf } from "./grid.ts";
 
 /**
- * Scale and zero point of every tile from its range (see `scaleOf`): the scale is rounded to `scale_dtype` (0 f32, 1 bf16,
- * 2 f16) before anything uses it, is 1 for a tile of zeros, and +∞ for a tile that is not finite.
+ * Scale and zero point of every tile from its range (see `scaleOf`): the scale is rounded to
+ * `scale_dtype` (0 f32, 1 bf16, 2 f16) before anything uses it, is 1 for a tile of zeros, and +∞
+ * for a tile that is not finite.
  */
 export const scaleParams = defineOp({
   name: "scale_params",

@@ -1,4 +1,7 @@
-/** For scales that move to a weight which is quantized already: its rows are divided by dividing the scales of its codes. */
+/**
+ * For scales that move to a weight which is quantized already: its rows are divided by dividing the
+ * scales of its codes.
+ */
 import wgsl from "../../shaders/scale_rows.wgsl" with { type: "text" };
 import { roundTo } from "../number.ts";
 import { defineOp, spread } from "../op.ts";

@@ -3,7 +3,7 @@
  */
 import tile from "../../shaders/tile.wgsl" with { type: "text" };
 import wgsl from "../../shaders/search_params.wgsl" with { type: "text" };
-import { Least } from "../least.ts";
+import { Least } from "./least.ts";
 import { roundHalfEven, roundTo } from "../number.ts";
 import { defineOp, fold, type Scalars } from "../op.ts";
 import {

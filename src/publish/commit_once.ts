@@ -1,7 +1,8 @@
 /**
- * A commit that happens once. The Hub may carry a commit out and its answer be lost (a 504 after its minute, a broken connection), so an
- * unclear answer is settled by looking: is the head still the parent, or is it a commit with our files? Only then is it asked for again,
- * and the parent's name in it keeps a late first one from being doubled.
+ * A commit that happens once. The Hub may carry a commit out and its answer be lost (a 504 after
+ * its minute, a broken connection), so an unclear answer is settled by looking: is the head still
+ * the parent, or is it a commit with our files? Only then is it asked for again, and the parent's
+ * name in it keeps a late first one from being doubled.
  */
 import { HubError, quote } from "../errors.ts";
 import type { HubClient } from "../hub/client.ts";
@@ -10,8 +11,8 @@ import type { RepoSpec } from "../hub/repo_spec.ts";
 import { readHead, sameFiles } from "./remote.ts";
 import { isObject } from "../json.ts";
 import { isUncertain, type Sender } from "./sender.ts";
-import type { SentFile } from "./upload_fetch.ts";
-import type { Passing } from "../hub/transport.ts";
+import type { SentFile } from "./sent_file.ts";
+import type { TransientFault } from "../hub/transport.ts";
 
 /** The answer to a commit, as the package reads it. */
 export interface CommitCall {
@@ -40,14 +41,15 @@ export interface CommitOptions {
 /**
  * Make a commit.
  *
- * @throws {HubError} the Hub refuses it, someone else was faster, or it could not be found out whether a pull request was opened.
+ * @throws {HubError} the Hub refuses it, someone else was faster, or it could not be found out
+ * whether a pull request was opened.
  */
 export async function commitOnce(url: URL, options: CommitOptions): Promise<CommitCall> {
   const { sender, body, ask, signal, parent, pullRequest } = options;
   if (!pullRequest && await sameFiles(parent, options)) return done(options, parent);
-  const patience = sender.transport.patience(ask, signal);
+  const policy = sender.transport.retryPolicy(ask, signal);
   for (;;) {
-    let fault: Passing;
+    let fault: TransientFault;
     try {
       const said = await sender.json(url, {
         ask,
@@ -60,13 +62,13 @@ export async function commitOnce(url: URL, options: CommitOptions): Promise<Comm
     } catch (error) {
       const conflict = error instanceof HubError && error.kind === "conflict";
       if (!conflict && !isUncertain(error)) throw error;
-      if (pullRequest) throw conflict ? error : unclear(error as Passing, options);
+      if (pullRequest) throw conflict ? error : unclear(error as TransientFault, options);
       const head = await readHead(options);
       if (head !== parent && await sameFiles(head, options)) return done(options, head);
       if (conflict || head !== parent) throw conflict ? error : overtaken(options);
-      fault = error as Passing;
+      fault = error as TransientFault;
     }
-    await patience.failed(fault);
+    await policy.failed(fault);
   }
 }
 
@@ -104,7 +106,7 @@ function overtaken({ sender, ask, repo }: CommitOptions): HubError {
   });
 }
 
-function unclear({ failure }: Passing, { sender, ask, repo }: CommitOptions): HubError {
+function unclear({ failure }: TransientFault, { sender, ask, repo }: CommitOptions): HubError {
   return sender.transport.error(ask, {
     ...failure,
     advice: `Whether the pull request was opened is not known: look at ` +

@@ -1,6 +1,7 @@
 /**
- * The files of a folder that is to be published: all of them, in order of name, but for those whose names begin with a dot. Refused: links
- * that lead to other files outside, names that the Hub or another system could not have.
+ * The files of a folder that is to be published: all of them, in order of name, but for those whose
+ * names begin with a dot. Refused: links that lead to other files outside, names that the Hub or
+ * another system could not have.
  */
 import { quote, RequestError } from "../errors.ts";
 import type { Disk } from "../io/disk.ts";

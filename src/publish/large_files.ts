@@ -1,14 +1,14 @@
 /**
- * Large files on their way to the Hub's storage (git-lfs's batch API, with the Hub's parts): where each is to go, the bytes themselves, the
- * parts put together, and the Hub told. Whatever happened to an answer, the Hub is asked whether it has the object before anything is
- * called lost.
+ * Large files on their way to the Hub's storage (git-lfs's batch API, with the Hub's parts): where
+ * each is to go, the bytes themselves, the parts put together, and the Hub told. Whatever happened
+ * to an answer, the Hub is asked whether it has the object before anything is called lost.
  */
 import { HubError, quote } from "../errors.ts";
 import type { Ask } from "../hub/refusals.ts";
 import type { FileBlob } from "./file_blob.ts";
 import { isObject } from "../json.ts";
 import type { Answer } from "./sender.ts";
-import type { UploadOptions } from "./upload_fetch.ts";
+import type { UploadOptions } from "./sent_file.ts";
 
 /** An object that is to be uploaded, as the batch call answered. */
 interface Action {

@@ -9,8 +9,8 @@ import { HubClient, type HubFile } from "../hub/client.ts";
 import { parseRepoSpec, type RepoSpec } from "../hub/repo_spec.ts";
 import type { TransportOptions } from "../hub/transport.ts";
 import { type Disk, disk as machine } from "../io/disk.ts";
-import { CARD_TAG } from "../model_card.ts";
-import { readSourceCard } from "../source_card.ts";
+import { CARD_TAG } from "./model_card.ts";
+import { readSourceCard } from "../sources/source_card.ts";
 import { listFolder } from "./folder.ts";
 import { findRepo, readFiles, readHead, type RemoteRepo } from "./remote.ts";
 import { checkRights } from "./rights.ts";
@@ -23,7 +23,9 @@ export type Visibility = "private" | "public";
 export interface PlanOptions {
   /** The way to the Hub, with a token that may write. */
   readonly hub: TransportOptions;
-  /** Of a new repository: private unless given. One that is there must have the one that is given. */
+  /**
+   * Of a new repository: private unless given. One that is there must have the one that is given.
+   */
   readonly visibility?: Visibility;
   /** `main` unless given. A branch that is not there is made, empty. */
   readonly branch?: string;
@@ -86,8 +88,8 @@ const WEIGHTS = /\.(?:safetensors|gguf|bin|pt|pth|onnx|msgpack|h5)$|\.index\.jso
 /**
  * Find out what publishing will do.
  *
- * @throws {RequestError} the name, the folder or the branch cannot be used; the repository has files of others (and no `force`), or another
- *   visibility than was asked for.
+ * @throws {RequestError} the name, the folder or the branch cannot be used; the repository has
+ * files of others (and no `force`), or another visibility than was asked for.
  * @throws {HubError} there is no token, or it may not write there; or the Hub cannot be asked.
  * @throws {CheckpointError} a link in the folder leads out of it.
  */
@@ -131,22 +133,43 @@ export async function planPublish(
       disk,
       sure: !ours && !options.force,
     }),
-    left: [...there.keys()].filter((path) =>
-      !MADE_BY_HUB.has(path) && !all.some((file) => file.path === path)
-    ),
+    left: leftBeside(all.map(({ path }) => path), there),
   };
   checkOthers(plan, options.force ?? false);
   return plan;
 }
 
 /**
- * Find out whether there is any use in making something to publish there: the name, the token, and the repository, if it is there already.
+ * Find out whether there is any use in making something to publish there: the name, the token, and
+ * the repository, if it is there already.
  *
- * @throws {RequestError} the name or the branch cannot be used; the repository has another visibility than was asked for.
+ * @param paths What will be published, where that is known already: then files of others are
+ * looked for, too.
+ * @throws {RequestError} the name or the branch cannot be used; the repository has another
+ * visibility than was asked for, or files of others (and no `force`).
  * @throws {HubError} there is no token, or it may not write there; or the Hub cannot be asked.
  */
-export async function checkPublish(name: string, options: PlanOptions): Promise<void> {
-  await reach(name, options);
+export async function checkPublish(
+  name: string,
+  options: PlanOptions,
+  paths?: readonly string[],
+): Promise<void> {
+  const { found, asking } = await reach(name, options);
+  if (!found || !paths) return;
+  const parent = await headOf(asking);
+  if (parent === undefined) return;
+  const { repo: { id: repo }, client } = asking;
+  const { pullRequest = false, force = false, signal } = options;
+  const there = await readFiles(parent, asking);
+  const ours = await isOurs(there, { client, signal });
+  // What is small may be the same, byte for byte; weights that nobody has made yet are not.
+  const overwritten = paths.filter((path) => there.has(path) && WEIGHTS.test(path));
+  checkOthers({ repo, pullRequest, ours, overwritten, left: leftBeside(paths, there) }, force);
+}
+
+/** Files on the branch that stay beside those that are published. */
+function leftBeside(paths: readonly string[], there: ReadonlyMap<string, HubFile>): string[] {
+  return [...there.keys()].filter((path) => !MADE_BY_HUB.has(path) && !paths.includes(path));
 }
 
 /** The repository, if it is there, and the way to it. */
@@ -229,7 +252,10 @@ async function isOurs(
   return readSourceCard(text).tags.includes(CARD_TAG);
 }
 
-/** Files on the branch that are not as ours are. To be sure, files of the same size are hashed; else large ones are taken for others. */
+/**
+ * Files on the branch that are not as ours are. To be sure, files of the same size are hashed; else
+ * large ones are taken for others.
+ */
 async function findOverwritten(
   files: readonly PublishedFile[],
   { there, folder, card, disk, sure }: {
@@ -262,8 +288,16 @@ async function findOverwritten(
   return overwritten;
 }
 
-/** Refuse to mix with, or to write over, what others have put there. A pull request does neither. */
-function checkOthers({ repo, pullRequest, ours, overwritten, left }: PublishPlan, force: boolean) {
+/**
+ * Refuse to mix with, or to write over, what others have put there. A pull request does neither.
+ */
+function checkOthers(
+  { repo, pullRequest, ours, overwritten, left }: Pick<
+    PublishPlan,
+    "repo" | "pullRequest" | "ours" | "overwritten" | "left"
+  >,
+  force: boolean,
+): void {
   if (force || pullRequest) return;
   const weights = left.filter((path) => WEIGHTS.test(path));
   const problem = ours

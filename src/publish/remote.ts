@@ -1,11 +1,13 @@
-/** What is on the Hub now: who asks, the repository, the head of a branch, the files of a commit. */
+/**
+ * What is on the Hub now: who asks, the repository, the head of a branch, the files of a commit.
+ */
 import { HubError, quote } from "../errors.ts";
 import type { HubClient, HubFile } from "../hub/client.ts";
 import type { Ask } from "../hub/refusals.ts";
 import { isCommit, type RepoSpec } from "../hub/repo_spec.ts";
 import { isObject } from "../json.ts";
 import type { Sender } from "./sender.ts";
-import type { SentFile } from "./upload_fetch.ts";
+import type { SentFile } from "./sent_file.ts";
 
 /** A question about a repository. */
 export interface Asking {
@@ -43,7 +45,10 @@ export async function findRepo({ sender, repo, signal }: Asking): Promise<Remote
   return { id, private: hidden };
 }
 
-/** The commit that a branch is at. @throws {HubError} of kind `missing-revision`: there is no such branch. */
+/**
+ * The commit that a branch is at. @throws {HubError} of kind `missing-revision`: there is no such
+ * branch.
+ */
 export async function readHead({ sender, repo, signal }: Asking): Promise<string> {
   const ask: Ask = { doing: `look at ${quote(repo.id)} on the Hub`, repo };
   const revision = encodeURIComponent(repo.revision ?? "main");
@@ -71,7 +76,10 @@ export async function readFiles(
   return new Map(files.map((file) => [file.path, file]));
 }
 
-/** The first of the files that a commit does not have just as they were sent; undefined when it has all. */
+/**
+ * The first of the files that a commit does not have just as they were sent; undefined when it has
+ * all.
+ */
 export function firstDifference(
   sent: readonly SentFile[],
   found: ReadonlyMap<string, HubFile>,

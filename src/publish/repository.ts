@@ -1,4 +1,7 @@
-/** Making a repository and a branch of it, once: a try whose answer was lost is found out by looking. */
+/**
+ * Making a repository and a branch of it, once: a try whose answer was lost is found out by
+ * looking.
+ */
 import { HubError, quote } from "../errors.ts";
 import type { Visibility } from "./plan.ts";
 import { type Asking, findRepo } from "./remote.ts";
@@ -15,7 +18,7 @@ export async function createRepo(
 ): Promise<void> {
   const ask = { doing: `make the repository ${quote(repo.id)}`, repo };
   const [organization, name] = repo.id.split("/");
-  const patience = sender.transport.patience(ask, signal);
+  const policy = sender.transport.retryPolicy(ask, signal);
   for (;;) {
     let fault: unknown;
     try {
@@ -33,7 +36,7 @@ export async function createRepo(
     }
     const found = await findRepo({ sender, repo, signal });
     if (found?.id === repo.id && found.private === (visibility === "private")) return;
-    await patience.failed(fault);
+    await policy.failed(fault);
   }
 }
 
@@ -54,7 +57,8 @@ export async function createBranch({ sender, repo, signal }: Asking): Promise<vo
       body: JSON.stringify({ startingPoint: "main", emptyBranch: true }),
     });
   } catch (fault) {
-    // Made by an earlier try whose answer was lost. Were it someone else's, the commit would see their files as its parent's.
+    // Made by an earlier try whose answer was lost. Were it someone else's, the commit would see
+    // their files as its parent's.
     if (!(fault instanceof HubError) || fault.status !== 409) throw fault;
   }
 }

@@ -1,13 +1,14 @@
 /**
- * Requests that change something on the Hub, and small questions beside them: repeated where that is safe, answers read whole, files
- * sent a few at a time. What travels goes through `Transport`, which keeps the token at home and secrets out of errors.
+ * Requests that change something on the Hub, and small questions beside them: repeated where that
+ * is safe, answers read whole, files sent a few at a time. What travels goes through `Transport`,
+ * which keeps the token at home and secrets out of errors.
  */
 import { HubError, quote } from "../errors.ts";
 import type { Ask } from "../hub/refusals.ts";
 import {
-  Passing,
   type Reply,
   type Sending,
+  TransientFault,
   Transport,
   type TransportOptions,
 } from "../hub/transport.ts";
@@ -19,15 +20,18 @@ const ANSWER_LIMIT = 16 * 2 ** 20;
 /** Files or parts that are sent at the same time: each holds some megabytes in buffers. */
 const SENT_AT_ONCE = 4;
 
-/** How much longer a silence may be than when reading (10 seconds): a commit takes up to a minute, storage joins parts before it answers. */
+/**
+ * How much longer a silence may be than when reading (10 seconds): a commit takes up to a minute,
+ * storage joins parts before it answers.
+ */
 const PATIENCE = 12;
 
 /** One request. */
 export interface Post extends Pick<Sending, "ask" | "headers" | "signal" | "method"> {
   readonly body?: string;
   /**
-   * What may be repeated when it is not known whether the server did it: `always`, or only what the server refused for now (`refused`),
-   * because doing it twice would show.
+   * What may be repeated when it is not known whether the server did it: `always`, or only what the
+   * server refused for now (`refused`), because doing it twice would show.
    */
   readonly again: "always" | "refused";
 }
@@ -76,13 +80,13 @@ export class Sender {
    * Send something small, or ask.
    *
    * @throws {HubError} the Hub refuses, or could not be reached.
-   * @throws {Passing} with `again: "refused"`: it is not known whether the Hub did it.
+   * @throws {TransientFault} with `again: "refused"`: it is not known whether the Hub did it.
    */
   async post(
     url: URL,
     { ask, again, signal, method = "POST", headers, body }: Post,
   ): Promise<Answer> {
-    const patience = this.transport.patience(ask, signal);
+    const policy = this.transport.retryPolicy(ask, signal);
     for (;;) {
       try {
         const reply = await this.transport.send(url, {
@@ -90,13 +94,14 @@ export class Sender {
           method,
           signal,
           ...(headers ? { headers } : {}),
-          // Not the text itself: Deno's `fetch` sends that a second time when a kept connection breaks, and tells nobody.
+          // Not the text itself: Deno's `fetch` sends that a second time when a kept connection
+          // breaks, and tells nobody.
           ...(body === undefined ? {} : { body: () => new Blob([body]) }),
         });
         return await this.#read(reply);
       } catch (fault) {
         if (again === "refused" && isUncertain(fault)) throw fault;
-        await patience.failed(this.#clarify(fault, ask));
+        await policy.failed(this.#clarify(fault, ask));
       }
     }
   }
@@ -124,7 +129,7 @@ export class Sender {
     },
   ): Promise<Answer> {
     using _turn = await this.#turn();
-    const patience = this.transport.patience(ask, signal);
+    const policy = this.transport.retryPolicy(ask, signal);
     for (;;) {
       const faults: unknown[] = [];
       let taken = 0;
@@ -158,7 +163,7 @@ export class Sender {
         begin();
         // A file that cannot be read looks like a broken connection from outside.
         if (faults.length > 0) throw faults[0];
-        await patience.failed(fault);
+        await policy.failed(fault);
       }
     }
   }
@@ -224,8 +229,8 @@ export class Sender {
 }
 
 /** Whether a request may have been carried out although its answer says otherwise, or none came. */
-export function isUncertain(fault: unknown): fault is Passing {
-  return fault instanceof Passing && fault.failure.kind !== "rate-limited";
+export function isUncertain(fault: unknown): fault is TransientFault {
+  return fault instanceof TransientFault && fault.failure.kind !== "rate-limited";
 }
 
 const CONFLICT = {
@@ -240,7 +245,9 @@ const UNACCEPTED = {
   advice: "Mend that, then run the same command again.",
 } as const;
 
-const REFUSALS: Readonly<Record<number, Pick<Passing["failure"], "kind" | "found" | "advice">>> = {
+const REFUSALS: Readonly<
+  Record<number, Pick<TransientFault["failure"], "kind" | "found" | "advice">>
+> = {
   400: UNACCEPTED,
   402: {
     kind: "forbidden",

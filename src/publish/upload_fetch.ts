@@ -1,41 +1,18 @@
 /**
- * The `fetch` that `commitIter` of `@huggingface/hub` is given. The package knows the order of the calls; here each call gets what the
- * package leaves out: repetition, redirects by hand, the token at home only, checks of every answer, LFS's `verify`, and a commit that
- * happens once. Calls that the package should not make are refused.
+ * The `fetch` that `commitIter` of `@huggingface/hub` is given. The package knows the order of the
+ * calls; here each call gets what the package leaves out: repetition, redirects by hand, the token
+ * at home only, checks of every answer, LFS's `verify`, and a commit that happens once. Calls that
+ * the package should not make are refused.
  */
 import { createHash } from "node:crypto";
 import { quote } from "../errors.ts";
-import type { HubClient } from "../hub/client.ts";
 import type { Ask } from "../hub/refusals.ts";
-import type { RepoSpec } from "../hub/repo_spec.ts";
 import { type CommitCall, commitOnce } from "./commit_once.ts";
 import { FileBlob } from "./file_blob.ts";
 import { isObject } from "../json.ts";
 import { type Call, LargeFiles } from "./large_files.ts";
-import type { Answer, Sender } from "./sender.ts";
-
-/** What was sent of one file, by the words of the commit. */
-export interface SentFile {
-  readonly path: string;
-  readonly size: number;
-  /** `sha256`: outside git; `git`: SHA-1 of git's blob. */
-  readonly hash: { readonly kind: "sha256" | "git"; readonly hex: string };
-}
-
-/** One upload. */
-export interface UploadOptions {
-  readonly sender: Sender;
-  readonly client: HubClient;
-  /** With the branch as its revision. */
-  readonly repo: RepoSpec;
-  /** The commit that ours is to follow. */
-  readonly parent: string;
-  readonly pullRequest: boolean;
-  /** Bytes of files that are on their way; negative when a try has failed. */
-  readonly sent: (bytes: number) => void;
-  /** Bytes that need not be sent: the Hub has them. */
-  readonly present: (bytes: number) => void;
-}
+import type { Answer } from "./sender.ts";
+import type { SentFile, UploadOptions } from "./sent_file.ts";
 
 /** See the head of this file. */
 export class Upload {

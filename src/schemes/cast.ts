@@ -17,7 +17,7 @@ function widened(weight: Tensor, shape: Shape, scope: Scope): Tensor {
   if (weight.dtype === "f32") {
     const zeros = new Uint32Array(elementCount(shape)).fill(NEGATIVE_ZERO);
     scope.backend.write(wide, new Uint8Array(zeros.buffer));
-    scope.backend.run(add, { y: weight, x: wide });
+    scope.backend.run(add, { y: weight, x: wide }, { times: 1, other: 1 });
   } else {
     scope.backend.run(widen, { x: weight, y: wide });
   }

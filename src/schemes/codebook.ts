@@ -1,4 +1,7 @@
-/** NF4 and FP4: sixteen fixed levels times an absmax per block of the flattened weight, as bitsandbytes has them. */
+/**
+ * NF4 and FP4: sixteen fixed levels times an absmax per block of the flattened weight, as
+ * bitsandbytes has them.
+ */
 import type { Scope, Tensor } from "../backend.ts";
 import { dequantize4bit } from "../ops/dequantize_4bit.ts";
 import { matmulNt } from "../ops/matmul_nt.ts";
@@ -84,7 +87,8 @@ export const codebook: SchemeKind<CodebookScheme> = {
     if (elementCount(shape) === 0) return `a weight of shape [${shape}] has no elements`;
     return true;
   },
-  // Blocks run on over the ends of rows: a slice must begin where a block does, which is also where a byte does.
+  // Blocks run on over the ends of rows: a slice must begin where a block does, which is also where
+  // a byte does.
   rowStep({ block }, shape) {
     return blockRowStep(block, shape);
   },

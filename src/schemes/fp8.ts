@@ -1,4 +1,7 @@
-/** 8-bit floats E4M3 with scale = absmax/448 per tensor, channel or 2-D block; activations fp8 per token or left alone. */
+/**
+ * 8-bit floats E4M3 with scale = absmax/448 per tensor, channel or 2-D block; activations fp8 per
+ * token or left alone.
+ */
 import type { Scope, Tensor } from "../backend.ts";
 import { dequantizeFp8 } from "../ops/dequantize_fp8.ts";
 import { matmulNt } from "../ops/matmul_nt.ts";

@@ -1,6 +1,6 @@
 /** Linears' inputs as a runtime rounds them: what the int and fp8 schemes share. */
 import type { Scope, Tensor } from "../backend.ts";
-import { type InputGrid, largestOf, rangeByError, rangeByPercentile } from "../input_range.ts";
+import { type InputGrid, largestOf, rangeByError, rangeByPercentile } from "./input_range.ts";
 import { E4M3_MAX, e4m3ToF32, roundTo } from "../number.ts";
 import type { Observer, Statistics } from "../observer.ts";
 import { histogram } from "../observers/histogram.ts";
@@ -20,7 +20,10 @@ interface RangeFinder {
 /** What `--percentile` is when it is not given. */
 export const PERCENTILE = 99.99;
 
-/** The ways to find a range, by the names that `--observer` takes; PyTorch has the first two and one like the third. */
+/**
+ * The ways to find a range, by the names that `--observer` takes; PyTorch has the first two and one
+ * like the third.
+ */
 const FINDERS: Readonly<Record<string, RangeFinder>> = {
   "min-max": { observer: minMax, range: (seen) => largestOf(seen.of(minMax)) },
   "moving-average": { observer: movingAverage, range: (seen) => largestOf(seen.of(movingAverage)) },
@@ -46,7 +49,10 @@ function finderOf(options: OptionValues): RangeFinder {
   );
 }
 
-/** What input values become: int8 as compressed-tensors has it, scale = range/127.5 and codes −128 … 127; E4M3, range/448. */
+/**
+ * What input values become: int8 as compressed-tensors has it, scale = range/127.5 and codes −128 …
+ * 127; E4M3, range/448.
+ */
 const GRIDS = {
   "int8-static": { levels: Float64Array.from({ length: 256 }, (_, i) => i - 128), steps: 127.5 },
   "fp8-static": {
@@ -69,7 +75,9 @@ export const inputScale: InputScale<IntScheme | Fp8Scheme> = {
   },
 };
 
-/** A linear's input as the runtime rounds it, f32[T, C] in `scope`; itself where it is not rounded. */
+/**
+ * A linear's input as the runtime rounds it, f32[T, C] in `scope`; itself where it is not rounded.
+ */
 export function roundInput(
   x: Tensor,
   { scheme, tensors }: Quantized,
@@ -84,7 +92,8 @@ export function roundInput(
     if (!scale) throw new RangeError("Cannot round a linear's input: its fixed scale is missing");
     scope.backend.run(fakeQuantize, { x, scale, y }, { kind, bits: 8 });
   } else {
-    // As compressed-tensors and vLLM do for dynamic per-token activations: scale = absmax/127.5 or absmax/448.
+    // As compressed-tensors and vLLM do for dynamic per-token activations: scale = absmax/127.5 or
+    // absmax/448.
     scope.backend.run(fakeQuantizeRows, { x, y }, { kind, bits: 8 });
   }
   return y;

@@ -1,4 +1,7 @@
-/** Integers of 2 to 8 bits with a scale, and for the affine grid a zero point, per tensor, channel, group or 2-D block. */
+/**
+ * Integers of 2 to 8 bits with a scale, and for the affine grid a zero point, per tensor, channel,
+ * group or 2-D block.
+ */
 import type { Scope, Tensor } from "../backend.ts";
 import { dequantizeInt } from "../ops/dequantize_int.ts";
 import { matmulNt } from "../ops/matmul_nt.ts";
@@ -29,7 +32,10 @@ const GRID_LABEL = { full: "symmetric", restricted: "symmetric, restricted", aff
 /** `objective` as `search_params` numbers it. */
 const OBJECTIVE = { mse: 0, frobenius: 1 };
 
-/** Whether `matmul_packed` reads this scheme: scales by row and group, and codes that do not cross words. */
+/**
+ * Whether `matmul_packed` reads this scheme: scales by row and group, and codes that do not cross
+ * words.
+ */
 function isPackable({ bits, strategy }: IntScheme): boolean {
   return (strategy.kind === "channel" || strategy.kind === "group") && 32 % bits === 0;
 }

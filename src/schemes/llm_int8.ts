@@ -1,6 +1,7 @@
 /**
- * LLM.int8() (Dettmers et al., arXiv 2208.07339) as bitsandbytes runs it: int8 weights with one absmax a row; activations int8
- * per token, but for columns with an outlier, which are multiplied in float with weight columns dequantized from int8.
+ * LLM.int8() (Dettmers et al., arXiv 2208.07339) as bitsandbytes runs it: int8 weights with one
+ * absmax a row; activations int8 per token, but for columns with an outlier, which are multiplied
+ * in float with weight columns dequantized from int8.
  */
 import type { Scope, Tensor } from "../backend.ts";
 import { matmulColumns } from "../ops/matmul_columns.ts";
@@ -99,9 +100,10 @@ export const llmInt8: SchemeKind<LlmInt8Scheme> = {
     return w;
   },
   /*
-   * bitsandbytes' MatMul8bitLt.forward, whatever the model's dtype: activations are rounded to float16 for finding outliers and
-   * for the int8 part (so they are here); the outlier columns are taken from the unrounded activations. What differs: its CPU
-   * code multiplies by 6.200124e-05 where 1/127² is 6.200012e-05, which is 1.8e-5 of the int8 part.
+   * bitsandbytes' MatMul8bitLt.forward, whatever the model's dtype: activations are rounded to
+   * float16 for finding outliers and for the int8 part (so they are here); the outlier columns are
+   * taken from the unrounded activations. What differs: its CPU code multiplies by 6.200124e-05
+   * where 1/127² is 6.200012e-05, which is 1.8e-5 of the int8 part.
    */
   linear({ scheme, rows, columns, tensors }, x, y, { scope, column }) {
     const { backend } = scope;

@@ -1,4 +1,7 @@
-/** The options of a scheme, as rows that make flags, help and recipe keys; and the scheme that a name and options mean. */
+/**
+ * The options of a scheme, as rows that make flags, help and recipe keys; and the scheme that a
+ * name and options mean.
+ */
 import { RequestError } from "../errors.ts";
 import type { Option, OptionValue, OptionValues } from "../option.ts";
 import type { Scheme, Strategy } from "../scheme.ts";
@@ -115,7 +118,8 @@ export function schemeNames(): string[] {
 }
 
 /**
- * The scheme that a name and options mean for weights of a dtype, in a format that may ask for another dtype of scales.
+ * The scheme that a name and options mean for weights of a dtype, in a format that may ask for
+ * another dtype of scales.
  *
  * @throws {RequestError} the scheme does not take one of the options, or two say the same thing.
  */

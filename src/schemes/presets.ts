@@ -1,4 +1,7 @@
-/** The names users know (llm-compressor's and bitsandbytes') and the schemes they stand for. Refuses options a name does not take. */
+/**
+ * The names users know (llm-compressor's and bitsandbytes') and the schemes they stand for. Refuses
+ * options a name does not take.
+ */
 import { RequestError } from "../errors.ts";
 import type { IntScheme, ScaleDType, Scheme, Strategy } from "../scheme.ts";
 import type { DType } from "../tensor.ts";
@@ -21,11 +24,17 @@ export interface PresetOptions {
   readonly doubleQuant?: boolean;
   /** Magnitude from which an activation is an outlier (LLM_INT8). */
   readonly threshold?: number;
-  /** Whether activations are rounded by a scale of each token, or by one that calibration fixes (W8A8, FP8_DYNAMIC). */
+  /**
+   * Whether activations are rounded by a scale of each token, or by one that calibration fixes
+   * (W8A8, FP8_DYNAMIC).
+   */
   readonly activations?: "dynamic" | "static";
   /** How the range of a fixed scale is found; no part of the scheme. */
   readonly observer?: string;
-  /** Share of the values that the range found by the observer `percentile` holds; no part of the scheme. */
+  /**
+   * Share of the values that the range found by the observer `percentile` holds; no part of the
+   * scheme.
+   */
   readonly percentile?: number;
 }
 
@@ -43,7 +52,10 @@ export interface Preset {
   scheme(options: PresetOptions): Scheme;
 }
 
-/** Scales are stored in the model's dtype unless a format says another; weights of any other dtype get f32 scales. */
+/**
+ * Scales are stored in the model's dtype unless a format says another; weights of any other dtype
+ * get f32 scales.
+ */
 function scaleDTypeOf({ modelDType, scaleDType }: PresetOptions): ScaleDType {
   return scaleDType ?? (modelDType === "bf16" || modelDType === "f16" ? modelDType : "f32");
 }
@@ -149,7 +161,8 @@ export const PRESETS: readonly Preset[] = [
 ];
 
 /**
- * The scheme a name stands for, and the format it is written in by default. Case and the difference of `-` and `_` do not matter.
+ * The scheme a name stands for, and the format it is written in by default. Case and the difference
+ * of `-` and `_` do not matter.
  *
  * @throws {RequestError} no such name, or an option that it does not take.
  */

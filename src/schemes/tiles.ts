@@ -26,7 +26,10 @@ export function strategyLabel(strategy: Strategy): string {
   }
 }
 
-/** Group sizes in use that divide a row of `columns`, largest first; the divisors themselves when none of those does. */
+/**
+ * Group sizes in use that divide a row of `columns`, largest first; the divisors themselves when
+ * none of those does.
+ */
 function groupSizesThatDivide(columns: number): number[] {
   const usual = [1024, 512, 256, 192, 128, 96, 64, 48, 32, 16, 8];
   const fitting = usual.filter((size) => size <= columns && columns % size === 0);
@@ -86,7 +89,10 @@ export function allocParams(
   return { scale: allocator.alloc("f32", tiles), zero: allocator.alloc("i8", tiles) };
 }
 
-/** Scale and zero point of each tile from its least and greatest weight. `weight` is f32|bf16|f16[R, C]. */
+/**
+ * Scale and zero point of each tile from its least and greatest weight. `weight` is f32|bf16|f16[R,
+ * C].
+ */
 export function minMaxParams(
   weight: Tensor,
   { strategy, grid, bits, scaleDType, scope }: {
@@ -127,7 +133,9 @@ export function noZeroPoints(strategy: Strategy, shape: Shape, scope: Scope): Te
   return tensor;
 }
 
-/** Whether every scale belongs to one row, so that rows can be multiplied after codes were chosen. */
+/**
+ * Whether every scale belongs to one row, so that rows can be multiplied after codes were chosen.
+ */
 export function rowsScale(strategy: Strategy): true | string {
   return strategy.kind === "channel" || strategy.kind === "group" ||
     `scales ${strategyLabel(strategy)} belong to several rows`;

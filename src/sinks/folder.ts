@@ -24,10 +24,11 @@ export interface FolderOptions {
 }
 
 /**
- * Open a folder for an output. Nothing is at `path` before `commit`, and nothing is left if the sink is disposed without it.
+ * Open a folder for an output. Nothing is at `path` before `commit`, and nothing is left if the
+ * sink is disposed without it.
  *
- * @throws {RequestError} something is at `path` already (and `overwrite` is not given, or it is no checkpoint), or a part of the path is
- *   a link.
+ * @throws {RequestError} something is at `path` already (and `overwrite` is not given, or it is no
+ * checkpoint), or a part of the path is a link.
  * @throws {SpaceError} the folder cannot be made.
  */
 export async function openFolderSink(
@@ -152,7 +153,10 @@ async function sweepPartial(disk: Disk, parent: string, report: Reporter): Promi
   });
 }
 
-/** Refuse an output path that leads through a link, or where there is something that may not be replaced. */
+/**
+ * Refuse an output path that leads through a link, or where there is something that may not be
+ * replaced.
+ */
 async function checkTarget(
   disk: Disk,
   { path, target, overwrite }: { path: string; target: string; overwrite: boolean },
@@ -187,7 +191,10 @@ async function checkTarget(
   await checkReplaceable(disk, target, names, refuse);
 }
 
-/** `overwrite` deletes: only what looks like a checkpoint, and not a home folder or a repository that happens to hold one. */
+/**
+ * `overwrite` deletes: only what looks like a checkpoint, and not a home folder or a repository
+ * that happens to hold one.
+ */
 async function checkReplaceable(
   disk: Disk,
   target: string,
@@ -206,7 +213,10 @@ async function checkReplaceable(
   }
 }
 
-/** Make a folder of the stage and those above it; `made` holds the ones that are there or being made. */
+/**
+ * Make a folder of the stage and those above it; `made` holds the ones that are there or being
+ * made.
+ */
 function makeStaged(disk: Disk, folder: string, made: Map<string, Promise<void>>): Promise<void> {
   return made.getOrInsertComputed(
     folder,

@@ -1,7 +1,8 @@
 /**
- * A checkpoint on this machine: one safetensors file, or a folder of them with or without an index. Opening reads headers, the index and
- * config.json; tensors are read when asked for. Refused: folders with weights of other formats only, indexes that do not fit their
- * shards, shards that are missing, tensors that are in two files where no index says which is meant.
+ * A checkpoint on this machine: one safetensors file, or a folder of them with or without an index.
+ * Opening reads headers, the index and config.json; tensors are read when asked for. Refused:
+ * folders with weights of other formats only, indexes that do not fit their shards, shards that are
+ * missing, tensors that are in two files where no index says which is meant.
  */
 import { basename } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -21,7 +22,10 @@ import { chooseWeights } from "./weight_files.ts";
 /** Bytes config.json may have. */
 const CONFIG_LIMIT = 10_000_000;
 
-/** Weight files of which headers are read at once: for a disk no gain, for a network the waits overlap. */
+/**
+ * Weight files of which headers are read at once: for a disk no gain, for a network the waits
+ * overlap.
+ */
 const OPEN_AT_ONCE = 4;
 
 /** Bytes of the largest model card that is looked at. */
@@ -63,11 +67,12 @@ interface Shard {
 /**
  * Open a checkpoint: a path or a `file:` URL of a `.safetensors` file or of a folder.
  *
- * A folder's `model.safetensors` is taken alone if it is there, as transformers does; else the files of its index; else every
- * `*.safetensors` in it.
+ * A folder's `model.safetensors` is taken alone if it is there, as transformers does; else the
+ * files of its index; else every `*.safetensors` in it.
  *
  * @throws {RequestError} nothing is there, or the URL is not a `file:` URL.
- * @throws {CheckpointError} what is there breaks a rule; the message says which, where, and what to do.
+ * @throws {CheckpointError} what is there breaks a rule; the message says which, where, and what to
+ * do.
  */
 export async function openCheckpoint(
   path: string | URL,
@@ -103,7 +108,8 @@ export async function openCheckpoint(
 /**
  * Open a folder as a checkpoint. See `openCheckpoint`.
  *
- * @throws {CheckpointError} what is there breaks a rule; the message says which, where, and what to do.
+ * @throws {CheckpointError} what is there breaks a rule; the message says which, where, and what to
+ * do.
  */
 export async function openFolder(
   disk: ReadableDisk,
@@ -227,7 +233,10 @@ async function openFiles(
   };
 }
 
-/** Do the same with several names at a time. What fails is told once none is at work any more, the first in the order of names. */
+/**
+ * Do the same with several names at a time. What fails is told once none is at work any more, the
+ * first in the order of names.
+ */
 async function inParallel<T>(
   names: readonly string[],
   act: (name: string) => Promise<T>,
@@ -310,7 +319,10 @@ async function readSettings(
   return decodeText(bytes, { file, what: "its text" });
 }
 
-/** config.json as an object; its keys are checked by those who use them. Loaders let a key come twice, the last counts. */
+/**
+ * config.json as an object; its keys are checked by those who use them. Loaders let a key come
+ * twice, the last counts.
+ */
 function parseConfig(text: string): Record<string, unknown> {
   const json = new JsonReader(new TextEncoder().encode(text), {
     file: "config.json",

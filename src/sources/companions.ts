@@ -1,6 +1,7 @@
 /**
- * Which files beside the weights travel along: tokenizers, templates, generation and preprocessor settings, licences. Left behind: programs
- * (`*.py`; Sluice runs and spreads no code), other formats' weights, a base model's README, what trainers and version control leave.
+ * Which files beside the weights travel along: tokenizers, templates, generation and preprocessor
+ * settings, licences. Left behind: programs (`*.py`; Sluice runs and spreads no code), other
+ * formats' weights, a base model's README, what trainers and version control leave.
  */
 import { CheckpointError, quote } from "../errors.ts";
 import type { ReadableDisk } from "../io/disk.ts";
@@ -67,8 +68,9 @@ export async function findCompanions(
 }
 
 /**
- * Refuse a link that would carry a private file into an output: one is followed only to a file of the same name, or within the folder, or
- * to where the Hugging Face cache keeps contents (`snapshots/<commit>/x` → `blobs/<hash>`).
+ * Refuse a link that would carry a private file into an output: one is followed only to a file of
+ * the same name, or within the folder, or to where the Hugging Face cache keeps contents
+ * (`snapshots/<commit>/x` → `blobs/<hash>`).
  *
  * @throws {CheckpointError} the link leads elsewhere.
  */

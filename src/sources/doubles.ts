@@ -1,4 +1,7 @@
-/** Tensors of float64, as the rest of Sluice reads them: as float32. Their values are rounded; all else of a checkpoint stays. */
+/**
+ * Tensors of float64, as the rest of Sluice reads them: as float32. Their values are rounded; all
+ * else of a checkpoint stays.
+ */
 import type { TensorSource } from "../source.ts";
 import type { TensorInfo } from "../tensor.ts";
 

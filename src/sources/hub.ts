@@ -1,6 +1,7 @@
 /**
- * A checkpoint on the Hugging Face Hub: the revision pinned to a commit, headers read by range, weight files fetched ahead into a bounded
- * folder and checked against the repository's hashes. Opened by the same rules as a folder; the user's cache is read where it has a file.
+ * A checkpoint on the Hugging Face Hub: the revision pinned to a commit, headers read by range,
+ * weight files fetched ahead into a bounded folder and checked against the repository's hashes.
+ * Opened by the same rules as a folder; the user's cache is read where it has a file.
  */
 import { CheckpointError, HubError, quote, RequestError } from "../errors.ts";
 import type { HubClient } from "../hub/client.ts";
@@ -17,9 +18,15 @@ import { Staging } from "./hub_staging.ts";
 /** How to open a checkpoint on the Hub. */
 export interface OpenHubOptions extends ReadOptions {
   readonly client: HubClient;
-  /** Where Python programs keep what they downloaded (`hubSettings().cacheFolder`); read, never written. */
+  /**
+   * Where Python programs keep what they downloaded (`hubSettings().cacheFolder`); read, never
+   * written.
+   */
   readonly cacheFolder?: string | undefined;
-  /** A folder for weight files on their way; made if it is not there, and left as it was found. Without it, tensors are read by range. */
+  /**
+   * A folder for weight files on their way; made if it is not there, and left as it was found.
+   * Without it, tensors are read by range.
+   */
   readonly stagingFolder?: string | undefined;
   /** Bytes that the staging folder may hold at any time; 0 unless given. */
   readonly maxDisk?: number;
@@ -29,7 +36,10 @@ export interface OpenHubOptions extends ReadOptions {
   readonly disk?: Disk;
 }
 
-/** Memory of one download, measured: what the network gave and the disk has not taken, and what waits to be collected. */
+/**
+ * Memory of one download, measured: what the network gave and the disk has not taken, and what
+ * waits to be collected.
+ */
 const BUFFER_BYTES = 40e6;
 
 /**

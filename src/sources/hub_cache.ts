@@ -1,6 +1,8 @@
 /**
- * The folder in which Python programs keep what they downloaded from the Hub, read and never written. Layout (huggingface_hub's guide
- * “Understand caching”): `models--org--name/snapshots/<commit>/<path>`, links into `blobs/`; `refs/<revision>` holds a commit.
+ * The folder in which Python programs keep what they downloaded from the Hub, read and never
+ * written. Layout (huggingface_hub's guide “Understand caching”):
+ * `models--org--name/snapshots/<commit>/<path>`, links into `blobs/`; `refs/<revision>` holds a
+ * commit.
  */
 import type { HubFile } from "../hub/client.ts";
 import { isCommit, type RepoSpec } from "../hub/repo_spec.ts";
@@ -21,7 +23,8 @@ function snapshotFolder(
 }
 
 /**
- * Which of the files the cache has: of the right size, and inside the cache when links are followed.
+ * Which of the files the cache has: of the right size, and inside the cache when links are
+ * followed.
  *
  * @returns real paths by path in the repository
  */

@@ -1,9 +1,15 @@
-/** Hashing a file as it streams by, and parts of it that were given out before the whole could be hashed. */
+/**
+ * Hashing a file as it streams by, and parts of it that were given out before the whole could be
+ * hashed.
+ */
 import { createHash } from "node:crypto";
 import { CheckpointError, quote } from "../errors.ts";
 import { createFileHash, type HubClient, type HubFile, type Span } from "../hub/client.ts";
 
-/** Bytes of a file that were read by range and given out; their digest once they have arrived, undefined if they never did. */
+/**
+ * Bytes of a file that were read by range and given out; their digest once they have arrived,
+ * undefined if they never did.
+ */
 export interface Handed extends Span {
   readonly digest: Promise<string | undefined>;
 }

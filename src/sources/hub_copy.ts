@@ -1,4 +1,7 @@
-/** A file on this machine that is complete or still arriving: what has come can be read, who wants more waits for it. */
+/**
+ * A file on this machine that is complete or still arriving: what has come can be read, who wants
+ * more waits for it.
+ */
 import { createHash } from "node:crypto";
 import type { Span } from "../hub/client.ts";
 import type { Disk, DiskReader } from "../io/disk.ts";
@@ -72,7 +75,8 @@ export class Copy {
       // The next bytes are received while these are written.
       await writing;
       writing = writer.write(begin, bytes).then(() => this.#arrived(begin + bytes.length));
-      // A failed write is reported by the wait for it; a transfer that fails first must not leave it unhandled.
+      // A failed write is reported by the wait for it; a transfer that fails first must not leave
+      // it unhandled.
       writing.catch(() => {});
     }
     await writing;

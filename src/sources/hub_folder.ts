@@ -1,6 +1,7 @@
 /**
- * The files of a repository at a commit as a folder, so that a checkpoint on the Hub is opened by the same rules as one on this machine.
- * Files whose names could lead out of a folder are not there.
+ * The files of a repository at a commit as a folder, so that a checkpoint on the Hub is opened by
+ * the same rules as one on this machine. Files whose names could lead out of a folder are not
+ * there.
  */
 import { HubError, quote } from "../errors.ts";
 import { createFileHash, type HubClient, type HubFile } from "../hub/client.ts";

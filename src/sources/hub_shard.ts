@@ -1,6 +1,7 @@
 /**
- * One weight file of a repository, and the ways to its bytes: by range from the Hub, from a copy on this machine that is complete or
- * still arriving, from the user's cache. Whatever is given out is remembered until it was checked against the repository's hash.
+ * One weight file of a repository, and the ways to its bytes: by range from the Hub, from a copy on
+ * this machine that is complete or still arriving, from the user's cache. Whatever is given out is
+ * remembered until it was checked against the repository's hash.
  */
 import { HubError, quote } from "../errors.ts";
 import type { HubClient, HubFile, Span } from "../hub/client.ts";
@@ -75,7 +76,9 @@ export class Shard {
       this.#cachedReader !== undefined;
   }
 
-  /** Whether what is still to be read may come by range without harm, its right digests being known. */
+  /**
+   * Whether what is still to be read may come by range without harm, its right digests being known.
+   */
   get isKnown(): boolean {
     return this.#known.size > 0;
   }
@@ -142,7 +145,10 @@ export class Shard {
     }
   }
 
-  /** Begin a copy at `path`; reads go there from now on. Resolves when it has ended, well or not: `check` tells. */
+  /**
+   * Begin a copy at `path`; reads go there from now on. Resolves when it has ended, well or not:
+   * `check` tells.
+   */
   async stage(path: string): Promise<void> {
     const copy = new Copy(path, this.#context.disk);
     this.#copy = copy;
@@ -180,7 +186,8 @@ export class Shard {
   }
 
   /**
-   * Remove the copy. The right digests of `later` are kept, so that those bytes can be read by range and still be checked.
+   * Remove the copy. The right digests of `later` are kept, so that those bytes can be read by
+   * range and still be checked.
    */
   async unstage(later: readonly Span[] = []): Promise<void> {
     const copy = this.#copy!;
@@ -191,9 +198,11 @@ export class Shard {
   }
 
   /**
-   * Resolves when all that was given out was compared with the repository's hash: waits for the copy, or reads the file once more.
+   * Resolves when all that was given out was compared with the repository's hash: waits for the
+   * copy, or reads the file once more.
    *
-   * @throws {HubError | CheckpointError} it is not what the repository promises, or could not be read to the end.
+   * @throws {HubError | CheckpointError} it is not what the repository promises, or could not be
+   * read to the end.
    */
   async check(): Promise<void> {
     await this.#copied;

@@ -1,7 +1,7 @@
 /**
- * Which weight files are on this machine, and when: fetched ahead in the order of reading, within a budget of bytes, removed when their
- * last tensor was read. A file that is needed while there is no room is read by range, or another makes room for it, whichever costs
- * fewer bytes of the network.
+ * Which weight files are on this machine, and when: fetched ahead in the order of reading, within a
+ * budget of bytes, removed when their last tensor was read. A file that is needed while there is no
+ * room is read by range, or another makes room for it, whichever costs fewer bytes of the network.
  */
 import type { HubFile, Span } from "../hub/client.ts";
 import type { Reporter } from "../report.ts";
@@ -90,7 +90,8 @@ export class Staging implements AsyncDisposable {
   }
 
   /**
-   * Resolves when every byte given out was compared with the hashes of the repository, but for files that do not fit the budget.
+   * Resolves when every byte given out was compared with the hashes of the repository, but for
+   * files that do not fit the budget.
    *
    * @throws {HubError | CheckpointError} something is not what the repository promises.
    */
@@ -172,15 +173,16 @@ export class Staging implements AsyncDisposable {
   }
 
   async #remove(shard: Shard): Promise<void> {
-    // A file of which little is still to be read is not fetched again: those bytes come by range, and are known.
+    // A file of which little is still to be read is not fetched again: those bytes come by range,
+    // and are known.
     const spans = this.#uses?.spans(shard.file.path) ?? [];
     await shard.unstage(this.#left(shard) <= shard.file.size / 2 ? spans : []);
     this.#used -= shard.file.size;
   }
 
   /**
-   * Remove the copies that are needed last, if reading the rest of them by range costs less than reading by range what comes of `shard` until
-   * they are done.
+   * Remove the copies that are needed last, if reading the rest of them by range costs less than
+   * reading by range what comes of `shard` until they are done.
    */
   async #makeRoom(shard: Shard): Promise<void> {
     const uses = this.#uses!;
@@ -231,7 +233,8 @@ export class Staging implements AsyncDisposable {
 
   #inTurn(decide: () => Promise<void>): Promise<void> {
     const decision = this.#turn.then(decide);
-    // The next decision comes after this one, whether it fails or not; its caller hears of the failure from `decision`.
+    // The next decision comes after this one, whether it fails or not; its caller hears of the
+    // failure from `decision`.
     this.#turn = decision.then(() => {}, () => {});
     return decision;
   }

@@ -1,4 +1,7 @@
-/** Which bytes of which files will be read, in which order, and how much of that is still to come. Pure bookkeeping, nothing is read here. */
+/**
+ * Which bytes of which files will be read, in which order, and how much of that is still to come.
+ * Pure bookkeeping, nothing is read here.
+ */
 
 /** Bytes `[begin, end)` of a file. */
 export interface FileSpan {

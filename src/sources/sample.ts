@@ -1,4 +1,7 @@
-/** Where the embedded sample is: a Llama of 4 million parameters and two texts. sample/README.md tells how they were made. */
+/**
+ * Where the embedded sample is: a Llama of 4 million parameters and two texts. sample/README.md
+ * tells how they were made.
+ */
 
 /** The sample model's folder. */
 export const SAMPLE_MODEL = new URL("../../sample/model/", import.meta.url);

@@ -1,4 +1,7 @@
-/** The index of a sharded checkpoint, `model.safetensors.index.json`: which file holds which tensor. Pure; trusts nothing in it. */
+/**
+ * The index of a sharded checkpoint, `model.safetensors.index.json`: which file holds which tensor.
+ * Pure; trusts nothing in it.
+ */
 import { JsonReader } from "../containers/json_reader.ts";
 import { quote } from "../errors.ts";
 import { checkFileName } from "../io/names.ts";
@@ -13,7 +16,8 @@ const MAX_TENSORS = 2_000_000;
  * @param bytes the whole index
  * @param file its name, for messages
  * @returns the file name of each tensor's shard; each is a plain name that ends in `.safetensors`
- * @throws {CheckpointError} it is not strict JSON, has no `weight_map`, or a shard's name could lead out of the folder.
+ * @throws {CheckpointError} it is not strict JSON, has no `weight_map`, or a shard's name could
+ * lead out of the folder.
  */
 export function parseIndex(bytes: Uint8Array, file: string): Map<string, string> {
   const json = new JsonReader(bytes, { file, what: "it" });

@@ -28,8 +28,9 @@ export interface Weights {
 }
 
 /**
- * Choose a folder's weight files: `model.safetensors` alone if it is there (as transformers does), else those of the index, else all
- * `*.safetensors` (but `consolidated*`, a second copy under other names, when there are others).
+ * Choose a folder's weight files: `model.safetensors` alone if it is there (as transformers does),
+ * else those of the index, else all `*.safetensors` (but `consolidated*`, a second copy under other
+ * names, when there are others).
  *
  * @throws {CheckpointError} there are none, several indexes, or shards are missing.
  */

@@ -1,6 +1,7 @@
 /**
- * What a person types: a command with its arguments, flags and examples, as data. Implementations: commands/, listed in
- * commands/mod.ts; parser.ts makes the parser and the help of it, and cli.ts runs it.
+ * What a person types: a command with its arguments, flags and examples, as data. Implementations:
+ * commands/, listed in commands/mod.ts; parser.ts makes the parser and the help of it, and cli.ts
+ * runs it.
  */
 import type { Option, OptionValue } from "../option.ts";
 import type { TemporaryFolder } from "../io/temporary.ts";
@@ -43,7 +44,7 @@ export interface Command {
    */
   readonly leaves?: true;
   /** @throws what the library throws; cli.ts makes a sentence and an exit code of it. */
-  run(said: Said, host: Host): Promise<void>;
+  run(parsed: ParsedArguments, host: Host): Promise<void>;
 }
 
 /** A stream of text that a person or a program reads. */
@@ -58,7 +59,10 @@ export interface TextStream {
   readonly columns: number;
 }
 
-/** All that a command touches of the world beside the checkpoints. cli.ts makes it of Deno, tests of strings. */
+/**
+ * All that a command touches of the world beside the checkpoints. cli.ts makes it of Deno, tests of
+ * strings.
+ */
 export interface Host {
   /** Results. */
   readonly out: TextStream;
@@ -105,14 +109,17 @@ export interface Host {
 }
 
 /** The words of a command line, checked. */
-export interface Said {
+export interface ParsedArguments {
   /** In the order of `Command.arguments`; each is there. */
   readonly arguments: readonly string[];
   /** Whether the command has such a flag at all. */
   knows(flag: string): boolean;
   /** Whether a flag was given. */
   has(flag: string): boolean;
-  /** A flag's value, or its default; `undefined` where it has neither. A flag with `bare` and no value is `true`. */
+  /**
+   * A flag's value, or its default; `undefined` where it has neither. A flag with `bare` and no
+   * value is `true`.
+   */
   get(flag: string): OptionValue | undefined;
   /** Every value of a flag with `repeat`. */
   all(flag: string): readonly string[];

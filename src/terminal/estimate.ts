@@ -1,9 +1,13 @@
 /**
- * How far a run is, and how long it will take. A run has two kinds of work, weights (counted in bytes) and windows of the evaluation
- * (counted in window-blocks), which take turns; each has its own speed, learned from the time between two of its events.
+ * How far a run is, and how long it will take. A run has two kinds of work, weights (counted in
+ * bytes) and windows of the evaluation (counted in window-blocks), which take turns; each has its
+ * own speed, learned from the time between two of its events.
  */
 
-/** Bytes of weights that take about as long as one window through one block: a guess for the share that is done, not for the time left. */
+/**
+ * Bytes of weights that take about as long as one window through one block: a guess for the share
+ * that is done, not for the time left.
+ */
 const BYTES_PER_WINDOW = 4e6;
 
 /** One kind of work. */

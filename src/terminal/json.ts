@@ -3,7 +3,7 @@
  * (null where one does not apply), and numbers that JSON has no word for as text. README.md lists
  * them. Pure.
  */
-import type { RunRecord } from "../record.ts";
+import type { RunRecord } from "../report/record.ts";
 import type { Event, TensorReport } from "../report.ts";
 
 /** A value of others that is printed as it is, keys and all: a section of a config.json. */

@@ -1,14 +1,19 @@
-/** From command rows to a parser with help (commander), and from words to checked values. Reads and prints nothing itself. */
+/**
+ * From command rows to a parser with help (commander), and from words to checked values. Reads and
+ * prints nothing itself.
+ */
 import { Command as Parser, CommanderError, Option as ParserOption } from "commander";
 import { styleText } from "node:util";
-import type { Command, Flag, Host, Said } from "./command.ts";
+import type { Command, Flag, Host, ParsedArguments } from "./command.ts";
 import { RequestError } from "../errors.ts";
 import { type OptionValue, parseOption } from "../option.ts";
 import { withFlags } from "./option_words.ts";
 import { size } from "../size.ts";
 
 /** What words ask for: a command, or nothing more, since help or the version was shown. */
-export type Parsed = { readonly command: Command; readonly said: Said } | undefined;
+export type ParsedCommand =
+  | { readonly command: Command; readonly given: ParsedArguments }
+  | undefined;
 
 /**
  * Parse the words after the program's name.
@@ -20,8 +25,8 @@ export async function parseArguments(
   words: readonly string[],
   commands: readonly Command[],
   host: Pick<Host, "out" | "colors" | "version">,
-): Promise<Parsed> {
-  let parsed: Parsed;
+): Promise<ParsedCommand> {
+  let parsed: ParsedCommand;
   const bold = (text: string) =>
     host.colors && host.out.isTerminal ? styleText("bold", text, { validateStream: false }) : text;
   const program = new Parser("sluice")
@@ -56,7 +61,7 @@ export async function parseArguments(
     const examples = command.examples.map(([line, does]) => `  sluice ${line}\n      ${does}\n`);
     parser.addHelpText("after", `\n${bold("Examples:")}\n${examples.join("")}`);
     parser.action(() => {
-      parsed = { command, said: checkWords(command, parser) };
+      parsed = { command, given: checkWords(command, parser) };
     });
   }
   try {
@@ -95,8 +100,8 @@ function toParserOptions(flag: Flag, knows: (flag: string) => boolean): ParserOp
 /** The parser would take the last one, and say nothing. */
 function refuseTwice({ name, type }: Flag, parser: Parser): void {
   let first: string | undefined;
-  const given = (said: string) => (value: unknown) => {
-    const word = typeof value === "string" ? `${said} ${value}` : said;
+  const given = (flag: string) => (value: unknown) => {
+    const word = typeof value === "string" ? `${flag} ${value}` : flag;
     if (first !== undefined) {
       throw new RequestError(
         first === word
@@ -110,7 +115,7 @@ function refuseTwice({ name, type }: Flag, parser: Parser): void {
   if (type === "boolean") parser.on(`option:no-${name}`, given(`--no-${name}`));
 }
 
-function checkWords(command: Command, parser: Parser): Said {
+function checkWords(command: Command, parser: Parser): ParsedArguments {
   const given = parser.opts<Record<string, unknown>>();
   const values = new Map<string, OptionValue>();
   const lists = new Map<string, readonly string[]>();

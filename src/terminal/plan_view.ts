@@ -1,14 +1,15 @@
 /** A plan as tables for a person and as JSON for a program. */
-import { isCalibrated } from "../assign.ts";
+import { isCalibrated } from "../plan/needs.ts";
 import type { Backend } from "../backend.ts";
-import type { MemoryPlan } from "../budget.ts";
+import type { MemoryPlan } from "../plan/planned.ts";
 import type { Verdict } from "../format.ts";
-import type { Plan, Step } from "../plan.ts";
+import type { Plan } from "../plan/planned.ts";
+import { quantizeTasks, type TensorTask } from "../plan/tasks.ts";
 import { schemeKind } from "../schemes/mod.ts";
 import { size } from "../size.ts";
-import { byteLength } from "../tensor.ts";
+import { byteLength, sum } from "../tensor.ts";
 import { recipeDocument } from "../recipe.ts";
-import { RECORD_FILE } from "../record.ts";
+import { RECORD_FILE } from "../io/names.ts";
 import { Verbatim } from "./json.ts";
 import { pairs, table } from "./table.ts";
 import { count, plural, ranges, visible, visibleMessage } from "./text.ts";
@@ -17,7 +18,7 @@ import { count, plural, ranges, visible, visibleMessage } from "./text.ts";
 export function showPlan(plan: Plan): string {
   const { files, sidecars, memory } = plan;
   return [
-    showFates(plan.blocks.flatMap(({ steps }) => steps)),
+    showTasks(plan.units.flatMap(({ tasks }) => tasks)),
     table(
       [{ head: "FILE" }, { head: "TENSORS", align: "right" }, { head: "SIZE", align: "right" }],
       [
@@ -74,7 +75,7 @@ export function showLoaders(loaders: readonly Verdict[]): string {
   );
 }
 
-/** Steps of equal fate whose names differ in numbers only. */
+/** Tensors of equal fate whose names differ in numbers only. */
 interface Group {
   readonly pieces: readonly string[];
   readonly numbers: Set<number>[];
@@ -84,12 +85,14 @@ interface Group {
   stored: number;
 }
 
-/** What becomes of the tensors, layers folded together: `model.layers.{0..29}.mlp.up_proj.weight`. */
-function showFates(steps: readonly Step[]): string {
+/**
+ * What becomes of the tensors, layers folded together: `model.layers.{0..29}.mlp.up_proj.weight`.
+ */
+function showTasks(tasks: readonly TensorTask[]): string {
   const groups = new Map<string, Group>();
-  for (const step of steps) {
-    const { pieces, numbers } = splitName(step.source.name);
-    const fate = describeFate(step);
+  for (const task of tasks) {
+    const { pieces, numbers } = splitName(task.source.name);
+    const fate = describe(task);
     const group = groups.getOrInsertComputed(
       `${pieces.join("#")}\n${fate}`,
       () => ({
@@ -103,8 +106,8 @@ function showFates(steps: readonly Step[]): string {
     );
     numbers.forEach((number, i) => group.numbers[i]!.add(number));
     group.tensors++;
-    group.bytes += byteLength(step.source);
-    group.stored += step.outputs.reduce((n, output) => n + byteLength(output), 0);
+    group.bytes += byteLength(task.source);
+    group.stored += sum(task.outputs, byteLength);
   }
   return table(
     [
@@ -133,20 +136,21 @@ function splitName(name: string): { pieces: string[]; numbers: number[] } {
   };
 }
 
-function describeFate({ fate, source }: Step): string {
-  switch (fate.kind) {
+function describe(task: TensorTask): string {
+  const { dtype } = task.source;
+  switch (task.kind) {
     case "quantize": {
-      const label = schemeKind(fate.scheme).label(fate.scheme);
-      return isCalibrated(fate) ? `${label}, by ${fate.chain.name}` : label;
+      const label = schemeKind(task.scheme).label(task.scheme);
+      return isCalibrated(task) ? `${label}, by ${task.chain.name}` : label;
     }
     case "copy":
-      return fate.dtype === undefined
-        ? `${source.dtype}, as it is (${fate.reason})`
-        : `${fate.dtype} (${fate.reason})`;
-    case "scale":
-      return `${source.dtype}, ${fate.reason}`;
+      return task.dtype === dtype
+        ? `${dtype}, as it is (${task.reason})`
+        : `${task.dtype} (${task.reason})`;
+    case "smooth":
+      return `${dtype}, ${task.reason}`;
     case "drop":
-      return `nothing (${fate.reason})`;
+      return `nothing (${task.reason})`;
   }
 }
 
@@ -177,17 +181,17 @@ export function planDocument(
     ],
     loaders: plan.loaders,
     warnings: plan.warnings,
-    tensors: plan.blocks.flatMap(({ name: block, steps }) =>
-      steps.map(({ source: { name, dtype, shape }, fate, outputs }) => ({
-        name,
-        dtype,
-        shape,
+    tensors: plan.units.flatMap(({ name: block, tasks }) =>
+      tasks.map((task) => ({
+        name: task.name,
+        dtype: task.source.dtype,
+        shape: task.source.shape,
         block,
-        fate: fate.kind,
-        scheme: fate.kind === "quantize" ? fate.scheme : undefined,
-        method: fate.kind === "quantize" ? fate.chain.name : undefined,
-        reason: fate.kind === "quantize" ? undefined : fate.reason,
-        outputs: outputs.map(({ name }) => places.get(name)),
+        fate: task.kind,
+        scheme: task.kind === "quantize" ? task.scheme : undefined,
+        method: task.kind === "quantize" ? task.chain.name : undefined,
+        reason: task.kind === "quantize" ? undefined : task.reason,
+        outputs: task.outputs.map(({ name }) => places.get(name)),
       }))
     ),
   };
@@ -195,8 +199,7 @@ export function planDocument(
 
 /** One line for a run that begins: what will come of it. */
 export function planSentence(plan: Plan): string {
-  const quantized = plan.blocks.flatMap(({ steps }) => steps)
-    .filter(({ fate }) => fate.kind === "quantize").length;
+  const quantized = quantizeTasks(plan.units).length;
   return `${plural(quantized, "tensor")} to ${plan.bitsPerWeight.toFixed(3)} bits per weight in ` +
     `${plan.format.name}, ${size(plan.sourceBytes)} to ${size(plan.totalBytes)}, ` +
     `planned memory ${size(plan.memory.peak)}`;

@@ -1,6 +1,7 @@
 /**
- * Events as a person or a program wants them: a bar with the time left on a terminal, a line per tenth elsewhere, JSON lines, a log with
- * the time of day. Each is a {@linkcode View}; several may watch one run.
+ * Events as a person or a program wants them: a bar with the time left on a terminal, a line per
+ * tenth elsewhere, JSON lines, a log with the time of day. Each is a {@linkcode View}; several may
+ * watch one run.
  */
 import cliProgress from "cli-progress";
 import { styleText } from "node:util";
@@ -87,7 +88,8 @@ export function barView(
   let estimate = new Estimate(clock);
   const paint = (text: string) =>
     colors ? styleText("cyan", text, { validateStream: false }) : text;
-  // A line that does not fit would scroll the terminal: the place is cut to what is left of the width.
+  // A line that does not fit would scroll the terminal: the place is cut to what is left of the
+  // width.
   const width = Math.max(10, Math.min(30, err.columns - 50));
   const room = Math.max(0, err.columns - width - 34);
   const bar = new SingleBar({

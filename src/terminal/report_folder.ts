@@ -1,14 +1,17 @@
 /**
- * The folder that a report goes into. It is looked at, and made, before the work begins: new, empty, or one that holds a report and nothing else,
- * which is replaced. Refused are all others, and one in the output's folder, which is a checkpoint and nothing else.
+ * The folder that a report goes into. It is looked at, and made, before the work begins: new,
+ * empty, or one that holds a report and nothing else, which is replaced. Refused are all others,
+ * and one in the output's folder, which is a checkpoint and nothing else.
  */
 import { join, resolve, sep } from "node:path";
 import { quote, RequestError } from "../errors.ts";
 import { disk, makeFolders } from "../io/disk.ts";
-import { REPORT_FILES, type ReportFiles } from "../report_files.ts";
+import { REPORT_FILES, type ReportFiles } from "../report/files.ts";
 import type { Host } from "./command.ts";
 
-/** A folder for a report; folders that were made for it are removed again if nothing was written. */
+/**
+ * A folder for a report; folders that were made for it are removed again if nothing was written.
+ */
 export interface ReportFolder extends AsyncDisposable {
   write(files: ReportFiles): Promise<void>;
 }

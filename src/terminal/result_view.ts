@@ -1,12 +1,14 @@
-/** Results as tables for a person: a finished run, scores, metrics, an inspection, a verification. */
+/**
+ * Results as tables for a person: a finished run, scores, metrics, an inspection, a verification.
+ */
 import { stringify } from "csv-stringify/sync";
 import type { Score } from "../evaluator.ts";
 import type { Inspection } from "../inspect.ts";
 import { METRICS } from "../metrics/mod.ts";
-import type { Plan } from "../plan.ts";
-import type { RecordedWindows, RunRecord } from "../record.ts";
+import type { Plan } from "../plan/planned.ts";
+import type { RecordedWindows, RunRecord } from "../report/record.ts";
 import type { TensorReport } from "../report.ts";
-import type { RunReport } from "../run.ts";
+import type { RunReport } from "../report/run_report.ts";
 import { size } from "../size.ts";
 import type { VerifyReport } from "../verify.ts";
 import { showLoaders } from "./plan_view.ts";
@@ -123,7 +125,10 @@ export function showTensors(tensors: readonly TensorReport[]): string {
   );
 }
 
-/** The same as CSV (RFC 4180), numbers in full. A name that a spreadsheet would run as a formula gets an apostrophe. */
+/**
+ * The same as CSV (RFC 4180), numbers in full. A name that a spreadsheet would run as a formula
+ * gets an apostrophe.
+ */
 export function tensorsCsv(tensors: readonly TensorReport[]): string {
   return stringify(
     tensors.map(({ name, scheme, bitsPerWeight, metrics }) => [
@@ -221,7 +226,7 @@ function windowsSentence({ corpus, windows, available, seq_len, seed }: Recorded
 
 /** What a verification found. */
 export function showVerification(report: VerifyReport, source: string | undefined): string {
-  const { quantized, copied, scaled, dropped, files, loaders } = report;
+  const { quantized, copied, smoothed, dropped, files, loaders } = report;
   const rows: Row[] = [
     ["checkpoint", visible(report.label)],
     ["format", report.format ?? "not quantized"],
@@ -239,8 +244,10 @@ export function showVerification(report: VerifyReport, source: string | undefine
           plural(files.length, "file")
         } equal it`,
       ],
-      ...(scaled.length > 0
-        ? [["scaled", `${plural(scaled.length, "norm")} took over scales of weights`] as const]
+      ...(smoothed.length > 0
+        ? [
+          ["smoothed", `${plural(smoothed.length, "tensor")} took over scales of weights`] as const,
+        ]
         : []),
       ...(dropped.length > 0 ? [["left out", dropped.map(visible).join(", ")] as const] : []),
     );

@@ -1,7 +1,10 @@
 /** Numbers, times and names as a person reads them. Pure. */
 import { escapeControls, quote } from "../errors.ts";
 
-/** A name from a file or a user, fit for a terminal: control and bidirectional characters are escaped. */
+/**
+ * A name from a file or a user, fit for a terminal: control and bidirectional characters are
+ * escaped.
+ */
 export function visible(name: string): string {
   return quote(name).slice(1, -1);
 }
@@ -13,7 +16,10 @@ export function shellWord(word: string): string {
     : `'${word.replaceAll("'", `'\\''`)}'`;
 }
 
-/** A whole message, fit for a terminal: as {@linkcode visible}, but of any length and with its quotes as they are. */
+/**
+ * A whole message, fit for a terminal: as {@linkcode visible}, but of any length and with its
+ * quotes as they are.
+ */
 export function visibleMessage(message: string): string {
   return escapeControls(message.replaceAll("\n", " "));
 }

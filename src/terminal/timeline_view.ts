@@ -1,8 +1,11 @@
-/** A run's timeline as a picture: bytes in, the busy device, bytes out, over the seconds of the run. */
-import type { Timeline } from "../timeline.ts";
+/**
+ * A run's timeline as a picture: bytes in, the busy device, bytes out, over the seconds of the run.
+ */
+import type { Timeline } from "../trace.ts";
 
 /**
- * Draw it as an SVG, by Vega-Lite. The library is loaded only here: it is large, and most runs draw nothing.
+ * Draw it as an SVG, by Vega-Lite. The library is loaded only here: it is large, and most runs draw
+ * nothing.
  */
 export async function timelineSvg(timeline: Timeline, title: string): Promise<string> {
   const [vega, vegaLite] = await Promise.all([import("vega"), import("vega-lite")]);

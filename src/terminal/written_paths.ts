@@ -4,7 +4,7 @@
  */
 import { resolve, sep } from "node:path";
 import { quote, RequestError } from "../errors.ts";
-import type { Command, Host, Said } from "./command.ts";
+import type { Command, Host, ParsedArguments } from "./command.ts";
 
 /**
  * See that the files that flags name can be written, and leave everything as it was.
@@ -17,11 +17,15 @@ import type { Command, Host, Said } from "./command.ts";
  */
 export async function tryPaths(
   { flags }: Command,
-  { said, output, host }: { readonly said: Said; readonly output: string; readonly host: Host },
+  { parsed, output, host }: {
+    readonly parsed: ParsedArguments;
+    readonly output: string;
+    readonly host: Host;
+  },
 ): Promise<void> {
   const taken = new Map<string, string>();
   for (const { name } of flags.filter(({ writes }) => writes)) {
-    const path = said.get(name);
+    const path = parsed.get(name);
     if (typeof path !== "string") continue;
     const place = resolve(path);
     const refuse = (found: string): never => {

@@ -1,4 +1,7 @@
-/** Hostile and broken checkpoints meet the error they should, in a sentence that is safe to print, and nothing hangs or grows. */
+/**
+ * Hostile and broken checkpoints meet the error they should, in a sentence that is safe to print,
+ * and nothing hangs or grows.
+ */
 import assert from "node:assert/strict";
 import { CheckpointError, RequestError } from "../../src/errors.ts";
 import { headerLength, parseHeader } from "../../src/containers/safetensors.ts";

@@ -1,6 +1,6 @@
 /**
- * Hostile and broken checkpoints, built here byte by byte, each with the error it must meet. Used by attacks_test.ts on the reader and by the
- * command line's tests on exit codes.
+ * Hostile and broken checkpoints, built here byte by byte, each with the error it must meet. Used
+ * by attacks_test.ts on the reader and by the command line's tests on exit codes.
  */
 
 /** A file to write: its bytes, and its size when it goes on with zeros. */

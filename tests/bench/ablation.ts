@@ -1,9 +1,11 @@
 // deno-lint-ignore-file no-console
 /**
- * What each setting of calibrated quantization is worth: a model is quantized once per setting and measured in the same pass.
- * `deno run -A tests/bench/ablation.ts [model] [flags]` writes ablation.csv and ablation.md into --out and prints the rows as they come; rows that
- * the CSV has already are not made again. Flags: --calibration and --corpus (texts), --windows and --seq-len, --eval-windows and --eval-seq-len,
- * --scheme and --group-size, --only (a regular expression of names), --device, --out.
+ * What each setting of calibrated quantization is worth: a model is quantized once per setting and
+ * measured in the same pass. `deno run -A tests/bench/ablation.ts [model] [flags]` writes
+ * ablation.csv and ablation.md into --out and prints the rows as they come; rows that the CSV has
+ * already are not made again. Flags: --calibration and --corpus (texts), --windows and --seq-len,
+ * --eval-windows and --eval-seq-len, --scheme and --group-size, --only (a regular expression of
+ * names), --device, --out.
  */
 import { parseArgs } from "node:util";
 import {

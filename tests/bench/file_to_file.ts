@@ -1,5 +1,8 @@
 // deno-lint-ignore-file no-console
-/** A checkpoint file to a quantized file, against copying the same file: a 512 MB synthetic checkpoint of bf16 linears. */
+/**
+ * A checkpoint file to a quantized file, against copying the same file: a 512 MB synthetic
+ * checkpoint of bf16 linears.
+ */
 import { join } from "node:path";
 import {
   open,

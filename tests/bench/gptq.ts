@@ -1,6 +1,7 @@
 /**
- * Calibrated quantization of a model against llm-compressor's GPTQ, in turns on the same threads, windows and bits; what ours spends its time on;
- * and how far it is from the multiply-adds in it. Needs a model and a Python environment:
+ * Calibrated quantization of a model against llm-compressor's GPTQ, in turns on the same threads,
+ * windows and bits; what ours spends its time on; and how far it is from the multiply-adds in it.
+ * Needs a model and a Python environment:
  *
  *   SLUICE_BENCH_MODEL    a folder with a Llama (SmolLM2-135M)
  *   SLUICE_BENCH_PYTHON   a Python that has llmcompressor; without it only Sluice runs
@@ -70,7 +71,9 @@ function counting(device: Backend): { readonly backend: Backend; taken(): number
   };
 }
 
-/** Multiply-adds a second of products of the model's own sizes: a window through a square weight. */
+/**
+ * Multiply-adds a second of products of the model's own sizes: a window through a square weight.
+ */
 async function productRate(backend: Backend, size: number, tokens: number): Promise<number> {
   using scope = backend.scope();
   const tensor = (rows: number) => {

@@ -1,5 +1,8 @@
 // deno-lint-ignore-file no-console
-/** A checkpoint on the Hub to a quantized file, against a plain reader of the same files: a fake Hub in a process of its own. */
+/**
+ * A checkpoint on the Hub to a quantized file, against a plain reader of the same files: a fake Hub
+ * in a process of its own.
+ */
 import { join } from "node:path";
 import {
   open,
@@ -76,7 +79,8 @@ export async function run(rounds = 3): Promise<Ratio[]> {
     };
     const work = size / 1e9;
     const ratios: Ratio[] = [];
-    // As fast as two cores move bytes over loopback, and as a good line does: 1 MB in 5 ms on each connection.
+    // As fast as two cores move bytes over loopback, and as a good line does: 1 MB in 5 ms on each
+    // connection.
     for (const [line, throttle] of [["loopback", false], ["a line of 1.6 Gbit/s", true]] as const) {
       if (throttle) {
         const body = JSON.stringify({

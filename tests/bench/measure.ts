@@ -1,4 +1,7 @@
-/** Timing on a noisy machine: contestants take turns, medians are compared, and what is printed is a ratio. */
+/**
+ * Timing on a noisy machine: contestants take turns, medians are compared, and what is printed is a
+ * ratio.
+ */
 
 /** A contestant: what one turn does, and how much work a turn is, in `unit`s. */
 export interface Contestant {

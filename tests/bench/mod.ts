@@ -1,5 +1,8 @@
 // deno-lint-ignore-file no-console
-/** Every benchmark, one after the other: ratios, measured side by side in one run. `deno task bench [name…]` */
+/**
+ * Every benchmark, one after the other: ratios, measured side by side in one run. `deno task bench
+ * [name…]`
+ */
 import { run as fileToFile } from "./file_to_file.ts";
 import { run as gptq } from "./gptq.ts";
 import { run as hubToFile } from "./hub_to_file.ts";

@@ -1,7 +1,8 @@
 // deno-lint-ignore-file no-console
 /**
- * Quantize and pack a 4096 × 14336 bf16 matrix to int4 (groups of 64) and NF4, one thread, against torch and bitsandbytes on the same
- * core in the same run. SLUICE_PEERS_PYTHON names a Python that has them; without it only our own rates are printed.
+ * Quantize and pack a 4096 × 14336 bf16 matrix to int4 (groups of 64) and NF4, one thread, against
+ * torch and bitsandbytes on the same core in the same run. SLUICE_PEERS_PYTHON names a Python that
+ * has them; without it only our own rates are printed.
  */
 import { openWasm } from "../../src/backends/wasm/mod.ts";
 import type { Backend } from "../../src/backend.ts";

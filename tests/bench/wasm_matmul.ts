@@ -1,6 +1,7 @@
 /**
- * matmul_nt on the CPU: the whole product (packing included) on one thread against a loop of nothing but 128-bit fused
- * multiply-adds, and two threads against one. The same loop beside a second one tells whether the host really gives two cores.
+ * matmul_nt on the CPU: the whole product (packing included) on one thread against a loop of
+ * nothing but 128-bit fused multiply-adds, and two threads against one. The same loop beside a
+ * second one tells whether the host really gives two cores.
  */
 import assert from "node:assert/strict";
 import type { Backend, Tensor } from "../../src/backend.ts";
@@ -12,7 +13,10 @@ import { compare, median, type Ratio } from "./measure.ts";
 const N = 1024;
 /** Rounds of the FMA loop in a turn: about as long as a product takes. */
 const LOOPS = 20_000_000;
-/** Ten independent sums of four floats: as many multiply-adds in flight as a CPU's two units of four cycles need, and two more. */
+/**
+ * Ten independent sums of four floats: as many multiply-adds in flight as a CPU's two units of four
+ * cycles need, and two more.
+ */
 const SUMS = 10;
 
 /** The peak: multiply-adds with no memory in the loop. */
@@ -38,7 +42,8 @@ const SPINNER = `onmessage = ({ data }) => {
 function product(backend: Backend, weight: "f32" | "bf16"): () => number {
   const random = (tensor: Tensor, bytes: number) => {
     const words = new Uint16Array(bytes / 2);
-    // A sign and an exponent near 2^-6 in every half word: normal numbers, whichever float it is part of.
+    // A sign and an exponent near 2^-6 in every half word: normal numbers, whichever float it is
+    // part of.
     let state = 1;
     for (let i = 0; i < words.length; i++) {
       state = Math.imul(state, 1664525) + 1013904223 | 0;

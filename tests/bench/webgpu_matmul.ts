@@ -1,7 +1,8 @@
 // deno-lint-ignore-file no-console
 /**
- * The shipped WGSL matrix product against the best of a sweep over its own kind on this adapter: tile sizes, lanes and depths, with
- * and without workgroup memory. The goal for one fixed default is 0.75 of each adapter's best.
+ * The shipped WGSL matrix product against the best of a sweep over its own kind on this adapter:
+ * tile sizes, lanes and depths, with and without workgroup memory. The goal for one fixed default
+ * is 0.75 of each adapter's best.
  */
 import matmulHead from "../../shaders/matmul_nt.wgsl" with { type: "text" };
 import { openWebgpu } from "../../src/backends/webgpu/mod.ts";
@@ -10,7 +11,10 @@ import type { Op } from "../../src/op.ts";
 import { matmulNt } from "../../src/ops/mod.ts";
 import { compare, formatRatio, type Ratio } from "./measure.ts";
 
-/** A kernel of the sweep: a lane computes `rows` × `columns` elements, a workgroup has `down` × `across` lanes. */
+/**
+ * A kernel of the sweep: a lane computes `rows` × `columns` elements, a workgroup has `down` ×
+ * `across` lanes.
+ */
 interface Variant {
   readonly rows: number;
   readonly columns: number;
@@ -54,7 +58,10 @@ function opOf(variant: Variant): Op {
   };
 }
 
-/** Registers of a lane, their update from row values `a0…` and column vectors `b0…`, and their store. */
+/**
+ * Registers of a lane, their update from row values `a0…` and column vectors `b0…`, and their
+ * store.
+ */
 function registers({ rows, columns }: Variant) {
   const all = range(rows).flatMap((i) => range(columns / 4).map((j) => ({ i, j })));
   return {

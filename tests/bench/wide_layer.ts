@@ -1,18 +1,20 @@
 /**
- * GPTQ for a layer with 14336 inputs (the down projections of Llama 8B) where a kernel binds 128 MiB at most, as WebGPU guarantees: its Gram matrix
- * of 822 MB is seven panels. What is rounded is checked by what makes it GPTQ, solving with the damped Gram matrix; the time is held against
- * that of the multiply-adds in it. `SLUICE_BENCH_DEVICE`: wasm (default) or webgpu; `SLUICE_BENCH_CHANNELS`: other widths.
+ * GPTQ for a layer with 14336 inputs (the down projections of Llama 8B) where a kernel binds 128
+ * MiB at most, as WebGPU guarantees: its Gram matrix of 822 MB is seven panels. What is rounded is
+ * checked by what makes it GPTQ, solving with the damped Gram matrix; the time is held against that
+ * of the multiply-adds in it. `SLUICE_BENCH_DEVICE`: wasm (default) or webgpu;
+ * `SLUICE_BENCH_CHANNELS`: other widths.
  */
 import assert from "node:assert/strict";
 import { resourceUsage } from "node:process";
 import type { Backend, Tensor } from "../../src/backend.ts";
 import { openBackend } from "../../src/open.ts";
-import { isSound, makeFactor } from "../../src/factor.ts";
+import { isSound, makeFactor } from "../../src/linalg/factor.ts";
 import { gptq } from "../../src/methods/gptq.ts";
 import { multiply } from "../../src/ops/gemm.ts";
 import { Statistics } from "../../src/observer.ts";
 import { gram } from "../../src/observers/gram.ts";
-import { multiplyByPanels, multiplyByTransposed } from "../../src/panels.ts";
+import { multiplyByPanels, multiplyByTransposed } from "../../src/linalg/panels.ts";
 import { gaussian } from "../conformance/given.ts";
 import { withOwn } from "../run_given.ts";
 import type { Ratio } from "./measure.ts";
@@ -97,7 +99,8 @@ export async function run(): Promise<Ratio[]> {
   const residual = await solvingError(values, { sums, backend });
   assert.ok(residual < 1e-3, `solving leaves ${residual} of the right side`);
 
-  // Half of tokens × C² for the sums; C³/6 for the factor and as much for its inverse; rows × C²/2 to spread errors.
+  // Half of tokens × C² for the sums; C³/6 for the factor and as much for its inverse; rows × C²/2
+  // to spread errors.
   const work = TOKENS * CHANNELS ** 2 / 2 + CHANNELS ** 3 / 3 + ROWS * CHANNELS ** 2 / 2;
   const spent = (from: number, to: number) => ((to - from) / 1000).toFixed(1);
   return [{

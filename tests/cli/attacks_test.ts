@@ -1,10 +1,15 @@
-/** `sluice quantize` on hostile and broken input: the right exit code, one sentence, and nothing left behind. */
+/**
+ * `sluice quantize` on hostile and broken input: the right exit code, one sentence, and nothing
+ * left behind.
+ */
 import assert from "node:assert/strict";
 import { attacks, writeAttack } from "../attacks/collection.ts";
 import { makeCheckpoint, TINY_CONFIG, tinyTensors } from "../tiny.ts";
 import { inFolder, names, type Outcome, sluice } from "./host.ts";
 
-/** One line that begins with the program's name and holds no character that a terminal would act on. */
+/**
+ * One line that begins with the program's name and holds no character that a terminal would act on.
+ */
 function checkSentence({ err, out }: Outcome): void {
   assert.match(err, /^sluice: .+[.]\n$/s);
   assert.equal(err.trimEnd().split("\n").length, 1, err);

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import denoJson from "../../deno.json" with { type: "json" };
 import { METRICS } from "../../src/metrics/mod.ts";
-import { RECORD_FILE } from "../../src/record.ts";
+import { RECORD_FILE } from "../../src/io/names.ts";
 import { schemeNames } from "../../src/schemes/options.ts";
 import { COMMANDS } from "../../src/terminal/commands/mod.ts";
 import { Interrupted } from "../../src/terminal/faults.ts";

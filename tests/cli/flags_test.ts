@@ -5,7 +5,7 @@ import type { PreparedWindows } from "../../src/evaluate.ts";
 import type { Event } from "../../src/report.ts";
 import { openCheckpoint } from "../../src/sources/checkpoint.ts";
 import { SAMPLE_MODEL } from "../../src/sources/sample.ts";
-import type { Said } from "../../src/terminal/command.ts";
+import type { ParsedArguments } from "../../src/terminal/command.ts";
 import { readCalibration, readWindows } from "../../src/terminal/commands/flags.ts";
 import { COMMANDS } from "../../src/terminal/commands/mod.ts";
 import { parseArguments } from "../../src/terminal/parser.ts";
@@ -13,10 +13,10 @@ import { keeper, sluice } from "./host.ts";
 
 const HOST = { ...denoHost(new AbortController().signal), colors: false, out: keeper() };
 
-async function said(line: string): Promise<Said> {
+async function said(line: string): Promise<ParsedArguments> {
   const parsed = await parseArguments(line.split(" "), COMMANDS, HOST);
   assert.ok(parsed);
-  return parsed.said;
+  return parsed.given;
 }
 
 /** What a command line asks for, as numbers. */
@@ -38,7 +38,8 @@ Deno.test("--num-samples and --seq-len are the calibration's and, unless said ot
     await windowsOf(readCalibration, line),
     await windowsOf(readWindows, line),
   ];
-  // Of the model's 1024 positions the calibration uses 512 unless told; the measurement takes all windows.
+  // Of the model's 1024 positions the calibration uses 512 unless told; the measurement takes all
+  // windows.
   assert.deepEqual(await both("plan sample"), [[128, 512], [122, 1024]]);
   assert.deepEqual(await both("plan sample --num-samples 3 --eval-seq-len 32"), [[3, 512], [
     3,
@@ -98,6 +99,22 @@ Deno.test("numbers that make no windows are refused, and evaluate has no flags o
   ) {
     const { code, err } = await sluice(line.split(" "));
     assert.equal(code, 1, line);
+    assert.match(err, says);
+  }
+});
+
+Deno.test("flags of what is not done are refused, not passed over", async () => {
+  const words = ["quantize", "sample", "--scheme", "W8A16", "--output", "none", "--quiet"];
+  for (
+    const [more, says] of [
+      [["--corpus", "text.txt"], /--corpus without --evaluate: nothing is measured/],
+      [["--eval-seq-len", "64"], /--eval-seq-len without --evaluate/],
+      [["--branch", "next"], /--branch without --upload-repo: nothing is published/],
+      [["--force"], /--force without --upload-repo/],
+    ] as const
+  ) {
+    const { code, err } = await sluice([...words, "--device", "wasm", ...more]);
+    assert.equal(code, 1, err);
     assert.match(err, says);
   }
 });

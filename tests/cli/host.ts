@@ -1,4 +1,7 @@
-/** The program run in this process: what it prints is collected, the world is a folder of the test's own. */
+/**
+ * The program run in this process: what it prints is collected, the world is a folder of the test's
+ * own.
+ */
 import { denoHost, main } from "../../cli.ts";
 import type { Host, TextStream } from "../../src/terminal/command.ts";
 
@@ -41,7 +44,8 @@ export async function sluice(
 
 /** Run `test` with a new folder that is removed afterwards. */
 export async function inFolder(test: (folder: string) => Promise<void>): Promise<void> {
-  // The real path: an output may not lead through links, and some systems have their temporary folder behind one.
+  // The real path: an output may not lead through links, and some systems have their temporary
+  // folder behind one.
   const folder = await Deno.realPath(await Deno.makeTempDir({ prefix: "sluice_cli_" }));
   try {
     await test(folder);

@@ -1,9 +1,12 @@
-/** The command line with models of the Hub: the same bytes as from a folder, refusals with exit code 4, a token that is never shown. */
+/**
+ * The command line with models of the Hub: the same bytes as from a folder, refusals with exit code
+ * 4, a token that is never shown.
+ */
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { type FakeHub, READ_TOKEN, startFakeHub, STRANGER_TOKEN, TOKEN } from "../fake_hub/mod.ts";
 import { makeCheckpoint, TINY_CONFIG, tinyTensors } from "../tiny.ts";
-import { RECORD_FILE } from "../../src/record.ts";
+import { RECORD_FILE } from "../../src/io/names.ts";
 import { inFolder, names, type Outcome, sluice } from "./host.ts";
 
 /** Run a command line against a fake Hub. */
@@ -145,7 +148,8 @@ Deno.test("quantize org/name --upload-repo makes one private commit of what quan
       "--num-samples",
       "2",
     ];
-    // The tiny model has no tokenizer: what cannot be measured is refused before anything is written or sent.
+    // The tiny model has no tokenizer: what cannot be measured is refused before anything is
+    // written or sent.
     const measured = await onHub(hub, [...words, "--upload-repo", "me/out", "--yes"], {
       HF_TOKEN: TOKEN,
     });

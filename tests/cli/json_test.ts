@@ -4,7 +4,7 @@
  */
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
-import { RECORD_FILE } from "../../src/record.ts";
+import { RECORD_FILE } from "../../src/io/names.ts";
 import { SpaceError } from "../../src/errors.ts";
 import { demoDocument } from "../../src/terminal/commands/demo.ts";
 import { jsonLine } from "../../src/terminal/json.ts";

@@ -16,7 +16,7 @@ import { SpaceError } from "../../src/errors.ts";
 import { Interrupted } from "../../src/terminal/faults.ts";
 import type { Host } from "../../src/terminal/command.ts";
 import { openTemporary } from "../../src/io/temporary.ts";
-import { RECORD_FILE } from "../../src/record.ts";
+import { RECORD_FILE } from "../../src/io/names.ts";
 import { inFolder, names, type Outcome, sluice } from "./host.ts";
 
 const SAMPLE = fileURLToPath(new URL("../../sample/model/", import.meta.url));
@@ -215,6 +215,19 @@ Deno.test("rights in the namespace, and somebody to ask, are looked for before a
       stranger.err,
       /^sluice: [^\n]*"org" is neither the account of your token, "stranger"[^\n]*\n$/,
     );
+  }));
+
+Deno.test("files of others in the repository are told before the work, and --force goes on", () =>
+  withHub(async ({ run }) => {
+    const words = ["quantize", "sample", ...QUICK, "--upload-repo", "org/sample", "--yes"];
+    const { code, err } = await run([...words, "--quiet"]);
+    assert.equal(code, 1);
+    assert.match(
+      err,
+      /^sluice: Cannot publish to "org\/sample": it has files that Sluice did not write \("model-00001[^\n]*--force[^\n]*\n$/,
+    );
+    const forced = await run([...words, "--quiet", "--force"]);
+    assert.equal(forced.code, 0, forced.err);
   }));
 
 Deno.test("a log that fails when the checkpoint is in its place does not take it away", () =>

@@ -1,4 +1,7 @@
-/** The program as a process: exit codes, signals, pipes, a terminal of its own, and what Deno has to allow it. */
+/**
+ * The program as a process: exit codes, signals, pipes, a terminal of its own, and what Deno has to
+ * allow it.
+ */
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import denoJson from "../../deno.json" with { type: "json" };

@@ -1,8 +1,11 @@
-/** `quantize --report`: what is written where, which folders are refused before the work begins, and what a failed run leaves. */
+/**
+ * `quantize --report`: what is written where, which folders are refused before the work begins, and
+ * what a failed run leaves.
+ */
 import assert from "node:assert/strict";
 import denoJson from "../../deno.json" with { type: "json" };
-import type { ReportDocument } from "../../src/report_document.ts";
-import { REPORT_FILES } from "../../src/report_files.ts";
+import type { ReportDocument } from "../../src/report/document.ts";
+import { REPORT_FILES } from "../../src/report/files.ts";
 import { Interrupted } from "../../src/terminal/faults.ts";
 import { makeCheckpoint, TINY_CONFIG, tinyTensors } from "../tiny.ts";
 import { inFolder, keeper, names, sluice } from "./host.ts";

@@ -129,7 +129,9 @@ Deno.test("Estimate learns the speed of weights and of windows apart", () => {
   assert.equal(estimate.share, 1);
 });
 
-/** The events of a run of four weights and, if asked for, eight windows through each of four blocks. */
+/**
+ * The events of a run of four weights and, if asked for, eight windows through each of four blocks.
+ */
 function* runEvents(windows: boolean): Generator<Event> {
   yield {
     type: "start",

@@ -1,6 +1,7 @@
 /**
- * The conformance suite of a backend: every op against its definition (cases in `cases_*.ts`), and memory, order and faults.
- * `deno test -A tests/backends_test.ts --filter "wasm matmul_nt"` runs one op on one backend.
+ * The conformance suite of a backend: every op against its definition (cases in `cases_*.ts`), and
+ * memory, order and faults. `deno test -A tests/backends_test.ts --filter "wasm matmul_nt"` runs
+ * one op on one backend.
  */
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
@@ -143,7 +144,10 @@ async function checkDrawn(backend: Backend, op: Op): Promise<void> {
   await fc.assert(property, DRAWING);
 }
 
-/** Register the suite for one backend. `open` gives the backend, or a sentence that says why there is none here. */
+/**
+ * Register the suite for one backend. `open` gives the backend, or a sentence that says why there
+ * is none here.
+ */
 export async function testBackend(
   name: string,
   open: () => Promise<Backend | string>,
@@ -228,11 +232,11 @@ const BEHAVIOURS: Readonly<Record<string, (backend: Backend) => Promise<void>>> 
     const add = OPS.find(({ name }) => name === "add")!;
     fill(x, 1);
     fill(y, 10);
-    backend.run(add, { x, y });
+    backend.run(add, { x, y }, { times: 1, other: 1 });
     fill(y, 100);
-    backend.run(add, { x, y });
+    backend.run(add, { x, y }, { times: 1, other: 1 });
     fill(y, 1000);
-    for (let i = 0; i < 200; i++) backend.run(add, { x, y });
+    for (let i = 0; i < 200; i++) backend.run(add, { x, y }, { times: 1, other: 1 });
     const [bytes] = await backend.read(x);
     assert.deepEqual(new Set(new Float32Array(bytes!.buffer)), new Set([200_111]));
   },
@@ -241,9 +245,9 @@ const BEHAVIOURS: Readonly<Record<string, (backend: Backend) => Promise<void>>> 
     const [x, y] = [scope.alloc("f32", [1]), scope.alloc("f32", [1])];
     const add = OPS.find(({ name }) => name === "add")!;
     for (const tensor of [x, y]) backend.write(tensor, new Uint8Array(Float32Array.of(2).buffer));
-    backend.run(add, { x, y });
+    backend.run(add, { x, y }, { times: 1, other: 1 });
     await backend.finish();
-    backend.run(add, { x, y });
+    backend.run(add, { x, y }, { times: 1, other: 1 });
     const [bytes] = await backend.read(x);
     assert.deepEqual([...new Float32Array(bytes!.buffer)], [6]);
   },
@@ -254,7 +258,7 @@ const BEHAVIOURS: Readonly<Record<string, (backend: Backend) => Promise<void>>> 
     for (let round = 0; round < 20; round++) {
       using y = backend.alloc("f32", [300]);
       backend.write(y, new Uint8Array(new Float32Array(300).fill(round).buffer));
-      backend.run(add, { x: out, y });
+      backend.run(add, { x: out, y }, { times: 1, other: 1 });
     }
     const [bytes] = await backend.read(out);
     assert.deepEqual(new Set(new Float32Array(bytes!.buffer)), new Set([190]));

@@ -1,4 +1,7 @@
-/** Cases of the ops that calibrate and of GPTQ: products on rectangles, factors, the loop over columns. */
+/**
+ * Cases of the ops that calibrate and of GPTQ: products on rectangles, factors, the loop over
+ * columns.
+ */
 import assert from "node:assert/strict";
 import { codeRange, tileOf } from "../../src/ops/grid.ts";
 import { columnStats } from "../../src/ops/column_stats.ts";
@@ -56,7 +59,9 @@ const WHOLE_PRODUCT = {
   alpha: 1,
 };
 
-/** A product whose tensors are just as large as its rectangles, or larger by `room` on every side. */
+/**
+ * A product whose tensors are just as large as its rectangles, or larger by `room` on every side.
+ */
 function product(
   [m, n, k]: readonly [number, number, number],
   scalars: Partial<typeof WHOLE_PRODUCT>,
@@ -103,8 +108,8 @@ export function shuffled(size: number, seed: number): number[] {
 }
 
 /**
- * T = R⁻¹ of the factor A = R·Rᵀ makes T·A·Tᵀ the identity. Each of the products and quotients behind T is within u; carried through, that is
- * some n·u times |T|·|A|·|Tᵀ|.
+ * T = R⁻¹ of the factor A = R·Rᵀ makes T·A·Tᵀ the identity. Each of the products and quotients
+ * behind T is within u; carried through, that is some n·u times |T|·|A|·|Tᵀ|.
  */
 const inverseFactor: Judge = ({ before: { m }, got: { t }, dims, scalars }) => {
   const { C = 0, K = 0 } = dims;
@@ -131,8 +136,9 @@ const inverseFactor: Judge = ({ before: { m }, got: { t }, dims, scalars }) => {
 };
 
 /**
- * GPTQ's codes depend on those before them, so one tie may change a row. The loop is followed with the values that were chosen: each
- * must be a nearest one within the rounding of the weight it was chosen for, and each error that of its value.
+ * GPTQ's codes depend on those before them, so one tie may change a row. The loop is followed with
+ * the values that were chosen: each must be a nearest one within the rounding of the weight it was
+ * chosen for, and each error that of its value.
  */
 const followed: Judge = ({ before, got, dims, scalars }) => {
   const { R = 0, C = 0 } = dims;

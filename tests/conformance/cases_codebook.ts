@@ -1,5 +1,5 @@
 /** Conformance cases of bitsandbytes' ops: 4-bit codebooks, the 8-bit dynamic map, int8 rows. */
-import { CODEBOOKS, DYNAMIC_MAP, midpoints } from "../../src/codebook.ts";
+import { CODEBOOKS, DYNAMIC_MAP, midpoints } from "../../src/ops/codebook.ts";
 import { dequantize4bit } from "../../src/ops/dequantize_4bit.ts";
 import { dequantizeDynamic8 } from "../../src/ops/dequantize_dynamic8.ts";
 import { quantize4bit } from "../../src/ops/quantize_4bit.ts";

@@ -1,6 +1,6 @@
 /** Conformance cases of the ops that round to integer and fp8 grids, one scale a tile. */
 import assert from "node:assert/strict";
-import { midpoints } from "../../src/codebook.ts";
+import { midpoints } from "../../src/ops/codebook.ts";
 import { e4m3ToF32, roundTo } from "../../src/number.ts";
 import { dequantizeFp8 } from "../../src/ops/dequantize_fp8.ts";
 import { dequantizeInt } from "../../src/ops/dequantize_int.ts";

@@ -7,8 +7,9 @@ import { blank, FLOATS, floats, gaussian, integers, type Values, whole } from ".
 import type { Case, Judge } from "./judge.ts";
 
 /**
- * Each turn depends on those before it, so one tie may lead elsewhere. What is found must be about as good as what the definition finds, no worse
- * than the range's parameters that it began with, and with a guard no worse than the rival.
+ * Each turn depends on those before it, so one tie may lead elsewhere. What is found must be about
+ * as good as what the definition finds, no worse than the range's parameters that it began with,
+ * and with a guard no worse than the rival.
  */
 const solved: Judge = ({ before, dims, scalars, got, want }) => {
   eachTile(dims, scalars, (tile, elements) => {

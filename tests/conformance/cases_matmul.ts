@@ -1,4 +1,7 @@
-/** Conformance cases of the products: float, packed and int8 weights, and what LLM.int8() needs beside them. */
+/**
+ * Conformance cases of the products: float, packed and int8 weights, and what LLM.int8() needs
+ * beside them.
+ */
 import { matmulColumns } from "../../src/ops/matmul_columns.ts";
 import { matmulInt8 } from "../../src/ops/matmul_int8.ts";
 import { matmulNt } from "../../src/ops/matmul_nt.ts";
@@ -64,7 +67,10 @@ function columnsBound(view: View): Float64Array {
   );
 }
 
-/** y·a·b/127²: a conversion, two products and a division of at most 2.5 units, all relative; other columns as they were. */
+/**
+ * y·a·b/127²: a conversion, two products and a division of at most 2.5 units, all relative; other
+ * columns as they were.
+ */
 function rescaleBound({ want }: View): Float64Array {
   return Float64Array.from(want.z!, (value) => 12 * U * Math.abs(value));
 }

@@ -1,5 +1,4 @@
 /** Conformance cases of the ops that convert, pack, add up and count. */
-import { add } from "../../src/ops/add.ts";
 import { addBias } from "../../src/ops/add_bias.ts";
 import { ERROR_CHUNK, errorSums } from "../../src/ops/error_sums.ts";
 import { floatBins } from "../../src/ops/float_bins.ts";
@@ -56,7 +55,10 @@ const ROUGH = [
   ...[1 + 2 ** -8, 1 + 3 * 2 ** -8, 1.998, 1.9999, -(1 + 2 ** -8), 3.39e38],
 ];
 
-/** The difference a backend's bins may have: as many values as lie within f32 error of an edge of the bin. */
+/**
+ * The difference a backend's bins may have: as many values as lie within f32 error of an edge of
+ * the bin.
+ */
 function edgeCounts({ before, dims, scalars }: View): number[] {
   const { K = 1 } = dims;
   const { low = 0, high = 0 } = scalars;
@@ -70,7 +72,10 @@ function edgeCounts({ before, dims, scalars }: View): number[] {
   return near;
 }
 
-/** Every value is counted once, though a division that is not IEEE's may put one at an edge into the next bin. */
+/**
+ * Every value is counted once, though a division that is not IEEE's may put one at an edge into the
+ * next bin.
+ */
 const countedOnce: Judge = (view, output) => {
   if (view.exact) return equal(view, output);
   within(edgeCounts)(view, output);
@@ -79,7 +84,10 @@ const countedOnce: Judge = (view, output) => {
   if (got !== want) throw new Error(`${got} values are counted, not ${want}`);
 };
 
-/** f32 sums of n terms in any order are off by at most n·u of the sum of sizes, with 4 roundings in each term. */
+/**
+ * f32 sums of n terms in any order are off by at most n·u of the sum of sizes, with 4 roundings in
+ * each term.
+ */
 function sumsBound({ before: { a, b }, dims: { N = 0, P = 0 } }: View): number[] {
   const allowed: number[] = [];
   for (let p = 0; p < P; p++) {
@@ -143,18 +151,6 @@ export const memoryCases: readonly Case[] = [
     })
   ),
 
-  ...[1, 3, 65, 1027].map((n) => ({
-    op: add,
-    tensors: { y: normal("f32", [n], { seed: 1 }), x: normal("f32", [n], { seed: 2 }) },
-  })),
-  {
-    op: add,
-    note: "more than 65535 workgroups",
-    tensors: {
-      y: floats("f32", [2 ** 22 + 67], gaussian(2 ** 22 + 67, 5)),
-      x: floats("f32", [2 ** 22 + 67], new Float32Array(2 ** 22 + 67).fill(1)),
-    },
-  },
   ...FLOATS.flatMap((dtype) =>
     [[1, 1], [3, 31], [7, 65]].map(([t, r]) => ({
       op: addBias,

@@ -1,38 +1,90 @@
 /** Conformance cases of the ops that a model's forward pass is made of, but for the products. */
+import { act } from "../../src/ops/act.ts";
+import { add } from "../../src/ops/add.ts";
+import { ACTIVATIONS } from "../../src/ops/activation.ts";
 import { attention } from "../../src/ops/attention.ts";
 import { divergence } from "../../src/ops/divergence.ts";
 import { embedding } from "../../src/ops/embedding.ts";
 import { fakeQuantize } from "../../src/ops/fake_quantize.ts";
 import { fakeQuantizeRows } from "../../src/ops/fake_quantize_rows.ts";
+import { gate } from "../../src/ops/gate.ts";
+import { gatherColumns } from "../../src/ops/gather_columns.ts";
+import { layerNorm } from "../../src/ops/layer_norm.ts";
 import { rmsNorm } from "../../src/ops/rms_norm.ts";
 import { rope } from "../../src/ops/rope.ts";
-import { siluMul } from "../../src/ops/silu_mul.ts";
+import { scaleCap } from "../../src/ops/scale_cap.ts";
 import { type Case, U, type View, within } from "./judge.ts";
 import { blank, FLOATS, floats, gaussian, integers, normal, type Values, whole } from "./given.ts";
 
-/** Half the C roundings of the sum (the root halves them), and some units for the root, its inverse and two products. */
-function rmsBound({ want, dims: { C = 0 } }: View): Float64Array {
-  return Float64Array.from(want.y!, (value) => (C / 2 + 10) * U * Math.abs(value));
+/**
+ * Half the D roundings of the sum (the root halves them), and some units for the root, its inverse,
+ * the weight and two products.
+ */
+function rmsBound({ want, before: { weight }, scalars, dims: { D = 0 } }: View): Float64Array {
+  const { plus = 0 } = scalars;
+  // Where a weight is about −1, rounding their sum counts for more.
+  const worse = (i: number) => {
+    const w = Math.abs(weight![i % D]!);
+    return plus === 0 ? 1 : (w + plus) / Math.max(1e-30, Math.abs(weight![i % D]! + plus));
+  };
+  return Float64Array.from(want.y!, (value, i) => ((D / 2 + 10) + worse(i)) * U * Math.abs(value));
 }
 
-/** Two products and a sum: three roundings of at most |x1·cos| + |x2·sin|. */
-function ropeBound({ before: { x, cos, sin }, dims: { D = 0, H = 1 } }: View): Float64Array {
+/**
+ * The mean is off by C roundings of the mean |x|, a difference by as much and one rounding, and the
+ * root by half the C + 2 roundings of the squares' sum and what those differences come to: the
+ * mean's error squared adds to the variance.
+ */
+function layerNormBound({ before: { x, weight, bias }, want, scalars, dims }: View): Float64Array {
+  const { T = 0, C = 0 } = dims;
+  const allowed = new Float64Array(T * C);
+  for (let t = 0; t < T; t++) {
+    const row = Array.from(x!.subarray(t * C, (t + 1) * C));
+    const size = row.reduce((sum, value) => sum + Math.abs(value), 0) / C;
+    const mean = row.reduce((sum, value) => sum + value, 0) / C;
+    const variance = row.reduce((sum, value) => sum + (value - mean) ** 2, 0) / C + scalars.eps!;
+    const off = (C + 2) * U * size;
+    const deviation = Math.sqrt(variance);
+    const relative = (C / 2 + 12) * U + 2 * off / deviation + (off / deviation) ** 2;
+    row.forEach((value, c) => {
+      const w = Math.abs(weight![c]!);
+      const own = Math.abs(value - mean) / deviation * w;
+      const difference = (off + 2 * U * (Math.abs(value) + size)) / deviation * w;
+      const sum = U * (Math.abs(want.y![t * C + c]!) + Math.abs(bias![c]!));
+      allowed[t * C + c] = own * relative + difference + 4 * sum;
+    });
+  }
+  return allowed;
+}
+
+/**
+ * Two products and a sum: three roundings of at most |x1·cos| + |x2·sin|; what is not turned is
+ * exact.
+ */
+function ropeBound(
+  { before: { x, cos, sin }, dims: { D = 0, H = 1 }, scalars }: View,
+): Float64Array {
+  const { head_dim = 1, adjacent = 0 } = scalars;
   return Float64Array.from(x!, (_, i) => {
-    const [t, h] = [Math.floor(i / D), i % H];
-    const partner = Math.floor(i / H) % 2 ? i - H : i + H;
+    const [t, d] = [Math.floor(i / D), i % D % head_dim];
+    if (d >= 2 * H) return 0;
+    const [h, second] = adjacent ? [d >> 1, d % 2 === 1] : [d % H, d >= H];
+    const step = adjacent ? 1 : H;
+    const partner = second ? i - step : i + step;
     const [c, s] = [cos![t * H + h]!, sin![t * H + h]!];
-    const [own, other] = [Math.abs(x![i]! * c), Math.abs(x![partner]! * s)];
-    return 3 * U * (own + other);
+    return 3 * U * (Math.abs(x![i]! * c) + Math.abs(x![partner]! * s));
   });
 }
 
 /**
- * A score is off by δ = (d + 3)·u·scale·|q||k|, an exponential relatively by δ and WGSL's 3 + 2|score| units; numerator and
- * denominator are sums of at most T such terms, so the quotient is off by twice all that times Σp|v|.
+ * A score is off by δ = (d + 3)·u·scale·|q||k|, of which a cap leaves as much at most, and adds 12
+ * units of itself and a bias a rounding of it; an exponential relatively by δ and WGSL's 3 +
+ * 2|score| units; numerator and denominator are sums of at most T such terms, so the quotient is
+ * off by twice all that times Σp|v|.
  */
 function attentionBound(view: View): Float64Array {
-  const { before: { q, k, v }, dims, scalars, want } = view;
-  const { T = 0, Q = 0, K = 1 } = dims;
+  const { before: { q, k, v, bias }, dims, scalars, want } = view;
+  const { T = 0, Q = 0 } = dims;
   const { head_dim = 1, scale = 0 } = scalars;
   const norm = (values: Values, from: number) =>
     Math.hypot(...values.subarray(from, from + head_dim));
@@ -40,32 +92,79 @@ function attentionBound(view: View): Float64Array {
   for (let i = 0; i < q!.length; i += head_dim) most = Math.max(most, norm(q!, i));
   let key = 0;
   for (let i = 0; i < k!.length; i += head_dim) key = Math.max(key, norm(k!, i));
+  const { cap = 0, biased = 0 } = scalars;
+  const steepest = biased ? Math.max(0, ...Array.from(bias!, Math.abs)) : 0;
   const reach = scale * most * key;
+  const shape = (cap === 0 ? 0 : 12 * cap) + steepest;
   const sizes = new Float32Array(T * Q);
   const arrays = {
     q: Float32Array.from(q!),
     k: Float32Array.from(k!),
     v: Float32Array.from(v!, Math.abs),
+    bias: Float32Array.from(bias!),
     o: sizes,
   };
-  attention.reference(arrays, { T, Q, K }, scalars);
-  const relative = 2 * ((head_dim + 3) * reach + 2 * (3 + 4 * reach) + T + 8) * U;
+  attention.reference(arrays, dims, scalars);
+  const span = 2 * (reach + steepest);
+  const relative = 2 * ((head_dim + 3) * reach + shape + 2 * (3 + 2 * span) + T + 8) * U;
   return Float64Array.from(want.o!, (_, i) => relative * sizes[i]! + 1e-38);
 }
 
 /**
- * exp is off by 3 + 2|x| units in WGSL, the rest is a sum, a division of 2.5 units and a product.
- * Below −88.7, where e^−x is more than f32 holds, silu is less than 3e-37 and may be 0.
+ * exp is off by 3 + 2|x| units in WGSL, the rest is a sum, a division of 2.5 units and products.
+ * Below −88.7, where e^−x is more than f32 holds, SiLU is less than 3e-37 and may be 0. GELU's erf
+ * is off by 2e-7 at most, and by rounding; that by tanh takes an exponential of 1.6·(x + 0.045·x³),
+ * whose own rounding counts as much as it is long. `other` is what the activation is multiplied by.
  */
-function siluBound({ before: { gate, up }, want }: View): Float64Array {
+function activationBound(x: number, want: number, kind: number, other = 1): number {
+  const far = 3e-37 * (1 + Math.abs(other));
+  const steps = (units: number) => 2 * units * U * Math.abs(want) + far;
+  switch (ACTIVATIONS[kind]) {
+    case "silu":
+      return steps(8 + 2 * Math.abs(x));
+    case "gelu":
+      return Math.abs(x * other) * (2.5e-7 + 8 * U) + steps(8);
+    case "gelu_tanh": {
+      const u = Math.min(100, 1.6 * (Math.abs(x) + 0.045 * Math.abs(x) ** 3));
+      return steps(8 + 8 * u);
+    }
+    default:
+      return steps(1);
+  }
+}
+
+function actBound({ before: { x }, want, scalars }: View): Float64Array {
+  return Float64Array.from(want.x!, (value, i) => activationBound(x![i]!, value, scalars.kind!));
+}
+
+function gateBound({ before: { gate, up }, want, scalars }: View): Float64Array {
   return Float64Array.from(
     want.gate!,
-    (value, i) =>
-      2 * (8 + 2 * Math.abs(gate![i]!)) * U * Math.abs(value) + 3e-37 * (1 + Math.abs(up![i]!)),
+    (value, i) => activationBound(gate![i]!, value, scalars.kind!, up![i]!),
   );
 }
 
-/** Maxima, the label's logits and argmax are exact. Sums: V roundings, and the error of exp over the span of the logits. */
+/**
+ * Of a capped number the tanh is off by 5 units of 1 in any kernel, and by the rounding of its
+ * argument.
+ */
+function capBound({ want, scalars: { cap = 0 } }: View): Float64Array {
+  return Float64Array.from(want.x!, (value) => 4 * U * Math.abs(value) + 12 * U * cap);
+}
+
+/** Two products and a sum; a sum alone is exact. */
+function addBound({ before: { x, y }, scalars: { times = 1, other = 1 } }: View): Float64Array {
+  const roundings = times === 1 && Math.abs(other) === 1 ? 0 : 3;
+  return Float64Array.from(
+    x!,
+    (value, i) => roundings * U * (Math.abs(times * value) + Math.abs(other * y![i]!)),
+  );
+}
+
+/**
+ * Maxima, the label's logits and argmax are exact. Sums: V roundings, and the error of exp over the
+ * span of the logits.
+ */
 function stateBound({ before: { p, q }, want: { state }, dims }: View): Float64Array {
   const { T = 0, V = 0, S = 10 } = dims;
   const allowed = new Float64Array(T * S);
@@ -88,7 +187,10 @@ function stateBound({ before: { p, q }, want: { state }, dims }: View): Float64A
   return allowed;
 }
 
-/** The scale's division is off by up to 2.5 units; a quotient near a tie may take the other level, one step away. */
+/**
+ * The scale's division is off by up to 2.5 units; a quotient near a tie may take the other level,
+ * one step away.
+ */
 function fakeBound({ before: { x }, want: { y }, dims: { T = 0, C = 0 }, scalars, exact }: View) {
   const { kind = 0, bits = 0 } = scalars;
   const allowed = new Float64Array(T * C);
@@ -160,10 +262,46 @@ export const modelCases: readonly Case[] = [
         weight: normal(dtype, [c], { seed: 55 }),
         y: blank("f32", [t, c]),
       },
-      scalars: { eps: 1e-5 },
+      scalars: { eps: 1e-5, plus: 0 },
       judge: { y: within(rmsBound) },
     }))
   ),
+  ...[[3, 1, 33, 1], [5, 3, 32, 0], [2, 4, 65, 1]].map(([t = 0, heads = 0, d = 0, plus = 0]) => ({
+    op: rmsNorm,
+    note: "of each head, and with weights less 1",
+    tensors: {
+      x: normal("f32", [t, heads * d], { seed: 54 }),
+      weight: normal("bf16", [d], { seed: 55 }),
+      y: blank("f32", [t, heads * d]),
+    },
+    scalars: { eps: 1e-6, plus },
+    judge: { y: within(rmsBound) },
+  })),
+  ...FLOATS.flatMap((dtype) =>
+    [[1, 1], [3, 33], [5, 257], [2, 2049]].map(([t = 0, c = 0]) => ({
+      op: layerNorm,
+      tensors: {
+        x: floats("f32", [t, c], gaussian(t * c, 154).map((value) => value + 3)),
+        weight: normal(dtype, [c], { seed: 155 }),
+        bias: normal(c % 2 ? "f32" : dtype, [c], { seed: 156 }),
+        y: blank("f32", [t, c]),
+      },
+      scalars: { eps: 1e-5 },
+      judge: { y: within(layerNormBound) },
+    }))
+  ),
+  {
+    op: layerNorm,
+    note: "a row of equal numbers",
+    tensors: {
+      x: floats("f32", [2, 5], [7, 7, 7, 7, 7, 1, 2, 3, 4, 5]),
+      weight: normal("f32", [5], { seed: 157 }),
+      bias: normal("f32", [5], { seed: 158 }),
+      y: blank("f32", [2, 5]),
+    },
+    scalars: { eps: 1e-5 },
+    judge: { y: within(layerNormBound) },
+  },
   {
     op: rmsNorm,
     note: "a row of zeros, and more than 65535 rows",
@@ -172,18 +310,22 @@ export const modelCases: readonly Case[] = [
       weight: normal("f32", [2], { seed: 57 }),
       y: blank("f32", [65600, 2]),
     },
-    scalars: { eps: 1e-6 },
+    scalars: { eps: 1e-6, plus: 0 },
     judge: { y: within(rmsBound) },
   },
-  ...[[1, 1, 1], [3, 2, 3], [17, 3, 32], [33, 9, 16]].map(([t = 0, heads = 0, h = 0]) => ({
-    op: rope,
-    tensors: {
-      cos: floats("f32", [t, h], angles(t, h).map(Math.cos)),
-      sin: floats("f32", [t, h], angles(t, h).map(Math.sin)),
-      x: normal("f32", [t, heads * 2 * h], { seed: 58 }),
-    },
-    judge: { x: within(ropeBound) },
-  })),
+  ...[[1, 1, 1, 2], [3, 2, 3, 6], [17, 3, 32, 64], [33, 9, 16, 32], [5, 3, 3, 13], [9, 2, 8, 64]]
+    .flatMap(([t = 0, heads = 0, h = 0, d = 0]) =>
+      [0, 1].map((adjacent) => ({
+        op: rope,
+        tensors: {
+          cos: floats("f32", [t, h], angles(t, h).map(Math.cos)),
+          sin: floats("f32", [t, h], angles(t, h).map(Math.sin)),
+          x: normal("f32", [t, heads * d], { seed: 58 }),
+        },
+        scalars: { head_dim: d, adjacent },
+        judge: { x: within(ropeBound) },
+      }))
+    ),
   ...[[1, 1, 1, 1, 0], [3, 2, 1, 8, 0], [33, 3, 3, 31, 0], [65, 9, 3, 64, 0], [130, 4, 2, 16, 0]]
     .concat([[33, 2, 1, 8, 1], [70, 4, 2, 16, 31], [20, 2, 2, 128, 64]])
     // Several blocks of queries, with windows whose first key is in the middle of a block of keys.
@@ -194,11 +336,33 @@ export const modelCases: readonly Case[] = [
         q: normal("f32", [t, heads * d], { seed: 61 }),
         k: normal("f32", [t, shared * d], { seed: 62 }),
         v: normal("f32", [t, shared * d], { seed: 63 }),
+        bias: blank("f32", [1, 1]),
         o: blank("f32", [t, heads * d]),
       },
-      scalars: { head_dim: d, window, scale: d ** -0.5 },
+      scalars: { head_dim: d, window, scale: d ** -0.5, cap: 0, biased: 0 },
       judge: { o: within(attentionBound) },
     })),
+  ...[[1, 1, 1, 1, 0], [33, 3, 1, 31, 0], [130, 4, 2, 16, 40]].flatMap((
+    [t = 0, heads = 0, shared = 0, d = 0, window = 0],
+  ) =>
+    [[2, 0], [0, 1], [30, 1]].map(([cap = 0, biased = 0]) => ({
+      op: attention,
+      note: "with a cap of scores, and with a bias of each key",
+      tensors: {
+        q: normal("f32", [t, heads * d], { seed: 61, scale: 3 }),
+        k: normal("f32", [t, shared * d], { seed: 62 }),
+        v: normal("f32", [t, shared * d], { seed: 63 }),
+        bias: floats(
+          "f32",
+          [heads, t],
+          Array.from({ length: heads * t }, (_, i) => (i % t) / 2 ** (1 + Math.floor(i / t))),
+        ),
+        o: blank("f32", [t, heads * d]),
+      },
+      scalars: { head_dim: d, window, scale: d ** -0.5, cap, biased },
+      judge: { o: within(attentionBound) },
+    }))
+  ),
   {
     op: attention,
     note: "scores in the hundreds",
@@ -206,28 +370,75 @@ export const modelCases: readonly Case[] = [
       q: normal("f32", [40, 32], { seed: 64, scale: 20 }),
       k: normal("f32", [40, 16], { seed: 65, scale: 20 }),
       v: normal("f32", [40, 16], { seed: 66 }),
+      bias: blank("f32", [1, 1]),
       o: blank("f32", [40, 32]),
     },
-    scalars: { head_dim: 16, window: 0, scale: 0.25 },
+    scalars: { head_dim: 16, window: 0, scale: 0.25, cap: 0, biased: 0 },
     judge: { o: within(attentionBound) },
   },
-  ...[1, 33, 257].map((n) => ({
-    op: siluMul,
-    tensors: {
-      up: normal("f32", [n], { seed: 67 }),
-      gate: normal("f32", [n], { seed: 68, scale: 4 }),
+  ...ACTIVATIONS.flatMap((_, kind) => [
+    ...[1, 33, 257].flatMap((n) => [
+      {
+        op: gate,
+        tensors: {
+          up: normal("f32", [n], { seed: 67 }),
+          gate: normal("f32", [n], { seed: 68, scale: 4 }),
+        },
+        scalars: { kind },
+        judge: { gate: within(gateBound) },
+      },
+      {
+        op: act,
+        tensors: { x: normal("f32", [n], { seed: 69, scale: 3 }) },
+        scalars: { kind },
+        judge: { x: within(actBound) },
+      },
+    ]),
+    {
+      op: gate,
+      note: "far from zero",
+      tensors: {
+        up: floats("f32", [6], [1, 1, 1, 2, -1, 1]),
+        gate: floats("f32", [6], [-100, 100, -85, 0, -20, 3e4]),
+      },
+      scalars: { kind },
+      judge: { gate: within(gateBound) },
     },
-    judge: { gate: within(siluBound) },
-  })),
+  ]),
+  ...[1, 33, 257].flatMap((n) =>
+    [[1, 0], [12, 0], [1, 2], [0.125, 30]].map(([times = 1, cap = 0]) => ({
+      op: scaleCap,
+      tensors: { x: floats("f32", [n], gaussian(n, 70).map((x, i) => i === 5 ? 1e6 * x : 9 * x)) },
+      scalars: { times, cap },
+      judge: { x: within(capBound) },
+    }))
+  ),
+  ...[1, 33, 257].flatMap((n) =>
+    [[1, 1], [0.22, 1], [1, -2]].map(([times = 1, other = 1]) => ({
+      op: add,
+      tensors: { y: normal("f32", [n], { seed: 74 }), x: normal("f32", [n], { seed: 75 }) },
+      scalars: { times, other },
+      judge: { x: within(addBound) },
+    }))
+  ),
   {
-    op: siluMul,
-    note: "far from zero",
+    op: add,
+    note: "more than 65535 workgroups",
     tensors: {
-      up: floats("f32", [6], [1, 1, 1, 2, -1, 1]),
-      gate: floats("f32", [6], [-100, 100, -85, 0, -20, 3e4]),
+      y: floats("f32", [2 ** 22 + 67], gaussian(2 ** 22 + 67, 5)),
+      x: floats("f32", [2 ** 22 + 67], new Float32Array(2 ** 22 + 67).fill(1)),
     },
-    judge: { gate: within(siluBound) },
+    scalars: { times: 1, other: 1 },
+    judge: { x: within(addBound) },
   },
+  ...[[1, 1, 1], [3, 9, 4], [5, 70, 65], [65, 4, 300]].map(([t = 0, c = 0, n = 0]) => ({
+    op: gatherColumns,
+    tensors: {
+      x: normal("f32", [t, c], { seed: 76 }),
+      columns: whole("u32", [n], { low: 0, high: c - 1, seed: 77 }),
+      y: blank("f32", [t, n]),
+    },
+  })),
 
   ...[[1, 1, 0], [3, 33, 0], [5, 257, 0], [2, 1500, 40]].map(([t = 0, v = 0, first = 0]) => ({
     op: divergence,

@@ -1,4 +1,7 @@
-/** Cases of the ops that follow GPTQ: coordinate descent on a block of columns, and scales refitted with codes held. */
+/**
+ * Cases of the ops that follow GPTQ: coordinate descent on a block of columns, and scales refitted
+ * with codes held.
+ */
 import assert from "node:assert/strict";
 import { roundTo } from "../../src/number.ts";
 import { descendBlock } from "../../src/ops/descend_block.ts";
@@ -25,8 +28,9 @@ function changeOf(move: number, slope: Near, curvature: number): Near {
 }
 
 /**
- * What a column becomes depends on those before it, so one tie may change a row. The loop is followed with the moves that were made: each must be to
- * a value nearest to the minimum within rounding, and none may cost anything; where none was made, none may have been worth it.
+ * What a column becomes depends on those before it, so one tie may change a row. The loop is
+ * followed with the moves that were made: each must be to a value nearest to the minimum within
+ * rounding, and none may cost anything; where none was made, none may have been worth it.
  */
 const descended: Judge = ({ before, got, dims, scalars }) => {
   const { R = 0, C = 0, K = 0 } = dims;
@@ -155,7 +159,10 @@ export function descendCase(
   };
 }
 
-/** The new scale is that of least loss, but for rounding, or the old one where that is no worse; all else follows from it. */
+/**
+ * The new scale is that of least loss, but for rounding, or the old one where that is no worse; all
+ * else follows from it.
+ */
 const refitted: Judge = ({ before, got, dims, scalars }) => {
   const { R = 0, C = 0, K = 0, B = 0 } = dims;
   const { first = 0, count = 0, tile = 0, scale_dtype = 0, damp = 0 } = scalars;

@@ -2,7 +2,7 @@
  * What each op may be called with, for cases drawn by chance: sizes that may be 0, tiles and
  * windows larger than the data, offsets, all dtypes.
  */
-import { DYNAMIC_MAP } from "../../src/codebook.ts";
+import { DYNAMIC_MAP } from "../../src/ops/codebook.ts";
 import { e4m3ToF32 } from "../../src/number.ts";
 import { codeRange, MAX_EXTENT } from "../../src/ops/grid.ts";
 import type { Dims, Scalars } from "../../src/op.ts";
@@ -137,9 +137,7 @@ const product = (draw: Draw) => draw.sizes(3, 400_000, { max: 600 });
 export const DRAWS: Readonly<Record<string, Row>> = {
   widen: flat,
   narrow: flat,
-  add: flat,
   subtract: flat,
-  silu_mul: flat,
   fake_quantize: (draw) => ({
     dims: { ...flat(draw).dims, S: 1 },
     scalars: level(draw),
@@ -316,19 +314,59 @@ export const DRAWS: Readonly<Record<string, Row>> = {
     };
   },
   rms_norm: (draw) => {
+    const [T = 0, heads = 0, D = 1] = draw.sizes(3, 40_000, { max: 5000 });
+    const C = Math.max(1, D) * heads;
+    return {
+      dims: { T, C, D: Math.max(1, D) },
+      scalars: { eps: draw.pick(1e-5, 1e-6), plus: draw.pick(0, 1) },
+    };
+  },
+  layer_norm: (draw) => {
     const [T = 0, C = 0] = draw.sizes(2, 40_000, { max: 5000 });
     return { dims: { T, C }, scalars: { eps: draw.pick(1e-5, 1e-6) } };
   },
+  act: (draw) => ({ dims: { N: draw.size(40_000) }, scalars: { kind: draw.whole(0, 3) } }),
+  gate: (draw) => ({ dims: { N: draw.size(40_000) }, scalars: { kind: draw.whole(0, 3) } }),
+  scale_cap: (draw) => ({
+    dims: { N: draw.size(40_000) },
+    scalars: { times: draw.pick(1, 12, 0.125), cap: draw.pick(0, 2, 30) },
+  }),
+  add: (draw) => ({
+    dims: { N: draw.size(40_000) },
+    scalars: { times: draw.pick(1, 0.22), other: draw.pick(1, -1) },
+  }),
+  gather_columns: (draw) => {
+    const [T = 0, C = 1, N = 0] = draw.sizes(3, 40_000);
+    const [high, seed] = [Math.max(1, C) - 1, draw.seed()];
+    return {
+      dims: { T, C: high + 1, N },
+      given: { columns: (shape) => whole("u32", shape, { low: 0, high, seed }) },
+    };
+  },
   rope: (draw) => {
-    const [T = 0, heads = 0, H = 1] = draw.sizes(3, 20_000);
-    return { dims: { T, H: Math.max(1, H), D: 2 * Math.max(1, H) * heads } };
+    const [T = 0, heads = 0, half = 1] = draw.sizes(3, 20_000);
+    const H = Math.max(1, half);
+    const head_dim = 2 * H + draw.pick(0, 0, 1, 7);
+    return {
+      dims: { T, H, D: head_dim * heads },
+      scalars: { head_dim, adjacent: draw.whole(0, 1) },
+    };
   },
   attention: (draw) => {
     const head_dim = draw.size(draw.pick(16, 300), 1);
     const [T, K] = [draw.size(Math.floor(200 / Math.sqrt(head_dim / 8)) + 1), draw.whole(1, 2)];
+    const heads = K * draw.whole(1, 3);
+    const biased = draw.whole(0, 1);
     return {
-      dims: { T, K: K * head_dim, Q: K * draw.whole(1, 3) * head_dim },
+      dims: {
+        T,
+        K: K * head_dim,
+        Q: heads * head_dim,
+        ...(biased ? { B: heads, S: T } : { B: 1, S: 1 }),
+      },
       scalars: {
+        biased,
+        cap: draw.pick(0, 0, 2, 50),
         head_dim,
         window: draw.pick(0, draw.size(T + 40, 1), 2 ** 32 - 1),
         scale: head_dim ** -0.5,

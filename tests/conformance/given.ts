@@ -2,7 +2,7 @@
 import type { Scope } from "../../src/backend.ts";
 import { f32ToBf16, f32ToE4m3, f32ToF16, widenAll } from "../../src/number.ts";
 import type { DeviceDType } from "../../src/op.ts";
-import { uniform } from "../../src/random.ts";
+import { uniform } from "../../src/corpora/random.ts";
 import type { Quantized } from "../../src/scheme.ts";
 import { elementCount, type Shape } from "../../src/tensor.ts";
 

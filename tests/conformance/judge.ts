@@ -1,4 +1,7 @@
-/** What a conformance case is, and how the outputs of a backend are judged against those of a definition. */
+/**
+ * What a conformance case is, and how the outputs of a backend are judged against those of a
+ * definition.
+ */
 import assert from "node:assert/strict";
 import type { Dims, Op, Scalars } from "../../src/op.ts";
 import type { Given, Values } from "./given.ts";
@@ -14,11 +17,17 @@ export interface View {
   readonly before: Readonly<Record<string, Values>>;
   /** The outputs that the definition gives. */
   readonly want: Readonly<Record<string, Values>>;
-  /** Equally right outputs: what the definition gives when subnormal numbers are taken for zero, as a GPU may. */
+  /**
+   * Equally right outputs: what the definition gives when subnormal numbers are taken for zero, as
+   * a GPU may.
+   */
   readonly also: Readonly<Record<string, Values>>;
   /** What the backend gave. */
   readonly got: Readonly<Record<string, Values>>;
-  /** Whether arithmetic is IEEE f32; WGSL lets division, exp and sqrt be a few units off, and subnormals be zero. */
+  /**
+   * Whether arithmetic is IEEE f32; WGSL lets division, exp and sqrt be a few units off, and
+   * subnormals be zero.
+   */
   readonly exact: boolean;
 }
 
@@ -34,7 +43,10 @@ export interface Case {
   readonly note?: string;
   /** How outputs are compared; those not named must be equal. */
   readonly judge?: Readonly<Record<string, Judge>>;
-  /** Leave out backends whose arithmetic is not IEEE f32: the case has infinities in it, which WGSL may assume away. */
+  /**
+   * Leave out backends whose arithmetic is not IEEE f32: the case has infinities in it, which WGSL
+   * may assume away.
+   */
   readonly ieeeOnly?: true;
 }
 
@@ -68,8 +80,9 @@ export function within(bound: (view: View) => ArrayLike<number>): Judge {
 }
 
 /**
- * Equal where arithmetic is exact. Elsewhere an element may differ whose value before rounding is so near to a tie that an
- * allowed error of a division decides it, and no more than one in a thousand (or two).
+ * Equal where arithmetic is exact. Elsewhere an element may differ whose value before rounding is
+ * so near to a tie that an allowed error of a division decides it, and no more than one in a
+ * thousand (or two).
  */
 export function equalButTies(
   near: (view: View) => ArrayLike<boolean>,
@@ -92,7 +105,9 @@ export function equalButTies(
   };
 }
 
-/** Every element the same number with the same sign, zeros too; NaN is NaN, whatever its payload. */
+/**
+ * Every element the same number with the same sign, zeros too; NaN is NaN, whatever its payload.
+ */
 export function identical({ got, want, also }: View, output: string): void {
   got[output]!.forEach((value: number, i: number) => {
     if (Object.is(value, want[output]![i]) || Object.is(value, also[output]![i])) return;

@@ -1,4 +1,7 @@
-/** What the cases of the quantizing ops share: weights that find what rounding gets wrong, and what counts as a tie. */
+/**
+ * What the cases of the quantizing ops share: weights that find what rounding gets wrong, and what
+ * counts as a tie.
+ */
 import { floats, gaussian, type Given } from "./given.ts";
 
 /** Whether a number is within 1e-4 of halfway between two whole ones. */
@@ -11,7 +14,10 @@ export function nearBound(level: number, bounds: ArrayLike<number>): boolean {
   return Array.from(bounds).some((bound) => Math.abs(level - bound) <= 2 ** -22 * Math.abs(bound));
 }
 
-/** Rows of weights that find what rounding gets wrong: zeros, subnormals, one spike, all equal, exact ties. */
+/**
+ * Rows of weights that find what rounding gets wrong: zeros, subnormals, one spike, all equal,
+ * exact ties.
+ */
 export const ODD_ROWS = [
   new Array(40).fill(0),
   Array.from({ length: 40 }, (_, i) => (i - 20) * 1e-41),

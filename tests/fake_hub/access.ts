@@ -1,4 +1,7 @@
-/** Who asks, what they may see and write, and the refusals of the Hub with their statuses, headers and words. */
+/**
+ * Who asks, what they may see and write, and the refusals of the Hub with their statuses, headers
+ * and words.
+ */
 import type { Repository } from "./repository.ts";
 import { type Answer, json, Refusal, type Visit } from "./answer.ts";
 
@@ -15,7 +18,10 @@ export interface TokenInfo {
   readonly grants?: readonly string[];
 }
 
-/** Who sent the token of a request, or undefined when it has none. Refuses tokens that the Hub does not know. */
+/**
+ * Who sent the token of a request, or undefined when it has none. Refuses tokens that the Hub does
+ * not know.
+ */
 export function whoAsks(
   { headers }: Visit,
   tokens: ReadonlyMap<string, TokenInfo>,

@@ -81,7 +81,10 @@ export function json(
   };
 }
 
-/** The answer that gives a file, or the range of it that is asked for. One range only, as object stores do. */
+/**
+ * The answer that gives a file, or the range of it that is asked for. One range only, as object
+ * stores do.
+ */
 export function fileAnswer(
   content: Content,
   range: string | undefined,

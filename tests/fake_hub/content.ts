@@ -1,4 +1,7 @@
-/** What files of the fake Hub hold: bytes, text, files of this machine, or anything that can be made by range and need not exist. */
+/**
+ * What files of the fake Hub hold: bytes, text, files of this machine, or anything that can be made
+ * by range and need not exist.
+ */
 import { createHash } from "node:crypto";
 
 /** Bytes that are hashed or sent at a time. */
@@ -7,9 +10,14 @@ export const BLOCK_BYTES = 1 << 20;
 /** A file that is made when it is asked for. It is not kept: 20 GB cost nothing. */
 export interface SyntheticFile {
   readonly size: number;
-  /** What the Hub says the hash is; computed from the bytes when absent, in the background. A wrong one is a fault a test may want. */
+  /**
+   * What the Hub says the hash is; computed from the bytes when absent, in the background. A wrong
+   * one is a fault a test may want.
+   */
   readonly sha256?: string;
-  /** Bytes `[begin, end)`; the same for the same range, always. Who gets them does not change them. */
+  /**
+   * Bytes `[begin, end)`; the same for the same range, always. Who gets them does not change them.
+   */
   read(begin: number, end: number): Uint8Array<ArrayBuffer>;
 }
 

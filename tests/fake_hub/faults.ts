@@ -4,7 +4,10 @@ import type { Answer } from "./answer.ts";
 /** The two servers: the Hub itself, and where large files are. */
 export type Origin = "hub" | "storage";
 
-/** What goes wrong. Offsets count from the start of the file, for other answers from the start of the body. */
+/**
+ * What goes wrong. Offsets count from the start of the file, for other answers from the start of
+ * the body.
+ */
 export type Fault =
   /** Another answer, before the request has any effect: 5xx, 429, 403… */
   | {
@@ -15,21 +18,32 @@ export type Fault =
   }
   /** A page for people, with status 200, instead of what was asked for. */
   | { readonly kind: "html" }
-  /** A redirect to a place, or `"self"`, or without a place; the Nth hit of `"hops"` is at `?hop=N`. */
+  /**
+   * A redirect to a place, or `"self"`, or without a place; the Nth hit of `"hops"` is at `?hop=N`.
+   */
   | {
     readonly kind: "redirect";
     readonly to: string | undefined;
     readonly status?: 301 | 302 | 303 | 307 | 308;
   }
-  /** The connection is reset before any answer. On a connection that was used before, fetch tries once more by itself. */
+  /**
+   * The connection is reset before any answer. On a connection that was used before, fetch tries
+   * once more by itself.
+   */
   | { readonly kind: "reset" }
   /** The answer comes late. */
   | { readonly kind: "delay"; readonly ms: number }
   /** The request has its effect, but its answer is lost: a reset, or another status. */
   | { readonly kind: "lost"; readonly status?: number }
-  /** The body ends at an offset, half-way unless given: closed, reset, or silent for ever. Hits ranges that hold the offset. */
+  /**
+   * The body ends at an offset, half-way unless given: closed, reset, or silent for ever. Hits
+   * ranges that hold the offset.
+   */
   | { readonly kind: "cut"; readonly at?: number; readonly how: "close" | "reset" | "stall" }
-  /** The body is `by` bytes too short, and nothing in its framing says so; Content-Range, if any, says more. */
+  /**
+   * The body is `by` bytes too short, and nothing in its framing says so; Content-Range, if any,
+   * says more.
+   */
   | { readonly kind: "short"; readonly by: number; readonly framing: Framing }
   /** The body is `by` bytes too long. */
   | { readonly kind: "long"; readonly by: number; readonly framing: Framing }
@@ -39,7 +53,10 @@ export type Fault =
   | { readonly kind: "ignore_range" }
   /** Another Content-Range, or none. */
   | { readonly kind: "content_range"; readonly value: string | undefined }
-  /** The byte at an offset is changed by exclusive or, with 1 unless given. Hits ranges that hold the offset. */
+  /**
+   * The byte at an offset is changed by exclusive or, with 1 unless given. Hits ranges that hold
+   * the offset.
+   */
   | { readonly kind: "corrupt"; readonly at: number; readonly xor?: number }
   /** Packed with gzip, whatever the client accepts. */
   | { readonly kind: "gzip" }
@@ -205,7 +222,10 @@ export function expiredUrl(): Fault & { readonly kind: "status" } {
   };
 }
 
-/** An answer in JSON as a function of the right one: a tree with a wrong hash, a file that is missing. */
+/**
+ * An answer in JSON as a function of the right one: a tree with a wrong hash, a file that is
+ * missing.
+ */
 export function changedJson<T>(change: (value: T) => unknown): Fault & { readonly kind: "answer" } {
   return {
     kind: "answer",

@@ -1,4 +1,7 @@
-/** Rate limits: what every answer of the Hub says of them, and the 429 of a client that asks too often. */
+/**
+ * Rate limits: what every answer of the Hub says of them, and the 429 of a client that asks too
+ * often.
+ */
 import { rateLimited } from "./faults.ts";
 import type { Answer, Visit } from "./answer.ts";
 

@@ -1,9 +1,11 @@
 // deno-lint-ignore-file no-console
 /**
- * A fake Hub for a person: `deno run -A tests/fake_hub/main.ts FOLDER [--port 8000] [--synthetic org/name=20GB/200MB] [--log]`.
+ * A fake Hub for a person: `deno run -A tests/fake_hub/main.ts FOLDER [--port 8000] [--synthetic
+ * org/name=20GB/200MB] [--log]`.
  *
- * Each folder `FOLDER/org/name` is a model, each `FOLDER/datasets/org/name` a dataset; a FOLDER that holds files is the model `fake/FOLDER`.
- * `--synthetic` adds a model of noise of so many bytes in tensors of so many. It runs until Ctrl-C.
+ * Each folder `FOLDER/org/name` is a model, each `FOLDER/datasets/org/name` a dataset; a FOLDER
+ * that holds files is the model `fake/FOLDER`. `--synthetic` adds a model of noise of so many bytes
+ * in tensors of so many. It runs until Ctrl-C.
  */
 import { basename, join, resolve } from "node:path";
 import { parseArgs } from "node:util";

@@ -1,7 +1,7 @@
 /**
- * A Hugging Face Hub on loopback, for tests and for people: reading, uploading and committing as the Hub has them, models and datasets,
- * private, gated, renamed; on two origins, as the Hub and its storage are; and with faults to switch on. Not there: Xet, spaces, buckets,
- * search, tags.
+ * A Hugging Face Hub on loopback, for tests and for people: reading, uploading and committing as
+ * the Hub has them, models and datasets, private, gated, renamed; on two origins, as the Hub and
+ * its storage are; and with faults to switch on. Not there: Xet, spaces, buckets, search, tags.
  *
  *     await using hub = await startFakeHub({ repos: { "org/name": folder } });
  *     hub.faults.add({ kind: "cut", on: "storage", at: 5000, how: "reset" });
@@ -32,14 +32,20 @@ export type { Answer } from "./answer.ts";
 export type { LogEntry } from "./wire.ts";
 export type { TokenInfo } from "./access.ts";
 
-/** A token that may do everything: of `me`, who belongs to every namespace of the repositories given. */
+/**
+ * A token that may do everything: of `me`, who belongs to every namespace of the repositories
+ * given.
+ */
 export const TOKEN = "hf_test";
 /** A token of `me` that may read only. */
 export const READ_TOKEN = "hf_test_read";
 /** A token of `stranger`, who belongs nowhere and has access to nothing private or gated. */
 export const STRANGER_TOKEN = "hf_test_stranger";
 
-/** A repository as a test gives it: a folder of this machine, files, or either with settings. A name that was moved says where to. */
+/**
+ * A repository as a test gives it: a folder of this machine, files, or either with settings. A name
+ * that was moved says where to.
+ */
 export type RepositoryInput =
   | string
   | Readonly<Record<string, FileInput>>
@@ -48,11 +54,17 @@ export type RepositoryInput =
 
 /** How a fake Hub is. */
 export interface FakeHubOptions {
-  /** By `org/name`, `datasets/org/name` or a legacy `name`. A repository with settings has its files under `files`. */
+  /**
+   * By `org/name`, `datasets/org/name` or a legacy `name`. A repository with settings has its files
+   * under `files`.
+   */
   readonly repos?: Readonly<Record<string, RepositoryInput>>;
   /** Tokens beside, or instead of, the three that are always there. */
   readonly tokens?: Readonly<Record<string, TokenInfo>>;
-  /** Files over this size are large files: 10 000 000 bytes unless given. Some extensions always are. */
+  /**
+   * Files over this size are large files: 10 000 000 bytes unless given. Some extensions always
+   * are.
+   */
   readonly largeFileBytes?: number;
   /** Entries of a tree in a page: 1000 unless given. */
   readonly pageSize?: number;
@@ -60,14 +72,20 @@ export interface FakeHubOptions {
   readonly partBytes?: number;
   /** Seconds that an address of the storage is good for: 3600 unless given. */
   readonly urlSeconds?: number;
-  /** Requests allowed per five minutes and bucket; as many as the Hub allows a free account, but not enforced, unless given. */
+  /**
+   * Requests allowed per five minutes and bucket; as many as the Hub allows a free account, but not
+   * enforced, unless given.
+   */
   readonly limits?: { readonly api?: number; readonly resolvers?: number };
   /** Ports: any free ones unless given. */
   readonly port?: number;
   readonly storagePort?: number;
 }
 
-/** A fake Hub that runs. Disposing it closes every connection; it throws when the fake itself had a bug. */
+/**
+ * A fake Hub that runs. Disposing it closes every connection; it throws when the fake itself had a
+ * bug.
+ */
 export interface FakeHub extends AsyncDisposable {
   /** What HF_ENDPOINT should be: `http://127.0.0.1:PORT`. */
   readonly endpoint: string;
@@ -221,7 +239,10 @@ function makeRepository(
   return repository;
 }
 
-/** Every file below a folder, by its path. Links are followed: a folder of the Hub's own cache is made of them. */
+/**
+ * Every file below a folder, by its path. Links are followed: a folder of the Hub's own cache is
+ * made of them.
+ */
 function filesOf(folder: string, prefix = ""): Record<string, FileInput> {
   const files: Record<string, FileInput> = {};
   for (const { name } of Deno.readDirSync(join(folder, prefix))) {

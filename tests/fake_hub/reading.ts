@@ -1,4 +1,7 @@
-/** The Hub's addresses that are read: information on repositories, trees in pages, paths, commits, refs, files. */
+/**
+ * The Hub's addresses that are read: information on repositories, trees in pages, paths, commits,
+ * refs, files.
+ */
 import { parse as parseYaml } from "yaml";
 import { checkGate, parseJson, refusal, type TokenInfo } from "./access.ts";
 import { hexHash, readAll } from "./content.ts";
@@ -22,7 +25,10 @@ export interface ReadOptions {
   readonly pageSize: number;
 }
 
-/** Answer a request below `/api/models/{id}` or `/api/datasets/{id}`; undefined when it is not one that is read. */
+/**
+ * Answer a request below `/api/models/{id}` or `/api/datasets/{id}`; undefined when it is not one
+ * that is read.
+ */
 export async function answerApi(
   visit: RepositoryVisit,
   options: ReadOptions,
@@ -51,7 +57,10 @@ export async function answerApi(
   }
 }
 
-/** The commit at the beginning of some segments, and the path behind it. A revision's slashes may be written as they are. */
+/**
+ * The commit at the beginning of some segments, and the path behind it. A revision's slashes may be
+ * written as they are.
+ */
 export function takeRevision(
   repository: Repository,
   segments: readonly string[],
@@ -274,7 +283,10 @@ export async function answerFile(visit: RepositoryVisit, options: ReadOptions): 
   };
 }
 
-/** Answer a request for a small file in the Hub's own cache: `/api/resolve-cache/models/{id}/{commit}/{path}?etag=…`. */
+/**
+ * Answer a request for a small file in the Hub's own cache:
+ * `/api/resolve-cache/models/{id}/{commit}/{path}?etag=…`.
+ */
 export async function answerCached(visit: RepositoryVisit, options: ReadOptions): Promise<Answer> {
   const { repository, person, headers, url } = visit;
   const { commit, path } = takeRevision(repository, visit.rest);

@@ -1,4 +1,7 @@
-/** The Hub's addresses that make and remove repositories, and that check a card before it is uploaded. */
+/**
+ * The Hub's addresses that make and remove repositories, and that check a card before it is
+ * uploaded.
+ */
 import { parse as parseYaml, YAMLParseError } from "yaml";
 import { checkWriter, parseJson, refusal, type TokenInfo } from "./access.ts";
 import { type Answer, bodyOf, json, type Visit } from "./answer.ts";

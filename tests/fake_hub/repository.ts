@@ -1,4 +1,7 @@
-/** A repository of the fake Hub: commits, branches, pull requests, and what is large in it. Without git: no history of trees is packed. */
+/**
+ * A repository of the fake Hub: commits, branches, pull requests, and what is large in it. Without
+ * git: no history of trees is packed.
+ */
 import { type Content, contentFrom, type FileInput, hexHash, readAll } from "./content.ts";
 
 /** Model or dataset: they differ in their addresses only. */
@@ -57,7 +60,10 @@ export interface Change {
   readonly author?: string;
 }
 
-/** Extensions that are large files whatever their size, as in the .gitattributes of a new repository. */
+/**
+ * Extensions that are large files whatever their size, as in the .gitattributes of a new
+ * repository.
+ */
 const LARGE =
   /\.(7z|arrow|bin|bz2|ckpt|ftz|gguf|gz|h5|joblib|mlmodel|model|msgpack|npy|npz|onnx|ot|parquet|pb|pickle|pkl|pt|pth|rar|safetensors|tar|tflite|tgz|wasm|xz|zip|zst)$/;
 
@@ -82,7 +88,10 @@ export class Repository {
   #indexed: Promise<void> = Promise.resolve();
   #pullRequests = 0;
 
-  /** @param id `org/name`. @param options largest size of a file that is kept in git, settings, and what ends the hashing of files. */
+  /**
+   * @param id `org/name`. @param options largest size of a file that is kept in git, settings, and
+   * what ends the hashing of files.
+   */
   constructor(
     id: string,
     { type, threshold, settings, stop }: {

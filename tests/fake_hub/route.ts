@@ -169,7 +169,10 @@ function whoAmI(person: TokenInfo | undefined): Answer {
   });
 }
 
-/** For other processes: `POST /_fault` adds a fault (its path is a pattern), `DELETE /_fault` clears them, `GET /_log` is the log. */
+/**
+ * For other processes: `POST /_fault` adds a fault (its path is a pattern), `DELETE /_fault` clears
+ * them, `GET /_log` is the log.
+ */
 async function control(
   visit: Visit,
   name: string,

@@ -1,4 +1,7 @@
-/** What faults do: to an answer before it is sent, and to the bytes on the wire, which are written by hand then. */
+/**
+ * What faults do: to an answer before it is sent, and to the bytes on the wire, which are written
+ * by hand then.
+ */
 import type { ServerResponse } from "node:http";
 import { gzipSync } from "node:zlib";
 import type { Content } from "./content.ts";

@@ -1,6 +1,7 @@
 /**
- * The other origin, where large files are: signed addresses that grow old, ranges, uploads in one piece or in parts. It wants no token:
- * a request with one is a violation, which is written down and answered 400.
+ * The other origin, where large files are: signed addresses that grow old, ranges, uploads in one
+ * piece or in parts. It wants no token: a request with one is a violation, which is written down
+ * and answered 400.
  */
 import { createHash, createHmac } from "node:crypto";
 import { join } from "node:path";
@@ -31,7 +32,10 @@ interface Upload {
   readonly parts: Map<number, { readonly path: string; readonly etag: string }>;
 }
 
-/** The large files of a fake Hub. Uploads lie in a temporary folder, which is removed with the storage. */
+/**
+ * The large files of a fake Hub. Uploads lie in a temporary folder, which is removed with the
+ * storage.
+ */
 export class Storage implements AsyncDisposable {
   readonly #options: StorageOptions;
   readonly #uploads: Map<string, Upload> = new Map();

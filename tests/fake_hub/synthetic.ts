@@ -1,6 +1,7 @@
 /**
- * Checkpoints that are larger than memory and disk, made by range: bf16 matrices of noise in shards with an index. Any byte can be had at
- * once, at the speed of a copy: tensors are windows on one block of noise, each from another place.
+ * Checkpoints that are larger than memory and disk, made by range: bf16 matrices of noise in shards
+ * with an index. Any byte can be had at once, at the speed of a copy: tensors are windows on one
+ * block of noise, each from another place.
  */
 import { layoutFile } from "../../src/containers/safetensors.ts";
 import type { TensorInfo } from "../../src/tensor.ts";
@@ -22,10 +23,15 @@ export interface SyntheticOptions {
   readonly config?: Readonly<Record<string, unknown>>;
 }
 
-/** Values in the block of noise: a prime, so that no two rows or tensors begin at the same value. */
+/**
+ * Values in the block of noise: a prime, so that no two rows or tensors begin at the same value.
+ */
 const NOISE_VALUES = 1_048_573;
 
-/** The files of a checkpoint of `blocks.N.weight`, bf16 [rows, columns], normal with deviation 0.02, one outlier in about 10 000. */
+/**
+ * The files of a checkpoint of `blocks.N.weight`, bf16 [rows, columns], normal with deviation 0.02,
+ * one outlier in about 10 000.
+ */
 export function syntheticCheckpoint(
   {
     totalBytes,
@@ -119,8 +125,8 @@ function copyAround(noise: Uint8Array, start: number, target: Uint8Array): void 
 }
 
 /**
- * Normal bf16 values by Box and Muller from a linear congruence; then the first block again, so that a block from anywhere is in one piece
- * and need not be copied.
+ * Normal bf16 values by Box and Muller from a linear congruence; then the first block again, so
+ * that a block from anywhere is in one piece and need not be copied.
  */
 function makeNoise(seed: number): Uint8Array<ArrayBuffer> {
   let state = seed | 0;

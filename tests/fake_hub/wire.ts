@@ -1,6 +1,7 @@
 /**
- * The servers of the fake Hub: requests in, answers out, all written down, and bodies streamed by range. On node:http and not Deno.serve,
- * because it lends its sockets: a body can be cut at an exact byte and a connection reset, which faults need.
+ * The servers of the fake Hub: requests in, answers out, all written down, and bodies streamed by
+ * range. On node:http and not Deno.serve, because it lends its sockets: a body can be cut at an
+ * exact byte and a connection reset, which faults need.
  */
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
@@ -49,7 +50,10 @@ export interface ListenOptions {
   readonly stop: AbortSignal;
 }
 
-/** Start a server on loopback. Disposing it closes all connections and waits until every request has ended. */
+/**
+ * Start a server on loopback. Disposing it closes all connections and waits until every request has
+ * ended.
+ */
 export async function listen(options: ListenOptions): Promise<Listener> {
   const running = new Set<Promise<void>>();
   const began = performance.now();

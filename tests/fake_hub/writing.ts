@@ -1,4 +1,7 @@
-/** The addresses of a repository that are written: what to upload how, where large files go, commits, branches. */
+/**
+ * The addresses of a repository that are written: what to upload how, where large files go,
+ * commits, branches.
+ */
 import { checkGate, checkWritable, parseJson, refusal, type TokenInfo } from "./access.ts";
 import { contentFrom } from "./content.ts";
 import { describe, type Entry, isLarge, type Repository } from "./repository.ts";
@@ -19,7 +22,9 @@ export interface WriteOptions {
   readonly stop: AbortSignal;
 }
 
-/** Answer a request below `/api/models/{id}` that writes; undefined when there is no such address. */
+/**
+ * Answer a request below `/api/models/{id}` that writes; undefined when there is no such address.
+ */
 export async function answerWrite(
   visit: RepositoryVisit,
   options: WriteOptions,

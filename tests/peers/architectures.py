@@ -24,6 +24,8 @@ from stored import read_tensors, stored_weights
 
 # Rounding to bfloat16 at other places; activations that are rounded too, as much as weights are.
 WEIGHTS, ACTIVATIONS, ROUNDED = 0.03, 0.25, 0.15
+# Their layers are Conv1D, stored inputs by outputs; quantized they are stored as those of linear layers.
+INPUTS_FIRST = {"GPT2LMHeadModel"}
 SECONDS = 240  # for one checkpoint; GPTQModel is slow to start
 
 
@@ -55,7 +57,10 @@ def expected(architecture, source, checkpoint, scratch):
     if "quantization_config" in json.loads((checkpoint / "config.json").read_text()):
         for module, (weight, _) in stored_weights(checkpoint)[1].items():
             before = tensors[f"{module}.weight"]
-            tensors[f"{module}.weight"] = torch.from_numpy(weight).reshape(before.shape).to(before.dtype)
+            values = torch.from_numpy(weight)
+            if architecture in INPUTS_FIRST and ".h." in module:
+                values = values.T
+            tensors[f"{module}.weight"] = values.reshape(before.shape).to(before.dtype)
     scratch.mkdir(exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, str(scratch / "model.safetensors"), {"format": "pt"})
     (scratch / "config.json").write_text((source / "config.json").read_text())

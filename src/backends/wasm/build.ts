@@ -1,13 +1,17 @@
 /**
- * Builds kernels.wasm from assembly/ (`deno task wasm`). The result depends on the sources and the pinned AssemblyScript
- * alone; tests/wasm_test.ts checks that the committed file is what this makes.
+ * Builds kernels.wasm from assembly/ (`deno task wasm`). The result depends on the sources and the
+ * pinned AssemblyScript alone; tests/wasm_test.ts checks that the committed file is what this
+ * makes.
  */
 import asc from "assemblyscript/asc";
 
 /** The module that exports every kernel. */
 const ENTRY = "kernels.ts";
 
-/** Everything that decides the bytes of kernels.wasm. `memoryBase` keeps the control block of call.ts clear. */
+/**
+ * Everything that decides the bytes of kernels.wasm. `memoryBase` keeps the control block of
+ * call.ts clear.
+ */
 const OPTIONS = [
   ["--outFile", "kernels.wasm"],
   ["-O3", "--noAssert"],
@@ -20,7 +24,8 @@ const OPTIONS = [
 /**
  * Compile the kernels.
  *
- * @param sources Texts to take instead of (or beside) the files of assembly/; another `kernels.ts` gives another module.
+ * @param sources Texts to take instead of (or beside) the files of assembly/; another `kernels.ts`
+ * gives another module.
  * @throws {Error} AssemblyScript finds fault with a source; the message is its diagnostics.
  */
 export async function buildKernels(
@@ -41,7 +46,9 @@ export async function buildKernels(
   return binary;
 }
 
-/** A source's text; null when there is none, which AssemblyScript asks while it looks for a module. */
+/**
+ * A source's text; null when there is none, which AssemblyScript asks while it looks for a module.
+ */
 async function readSource(url: URL): Promise<string | null> {
   try {
     return await Deno.readTextFile(url);

@@ -1,16 +1,23 @@
 /**
- * Memory of the WASM backend: a list of free blocks over one shared WebAssembly.Memory, in order of address, the first that
- * fits taken and neighbours merged when freed. It grows the memory when nothing fits, and refuses past 4 GiB.
+ * Memory of the WASM backend: a list of free blocks over one shared WebAssembly.Memory, in order of
+ * address, the first that fits taken and neighbours merged when freed. It grows the memory when
+ * nothing fits, and refuses past 4 GiB.
  */
 import { DeviceError } from "../../errors.ts";
 import { size } from "../../size.ts";
 
 const PAGE = 65536;
-/** Pages a 32-bit memory may have, but the last: an address past the end must still be a 32-bit number. */
+/**
+ * Pages a 32-bit memory may have, but the last: an address past the end must still be a 32-bit
+ * number.
+ */
 export const MAX_PAGES = 65535;
 /** Every block starts at a multiple of this. */
 const ALIGNMENT = 16;
-/** Bytes after every block's own that kernels may read and overwrite, so that their flat loops need no tails. */
+/**
+ * Bytes after every block's own that kernels may read and overwrite, so that their flat loops need
+ * no tails.
+ */
 const SLACK = 64;
 /** Memory grows by at least this many pages: 4 MiB. */
 const STEP = 64;

@@ -1,6 +1,7 @@
 /**
- * The CPU as a device: WebAssembly SIMD kernels on threads that share a memory of up to 4 GiB. The same ops give the same
- * bytes whatever the number of threads. Kernels are in assembly/, compiled to kernels.wasm by build.ts.
+ * The CPU as a device: WebAssembly SIMD kernels on threads that share a memory of up to 4 GiB. The
+ * same ops give the same bytes whatever the number of threads. Kernels are in assembly/, compiled
+ * to kernels.wasm by build.ts.
  */
 import { setImmediate } from "node:timers/promises";
 import { type Backend, makeScope, type Scope, type Tensor } from "../../backend.ts";
@@ -33,8 +34,8 @@ const MAX_TENSOR_BYTES = 2 ** 30;
 const SLICE_BYTES = 4 * 2 ** 20;
 /**
  * The share of the memory that a plan may fill: tensors come and go in sizes of their own, and
- * leave gaps that the next do not fit. With 11,008 inputs, for which 2.33 GB are planned, 2.25 GB of
- * tensors took up 2.43 GB (tests/device_memory_test.ts tries such runs).
+ * leave gaps that the next do not fit. With 11,008 inputs, for which 2.33 GB are planned, 2.25 GB
+ * of tensors took up 2.43 GB (tests/device_memory_test.ts tries such runs).
  */
 const FILLED = 15 / 16;
 
@@ -44,7 +45,10 @@ export interface WasmLimits {
   /** All tensors together, and what the threads work in. */
   readonly memoryBytes: number;
   readonly maxTensorBytes: number;
-  /** Whether the CPU multiplies and adds with one rounding; sums of products differ in their last bits where it does not. */
+  /**
+   * Whether the CPU multiplies and adds with one rounding; sums of products differ in their last
+   * bits where it does not.
+   */
   readonly fusedMultiplyAdd: boolean;
 }
 
@@ -69,9 +73,11 @@ export function describeCpu(limits: WasmLimits = wasmLimits()): string {
 /**
  * Open the CPU as a device.
  *
- * @param options.threads Threads to compute with, this one included; as many as the machine has unless said.
+ * @param options.threads Threads to compute with, this one included; as many as the machine has
+ * unless said.
  * @throws {RangeError} `threads` is not a positive whole number.
- * @throws {DeviceError} the workers cannot be started, or there is no memory for their scratch space.
+ * @throws {DeviceError} the workers cannot be started, or there is no memory for their scratch
+ * space.
  */
 export async function openWasm(
   { threads = navigator.hardwareConcurrency }: { readonly threads?: number } = {},
@@ -93,7 +99,10 @@ export async function openWasm(
   });
 }
 
-/** A shared memory that may grow to 4 GiB. Its addresses are reserved now, its pages when they are used. */
+/**
+ * A shared memory that may grow to 4 GiB. Its addresses are reserved now, its pages when they are
+ * used.
+ */
 function reserveMemory(): WebAssembly.Memory {
   const maximum = MAX_PAGES + 1;
   try {
@@ -211,7 +220,10 @@ class WasmBackend implements Backend {
     this.#pool.run(op.name, { alone: bytes < ALONE_BYTES });
   }
 
-  /** Ops end before `run` returns; this lets the event loop turn, so that signals and progress get through. */
+  /**
+   * Ops end before `run` returns; this lets the event loop turn, so that signals and progress get
+   * through.
+   */
   async finish(): Promise<void> {
     this.#checkOpen();
     await setImmediate();

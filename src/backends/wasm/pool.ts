@@ -1,12 +1,16 @@
 /**
- * The threads of the WASM backend: this one and workers, which share a memory and wait on a generation counter. An op costs
- * no message: its arguments are in the control block, and every thread takes work items from one counter (assembly/call.ts).
+ * The threads of the WASM backend: this one and workers, which share a memory and wait on a
+ * generation counter. An op costs no message: its arguments are in the control block, and every
+ * thread takes work items from one counter (assembly/call.ts).
  */
 import { DeviceError } from "../../errors.ts";
 import { kernels } from "./kernels.js";
 import workerSource from "./worker.js" with { type: "text" };
 
-/** Places of the control block, in 32-bit words. From `next` on assembly/call.ts knows them too, as byte addresses. */
+/**
+ * Places of the control block, in 32-bit words. From `next` on assembly/call.ts knows them too, as
+ * byte addresses.
+ */
 export const WORDS = {
   /** Raised for every op that workers take part in. */
   generation: 16,
@@ -86,9 +90,11 @@ export class Pool {
   }
 
   /**
-   * Run a kernel to its end, on all threads or, when it is too little work to wake them, on this one.
+   * Run a kernel to its end, on all threads or, when it is too little work to wake them, on this
+   * one.
    *
-   * @throws {DeviceError} of kind `kernel`: it trapped, which is a fault of Sluice; or `lost`: one did before.
+   * @throws {DeviceError} of kind `kernel`: it trapped, which is a fault of Sluice; or `lost`: one
+   * did before.
    */
   run(name: string, { alone }: { readonly alone: boolean }): void {
     const { control } = this;

@@ -1,8 +1,12 @@
 /**
- * Which GPUs there are. WebGPU lists none and takes no name; it answers three kinds of request, and this file asks all three.
+ * Which GPUs there are. WebGPU lists none and takes no name; it answers three kinds of request, and
+ * this file asks all three.
  */
 
-/** What may be asked of the system. `fallback` is an adapter that runs on the CPU: right for tests, slow for work. */
+/**
+ * What may be asked of the system. `fallback` is an adapter that runs on the CPU: right for tests,
+ * slow for work.
+ */
 export const ADAPTER_REQUESTS = ["high-performance", "low-power", "fallback"] as const;
 export type AdapterRequest = typeof ADAPTER_REQUESTS[number];
 

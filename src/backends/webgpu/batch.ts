@@ -1,6 +1,7 @@
 /**
- * Work that waits to go to the GPU together. Dispatches of a batch share one compute pass and one uniform buffer, each with its own
- * offset in it; a batch goes when it is long enough or when somebody waits.
+ * Work that waits to go to the GPU together. Dispatches of a batch share one compute pass and one
+ * uniform buffer, each with its own offset in it; a batch goes when it is long enough or when
+ * somebody waits.
  */
 import { dimNames, type Dims, type Op, type Scalars } from "../../op.ts";
 import type { Faults } from "./faults.ts";
@@ -12,11 +13,15 @@ const UNIFORM_BYTES = 256;
 const UNIFORM_WORDS = UNIFORM_BYTES / 4;
 /** The most dispatches of a batch. */
 const MOST_DISPATCHES = 256;
-/** Bytes of upload after which a batch goes: each write holds staging memory until a submission after it has finished. */
+/**
+ * Bytes of upload after which a batch goes: each write holds staging memory until a submission
+ * after it has finished.
+ */
 export const MOST_UPLOAD = 8 * 2 ** 20;
 /**
- * Work after which a batch goes: workgroups times the longest dimension, which for a matrix product is its multiply-adds over 4096.
- * This much takes a few tenths of a second on a slow GPU; drivers kill submissions that take seconds.
+ * Work after which a batch goes: workgroups times the longest dimension, which for a matrix product
+ * is its multiply-adds over 4096. This much takes a few tenths of a second on a slow GPU; drivers
+ * kill submissions that take seconds.
  */
 const MOST_WORK = 2 ** 25;
 
@@ -97,7 +102,10 @@ export class Batch {
     if (this.#dispatches.length === MOST_DISPATCHES || this.#work >= MOST_WORK) this.submit();
   }
 
-  /** Copy whole words to a buffer. A write happens before all that waits in the open batch, so the batch goes first if it must. */
+  /**
+   * Copy whole words to a buffer. A write happens before all that waits in the open batch, so the
+   * batch goes first if it must.
+   */
   write(buffer: GPUBuffer, offset: number, bytes: Uint8Array): void {
     if (this.uses(buffer)) this.submit();
     this.#device.queue.writeBuffer(buffer, offset, bytes as Uint8Array<ArrayBuffer>);

@@ -1,13 +1,20 @@
 /**
- * GPU memory that is used again. Making a buffer costs tens of microseconds and the garbage collector does not know how large
- * one is, so small buffers wait in a pool by size class and large ones are destroyed at once.
+ * GPU memory that is used again. Making a buffer costs tens of microseconds and the garbage
+ * collector does not know how large one is, so small buffers wait in a pool by size class and large
+ * ones are destroyed at once.
  */
 
-/** Buffers above this are destroyed when given back: keeping them would hold memory the next slice needs. */
+/**
+ * Buffers above this are destroyed when given back: keeping them would hold memory the next slice
+ * needs.
+ */
 const LARGEST_POOLED = 64 * 2 ** 20;
 /** Bytes the pool may keep for later. */
 const POOL_BYTES = 256 * 2 ** 20;
-/** Every buffer is a multiple of this, so that a shader may declare any of them as an array of 16-byte vectors. */
+/**
+ * Every buffer is a multiple of this, so that a shader may declare any of them as an array of
+ * 16-byte vectors.
+ */
 export const BUFFER_STEP = 16;
 
 /** Bytes rounded up to a whole number of 16-byte vectors. */
@@ -15,7 +22,10 @@ export function paddedBytes(bytes: number): number {
   return Math.ceil(bytes / BUFFER_STEP) * BUFFER_STEP;
 }
 
-/** The size to allocate for `bytes`: four classes per power of two, exact above the largest pooled size. */
+/**
+ * The size to allocate for `bytes`: four classes per power of two, exact above the largest pooled
+ * size.
+ */
 function sizeClass(bytes: number): number {
   if (bytes > LARGEST_POOLED) return paddedBytes(bytes);
   const step = Math.max(64, 2 ** Math.floor(Math.log2(bytes)) / 4);

@@ -1,6 +1,7 @@
 /**
- * What went wrong on the device. WebGPU reports faults late and out of band, and a command after one does nothing, which would
- * read as zeros; so every call that can fault is watched, and `settle` throws the first fault before any result is handed out.
+ * What went wrong on the device. WebGPU reports faults late and out of band, and a command after
+ * one does nothing, which would read as zeros; so every call that can fault is watched, and
+ * `settle` throws the first fault before any result is handed out.
  */
 import { DeviceError } from "../../errors.ts";
 
@@ -54,8 +55,9 @@ export class Faults {
   }
 
   /**
-   * Wait for every report and throw the first fault, memory before validation: commands on a buffer that could not be made fail
-   * validation too. What was thrown is forgotten, so that a caller may go on with smaller slices.
+   * Wait for every report and throw the first fault, memory before validation: commands on a buffer
+   * that could not be made fail validation too. What was thrown is forgotten, so that a caller may
+   * go on with smaller slices.
    *
    * @throws {DeviceError}
    */
@@ -84,7 +86,9 @@ export class Faults {
   }
 }
 
-/** A `memory` error. `doing` completes "Cannot …"; `error` is what the device said, if it was asked. */
+/**
+ * A `memory` error. `doing` completes "Cannot …"; `error` is what the device said, if it was asked.
+ */
 export function memoryFault(
   doing: string,
   { device, bytes, error }: {

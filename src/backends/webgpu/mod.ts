@@ -1,6 +1,7 @@
 /**
- * Ops as WGSL on a GPU. Work is queued and goes in batches (batch.ts); only `read` and `finish` wait, and they throw what went
- * wrong on the way (faults.ts). Nothing here knows what the ops compute.
+ * Ops as WGSL on a GPU. Work is queued and goes in batches (batch.ts); only `read` and `finish`
+ * wait, and they throw what went wrong on the way (faults.ts). Nothing here knows what the ops
+ * compute.
  */
 import { type Backend, makeScope, type Scope, type Tensor } from "../../backend.ts";
 import { DeviceError } from "../../errors.ts";
@@ -27,10 +28,16 @@ export { type AdapterDescription, type AdapterRequest, describeAdapters } from "
 
 /** WebGPU's limit on each dimension of a dispatch. */
 const MAX_WORKGROUPS = 65535;
-/** Bytes of a slice of a weight: enough work for a dispatch, and room for the f32 copies some ops make of it. */
+/**
+ * Bytes of a slice of a weight: enough work for a dispatch, and room for the f32 copies some ops
+ * make of it.
+ */
 const SLICE_BYTES = { hardware: 32 * 2 ** 20, software: 8 * 2 ** 20 };
 
-/** Overwrites the bytes of one word that `mask` has set: the end of a write that covers a tensor in part. */
+/**
+ * Overwrites the bytes of one word that `mask` has set: the end of a write that covers a tensor in
+ * part.
+ */
 const PATCH_WORD = defineOp(
   {
     name: "patch_word",
@@ -178,7 +185,10 @@ export class WebgpuBackend implements Backend, Owner {
     await this.device.lost;
   }
 
-  /** Take back a tensor's buffer. What is queued may still use it; whoever gets it next comes later in the same queue. */
+  /**
+   * Take back a tensor's buffer. What is queued may still use it; whoever gets it next comes later
+   * in the same queue.
+   */
   recycle(buffer: GPUBuffer): void {
     this.#memory.give(buffer);
   }
@@ -195,7 +205,10 @@ export class WebgpuBackend implements Backend, Owner {
     });
   }
 
-  /** Throw what went wrong. After a lack of memory the pools give up what they hold, so that a smaller try has room. */
+  /**
+   * Throw what went wrong. After a lack of memory the pools give up what they hold, so that a
+   * smaller try has room.
+   */
   async #settle(): Promise<void> {
     try {
       await this.#faults.settle();
@@ -278,7 +291,8 @@ export async function openWebgpu(
   const device = await adapter.requestDevice({
     requiredLimits: {
       maxStorageBufferBindingSize,
-      // No buffer is larger than what one kernel may bind; asking for more only risks what drivers do with such numbers.
+      // No buffer is larger than what one kernel may bind; asking for more only risks what drivers
+      // do with such numbers.
       maxBufferSize: Math.min(maxBufferSize, Math.max(2 ** 28, maxStorageBufferBindingSize)),
     },
   });

@@ -1,6 +1,7 @@
 /**
- * From an op to something a GPU can run. Layouts are explicit and come from the op's signature: group 0 binds its arguments
- * (inputs read-only, outputs read-write), group 1 the uniform block at a dynamic offset.
+ * From an op to something a GPU can run. Layouts are explicit and come from the op's signature:
+ * group 0 binds its arguments (inputs read-only, outputs read-write), group 1 the uniform block at
+ * a dynamic offset.
  */
 import prelude from "../../../shaders/prelude.wgsl" with { type: "text" };
 import { argumentsOf, type DeviceDType, type Op, parseSignature } from "../../op.ts";

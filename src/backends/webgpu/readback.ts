@@ -1,4 +1,7 @@
-/** Tensors on their way out: side by side in few staging buffers, so that many cost one wait (about 11 ms in Deno). */
+/**
+ * Tensors on their way out: side by side in few staging buffers, so that many cost one wait (about
+ * 11 ms in Deno).
+ */
 import { deviceBytes } from "../../op.ts";
 import { byteLength } from "../../tensor.ts";
 import type { BufferPool } from "./buffers.ts";

@@ -1,4 +1,7 @@
-/** A tensor in a GPU buffer. The buffer may be larger than the tensor, and comes back to whoever made it. */
+/**
+ * A tensor in a GPU buffer. The buffer may be larger than the tensor, and comes back to whoever
+ * made it.
+ */
 import type { Tensor } from "../../backend.ts";
 import { deviceBytes, type DeviceDType } from "../../op.ts";
 import type { Shape } from "../../tensor.ts";

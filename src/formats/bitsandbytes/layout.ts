@@ -1,5 +1,5 @@
 /** How bitsandbytes stores one weight: names, dtypes and shapes. */
-import { DYNAMIC_MAP } from "../../codebook.ts";
+import { DYNAMIC_MAP } from "../../ops/codebook.ts";
 import type { CodebookScheme, LlmInt8Scheme, Scheme } from "../../scheme.ts";
 import { elementCount, matrixShape, type TensorInfo } from "../../tensor.ts";
 import { moduleOf } from "../bytes.ts";

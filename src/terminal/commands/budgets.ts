@@ -1,6 +1,6 @@
 /** What a run may use at most, as flags. */
-import type { Budgets } from "../../budget.ts";
-import type { Flag, Said } from "../command.ts";
+import type { Budgets } from "../../plan/fit.ts";
+import type { Flag, ParsedArguments } from "../command.ts";
 
 const GROUP = "Device";
 
@@ -34,16 +34,19 @@ export const BUDGET_FLAGS: readonly Flag[] = [
 ];
 
 /**
- * The budgets that the flags set. Where shards of a Hub repository are `staged` and hidden states may go to disk too, each has half of
- * `--max-disk`.
+ * The budgets that the flags set. Where shards of a Hub repository are `staged` and hidden states
+ * may go to disk too, each has half of `--max-disk`.
  */
-export function budgetsOf(said: Said, { staged }: { readonly staged: boolean }): Budgets {
+export function budgetsOf(
+  parsed: ParsedArguments,
+  { staged }: { readonly staged: boolean },
+): Budgets {
   const bytes = (flag: string) => {
-    const value = said.knows(flag) ? said.get(flag) : undefined;
+    const value = parsed.knows(flag) ? parsed.get(flag) : undefined;
     return value === undefined ? undefined : Number(value);
   };
   const disk = bytes("max-disk");
-  const shared = staged && said.knows("evaluate") && said.get("evaluate") === true;
+  const shared = staged && parsed.knows("evaluate") && parsed.get("evaluate") === true;
   return {
     ram: bytes("max-ram"),
     vram: bytes("max-vram"),

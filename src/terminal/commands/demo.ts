@@ -1,11 +1,16 @@
-/** `sluice demo`: quantizes the embedded model three ways, measures them, and says what to type next. Leaves nothing behind. */
+/**
+ * `sluice demo`: quantizes the embedded model three ways, measures them, and says what to type
+ * next. Leaves nothing behind.
+ */
 import type { Command } from "../command.ts";
 import { prepareCalibration, type PreparedWindows, prepareWindows } from "../../evaluate.ts";
 import { open } from "../../open.ts";
-import { plan, requestOf } from "../../plan.ts";
+import { requestOf } from "../../plan/planned.ts";
+import { plan } from "../../plan.ts";
 import { recipeFromOptions } from "../../recipe.ts";
-import { recordedWindows } from "../../record.ts";
-import { run, type RunReport } from "../../run.ts";
+import { recordedWindows } from "../../report/record.ts";
+import type { RunReport } from "../../report/run_report.ts";
+import { run } from "../../run.ts";
 import { openFolderSink } from "../../sinks/folder.ts";
 import { jsonLine } from "../json.ts";
 import { table } from "../table.ts";
@@ -37,17 +42,17 @@ export const demoCommand: Command = {
     ["demo", "on the best device there is"],
     ["demo --device wasm --threads 1", "on one CPU thread"],
   ],
-  async run(said, host) {
+  async run(parsed, host) {
     await using stack = new AsyncDisposableStack();
-    const views = stack.use(await beginViews(said, host));
+    const views = stack.use(await beginViews(parsed, host));
     const source = stack.use(await open("sample"));
-    const backend = stack.use(await openDevice(said, views.report));
+    const backend = stack.use(await openDevice(parsed, views.report));
     const windows = await prepareWindows(source, { seqLen: SEQ_LEN, numSamples: WINDOWS });
     const calibration = await prepareCalibration(source, {
       seqLen: SEQ_LEN,
       numSamples: CALIBRATION_WINDOWS,
     });
-    if (!said.get("quiet")) {
+    if (!parsed.get("quiet")) {
       host.err.write(
         `sluice: the sample model, a Llama of 4 million parameters, on ${
           corpusSentence(windows)
@@ -82,10 +87,10 @@ export const demoCommand: Command = {
       });
     }
     views[Symbol.dispose]();
-    if (said.get("json")) {
-      const warnings = shownWarnings(views.warnings, said);
+    if (parsed.get("json")) {
+      const warnings = shownWarnings(views.warnings, parsed);
       host.out.write(jsonLine(demoDocument(results, { windows, warnings })));
-    } else if (!said.get("quiet")) {
+    } else if (!parsed.get("quiet")) {
       host.out.write(
         showResults(results, [...source.tensors.values()].reduce((n, t) => n + byteLength(t), 0)),
       );

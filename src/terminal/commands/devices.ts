@@ -21,10 +21,10 @@ export const devicesCommand: Command = {
     ["devices", "what --device may be"],
     ["devices --json", "every limit and feature for a program"],
   ],
-  async run(said, host) {
+  async run(parsed, host) {
     const adapters = await describeAdapters();
     const cpu = wasmLimits();
-    if (said.get("json")) {
+    if (parsed.get("json")) {
       const wasm = { name: describeCpu(cpu), ...cpu };
       host.out.write(jsonText({ type: "result", webgpu: adapters, wasm }));
       return;

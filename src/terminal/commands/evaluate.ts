@@ -1,8 +1,8 @@
 /** `sluice evaluate`: perplexity of a checkpoint, and how far it is from its original. */
-import type { Command, Host, Said } from "../command.ts";
-import { evaluate } from "../../evaluate.ts";
-import { requestOf } from "../../plan.ts";
-import { recordedWindows } from "../../record.ts";
+import type { Command, Host, ParsedArguments } from "../command.ts";
+import { evaluate, modelToEvaluate } from "../../evaluate.ts";
+import { requestOf } from "../../plan/planned.ts";
+import { recordedWindows } from "../../report/record.ts";
 import { jsonLine } from "../json.ts";
 import { scoreRows } from "../result_view.ts";
 import { pairs } from "../table.ts";
@@ -44,19 +44,18 @@ export const evaluateCommand: Command = {
   run,
 };
 
-async function run(said: Said, host: Host): Promise<void> {
+async function run(parsed: ParsedArguments, host: Host): Promise<void> {
   await using stack = new AsyncDisposableStack();
-  const views = stack.use(await beginViews(said, host));
-  const opening = { said, host, report: views.report, stack };
-  const source = await openModel(said.arguments[0]!, opening);
-  const original = said.get("reference");
+  const views = stack.use(await beginViews(parsed, host));
+  const opening = { parsed, host, report: views.report, stack };
+  const source = await openModel(parsed.arguments[0]!, opening);
+  const original = parsed.get("reference");
   const reference = original === undefined ? undefined : await openModel(String(original), opening);
-  const backend = stack.use(await openDevice(said, views.report));
-  const windows = await readWindows(said, source, { host, report: views.report });
-  if (!said.get("quiet")) host.err.write(`sluice: measuring ${corpusSentence(windows)}\n`);
+  const backend = stack.use(await openDevice(parsed, views.report));
+  const windows = await readWindows(parsed, source, { host, report: views.report });
+  if (!parsed.get("quiet")) host.err.write(`sluice: measuring ${corpusSentence(windows)}\n`);
   const evaluation = await withSpill(windows, {
-    // prepareWindows has checked that the model can be run, so its config has this.
-    floatsPerToken: Number(source.config.hidden_size) * (reference ? 2 : 1),
+    floatsPerToken: (await modelToEvaluate(source)).hiddenSize * (reference ? 2 : 1),
     host,
     stack,
   });
@@ -70,7 +69,7 @@ async function run(said: Said, host: Host): Promise<void> {
   });
   const seconds = (performance.now() - begun) / 1000;
   views[Symbol.dispose]();
-  if (said.get("json")) {
+  if (parsed.get("json")) {
     host.out.write(jsonLine({
       type: "result",
       model: source.label,
@@ -79,7 +78,7 @@ async function run(said: Said, host: Host): Promise<void> {
       evaluation: recordedWindows(requestOf(windows), windows),
       scores,
       seconds,
-      warnings: shownWarnings(views.warnings, said),
+      warnings: shownWarnings(views.warnings, parsed),
     }));
     return;
   }

@@ -4,7 +4,7 @@
  */
 import { disk } from "../../io/disk.ts";
 import type { Backend } from "../../backend.ts";
-import type { Argument, Flag, Host, Said } from "../command.ts";
+import type { Argument, Flag, Host, ParsedArguments } from "../command.ts";
 import { RequestError } from "../../errors.ts";
 import {
   CALIBRATION,
@@ -18,7 +18,7 @@ import {
 import { HubClient } from "../../hub/client.ts";
 import { openBackend } from "../../open.ts";
 import type { OptionValue } from "../../option.ts";
-import { MAX_SEED } from "../../random.ts";
+import { MAX_SEED } from "../../corpora/random.ts";
 import { hubAccess } from "./model.ts";
 import {
   parseRecipe,
@@ -29,7 +29,7 @@ import {
 } from "../../recipe.ts";
 import type { Reporter } from "../../report.ts";
 import type { TensorSource } from "../../source.ts";
-import type { EvaluationInput } from "../../streams.ts";
+import type { EvaluationInput } from "../../forward/streams.ts";
 import { count } from "../text.ts";
 
 /** The checkpoint a command is about. */
@@ -64,7 +64,9 @@ export const RECIPE_FLAGS: readonly Flag[] = [
 
 const MEASURE_GROUP = "Measuring";
 
-const TEXTS = "a text or .jsonl file (texts or chats), wikitext2, c4, or org/dataset on the Hub";
+const TEXTS =
+  "a text file, rows of texts or chats (.json, .jsonl, .csv, .parquet, …), wikitext2, " +
+  "c4, or org/dataset on the Hub";
 
 const CORPUS_FLAG: Flag = {
   name: "corpus",
@@ -109,7 +111,10 @@ export const CORPUS_FLAGS: readonly Flag[] = [
   STATES_FLAG,
 ];
 
-/** The same where a model is quantized too: the short names are the calibration's there, and this follows them. */
+/**
+ * The same where a model is quantized too: the short names are the calibration's there, and this
+ * follows them.
+ */
 export const EVALUATION_FLAGS: readonly Flag[] = [
   CORPUS_FLAG,
   ...windowFlags("eval-", {
@@ -177,9 +182,9 @@ export const DEVICE_FLAGS: readonly Flag[] = [
 ];
 
 /** The device that the flags ask for. */
-export function openDevice(said: Said, report: Reporter): Promise<Backend> {
-  const threads = said.get("threads");
-  return openBackend(said.get("device") as "auto" | "webgpu" | "wasm", {
+export function openDevice(parsed: ParsedArguments, report: Reporter): Promise<Backend> {
+  const threads = parsed.get("threads");
+  return openBackend(parsed.get("device") as "auto" | "webgpu" | "wasm", {
     report,
     ...(threads === undefined ? {} : { threads: Number(threads) }),
   });
@@ -190,14 +195,14 @@ export function openDevice(said: Said, report: Reporter): Promise<Backend> {
  *
  * @throws {RequestError} both were given, or the recipe is wrong.
  */
-export async function readRecipe(said: Said, host: Host): Promise<Recipe> {
-  const rows = [...RULE_OPTIONS, ...RECIPE_OPTIONS].filter(({ name }) => said.has(name));
-  const file = said.get("recipe");
+export async function readRecipe(parsed: ParsedArguments, host: Host): Promise<Recipe> {
+  const rows = [...RULE_OPTIONS, ...RECIPE_OPTIONS].filter(({ name }) => parsed.has(name));
+  const file = parsed.get("recipe");
   if (file === undefined) {
-    const given = Object.fromEntries(rows.map(({ name }) => [name, said.get(name)]));
-    return recipeFromOptions(given, said.all("ignore"));
+    const given = Object.fromEntries(rows.map(({ name }) => [name, parsed.get(name)]));
+    return recipeFromOptions(given, parsed.all("ignore"));
   }
-  const other = rows[0]?.name ?? (said.has("ignore") ? "ignore" : undefined);
+  const other = rows[0]?.name ?? (parsed.has("ignore") ? "ignore" : undefined);
   if (other !== undefined) {
     throw new RequestError(
       `Cannot use --${other} and --recipe together: the recipe says what weights become. ` +
@@ -207,28 +212,31 @@ export async function readRecipe(said: Said, host: Host): Promise<Recipe> {
   return parseRecipe(await host.readText(String(file)), String(file));
 }
 
-/** The windows of text to measure on; without numbers of its own the measurement takes the calibration's. */
+/**
+ * The windows of text to measure on; without numbers of its own the measurement takes the
+ * calibration's.
+ */
 export async function readWindows(
-  said: Said,
+  parsed: ParsedArguments,
   source: TensorSource,
   { host, report }: { host: Host; report: Reporter },
 ): Promise<PreparedWindows> {
-  const prefix = said.knows("eval-seq-len") ? "eval-" : "";
+  const prefix = parsed.knows("eval-seq-len") ? "eval-" : "";
   return await prepareWindows(source, {
-    ...await textOptions(said, { corpus: said.get("corpus"), prefix, host }),
+    ...await textOptions(parsed, { corpus: parsed.get("corpus"), prefix, host }),
     report,
   });
 }
 
 /** The windows of text to calibrate on; see {@linkcode CALIBRATION_FLAGS}. */
 export async function readCalibration(
-  said: Said,
+  parsed: ParsedArguments,
   source: TensorSource,
   { host, report }: { host: Host; report: Reporter },
 ): Promise<PreparedWindows> {
-  const seed = said.get("seed");
+  const seed = parsed.get("seed");
   return await prepareCalibration(source, {
-    ...await textOptions(said, { corpus: said.get("calibration"), prefix: "", host }),
+    ...await textOptions(parsed, { corpus: parsed.get("calibration"), prefix: "", host }),
     ...(seed === undefined ? {} : { seed: Number(seed) }),
     report,
   });
@@ -236,17 +244,17 @@ export async function readCalibration(
 
 /** What text the flags ask for, and how much of it. */
 async function textOptions(
-  said: Said,
+  parsed: ParsedArguments,
   { corpus, prefix, host }: { corpus: OptionValue | undefined; prefix: "" | "eval-"; host: Host },
 ): Promise<CorpusOptions> {
-  const number = (name: string) => said.get(`${prefix}${name}`) ?? said.get(name);
+  const number = (name: string) => parsed.get(`${prefix}${name}`) ?? parsed.get(name);
   const [seqLen, numSamples] = [number("seq-len"), number("num-samples")];
   return {
     ...(corpus === undefined ? {} : { corpus: String(corpus) }),
     ...(corpus === undefined || corpus === "sample"
       ? {}
       : { hub: new HubClient(await hubAccess(host)) }),
-    stateBudget: Number(said.get("max-states")),
+    stateBudget: Number(parsed.get("max-states")),
     ...(seqLen === undefined ? {} : { seqLen: Number(seqLen) }),
     ...(numSamples === undefined ? {} : { numSamples: Number(numSamples) }),
   };

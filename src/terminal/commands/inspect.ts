@@ -1,7 +1,7 @@
 /** `sluice inspect`: what a checkpoint is, from its headers. */
 import type { Command } from "../command.ts";
 import { inspect } from "../../inspect.ts";
-import { readRecord } from "../../record_file.ts";
+import { readRecord } from "../../report/record_file.ts";
 import { jsonText, recordDocument, Verbatim } from "../json.ts";
 import { showInspection } from "../result_view.ts";
 import { MODEL } from "./flags.ts";
@@ -19,14 +19,14 @@ export const inspectCommand: Command = {
     ["inspect sample", "the embedded model"],
     ["inspect model.safetensors --json", "names, dtypes and shapes for a program"],
   ],
-  async run(said, host) {
+  async run(parsed, host) {
     await using stack = new AsyncDisposableStack();
-    const { report, warnings } = warningsTo(host, said);
-    const opening = { said, host, report, stack, asStored: true };
-    const source = await openModel(said.arguments[0]!, opening);
+    const { report, warnings } = warningsTo(host, parsed);
+    const opening = { parsed, host, report, stack, asStored: true };
+    const source = await openModel(parsed.arguments[0]!, opening);
     const found = inspect(source);
     const record = await readRecord(source);
-    if (!said.get("json")) {
+    if (!parsed.get("json")) {
       host.out.write(showInspection(found, record));
       return;
     }
@@ -39,7 +39,7 @@ export const inspectCommand: Command = {
         section: new Verbatim(quantization.section),
       },
       record: record && recordDocument(record),
-      warnings: shownWarnings(warnings, said),
+      warnings: shownWarnings(warnings, parsed),
     }));
   },
 };

@@ -1,6 +1,6 @@
 /** How a command's events are shown: the flags that say it, and the views that are made of them. */
 import type { Event, Reporter } from "../../report.ts";
-import type { Flag, Host, Said } from "../command.ts";
+import type { Flag, Host, ParsedArguments } from "../command.ts";
 import { withFlags } from "../option_words.ts";
 import { allViews, barView, describe, jsonView, lineView, logView } from "../progress.ts";
 
@@ -51,12 +51,12 @@ export interface Watch extends Disposable {
  *
  * @throws {SpaceError} the log cannot be written to.
  */
-export function openViews(said: Said, host: Host): Watch {
-  const log = said.get("log-file");
+export function openViews(parsed: ParsedArguments, host: Host): Watch {
+  const log = parsed.get("log-file");
   const views = allViews([
-    ...(said.get("json") ? [jsonView(host.out)] : []),
+    ...(parsed.get("json") ? [jsonView(host.out)] : []),
     ...(log === undefined ? [] : [logView(host.openLog(String(log)))]),
-    ...(said.get("quiet")
+    ...(parsed.get("quiet")
       ? []
       : [host.err.isTerminal ? barView(host.err, host) : lineView(host.err)]),
   ]);
@@ -65,7 +65,7 @@ export function openViews(said: Said, host: Host): Watch {
     warnings,
     report(event) {
       if (event.type === "warning") warnings.push({ code: event.code, message: event.message });
-      views.report(inFlags(event, said));
+      views.report(inFlags(event, parsed));
     },
     [Symbol.dispose]: () => views[Symbol.dispose](),
   };
@@ -77,8 +77,8 @@ export function openViews(said: Said, host: Host): Watch {
  *
  * @throws {SpaceError} the log cannot be written to.
  */
-export async function beginViews(said: Said, host: Host): Promise<Watch> {
-  const views = openViews(said, host);
+export async function beginViews(parsed: ParsedArguments, host: Host): Promise<Watch> {
+  const views = openViews(parsed, host);
   try {
     await host.sweepTemporary(views.report);
   } catch (error) {
@@ -89,26 +89,29 @@ export async function beginViews(said: Said, host: Host): Promise<Watch> {
 }
 
 /** Shows warnings alone: for commands that print one result. */
-export function warningsTo(host: Host, said: Said): Pick<Watch, "report" | "warnings"> {
+export function warningsTo(
+  host: Host,
+  parsed: ParsedArguments,
+): Pick<Watch, "report" | "warnings"> {
   const warnings: Warning[] = [];
   return {
     warnings,
     report(event) {
       if (event.type !== "warning") return;
       warnings.push({ code: event.code, message: event.message });
-      host.err.write(`sluice: ${describe(inFlags(event, said))}\n`);
+      host.err.write(`sluice: ${describe(inFlags(event, parsed))}\n`);
     },
   };
 }
 
 /** An event whose message names flags of the command. */
-function inFlags<E extends Event>(event: E, said: Said): E {
+function inFlags<E extends Event>(event: E, parsed: ParsedArguments): E {
   return event.type === "warning"
-    ? { ...event, message: withFlags(event.message, said.knows) }
+    ? { ...event, message: withFlags(event.message, parsed.knows) }
     : event;
 }
 
 /** Warnings as a result has them. */
-export function shownWarnings(warnings: readonly Warning[], said: Said): Warning[] {
-  return warnings.map(({ code, message }) => ({ code, message: withFlags(message, said.knows) }));
+export function shownWarnings(warnings: readonly Warning[], parsed: ParsedArguments): Warning[] {
+  return warnings.map(({ code, message }) => ({ code, message: withFlags(message, parsed.knows) }));
 }

@@ -1,5 +1,5 @@
 /** From the word that names a model to a checkpoint, and from the environment to the Hub. */
-import type { Host, Said } from "../command.ts";
+import type { Host, ParsedArguments } from "../command.ts";
 import { RequestError } from "../../errors.ts";
 import { HUB_VARIABLES, hubSettings } from "../../hub/settings.ts";
 import { disk } from "../../io/disk.ts";
@@ -9,18 +9,22 @@ import type { TensorSource } from "../../source.ts";
 import type { ReadOptions } from "../../sources/checkpoint.ts";
 import { budgetsOf } from "./budgets.ts";
 
-/** Bytes of staged shards unless `--max-disk` says otherwise: two of the usual 5 GB, and the beginning of a third. */
+/**
+ * Bytes of staged shards unless `--max-disk` says otherwise: two of the usual 5 GB, and the
+ * beginning of a third.
+ */
 const STAGING_BYTES = 12e9;
 
 /**
- * Open what a word names: a path, `sample`, or a repository of the Hub, reached as the environment says.
+ * Open what a word names: a path, `sample`, or a repository of the Hub, reached as the environment
+ * says.
  *
  * @throws what `open` throws.
  */
 export async function openModel(
   model: string,
-  { said, host, report, stack, ...reading }: {
-    said: Said;
+  { parsed, host, report, stack, ...reading }: {
+    parsed: ParsedArguments;
     host: Host;
     report: Reporter;
     stack: AsyncDisposableStack;
@@ -36,7 +40,7 @@ export async function openModel(
         ...hub,
         report,
         stagingFolder: staging.path,
-        maxDisk: budgetsOf(said, { staged: true }).disk ?? STAGING_BYTES,
+        maxDisk: budgetsOf(parsed, { staged: true }).disk ?? STAGING_BYTES,
       },
     }),
   );

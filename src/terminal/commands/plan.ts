@@ -1,5 +1,5 @@
 /** `sluice plan`: what a run would do, from headers alone. Writes nothing. */
-import type { Command, Host, Said } from "../command.ts";
+import type { Command, Host, ParsedArguments } from "../command.ts";
 import { plan } from "../../plan.ts";
 import { planDocument, showPlan } from "../plan_view.ts";
 import { jsonText } from "../json.ts";
@@ -27,27 +27,27 @@ export const EVALUATE_FLAG = {
 } as const;
 
 /** Print the plan of a run; what `quantize --dry-run` does too. */
-export async function showPlanned(said: Said, host: Host): Promise<void> {
-  const asked = await readRecipe(said, host);
+export async function showPlanned(parsed: ParsedArguments, host: Host): Promise<void> {
+  const asked = await readRecipe(parsed, host);
   await using stack = new AsyncDisposableStack();
-  const { report, warnings } = warningsTo(host, said);
-  const source = await openModel(said.arguments[0]!, { said, host, report, stack });
-  const device = stack.use(await openDevice(said, report));
-  const texts = await readTexts(said, { source, recipe: asked, host, report });
-  const found = { said, source, backend: device, texts, host, report };
+  const { report, warnings } = warningsTo(host, parsed);
+  const source = await openModel(parsed.arguments[0]!, { parsed, host, report, stack });
+  const device = stack.use(await openDevice(parsed, report));
+  const texts = await readTexts(parsed, { source, recipe: asked, host, report });
+  const found = { parsed, source, backend: device, texts, host, report };
   const recipe = await settleRecipe(asked, found);
   const planned = plan(recipe, source, {
     device,
     ...requestsOf(texts),
-    budgets: budgetsOf(said, { staged: source.schedule !== undefined }),
+    budgets: budgetsOf(parsed, { staged: source.schedule !== undefined }),
   });
   for (const warning of planned.warnings) report({ type: "warning", ...warning });
   host.out.write(
-    said.get("json")
+    parsed.get("json")
       ? jsonText({
         type: "result",
         ...planDocument(planned, device),
-        warnings: shownWarnings(warnings, said),
+        warnings: shownWarnings(warnings, parsed),
       })
       : showPlan(planned),
   );

@@ -1,6 +1,9 @@
-/** `sluice publish`: a checkpoint's folder to the Hub in one commit; and the same for what `quantize` just made. */
+/**
+ * `sluice publish`: a checkpoint's folder to the Hub in one commit; and the same for what
+ * `quantize` just made.
+ */
 import type { Backend } from "../../backend.ts";
-import type { Command, Flag, Host, Said } from "../command.ts";
+import type { Command, Flag, Host, ParsedArguments } from "../command.ts";
 import { quote, RequestError } from "../../errors.ts";
 import { cardOf, checkPublish, planPublish, publish, type PublishPlan } from "../../publish.ts";
 import { size } from "../../size.ts";
@@ -60,27 +63,27 @@ export const PUBLISH_FLAGS: readonly Flag[] = [
 ];
 
 /** Where the flags say that it goes. */
-function target(said: Said) {
-  if (said.get("private") && said.get("public")) {
+function target(parsed: ParsedArguments) {
+  if (parsed.get("private") && parsed.get("public")) {
     throw new RequestError(
       "Cannot use --private and --public together: a repository is one or the other.",
     );
   }
-  const branch = said.get("branch");
+  const branch = parsed.get("branch");
   return {
-    ...(said.get("public") ? { visibility: "public" as const } : {}),
-    ...(said.get("private") ? { visibility: "private" as const } : {}),
+    ...(parsed.get("public") ? { visibility: "public" as const } : {}),
+    ...(parsed.get("private") ? { visibility: "private" as const } : {}),
     ...(branch === undefined ? {} : { branch: String(branch) }),
-    pullRequest: said.get("pull-request") === true,
-    force: said.get("force") === true,
+    pullRequest: parsed.get("pull-request") === true,
+    force: parsed.get("force") === true,
   };
 }
 
 /** Where it goes, by which way. */
-async function optionsOf(said: Said, host: Host) {
+async function optionsOf(parsed: ParsedArguments, host: Host) {
   const { writeToken, endpoint, userAgent, idleTimeout, offline } = await hubAccess(host);
   return {
-    ...target(said),
+    ...target(parsed),
     hub: {
       endpoint,
       userAgent,
@@ -95,20 +98,22 @@ async function optionsOf(said: Said, host: Host) {
 /**
  * See before hours of work whether its result may be published there.
  *
+ * @param paths What it will be, once that is planned.
  * @throws {RequestError} there would be nobody to ask.
  * @throws what `checkPublish` throws.
  */
 export async function checkRepo(
   repo: string,
-  { said, host }: { said: Said; host: Host },
+  { parsed, host }: { parsed: ParsedArguments; host: Host },
+  paths?: readonly string[],
 ): Promise<void> {
-  checkAsking(repo, said, host);
-  await checkPublish(repo, await optionsOf(said, host));
+  checkAsking(repo, parsed, host);
+  await checkPublish(repo, await optionsOf(parsed, host), paths);
 }
 
 /** @throws {RequestError} a person would have to be asked, and there is none. */
-function checkAsking(repo: string, said: Said, host: Host): void {
-  if (said.get("yes") || host.asks) return;
+function checkAsking(repo: string, parsed: ParsedArguments, host: Host): void {
+  if (parsed.get("yes") || host.asks) return;
   throw new RequestError(
     `Cannot ask whether to publish to ${quote(repo)}: there is no terminal. Say --yes.`,
   );
@@ -118,17 +123,17 @@ function checkAsking(repo: string, said: Said, host: Host): void {
 export async function publishCheckpoint(
   folder: string,
   repo: string,
-  { said, host, backend }: { said: Said; host: Host; backend: Backend },
+  { parsed, host, backend }: { parsed: ParsedArguments; host: Host; backend: Backend },
 ): Promise<void> {
-  checkAsking(repo, said, host);
+  checkAsking(repo, parsed, host);
   const verified = await verify(folder, { backend, signal: host.signal });
   const options = {
-    ...await optionsOf(said, host),
+    ...await optionsOf(parsed, host),
     card: await cardOf(folder, repo, verified),
   };
   const plan = await planPublish(folder, repo, options);
-  if (!said.get("quiet")) host.err.write(describe(plan));
-  if (!said.get("yes") && !host.confirm(`Publish to ${plan.repo}?`)) {
+  if (!parsed.get("quiet")) host.err.write(describe(plan));
+  if (!parsed.get("yes") && !host.confirm(`Publish to ${plan.repo}?`)) {
     throw new RequestError(`Nothing was published to ${plan.repo}, as you said.`);
   }
   let shown = -1;
@@ -137,24 +142,24 @@ export async function publishCheckpoint(
     plan,
     verified,
     report: (event) => {
-      if (event.type !== "uploading" || said.get("quiet")) return;
+      if (event.type !== "uploading" || parsed.get("quiet")) return;
       const percent = Math.floor(event.done / Math.max(1, event.total) * 10) * 10;
       if (percent === shown) return;
       shown = percent;
       host.err.write(`sluice: uploaded ${percent} % of ${size(event.total)}\n`);
     },
   });
-  if (said.get("json")) host.out.write(jsonLine({ type: "published", ...report }));
-  else if (!said.get("quiet")) {
+  if (parsed.get("json")) host.out.write(jsonLine({ type: "published", ...report }));
+  else if (!parsed.get("quiet")) {
     const what = report.unchanged ? "was there already, just so" : "published";
     host.out.write(`${what}  ${report.pullRequestUrl ?? report.commitUrl}\n`);
   }
 }
 
 /** The command line that publishes a checkpoint as the flags of another say. */
-export function publishLine(folder: string, repo: string, said: Said): string {
-  const flags = PUBLISH_FLAGS.filter(({ name }) => said.has(name)).map(({ name }) => {
-    const value = said.get(name);
+export function publishLine(folder: string, repo: string, parsed: ParsedArguments): string {
+  const flags = PUBLISH_FLAGS.filter(({ name }) => parsed.has(name)).map(({ name }) => {
+    const value = parsed.get(name);
     return value === true ? `--${name}` : `--${name} ${shellWord(String(value))}`;
   });
   return ["sluice publish", shellWord(folder), repo, ...flags].join(" ");
@@ -192,12 +197,12 @@ export const publishCommand: Command = {
     ["publish SmolLM2-int4 me/SmolLM2-135M-int4 --public --yes", "for everyone, without one"],
   ],
   leaves: true,
-  async run(said, host) {
-    const [folder, repo] = said.arguments as [string, string];
+  async run(parsed, host) {
+    const [folder, repo] = parsed.arguments as [string, string];
     await using stack = new AsyncDisposableStack();
-    const views = stack.use(await beginViews(said, host));
-    const backend = stack.use(await openDevice(said, views.report));
+    const views = stack.use(await beginViews(parsed, host));
+    const backend = stack.use(await openDevice(parsed, views.report));
     views[Symbol.dispose]();
-    await publishCheckpoint(folder, repo, { said, host, backend });
+    await publishCheckpoint(folder, repo, { parsed, host, backend });
   },
 };

@@ -1,13 +1,16 @@
 /** `sluice quantize`: plan, run, and tell what came of it. */
 import { join } from "node:path";
-import type { Command, Host, Said } from "../command.ts";
+import type { Command, Host, ParsedArguments } from "../command.ts";
 import { RequestError } from "../../errors.ts";
+import { RECORD_FILE } from "../../io/names.ts";
 import { LEFT_BEHIND } from "../../io/left_behind.ts";
-import { type Plan, plan } from "../../plan.ts";
+import type { Plan } from "../../plan/planned.ts";
+import { plan } from "../../plan.ts";
 import type { Recipe } from "../../recipe.ts";
-import { run, type RunReport } from "../../run.ts";
+import type { RunReport } from "../../report/run_report.ts";
+import { run } from "../../run.ts";
 import { openFolderSink } from "../../sinks/folder.ts";
-import { makeReport } from "../../report_files.ts";
+import { makeReport } from "../../report/files.ts";
 import type { TensorSource } from "../../source.ts";
 import { CheckpointStays } from "../faults.ts";
 import { jsonLine, recordDocument } from "../json.ts";
@@ -128,37 +131,41 @@ export const quantizeCommand: Command = {
   run: quantize,
 };
 
-async function quantize(said: Said, host: Host): Promise<void> {
-  if (said.get("dry-run")) return await showPlanned(said, host);
-  const [model] = said.arguments as [string];
-  const upload = said.get("upload-repo");
+async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
+  if (parsed.get("dry-run")) return await showPlanned(parsed, host);
+  const [model] = parsed.arguments as [string];
+  const upload = parsed.get("upload-repo");
   await using stack = new AsyncDisposableStack();
-  const place = await placeOf(said, host, stack);
-  await tryPaths(quantizeCommand, { said, output: place.path, host });
-  if (upload !== undefined) await checkRepo(String(upload), { said, host });
-  const asked = await readRecipe(said, host);
-  const views = stack.use(await beginViews(said, host));
+  const place = await placeOf(parsed, host, stack);
+  await tryPaths(quantizeCommand, { parsed, output: place.path, host });
+  if (upload !== undefined) await checkRepo(String(upload), { parsed, host });
+  else refuseUnpublished(parsed);
+  const asked = await readRecipe(parsed, host);
+  const views = stack.use(await beginViews(parsed, host));
   await checkApart(model, place.path);
-  const reporting = said.get("report");
+  const reporting = parsed.get("report");
   const folder = reporting === undefined
     ? undefined
     : stack.use(await openReportFolder(String(reporting), { output: place.path, host }));
   const sink = stack.use(
     await openFolderSink(place.path, {
-      overwrite: said.get("overwrite") === true,
+      overwrite: parsed.get("overwrite") === true,
       report: views.report,
     }),
   );
-  const source = await openModel(model, { said, host, report: views.report, stack });
-  const backend = stack.use(await openDevice(said, views.report));
-  const texts = await readTexts(said, { source, recipe: asked, host, report: views.report });
-  const recipe = await settle(asked, { said, source, backend, texts, host });
+  const source = await openModel(model, { parsed, host, report: views.report, stack });
+  const backend = stack.use(await openDevice(parsed, views.report));
+  const texts = await readTexts(parsed, { source, recipe: asked, host, report: views.report });
+  const recipe = await settle(asked, { parsed, source, backend, texts, host });
   const planned = plan(recipe, source, {
     device: backend,
     ...requestsOf(texts),
-    budgets: budgetsOf(said, { staged: source.schedule !== undefined }),
+    budgets: budgetsOf(parsed, { staged: source.schedule !== undefined }),
   });
-  if (!said.get("quiet")) tellPlan(planned, texts, host);
+  if (upload !== undefined) {
+    await checkRepo(String(upload), { parsed, host }, publishedPaths(planned));
+  }
+  if (!parsed.get("quiet")) tellPlan(planned, texts, host);
   const inputs = await inputsOf(texts, { plan: planned, host, stack });
   let whole = false;
   try {
@@ -174,25 +181,25 @@ async function quantize(said: Said, host: Host): Promise<void> {
       },
       report: views.report,
       signal: host.signal,
-      metrics: said.has("metrics") || folder !== undefined,
+      metrics: parsed.has("metrics") || folder !== undefined,
       distributions: folder !== undefined,
-      command: commandLine(said, source, texts),
+      command: commandLine(parsed, source, texts),
       // What a killed run had left is no business of this one's result.
       warnings: views.warnings.filter(({ code }) => code !== LEFT_BEHIND),
       residentBytes: host.residentBytes,
       currentBytes: host.currentBytes,
       ...inputs,
     });
-    await writeFiles(said, { plan: planned, report, folder, host });
-    tellResult(said, { plan: planned, report, host });
+    await writeFiles(parsed, { plan: planned, report, folder, host });
+    tellResult(parsed, { plan: planned, report, host });
     if (upload === undefined) return;
     views[Symbol.dispose]();
-    await publishCheckpoint(place.path, String(upload), { said, host, backend });
+    await publishCheckpoint(place.path, String(upload), { parsed, host, backend });
   } catch (cause) {
     if (!whole) throw cause;
     await place.keep();
     throw new CheckpointStays(place.path, {
-      next: upload === undefined ? undefined : publishLine(place.path, String(upload), said),
+      next: upload === undefined ? undefined : publishLine(place.path, String(upload), parsed),
       cause,
     });
   }
@@ -203,13 +210,13 @@ async function quantize(said: Said, host: Host): Promise<void> {
  * not be published.
  */
 async function placeOf(
-  said: Said,
+  parsed: ParsedArguments,
   host: Host,
   stack: AsyncDisposableStack,
 ): Promise<{ readonly path: string; keep(): Promise<void> }> {
-  const output = said.get("output");
+  const output = parsed.get("output");
   if (output !== undefined) return { path: String(output), keep: () => Promise.resolve() };
-  const upload = said.get("upload-repo");
+  const upload = parsed.get("upload-repo");
   if (upload === undefined) {
     throw new RequestError(
       "Cannot quantize: say where the result goes, --output and a new folder (or --dry-run).",
@@ -220,6 +227,20 @@ async function placeOf(
     path: join(folder.path, String(upload).split("/").at(-1)!),
     keep: () => folder.keep(),
   };
+}
+
+/** @throws {RequestError} it is said how to publish, and not where. */
+function refuseUnpublished(parsed: ParsedArguments): void {
+  const flag = PUBLISH_FLAGS.find(({ name }) => name !== "yes" && parsed.has(name));
+  if (!flag) return;
+  throw new RequestError(
+    `Cannot use --${flag.name} without --upload-repo: nothing is published.`,
+  );
+}
+
+/** What a plan's output holds when it is published. */
+function publishedPaths({ files, sidecars }: Plan): string[] {
+  return [...files, ...sidecars].map(({ path }) => path).concat(RECORD_FILE, "README.md");
 }
 
 /** Say what the run that begins will make, and of what texts. */
@@ -238,12 +259,12 @@ interface Made {
 
 /** Write the files beside the checkpoint that the flags ask for. */
 async function writeFiles(
-  said: Said,
+  parsed: ParsedArguments,
   { plan, report, folder, host }: Made & { readonly folder: ReportFolder | undefined },
 ): Promise<void> {
-  const csv = said.get("metrics");
+  const csv = parsed.get("metrics");
   if (typeof csv === "string") await host.writeText(csv, tensorsCsv(report.tensors));
-  const svg = said.get("timeline");
+  const svg = parsed.get("timeline");
   if (svg !== undefined) {
     await host.writeText(String(svg), await timelineSvg(report.timeline, planSentence(plan)));
   }
@@ -251,24 +272,24 @@ async function writeFiles(
 }
 
 /** Print what came of a run. */
-function tellResult(said: Said, { plan, report, host }: Made): void {
+function tellResult(parsed: ParsedArguments, { plan, report, host }: Made): void {
   // Without a folder of its own, what was made is not here for long.
-  const [output, folder] = [said.get("output"), said.get("report")];
-  if (said.get("json")) {
+  const [output, folder] = [parsed.get("output"), parsed.get("report")];
+  if (parsed.get("json")) {
     host.out.write(jsonLine({
       type: "result",
       output,
       report: folder,
       ...recordDocument(report.record),
-      warnings: shownWarnings(report.warnings, said),
+      warnings: shownWarnings(report.warnings, parsed),
       seconds: report.seconds,
       peakBytes: report.peakBytes,
       plannedMemory: plan.memory,
       timeline: report.timeline,
       loaders: plan.loaders,
     }));
-  } else if (!said.get("quiet")) {
-    if (said.get("metrics") === true) host.out.write(showTensors(report.tensors) + "\n");
+  } else if (!parsed.get("quiet")) {
+    if (parsed.get("metrics") === true) host.out.write(showTensors(report.tensors) + "\n");
     host.out.write(
       showRun({
         plan,
@@ -283,11 +304,11 @@ function tellResult(said: Said, { plan, report, host }: Made): void {
 /** See {@linkcode settleRecipe}; its progress is shown apart from that of the run. */
 async function settle(
   recipe: Recipe,
-  { said, host, ...found }: Omit<Parameters<typeof settleRecipe>[1], "report">,
+  { parsed, host, ...found }: Omit<Parameters<typeof settleRecipe>[1], "report">,
 ): Promise<Recipe> {
   if (recipe.outlierQuantile === undefined) return recipe;
-  using views = openViews(said, host);
-  return await settleRecipe(recipe, { said, host, ...found, report: views.report });
+  using views = openViews(parsed, host);
+  return await settleRecipe(recipe, { parsed, host, ...found, report: views.report });
 }
 
 /** Flags that say where the result goes and what is told of it, and nothing of the result. */
@@ -301,15 +322,15 @@ const ASIDE: ReadonlySet<string> = new Set(
  * there are names without folders, or words that stand for them.
  */
 function commandLine(
-  said: Said,
+  parsed: ParsedArguments,
   { id }: Pick<TensorSource, "id">,
   { calibration, evaluation }: Texts,
 ): string {
-  const [model] = said.arguments as [string];
+  const [model] = parsed.arguments as [string];
   const names = new Map([["calibration", calibration?.corpus], ["corpus", evaluation?.corpus]]);
-  const words = quantizeCommand.flags.filter(({ name }) => said.has(name) && !ASIDE.has(name))
+  const words = quantizeCommand.flags.filter(({ name }) => parsed.has(name) && !ASIDE.has(name))
     .flatMap(({ name, repeat, path, placeholder = "file" }) =>
-      (repeat ? said.all(name) : [said.get(name)!]).map((value) =>
+      (repeat ? parsed.all(name) : [parsed.get(name)!]).map((value) =>
         value === true
           ? `--${name}`
           : value === false

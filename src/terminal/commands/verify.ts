@@ -27,29 +27,29 @@ export const verifyCommand: Command = {
     ["verify SmolLM2-int4", "structure and scales"],
     ["verify SmolLM2-int4 --source ./SmolLM2-135M", "and the error of each weight"],
   ],
-  async run(said, host) {
+  async run(parsed, host) {
     await using stack = new AsyncDisposableStack();
-    const views = stack.use(await beginViews(said, host));
-    const original = said.get("source");
+    const views = stack.use(await beginViews(parsed, host));
+    const original = parsed.get("source");
     const source = original === undefined
       ? undefined
-      : await openModel(String(original), { said, host, report: views.report, stack });
-    const backend = stack.use(await openDevice(said, views.report));
-    const report = await verify(said.arguments[0]!, {
+      : await openModel(String(original), { parsed, host, report: views.report, stack });
+    const backend = stack.use(await openDevice(parsed, views.report));
+    const report = await verify(parsed.arguments[0]!, {
       backend,
       report: views.report,
       signal: host.signal,
       ...(source ? { source } : {}),
     });
     views[Symbol.dispose]();
-    if (said.get("json")) {
+    if (parsed.get("json")) {
       host.out.write(jsonLine({
         type: "result",
         ...report,
         quantized: report.quantized.map(tensorDocument),
         record: report.record && recordDocument(report.record),
-        warnings: shownWarnings(views.warnings, said),
+        warnings: shownWarnings(views.warnings, parsed),
       }));
-    } else if (!said.get("quiet")) host.out.write(showVerification(report, source?.label));
+    } else if (!parsed.get("quiet")) host.out.write(showVerification(report, source?.label));
   },
 };

@@ -1,18 +1,29 @@
-/** The windows of text that `quantize` and `plan` send through a model: to calibrate on, and to measure it with. */
+/**
+ * The windows of text that `quantize` and `plan` send through a model: to calibrate on, and to
+ * measure it with.
+ */
 import type { Backend } from "../../backend.ts";
-import { type CalibrationInput, statesPerToken } from "../../calibrate.ts";
+import type { CalibrationInput } from "../../calibration/pass.ts";
+import { stateWidths } from "../../graph/stops.ts";
 import { RequestError, UnsupportedError } from "../../errors.ts";
 import type { PreparedWindows } from "../../evaluate.ts";
-import { modelWithOutliers, outlierThreshold, withThreshold } from "../../outliers.ts";
-import { needsCalibration, type Plan, requestOf, type WindowsRequest } from "../../plan.ts";
+import { modelWithOutliers, outlierThreshold, withThreshold } from "../../calibration/outliers.ts";
+import { type Plan, requestOf, type WindowsRequest } from "../../plan/planned.ts";
+import { needsCalibration } from "../../plan.ts";
 import type { Recipe } from "../../recipe.ts";
 import type { Reporter } from "../../report.ts";
 import { size, sizeToGive } from "../../size.ts";
 import type { TensorSource } from "../../source.ts";
-import type { EvaluationInput } from "../../streams.ts";
-import type { Host, Said } from "../command.ts";
+import type { EvaluationInput } from "../../forward/streams.ts";
+import type { Host, ParsedArguments } from "../command.ts";
 import { budgetsOf } from "./budgets.ts";
-import { CALIBRATION_FLAGS, readCalibration, readWindows, withSpill } from "./flags.ts";
+import {
+  CALIBRATION_FLAGS,
+  EVALUATION_FLAGS,
+  readCalibration,
+  readWindows,
+  withSpill,
+} from "./flags.ts";
 
 /** Windows, as far as they are needed. */
 export interface Texts {
@@ -23,10 +34,11 @@ export interface Texts {
 /**
  * Read the texts that a recipe and the flags ask for.
  *
- * @throws {RequestError} flags of a calibration are given, and nothing is calibrated.
+ * @throws {RequestError} flags of a calibration are given, and nothing is calibrated; or of a
+ * measurement, and nothing is measured.
  */
 export async function readTexts(
-  said: Said,
+  parsed: ParsedArguments,
   { source, recipe, host, report }: {
     source: TensorSource;
     recipe: Recipe;
@@ -39,11 +51,17 @@ export async function readTexts(
   const calibrated = needsCalibration(recipe, source) || observed;
   // The number and length of windows are the measurement's too.
   const own = CALIBRATION_FLAGS.find(({ name }) =>
-    (name === "calibration" || name === "seed") && said.has(name)
+    (name === "calibration" || name === "seed") && parsed.has(name)
   );
   if (own && !calibrated) {
     throw new RequestError(
       `Cannot use --${own.name}: no weight is quantized by a method that calibrates. Name one, as --method awq+gptq.`,
+    );
+  }
+  const measured = EVALUATION_FLAGS.find(({ name }) => name !== "max-states" && parsed.has(name));
+  if (measured && !parsed.get("evaluate")) {
+    throw new RequestError(
+      `Cannot use --${measured.name} without --evaluate: nothing is measured.`,
     );
   }
   if (calibrated && !source.files.has("tokenizer.json")) {
@@ -58,20 +76,21 @@ export async function readTexts(
   }
   const reading = { host, report };
   return {
-    ...(calibrated ? { calibration: await readCalibration(said, source, reading) } : {}),
-    ...(said.get("evaluate") ? { evaluation: await readWindows(said, source, reading) } : {}),
+    ...(calibrated ? { calibration: await readCalibration(parsed, source, reading) } : {}),
+    ...(parsed.get("evaluate") ? { evaluation: await readWindows(parsed, source, reading) } : {}),
   };
 }
 
 /**
- * A recipe with what only data can tell: the threshold of outliers, if it asks for one. Says what was found.
+ * A recipe with what only data can tell: the threshold of outliers, if it asks for one. Says what
+ * was found.
  *
  * @throws {UnsupportedError} hidden states do not fit in a budget.
  */
 export async function settleRecipe(
   recipe: Recipe,
-  { said, source, backend, texts: { calibration }, host, report }: {
-    said: Said;
+  { parsed, source, backend, texts: { calibration }, host, report }: {
+    parsed: ParsedArguments;
     source: TensorSource;
     backend: Backend;
     texts: Texts;
@@ -82,12 +101,13 @@ export async function settleRecipe(
   const { outlierQuantile: quantile } = recipe;
   if (quantile === undefined || !calibration) return recipe;
   const model = modelWithOutliers(source);
-  const floatsPerToken = statesPerToken(model, { propagate: false });
-  const { ram, vram, disk } = budgetsOf(said, { staged: source.schedule !== undefined });
-  // There is no plan yet that says how much memory is left for hidden states: under a budget they go to disk.
+  const { kept, between } = stateWidths(model, { propagate: false });
+  const { ram, vram, disk } = budgetsOf(parsed, { staged: source.schedule !== undefined });
+  // There is no plan yet that says how much memory is left for hidden states: under a budget they
+  // go to disk.
   const stateBudget = (ram ?? vram) === undefined ? calibration.stateBudget : 0;
   const { windows, seqLen } = calibration;
-  const spilled = windows.length * seqLen * floatsPerToken * 2;
+  const spilled = windows.length * seqLen * between * 2;
   if (stateBudget === 0 && spilled > (disk ?? Infinity)) {
     throw new UnsupportedError(
       `Cannot keep to --max-disk: ${
@@ -100,12 +120,16 @@ export async function settleRecipe(
   await using stack = new AsyncDisposableStack();
   const threshold = await outlierThreshold(source, {
     backend,
-    calibration: await withSpill({ ...calibration, stateBudget }, { floatsPerToken, host, stack }),
+    calibration: await withSpill({ ...calibration, stateBudget }, {
+      floatsPerToken: kept,
+      host,
+      stack,
+    }),
     quantile,
     report,
     signal: host.signal,
   });
-  if (!said.knows("quiet") || !said.get("quiet")) {
+  if (!parsed.knows("quiet") || !parsed.get("quiet")) {
     host.err.write(
       `sluice: outliers from ${threshold} on: ${
         percent(quantile)
@@ -131,7 +155,10 @@ export function requestsOf(
   };
 }
 
-/** The texts of a plan, with as much memory as it gives them and places on disk for what does not fit. */
+/**
+ * The texts of a plan, with as much memory as it gives them and places on disk for what does not
+ * fit.
+ */
 export async function inputsOf(
   { calibration, evaluation }: Texts,
   { plan, host, stack }: { plan: Plan; host: Host; stack: AsyncDisposableStack },
@@ -143,7 +170,7 @@ export async function inputsOf(
   return {
     ...(calibration && plan.calibration
       ? {
-        calibration: await fitted(calibration, plan.calibration, statesPerToken(model, recipe)),
+        calibration: await fitted(calibration, plan.calibration, stateWidths(model, recipe).kept),
       }
       // The record tells by what the threshold of outliers was found.
       : calibration && recipe.outlierQuantile !== undefined

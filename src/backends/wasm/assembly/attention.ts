@@ -1,9 +1,9 @@
-// Causal grouped-query attention by blocks of 64 queries and 64 keys with a running softmax (FlashAttention,
-// arXiv 2205.14135), both products through the micro-kernel of gemm.ts. Keys are visited in one order, so a query's
-// result does not depend on which thread took its block.
+// Causal grouped-query attention by blocks of 64 queries and 64 keys with a running softmax
+// (FlashAttention, arXiv 2205.14135), both products through the micro-kernel of gemm.ts. Keys are
+// visited in one order, so a query's result does not depend on which thread took its block.
 import { ceilDiv, claim, dim, F32, scalarF, scalarU, scratch, tensor } from "./call";
 import { micro, microEdge, packRows } from "./gemm";
-import { exp4, max4 } from "./math";
+import { exp4, max4, softCap4 } from "./math";
 
 const BLOCK: i32 = 64;
 /** Floats of a head taken at a time. */
@@ -11,7 +11,10 @@ const PART: i32 = 256;
 const PANEL: usize = (64 * 256) << 2;
 const LINE: usize = 64 << 2;
 
-/** Scores [from, to) of one row of BLOCK become scaled weights e^(score − most), the others 0; returns their sum. */
+/**
+ * Scores [from, to) of one row of BLOCK become scaled weights e^(score − most), the others 0;
+ * returns their sum.
+ */
 function softmaxRow(row: usize, from: i32, to: i32, scale: f32, before: f32): f32 {
   for (let j: i32 = 0; j < from; j++) store<f32>(row + (<usize>j << 2), -Infinity);
   for (let j = to; j < BLOCK; j++) store<f32>(row + (<usize>j << 2), -Infinity);
@@ -35,6 +38,19 @@ function softmaxRow(row: usize, from: i32, to: i32, scale: f32, before: f32): f3
 
 // Thread-private: the greatest score so far of the row `softmaxRow` was last given.
 let most: f32 = 0;
+
+/** One row of BLOCK scores scaled, capped, and with the biases of its first `count` keys added. */
+function shapeRow(row: usize, scale: f32, cap: f32, bias: usize, count: i32): void {
+  const bound = f32x4.splat(cap), s = f32x4.splat(scale);
+  for (let at: usize = 0; at < LINE; at += 16) {
+    const v = f32x4.mul(v128.load(row + at), s);
+    v128.store(row + at, cap == 0 ? v : softCap4(v, bound));
+  }
+  if (!bias) return;
+  for (let at: usize = 0, end = <usize>count << 2; at < end; at += 4) {
+    store<f32>(row + at, load<f32>(row + at) + load<f32>(bias + at));
+  }
+}
 
 /** o[0 … n) *= factor; up to three more floats are read, none written. */
 function scaleRow(p: usize, n: i32, factor: f32): void {
@@ -64,8 +80,12 @@ function packValues(v: usize, stride: usize, keys: i32, columns: i32, out: usize
 }
 
 export function attention(thread: i32): void {
-  const q = tensor(0), k = tensor(1), v = tensor(2), o = tensor(3), T = dim(0), Q = dim(1), K = dim(2);
-  const d = scalarU(0), window = scalarU(1), scale = scalarF(2);
+  const q = tensor(0), k = tensor(1), v = tensor(2), bias = tensor(3), o = tensor(4);
+  const T = dim(0), Q = dim(1), K = dim(2), S = dim(4);
+  const d = scalarU(0), window = scalarU(1), scale = scalarF(2), cap = scalarF(3),
+    biased = scalarU(4) != 0;
+  // Plain scores are scaled while their maximum is looked for.
+  const shaped = biased || cap != 0, left: f32 = shaped ? 1 : scale;
   const heads = Q / d, shared = Q / K, qStride = <usize>Q << 2, kStride = <usize>K << 2;
   const corner = scratch(thread), buffer = corner + 128, tops = buffer + 8192, sums = tops + LINE;
   const scores = sums + LINE, weights = scores + 64 * LINE, queries = weights + 64 * LINE;
@@ -76,20 +96,23 @@ export function attention(thread: i32): void {
     const i0 = (blocks - 1 - item / heads) * BLOCK, rows = min(BLOCK, T - i0), head = item % heads;
     const from = head / shared * d, first = window > 0 ? max(0, i0 - window + 1) : 0;
     const out = o + <usize>i0 * qStride + (<usize>(head * d) << 2);
-    for (let i: usize = 0; i < LINE; i += 4) store<f32>(tops + i, -3.4028235e38), store<f32>(sums + i, 0);
+    for (let i: usize = 0; i < LINE; i += 4) store<f32>(tops + i, -3.4028235e38),
+      store<f32>(sums + i, 0);
     for (let j0 = first; j0 < i0 + rows; j0 += BLOCK) {
       const count = min(BLOCK, i0 + rows - j0);
       for (let part: i32 = 0; part < d; part += PART) {
         const n = min(PART, d - part), padded = (n + 3) & -4;
         if (j0 == first || d > PART) {
           for (let i: i32 = 0; i < rows; i += 4) {
-            packRows(F32, q, Q, i0 + i, T, head * d + part, n, 0, queries + (<usize>(i * padded) << 2), 4, buffer);
+            packRows(F32, q, Q, i0 + i, T, head * d + part, n, 0,
+              queries + (<usize>(i * padded) << 2), 4, buffer);
           }
         }
         for (let j: i32 = 0; j < count; j += 8) {
           const panel = keys + (<usize>(j * padded) << 2);
           packRows(F32, k, K, j0 + j, T, from + part, n, 0, panel, 8, buffer);
-          if (j + 4 < count) packRows(F32, k, K, j0 + j + 4, T, from + part, n, 0, panel + 16, 8, buffer);
+          if (j + 4 < count) packRows(F32, k, K, j0 + j + 4, T, from + part, n, 0, panel + 16, 8,
+            buffer);
           for (let i: i32 = 0; i < rows; i += 4) {
             const c = scores + <usize>i * LINE + (<usize>j << 2);
             micro<f32>(queries + (<usize>(i * padded) << 2), panel, c, LINE, n, part == 0);
@@ -101,7 +124,10 @@ export function attention(thread: i32): void {
         const start = window > 0 ? max(0, i0 + i - window + 1 - j0) : 0;
         // With a window, the last keys may all come after the row's query.
         const end = max(0, min(count, i0 + i + 1 - j0));
-        const sum = softmaxRow(scores + <usize>i * LINE, start, end, scale, before);
+        const row = scores + <usize>i * LINE;
+        if (shaped) shapeRow(row, scale, cap, biased ? bias + (<usize>(head * S + j0) << 2) : 0,
+          count);
+        const sum = softmaxRow(row, start, end, left, before);
         const fade = f32x4.extract_lane(exp4(f32x4.splat(before - most)), 0);
         store<f32>(tops + at, most);
         store<f32>(sums + at, load<f32>(sums + at) * fade + sum);
@@ -109,18 +135,21 @@ export function attention(thread: i32): void {
       }
       const padded = (count + 3) & -4;
       for (let i: i32 = 0; i < rows; i += 4) {
-        packRows(F32, scores, BLOCK, i, BLOCK, 0, count, 0, weights + (<usize>(i * padded) << 2), 4, buffer);
+        packRows(F32, scores, BLOCK, i, BLOCK, 0, count, 0, weights + (<usize>(i * padded) << 2), 4,
+          buffer);
       }
       for (let part: i32 = 0; part < d; part += PART) {
         const n = min(PART, d - part);
-        packValues(v + <usize>j0 * kStride + (<usize>(from + part) << 2), kStride, count, n, values);
+        packValues(v + <usize>j0 * kStride + (<usize>(from + part) << 2), kStride, count, n,
+          values);
         for (let c: i32 = 0; c < n; c += 8) {
           const panel = values + (<usize>(c * count) << 2);
           for (let i: i32 = 0; i < rows; i += 4) {
             const a = weights + (<usize>(i * padded) << 2);
             const to = out + <usize>i * qStride + (<usize>(part + c) << 2), fresh = j0 == first;
             if (i + 4 <= rows && c + 8 <= n) micro<f32>(a, panel, to, qStride, count, fresh);
-            else microEdge<f32>(a, panel, to, qStride, count, fresh, min(4, rows - i), min(8, n - c), corner);
+            else microEdge<f32>(a, panel, to, qStride, count, fresh, min(4, rows - i),
+              min(8, n - c), corner);
           }
         }
       }

@@ -1,12 +1,14 @@
-// Codes of 2 to 8 bits ↔ a bitstream, least significant bit first, a row at a time. Eight codes are one u64: fields
-// are gathered from bytes into pairs, fours and eights by masks and shifts, and spread the same way back.
+// Codes of 2 to 8 bits ↔ a bitstream, least significant bit first, a row at a time. Eight codes are
+// one u64: fields are gathered from bytes into pairs, fours and eights by masks and shifts, and
+// spread the same way back.
 import { claim, ceilDiv, dim, rowsPerItem, scalarU, tensor } from "./call";
 
 /** The lowest `bits` bits of each lane of `lane` bits. */
 @inline
 function laneMask(bits: i32, lane: i32): u64 {
   const one = bits == 64 ? <u64>-1 : (<u64>1 << bits) - 1;
-  return lane == 64 ? one : lane == 32 ? one | (one << 32) : (one | (one << 16)) * 0x0000000100000001;
+  return lane == 64 ? one : lane == 32 ? one | (one << 32)
+    : (one | (one << 16)) * 0x0000000100000001;
 }
 
 /** Eight fields of `bits` bits → eight bytes. */
@@ -27,8 +29,10 @@ function fieldsAt(base: usize, i: i32, bits: i32): u64 {
 }
 
 /** (code − zero) · scale of `n` fields from field `i` on; up to 7 more floats are written. */
-export function unpackFloats(base: usize, i: i32, n: i32, bits: i32, scale: f32, zero: i32, out: usize): void {
-  const offset: i32 = (1 << (bits - 1)) + zero, bias = i16x8.splat(<i16>offset), s = f32x4.splat(scale);
+export function unpackFloats(base: usize, i: i32, n: i32, bits: i32, scale: f32, zero: i32,
+  out: usize): void {
+  const offset: i32 = (1 << (bits - 1)) + zero, bias = i16x8.splat(<i16>offset),
+    s = f32x4.splat(scale);
   for (const end = i + n; i < end; i += 8) {
     const q = i16x8.sub(i16x8.extend_low_i8x16_u(i64x2.splat(fieldsAt(base, i, bits))), bias);
     v128.store(out, f32x4.mul(f32x4.convert_i32x4_s(i32x4.extend_low_i16x8_s(q)), s));
@@ -39,7 +43,8 @@ export function unpackFloats(base: usize, i: i32, n: i32, bits: i32, scale: f32,
 
 /** Pack one row of `n` codes into the bytes [out, end). */
 function packRow(codes: usize, n: i32, out: usize, end: usize, bits: i32): void {
-  const half: i32 = 1 << (bits - 1), bias = i8x16.splat(<i8>half), field = i8x16.splat(<i8>(2 * half - 1));
+  const half: i32 = 1 << (bits - 1), bias = i8x16.splat(<i8>half),
+    field = i8x16.splat(<i8>(2 * half - 1));
   const m1 = i16x8.splat(0xff), m2 = i32x4.splat(0xffff), m4 = i64x2.splat(0xffffffff);
   for (let i: i32 = 0; i < n; i += 16) {
     let x = v128.and(i8x16.add(v128.load(codes + <usize>i), bias), field);
@@ -69,7 +74,8 @@ function packRow(codes: usize, n: i32, out: usize, end: usize, bits: i32): void 
 }
 
 export function pack_bits(thread: i32): void {
-  const codes = tensor(0), packed = tensor(1), R = dim(0), C = dim(1), P = dim(2), bits = scalarU(0);
+  const codes = tensor(0), packed = tensor(1), R = dim(0), C = dim(1), P = dim(2),
+    bits = scalarU(0);
   const rows = rowsPerItem(C), items = ceilDiv(R, rows);
   for (let item = claim(); item < items; item = claim()) {
     for (let r = item * rows, last = min(R, r + rows); r < last; r++) {
@@ -80,7 +86,8 @@ export function pack_bits(thread: i32): void {
 }
 
 export function unpack_bits(thread: i32): void {
-  const packed = tensor(0), codes = tensor(1), R = dim(0), P = dim(1), C = dim(2), bits = scalarU(0);
+  const packed = tensor(0), codes = tensor(1), R = dim(0), P = dim(1), C = dim(2),
+    bits = scalarU(0);
   const half: i32 = 1 << (bits - 1), bias = i8x16.splat(<i8>half);
   const rows = rowsPerItem(C), items = ceilDiv(R, rows);
   for (let item = claim(); item < items; item = claim()) {

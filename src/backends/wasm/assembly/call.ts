@@ -1,9 +1,10 @@
-// How a kernel learns what to do. One control block in shared memory holds the arguments of the op being run; every
-// thread reads it and takes work items from one counter until none is left. Items do not depend on the number of threads,
-// and one item writes all it writes alone, so the result's bytes do not depend on it either. pool.ts is the host's side.
+// How a kernel learns what to do. One control block in shared memory holds the arguments of the op
+// being run; every thread reads it and takes work items from one counter until none is left. Items
+// do not depend on the number of threads, and one item writes all it writes alone, so the result's
+// bytes do not depend on it either. pool.ts is the host's side.
 //
-// Memory: every tensor has SLACK bytes after its end, which kernels may read and overwrite; flat loops need no tail.
-// Module globals are private to a thread (each has an instance of its own).
+// Memory: every tensor has SLACK bytes after its end, which kernels may read and overwrite; flat
+// loops need no tail. Module globals are private to a thread (each has an instance of its own).
 
 const NEXT: usize = 80;
 const DONE: usize = 84;

@@ -57,7 +57,10 @@ export function widenRun(out: usize, source: usize, n: i32, type: i32): void {
   } else memory.copy(out, source, <usize>n << 2);
 }
 
-/** `n` elements of `base` from `offset` on, as f32: in place if they are, else in `buffer` (n + 16 floats). */
+/**
+ * `n` elements of `base` from `offset` on, as f32: in place if they are, else in `buffer` (n + 16
+ * floats).
+ */
 @inline
 export function run(base: usize, offset: i32, n: i32, type: i32, buffer: usize): usize {
   const source = base + (<usize>offset << shiftOf(type));
@@ -75,7 +78,10 @@ function narrowBF16(v: v128): v128 {
   return v128.bitselect(quiet, rounded, f32x4.ne(v, v));
 }
 
-/** f32 → f16 bits in u32 lanes. Subnormals are rounded by adding 0.5, whose unit in the last place is theirs. */
+/**
+ * f32 → f16 bits in u32 lanes. Subnormals are rounded by adding 0.5, whose unit in the last place
+ * is theirs.
+ */
 @inline
 function narrowF16(v: v128): v128 {
   const sign = v128.and(v, i32x4.splat(0x80000000));
@@ -90,7 +96,10 @@ function narrowF16(v: v128): v128 {
   return v128.or(bits, i32x4.shr_u(sign, 16));
 }
 
-/** f32 → E4M3 bits in u32 lanes, saturating. Subnormals are rounded by adding 2^14, whose unit is 2^-9. */
+/**
+ * f32 → E4M3 bits in u32 lanes, saturating. Subnormals are rounded by adding 2^14, whose unit is
+ * 2^-9.
+ */
 @inline
 export function narrowF8(v: v128): v128 {
   const sign = v128.and(v, i32x4.splat(0x80000000));
@@ -130,7 +139,8 @@ export function narrow(thread: i32): void {
     let from = x + (<usize>i << 2), to = y + (<usize>i << shift);
     const count = min(CHUNK, n - i);
     for (let k: i32 = 0; k < count; k += 16) {
-      const a = v128.load(from), b = v128.load(from, 16), c = v128.load(from, 32), d = v128.load(from, 48);
+      const a = v128.load(from), b = v128.load(from, 16), c = v128.load(from, 32),
+        d = v128.load(from, 48);
       if (type == F8) {
         v128.store(to, bytesOf(narrowF8(a), narrowF8(b), narrowF8(c), narrowF8(d)));
         to += 16;

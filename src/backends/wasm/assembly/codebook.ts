@@ -1,5 +1,5 @@
-// NF4 and FP4 (two codes a byte, the first in the high nibble), and the 8-bit dynamic map. src/codebook.ts has the
-// tables' origin.
+// NF4 and FP4 (two codes a byte, the first in the high nibble), and the 8-bit dynamic map.
+// src/codebook.ts has the tables' origin.
 import { ceilDiv, CHUNK, claim, dim, dtype, scalarF, scalarU, scratch, tensor } from "./call";
 import { run } from "./cast";
 
@@ -42,12 +42,17 @@ function absmaxOf(p: usize, n: i32): f32 {
   return bits >= 0x7f800000 ? Infinity : reinterpret<f32>(bits);
 }
 
-/** The codes, a byte each, of n floats times (or, in a short last block, divided by) `factor`; up to 15 more are written. */
-function codesOf(p: usize, out: usize, n: i32, factor: f32, divide: bool, bounds: usize, order: v128): void {
+/**
+ * The codes, a byte each, of n floats times (or, in a short last block, divided by) `factor`; up to
+ * 15 more are written.
+ */
+function codesOf(p: usize, out: usize, n: i32, factor: f32, divide: bool, bounds: usize,
+  order: v128): void {
   const f = f32x4.splat(factor);
   for (let i: i32 = 0; i < n; i += 16) {
     let x0 = v128.load(p), x1 = v128.load(p, 16), x2 = v128.load(p, 32), x3 = v128.load(p, 48);
-    if (divide) x0 = f32x4.div(x0, f), x1 = f32x4.div(x1, f), x2 = f32x4.div(x2, f), x3 = f32x4.div(x3, f);
+    if (divide) x0 = f32x4.div(x0, f), x1 = f32x4.div(x1, f), x2 = f32x4.div(x2, f),
+      x3 = f32x4.div(x3, f);
     else x0 = f32x4.mul(x0, f), x1 = f32x4.mul(x1, f), x2 = f32x4.mul(x2, f), x3 = f32x4.mul(x3, f);
     let r0 = i32x4.splat(0), r1 = r0, r2 = r0, r3 = r0;
     for (let b = bounds, end = bounds + 240; b < end; b += 16) {
@@ -80,7 +85,8 @@ export function quantize_4bit(thread: i32): void {
   const table = TABLES + <usize>(64 * kind), order = v128.load(ORDERS + <usize>(16 * kind));
   const bounds = scratch(thread), buffer = bounds + 256, bytes = buffer + ((RUN + 16) << 2);
   for (let i: i32 = 0; i < 15; i++) {
-    const lower = load<u8>(ORDERS + <usize>(16 * kind + i)), upper = load<u8>(ORDERS + <usize>(16 * kind + i + 1));
+    const lower = load<u8>(ORDERS + <usize>(16 * kind + i)),
+      upper = load<u8>(ORDERS + <usize>(16 * kind + i + 1));
     const sum = load<f32>(table + (<usize>lower << 2)) + load<f32>(table + (<usize>upper << 2));
     v128.store(bounds + <usize>(16 * i), f32x4.splat(sum / 2));
   }
@@ -122,7 +128,8 @@ function packTail(codes: usize, out: usize, n: i32): void {
   const whole = n & -16;
   packNibbles(codes, out, whole);
   for (let i = whole; i < n; i += 2) {
-    store<u8>(out + <usize>(i >> 1), (load<u8>(codes + <usize>i) << 4) | load<u8>(codes + <usize>i, 1));
+    store<u8>(out + <usize>(i >> 1),
+      (load<u8>(codes + <usize>i) << 4) | load<u8>(codes + <usize>i, 1));
   }
 }
 
@@ -135,30 +142,40 @@ export function dequantize_4bit(thread: i32): void {
   for (let i: usize = 0; i < 16; i++) {
     for (let k: usize = 0; k < 4; k++) store<u8>(planes + 16 * k + i, load<u8>(table + 4 * i + k));
   }
-  t0 = v128.load(planes), t1 = v128.load(planes, 16), t2 = v128.load(planes, 32), t3 = v128.load(planes, 48);
+  t0 = v128.load(planes), t1 = v128.load(planes, 16), t2 = v128.load(planes, 32),
+    t3 = v128.load(planes, 48);
   const step: i32 = CHUNK;
   for (let from = claim() * step; from < N; from = claim() * step) {
     for (let i = from, last = min(N, from + step); i < last;) {
-      const b = i / block, scale = v128.load32_splat(absmax + (<usize>b << 2)), end = min(last, (b + 1) * block);
+      const b = i / block, scale = v128.load32_splat(absmax + (<usize>b << 2)),
+        end = min(last, (b + 1) * block);
       for (; (i & 1) == 0 && i + 16 <= end; i += 16) {
         const v = v128.load64_zero(codes + <usize>(i >> 1));
         const low = v128.and(v, i8x16.splat(15)), high = i8x16.shr_u(v, 4);
-        const c = v128.shuffle<i8>(high, low, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+        const c = v128.shuffle<i8>(high, low, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7,
+          23);
         const b0 = i8x16.swizzle(t0, c), b1 = i8x16.swizzle(t1, c);
         const b2 = i8x16.swizzle(t2, c), b3 = i8x16.swizzle(t3, c);
-        const l01 = v128.shuffle<i8>(b0, b1, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-        const h01 = v128.shuffle<i8>(b0, b1, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-        const l23 = v128.shuffle<i8>(b2, b3, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-        const h23 = v128.shuffle<i8>(b2, b3, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+        const l01 = v128.shuffle<i8>(b0, b1, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7,
+          23);
+        const h01 = v128.shuffle<i8>(b0, b1, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30,
+          15, 31);
+        const l23 = v128.shuffle<i8>(b2, b3, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7,
+          23);
+        const h23 = v128.shuffle<i8>(b2, b3, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30,
+          15, 31);
         const to = out + (<usize>i << 2);
         v128.store(to, f32x4.mul(v128.shuffle<i16>(l01, l23, 0, 8, 1, 9, 2, 10, 3, 11), scale));
-        v128.store(to, f32x4.mul(v128.shuffle<i16>(l01, l23, 4, 12, 5, 13, 6, 14, 7, 15), scale), 16);
+        v128.store(to, f32x4.mul(v128.shuffle<i16>(l01, l23, 4, 12, 5, 13, 6, 14, 7, 15), scale),
+          16);
         v128.store(to, f32x4.mul(v128.shuffle<i16>(h01, h23, 0, 8, 1, 9, 2, 10, 3, 11), scale), 32);
-        v128.store(to, f32x4.mul(v128.shuffle<i16>(h01, h23, 4, 12, 5, 13, 6, 14, 7, 15), scale), 48);
+        v128.store(to, f32x4.mul(v128.shuffle<i16>(h01, h23, 4, 12, 5, 13, 6, 14, 7, 15), scale),
+          48);
       }
       for (const stop = min(end, i + 15); i < stop; i++) {
         const byte = load<u8>(codes + <usize>(i >> 1)), code = (i & 1) != 0 ? byte & 15 : byte >> 4;
-        store<f32>(out + (<usize>i << 2), load<f32>(table + (<usize>code << 2)) * f32x4.extract_lane(scale, 0));
+        store<f32>(out + (<usize>i << 2),
+          load<f32>(table + (<usize>code << 2)) * f32x4.extract_lane(scale, 0));
       }
     }
   }
@@ -193,7 +210,8 @@ export function quantize_dynamic8(thread: i32): void {
     const divisor = max<f32>(most, LEAST_ABSMAX), reciprocal = <f32>1 / divisor;
     store<f32>(absmax + (<usize>b << 2), most);
     for (let i = from; i < end; i++) {
-      const r = load<f32>(x + (<usize>i << 2)) - offset, level: f32 = full ? r * reciprocal : r / divisor;
+      const r = load<f32>(x + (<usize>i << 2)) - offset,
+        level: f32 = full ? r * reciprocal : r / divisor;
       store<u8>(codes + <usize>i, <u8>rankOf(bounds, most == Infinity ? <f32>0 : level));
     }
   }

@@ -1,7 +1,8 @@
-// The one matrix product: C[m, n] (+)= Σ_k A[m, k] · B[n, k], both row-major with rows along k, tile by tile.
-// Rows come from any source as 32-bit units (a float, or two int16), are packed into panels [k][4] and [k][8], and go
-// through a 4×8 micro-kernel: one load of A and lane shuffles, because V8 checks the bounds of each load.
-// A sum runs over k in one order whatever the tile, so an element does not depend on how work was divided.
+// The one matrix product: C[m, n] (+)= Σ_k A[m, k] · B[n, k], both row-major with rows along k,
+// tile by tile. Rows come from any source as 32-bit units (a float, or two int16), are packed into
+// panels [k][4] and [k][8], and go through a 4×8 micro-kernel: one load of A and lane shuffles,
+// because V8 checks the bounds of each load. A sum runs over k in one order whatever the tile, so
+// an element does not depend on how work was divided.
 import { ceilDiv, claim, scratch } from "./call";
 import { run } from "./cast";
 import { unpackFloats } from "./bits";
@@ -10,7 +11,10 @@ import { unpackFloats } from "./bits";
 const KC: i32 = 256;
 /** rows of A per panel block: 96 KiB, at home in the L2 cache */
 const MC: i32 = 96;
-/** rows and columns of C in a work item; fewer rows where there would be too few items for several threads */
+/**
+ * rows and columns of C in a work item; fewer rows where there would be too few items for several
+ * threads
+ */
 const TILE_M: i32 = 192;
 const TILE_N: i32 = 256;
 const FEW_ITEMS: i32 = 8;
@@ -30,7 +34,8 @@ const HALF_SHIFT: i32 = 6;
 // Thread-private: what the sources beyond plain rows need, set before `gemm`.
 let packedBits: i32 = 0, packedGroup: i32 = 1, packedScale: usize = 0, packedZero: usize = 0;
 let gatherColumns: usize = 0, gatherAbsmax: usize = 0;
-// Which blocks of C are computed, and what A is multiplied by; every product but `gemm`'s own leaves them as they are here.
+// Which blocks of C are computed, and what A is multiplied by; every product but `gemm`'s own
+// leaves them as they are here.
 let half: i32 = 0, diagonal: i32 = 0, alpha: f32 = 1;
 
 /** Compute only blocks on one side of the diagonal, and alpha · A · Bᵀ. */
@@ -60,13 +65,18 @@ export function setGather(columns: usize, absmax: usize): void {
   gatherAbsmax = absmax;
 }
 
-/** Row `r` of a matrix, units [k, k + count), in place or in `buffer`. `stride` is in elements (words when packed). */
-function rowOf(kind: i32, base: usize, stride: i32, r: i32, k: i32, count: i32, buffer: usize, columns: i32): usize {
+/**
+ * Row `r` of a matrix, units [k, k + count), in place or in `buffer`. `stride` is in elements
+ * (words when packed).
+ */
+function rowOf(kind: i32, base: usize, stride: i32, r: i32, k: i32, count: i32, buffer: usize,
+  columns: i32): usize {
   if (kind < 3) return run(base, r * stride + k, count, kind, buffer);
   if (kind == INT8) {
     const source = base + <usize>(r * stride + 2 * k);
     for (let i: i32 = 0; i < count; i += 4) {
-      v128.store(buffer + (<usize>i << 2), i16x8.extend_low_i8x16_s(v128.load64_zero(source + <usize>(2 * i))));
+      v128.store(buffer + (<usize>i << 2),
+        i16x8.extend_low_i8x16_s(v128.load64_zero(source + <usize>(2 * i))));
     }
     if (2 * (k + count) > columns) store<i16>(buffer + (<usize>(columns - 2 * k) << 1), 0);
     return buffer;
@@ -77,7 +87,8 @@ function rowOf(kind: i32, base: usize, stride: i32, r: i32, k: i32, count: i32, 
       const g = (k + i) / packedGroup, n = min(count - i, (g + 1) * packedGroup - k - i);
       const scale = load<f32>(packedScale + (<usize>(r * groups + g) << 2));
       const zero = <i32>load<i8>(packedZero + <usize>(r * groups + g));
-      unpackFloats(base + (<usize>(r * stride) << 2), k + i, n, packedBits, scale, zero, buffer + (<usize>i << 2));
+      unpackFloats(base + (<usize>(r * stride) << 2), k + i, n, packedBits, scale, zero,
+        buffer + (<usize>i << 2));
       i += n;
     }
     return buffer;
@@ -95,7 +106,10 @@ function rowOf(kind: i32, base: usize, stride: i32, r: i32, k: i32, count: i32, 
   return buffer;
 }
 
-/** Pack 4 rows from `r` on (the last row again where there are fewer) as [k][4] with `width` units a line. */
+/**
+ * Pack 4 rows from `r` on (the last row again where there are fewer) as [k][4] with `width` units a
+ * line.
+ */
 export function packRows(
   kind: i32, base: usize, stride: i32, r: i32, rows: i32, k: i32, count: i32, columns: i32,
   out: usize, width: usize, buffer: usize,
@@ -135,10 +149,14 @@ export function packRows(
 /** Multiply a panel of `lines` vectors by alpha. */
 function scalePanel(p: usize, lines: i32): void {
   const factor = f32x4.splat(alpha);
-  for (const end = p + (<usize>lines << 4); p < end; p += 16) v128.store(p, f32x4.mul(v128.load(p), factor));
+  for (const end = p + (<usize>lines << 4); p < end; p += 16) v128.store(p,
+    f32x4.mul(v128.load(p), factor));
 }
 
-/** c += a · b in 32-bit units: one float product (fused where the CPU fuses), or two exact int16 products. */
+/**
+ * c += a · b in 32-bit units: one float product (fused where the CPU fuses), or two exact int16
+ * products.
+ */
 @inline
 function multiplyAdd<T>(a: v128, b: v128, c: v128): v128 {
   if (isFloat<T>()) return f32x4.relaxed_madd(a, b, c);
@@ -146,7 +164,8 @@ function multiplyAdd<T>(a: v128, b: v128, c: v128): v128 {
 }
 
 /** 4×8 of C at `c`, lines `stride` bytes apart; `fresh` starts from 0 instead of what is there. */
-export function micro<T>(a: usize, b: usize, c: usize, stride: usize, count: i32, fresh: bool): void {
+export function micro<T>(a: usize, b: usize, c: usize, stride: usize, count: i32,
+  fresh: bool): void {
   let c0 = i32x4.splat(0), c1 = c0, c2 = c0, c3 = c0, c4 = c0, c5 = c0, c6 = c0, c7 = c0;
   if (!fresh) {
     let p = c;
@@ -174,16 +193,21 @@ export function micro<T>(a: usize, b: usize, c: usize, stride: usize, count: i32
   v128.store(c, c6), v128.store(c, c7, 16);
 }
 
-/** The micro-kernel where C has only rows × columns left: through a 4×8 corner of scratch memory. */
+/**
+ * The micro-kernel where C has only rows × columns left: through a 4×8 corner of scratch memory.
+ */
 export function microEdge<T>(
-  a: usize, b: usize, c: usize, stride: usize, count: i32, fresh: bool, rows: i32, columns: i32, corner: usize,
+  a: usize, b: usize, c: usize, stride: usize, count: i32, fresh: bool, rows: i32, columns: i32,
+    corner: usize,
 ): void {
   const bytes = <usize>columns << 2;
   if (!fresh) {
-    for (let i: i32 = 0; i < rows; i++) memory.copy(corner + <usize>(32 * i), c + <usize>i * stride, bytes);
+    for (let i: i32 = 0; i < rows; i++) memory.copy(corner + <usize>(32 * i), c + <usize>i * stride,
+      bytes);
   }
   micro<T>(a, b, corner, 32, count, fresh);
-  for (let i: i32 = 0; i < rows; i++) memory.copy(c + <usize>i * stride, corner + <usize>(32 * i), bytes);
+  for (let i: i32 = 0; i < rows; i++) memory.copy(c + <usize>i * stride, corner + <usize>(32 * i),
+    bytes);
 }
 
 /**
@@ -191,7 +215,8 @@ export function microEdge<T>(
  * Takes work items until none is left.
  */
 export function gemm<T>(
-  thread: i32, aKind: i32, a: usize, aStride: i32, bKind: i32, b: usize, bStride: i32, c: usize, cStride: i32,
+  thread: i32, aKind: i32, a: usize, aStride: i32, bKind: i32, b: usize, bStride: i32, c: usize,
+    cStride: i32,
   M: i32, N: i32, K: i32, add: bool,
 ): void {
   const units = isFloat<T>() ? K : (K + 1) >> 1;
@@ -228,7 +253,8 @@ export function gemm<T>(
             const ap = aPanels + (<usize>((m - mc) * padded) << 2);
             const cp = c + <usize>m * stride + (<usize>n << 2);
             if (m + 4 <= m1 && n + 8 <= n1) micro<T>(ap, bp, cp, stride, count, fresh);
-            else microEdge<T>(ap, bp, cp, stride, count, fresh, min(4, m1 - m), min(8, n1 - n), corner);
+            else microEdge<T>(ap, bp, cp, stride, count, fresh, min(4, m1 - m), min(8, n1 - n),
+              corner);
           }
         }
       }

@@ -73,14 +73,16 @@ export function setGrid(which: i32, bits: i32, grid: i32, memory: usize): void {
   for (let i: usize = 0; i < 16; i++) {
     const level = load<f32>(table + (<usize>load<u8>(order + i) << 2));
     v128.store(levels + 16 * i, f32x4.splat(level));
-    if (i > 0) v128.store(bounds + 16 * (i - 1), f32x4.splat((f32x4.extract_lane(v128.load(levels + 16 * (i - 1)), 0) + level) / 2));
+    if (i > 0) v128.store(bounds + 16 * (i - 1),
+      f32x4.splat((f32x4.extract_lane(v128.load(levels + 16 * (i - 1)), 0) + level) / 2));
   }
 }
 
 /** The values of the grid nearest to four weights, each with its own scale. */
 @inline
 export function nearest4(w: v128, scale: v128, zero: v128): v128 {
-  if (kind == INT) return f32x4.mul(f32x4.sub(codes4(w, scale, zero, lowest, highest), zero), scale);
+  if (kind == INT) return f32x4.mul(f32x4.sub(codes4(w, scale, zero, lowest, highest), zero),
+    scale);
   if (kind == FP8) return f32x4.mul(valueF8(narrowF8(f32x4.div(w, scale))), scale);
   const inverse = f32x4.div(f32x4.splat(1), scale), x = f32x4.mul(w, inverse);
   let level = v128.load(levels);
@@ -110,13 +112,15 @@ function scatter4(p: usize, stride: usize, v: v128): void {
 }
 
 /**
- * A lane has a row. An error is kept as a vector of four rows in scratch memory; a column takes off what those before it left, in four
- * sums whose order does not depend on anything but the column's place.
+ * A lane has a row. An error is kept as a vector of four rows in scratch memory; a column takes off
+ * what those before it left, in four sums whose order does not depend on anything but the column's
+ * place.
  */
 export function gptq_block(thread: i32): void {
   const v = tensor(0), scale = tensor(1), zero = tensor(2), order = tensor(3);
   const w = tensor(4), e = tensor(5), loss = tensor(6), C = dim(1), B = dim(3), R = dim(4);
-  const first = scalarU(0), count = scalarU(1), panel = scalarU(2), tileRows = scalarU(3), tileColumns = scalarU(4);
+  const first = scalarU(0), count = scalarU(1), panel = scalarU(2), tileRows = scalarU(3),
+    tileColumns = scalarU(4);
   const errors = scratch(thread), spare = errors + 1024, tables = spare + 2048;
   setGrid(scalarU(5), scalarU(6), scalarU(7), tables);
   for (let from = claim() * ROWS; from < R; from = claim() * ROWS) {
@@ -128,12 +132,14 @@ export function gptq_block(thread: i32): void {
       if (rows < 4) {
         // The rows that are missing are copies of the last, made beside.
         step = 256;
-        for (let i: i32 = 0; i < 4; i++) memory.copy(spare + 256 * <usize>i, base + stride * <usize>min(i, rows - 1), <usize>count << 2);
+        for (let i: i32 = 0; i < 4; i++) memory.copy(spare + 256 * <usize>i,
+          base + stride * <usize>min(i, rows - 1), <usize>count << 2);
         base = spare;
       }
       let sum = f32x4.splat(0);
       for (let i: i32 = 0; i < count; i++) {
-        const column = first + i, row = v + (<usize>(<u32>(column - panel) * <u32>C + <u32>first) << 2);
+        const column = first + i, row = v +
+          (<usize>(<u32>(column - panel) * <u32>C + <u32>first) << 2);
         const tile = load<i32>(order + (<usize>column << 2)) / tileColumns;
         let a = gather4(base + (<usize>i << 2), step), b = f32x4.splat(0), c = b, d = b;
         let k: i32 = 0;
@@ -145,12 +151,15 @@ export function gptq_block(thread: i32): void {
           d = f32x4.relaxed_nmadd(v128.load(p, 48), v128.shuffle<f32>(u, u, 3, 3, 3, 3), d);
         }
         for (; k < i; k++) {
-          a = f32x4.relaxed_nmadd(v128.load(errors + (<usize>k << 4)), v128.load32_splat(row + (<usize>k << 2)), a);
+          a = f32x4.relaxed_nmadd(v128.load(errors + (<usize>k << 4)),
+            v128.load32_splat(row + (<usize>k << 2)), a);
         }
         const weight = f32x4.add(f32x4.add(a, b), f32x4.add(c, d));
         const s = f32x4(
-          load<f32>(scale + (<usize>(t0 + tile) << 2)), load<f32>(scale + (<usize>(t1 + tile) << 2)),
-          load<f32>(scale + (<usize>(t2 + tile) << 2)), load<f32>(scale + (<usize>(t3 + tile) << 2)),
+          load<f32>(scale + (<usize>(t0 + tile) << 2)),
+            load<f32>(scale + (<usize>(t1 + tile) << 2)),
+          load<f32>(scale + (<usize>(t2 + tile) << 2)),
+            load<f32>(scale + (<usize>(t3 + tile) << 2)),
         );
         const z = f32x4.convert_i32x4_s(i32x4(
           load<i8>(zero + <usize>(t0 + tile)), load<i8>(zero + <usize>(t1 + tile)),
@@ -165,12 +174,15 @@ export function gptq_block(thread: i32): void {
       writeErrors(errors, e + (<usize>(<u32>r * <u32>C + <u32>first) << 2), stride, count, rows);
       if (rows < 4) {
         for (let i: i32 = 0; i < rows; i++) {
-          memory.copy(w + (<usize>(<u32>(r + i) * <u32>C + <u32>first) << 2), spare + 256 * <usize>i, <usize>count << 2);
+          memory.copy(w + (<usize>(<u32>(r + i) * <u32>C + <u32>first) << 2),
+            spare + 256 * <usize>i, <usize>count << 2);
         }
       }
       for (let i: i32 = 0; i < rows; i++) {
         const p = loss + (<usize>(r + i) << 2);
-        store<f32>(p, load<f32>(p) + (i == 0 ? f32x4.extract_lane(sum, 0) : i == 1 ? f32x4.extract_lane(sum, 1) : i == 2 ? f32x4.extract_lane(sum, 2) : f32x4.extract_lane(sum, 3)));
+        store<f32>(p, load<f32>(p) + (i == 0 ? f32x4.extract_lane(sum, 0) : i == 1
+          ? f32x4.extract_lane(sum, 1) : i == 2 ? f32x4.extract_lane(sum, 2)
+          : f32x4.extract_lane(sum, 3)));
       }
     }
   }
@@ -180,6 +192,7 @@ export function gptq_block(thread: i32): void {
 function writeErrors(errors: usize, out: usize, stride: usize, count: i32, rows: i32): void {
   for (let r: i32 = 0; r < rows; r++) {
     const p = out + stride * <usize>r, lane = errors + (<usize>r << 2);
-    for (let i: i32 = 0; i < count; i++) store<f32>(p + (<usize>i << 2), load<f32>(lane + (<usize>i << 4)));
+    for (let i: i32 = 0; i < count; i++) store<f32>(p + (<usize>i << 2),
+      load<f32>(lane + (<usize>i << 4)));
   }
 }

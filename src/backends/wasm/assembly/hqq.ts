@@ -18,18 +18,24 @@ let bits: i32 = 0, grid: i32 = 0, scaleType: i32 = 0;
 let absolute: f64 = 0, squared: f64 = 0, square: f64 = 0, product: f64 = 0;
 let bestScale: f32 = 0, bestZero: i32 = 0;
 
-/** Go over the tile with one scale and zero point: errors, and with `beta` above 0 also what the next scale is made of. */
+/**
+ * Go over the tile with one scale and zero point: errors, and with `beta` above 0 also what the
+ * next scale is made of.
+ */
 function walk(s: f32, z: i32, beta: f32): void {
-  const scale = f32x4.splat(s), zero = f32x4.splat(<f32>z), inverse = f32x4.splat(beta > 0 ? 1 / beta : 0);
+  const scale = f32x4.splat(s), zero = f32x4.splat(<f32>z),
+    inverse = f32x4.splat(beta > 0 ? 1 / beta : 0);
   const qmax = (1 << (bits - 1)) - 1, qmin = grid == 1 ? -qmax : -qmax - 1;
   const least = f32x4.splat(<f32>qmin), most = f32x4.splat(<f32>qmax);
   const none = f32x4.splat(0), free = f32x4.splat(FREE), sign = i32x4.splat(0x80000000);
   let a = f64x2.splat(0), b = a, c = a, d = a;
   for (let r = firstRow, last = firstRow + height; r < last; r++) {
     for (let from: i32 = 0; from < width; from += RUN) {
-      const n = min(RUN, width - from), p = run(weights, r * C + firstColumn + from, n, type, buffer);
+      const n = min(RUN, width - from),
+        p = run(weights, r * C + firstColumn + from, n, type, buffer);
       for (let i: i32 = 0; i < n; i += 4) {
-        let w = v128.load(p + (<usize>i << 2)), level = f32x4.sub(codes4(w, scale, zero, least, most), zero);
+        let w = v128.load(p + (<usize>i << 2)),
+          level = f32x4.sub(codes4(w, scale, zero, least, most), zero);
         // Where the CPU does not fuse the two, a perfect fit has an error of some last bits.
         let apart = f32x4.relaxed_nmadd(level, scale, w);
         if (i + 4 > n) {
@@ -49,7 +55,8 @@ function walk(s: f32, z: i32, beta: f32): void {
         }
         const l0 = f64x2.promote_low_f32x4(level), l1 = promoteHigh(level);
         c = f64x2.add(c, f64x2.add(f64x2.mul(l0, l0), f64x2.mul(l1, l1)));
-        d = f64x2.add(d, f64x2.add(f64x2.mul(l0, f64x2.promote_low_f32x4(w)), f64x2.mul(l1, promoteHigh(w))));
+        d = f64x2.add(d, f64x2.add(f64x2.mul(l0, f64x2.promote_low_f32x4(w)),
+          f64x2.mul(l1, promoteHigh(w))));
       }
     }
   }
@@ -91,7 +98,8 @@ function consider(s: f32, z: i32): void {
 
 export function hqq_params(thread: i32): void {
   const rivalScale = tensor(1), rivalZero = tensor(2), scale = tensor(3), zero = tensor(4);
-  const R = dim(0), A = dim(2), B = dim(3), rows = scalarU(2), columns = scalarU(3), guard = scalarU(5) != 0;
+  const R = dim(0), A = dim(2), B = dim(3), rows = scalarU(2), columns = scalarU(3),
+    guard = scalarU(5) != 0;
   weights = tensor(0), type = dtype(0), C = dim(1), buffer = scratch(thread);
   bits = scalarU(0), grid = scalarU(1), scaleType = scalarU(4);
   for (let tile = claim(); tile < A * B; tile = claim()) {
@@ -102,11 +110,13 @@ export function hqq_params(thread: i32): void {
       extendRange(weights, r * C + firstColumn, width, type, buffer);
     }
     const low = lowest(), at = <usize>tile << 2;
-    bestScale = scaleOf(low, highest(), bits, grid, scaleType), bestZero = zeroOf(low, bestScale, bits, grid);
+    bestScale = scaleOf(low, highest(), bits, grid, scaleType),
+      bestZero = zeroOf(low, bestScale, bits, grid);
     if (bestScale < Infinity) {
       const s = bestScale, z = bestZero;
       solve();
-      if (guard) consider(s, z), consider(load<f32>(rivalScale + at), <i32>load<i8>(rivalZero + <usize>tile));
+      if (guard) consider(s, z), consider(load<f32>(rivalScale + at),
+        <i32>load<i8>(rivalZero + <usize>tile));
     }
     store<f32>(scale + at, bestScale);
     store<i8>(zero + <usize>tile, <i8>bestZero);

@@ -1,4 +1,5 @@
-// The kernels: each exported function but `probe…` is one op, named as the op, and takes the thread's number.
+// The kernels: each exported function but `probe…` is one op, named as the op, and takes the
+// thread's number.
 import { SCRATCH_BYTES } from "./call";
 export { attention } from "./attention";
 export { pack_bits, unpack_bits } from "./bits";
@@ -6,9 +7,12 @@ export { narrow, widen } from "./cast";
 export { dequantize_4bit, dequantize_dynamic8, quantize_4bit, quantize_dynamic8 } from "./codebook";
 export { factor_block, gptq_block } from "./gptq";
 export { hqq_params } from "./hqq";
-export { add, add_bias, embedding, rms_norm, rope, silu_mul } from "./layer";
-export { gemm, matmul_columns, matmul_int8, matmul_nt, matmul_packed, rescale_int8 } from "./matmul";
-export { column_stats, copy, diagonal, mirror, permute_columns, permute_gram, row_dots, subtract } from "./matrix";
+export { act, add, add_bias, embedding, gate, gather_columns, layer_norm, rms_norm, rope,
+  scale_cap } from "./layer";
+export { gemm, matmul_columns, matmul_int8, matmul_nt, matmul_packed,
+  rescale_int8 } from "./matmul";
+export { column_stats, copy, diagonal, mirror, permute_columns, permute_gram, row_dots,
+  subtract } from "./matrix";
 export { divergence, error_sums, float_bins, histogram } from "./measure";
 export { descend_block, refit_scales } from "./polish";
 export { probeFused } from "./probe";

@@ -1,9 +1,13 @@
 // Four exponentials, or powers, at a time.
 //
-// Constants are in memory: V8 makes a vector constant anew, in three instructions, wherever it is used; a load is one.
-// Terms of polynomials are paired (Estrin's scheme) to keep the chain of operations short.
+// Constants are in memory: V8 makes a vector constant anew, in three instructions, wherever it is
+// used; a load is one. Terms of polynomials are paired (Estrin's scheme) to keep the chain of
+// operations short.
 
-/** 1.5·2^23: adding it rounds a small number to a whole one, which is then the difference of the bits, too. */
+/**
+ * 1.5·2^23: adding it rounds a small number to a whole one, which is then the difference of the
+ * bits, too.
+ */
 const ROUNDER = memory.data<f32>([12582912]);
 const ONE = memory.data<f32>([1]);
 /** The exponent's bias, as an integer. */
@@ -26,12 +30,22 @@ const EXP = memory.data<f32>([
   1.9875691500e-4,
 ]);
 
+/**
+ * 1 − erf(x) = (t·P(t))·e^(−x²), t = 1 / (1 + p·x), x ≥ 0 (Abramowitz and Stegun, 7.1.26): p, then
+ * P.
+ */
+const ERF = memory.data<f32>([0.3275911, 0.254829592, -0.284496736, 1.421413741, -1.453152027,
+  1.061405429]);
+
 /** Exponents: of GPTQ's search, and of HQQ's shrinkage. */
 const POWER = memory.data<f32>([2.4, -0.3]);
 const POWER_LEAST = memory.data<f32>([1e-14]);
 /** The bits of sqrt(1/2). */
 const ROOT_HALF = memory.data<i32>([0x3f3504f3]);
-/** P in log2(1 + t) = t·P(t), sqrt(1/2) − 1 ≤ t ≤ sqrt(2) − 1: error of the logarithm below 6e-7 (minimax). */
+/**
+ * P in log2(1 + t) = t·P(t), sqrt(1/2) − 1 ≤ t ≤ sqrt(2) − 1: error of the logarithm below 6e-7
+ * (minimax).
+ */
 const LOG2 = memory.data<f32>([
   1.4426964473242971,
   -0.721363574007466,
@@ -68,11 +82,15 @@ function powerOf2(n: v128): v128 {
   return i32x4.shl(i32x4.add(n, at(BIAS)), 23);
 }
 
-/** e^x within 2 units in the last place (tests/wasm_test.ts), subnormal results too; 0 below −104, infinity above 88.73. */
+/**
+ * e^x within 2 units in the last place (tests/wasm_test.ts), subnormal results too; 0 below −104,
+ * infinity above 88.73.
+ */
 @inline
 export function exp4(x: v128): v128 {
   x = f32x4.pmax(at(EXP_LEAST), f32x4.pmin(at(EXP_MOST), x));
-  const rounded = f32x4.add(f32x4.mul(x, at(LOG2_E)), at(ROUNDER)), n = f32x4.sub(rounded, at(ROUNDER));
+  const rounded = f32x4.add(f32x4.mul(x, at(LOG2_E)), at(ROUNDER)),
+    n = f32x4.sub(rounded, at(ROUNDER));
   const r = f32x4.sub(f32x4.sub(x, f32x4.mul(n, at(LN2_HIGH))), f32x4.mul(n, at(LN2_LOW)));
   const r2 = f32x4.mul(r, r);
   const upper = f32x4.add(line(EXP, 2, r), f32x4.mul(r2, line(EXP, 4, r)));
@@ -83,7 +101,28 @@ export function exp4(x: v128): v128 {
   return f32x4.mul(f32x4.mul(e, powerOf2(half)), powerOf2(i32x4.sub(whole, half)));
 }
 
-/** x^2.4 = 2^(2.4·log2 x) for 0 ≤ x ≤ 1e9, within 7e-6 of it for x ≥ 1e-6; below 1e-14 about 1e-34. */
+/** erf(x), off by 2e-7 at most. */
+@inline
+export function erf4(x: v128): v128 {
+  const size = f32x4.abs(x), t = f32x4.div(at(ONE), f32x4.add(at(ONE), f32x4.mul(at(ERF), size))),
+    t2 = f32x4.mul(t, t);
+  const p = f32x4.add(line(ERF, 1, t),
+    f32x4.mul(t2, f32x4.add(line(ERF, 3, t), f32x4.mul(t2, at(ERF, 5)))));
+  const y = f32x4.sub(at(ONE), f32x4.mul(f32x4.mul(t, p), exp4(f32x4.neg(f32x4.mul(size, size)))));
+  return v128.or(y, v128.and(x, f32x4.splat(-0.0)));
+}
+
+/** cap·tanh(x / cap), for cap > 0. */
+@inline
+export function softCap4(x: v128, cap: v128): v128 {
+  // tanh y = 1 − 2 / (1 + e^2y); e^2y may be infinite.
+  const y = f32x4.div(x, cap), e = exp4(f32x4.add(y, y));
+  return f32x4.mul(cap, f32x4.sub(at(ONE), f32x4.div(f32x4.splat(2), f32x4.add(at(ONE), e))));
+}
+
+/**
+ * x^2.4 = 2^(2.4·log2 x) for 0 ≤ x ≤ 1e9, within 7e-6 of it for x ≥ 1e-6; below 1e-14 about 1e-34.
+ */
 @inline
 export function pow24(x: v128): v128 {
   return power(x, 0);
@@ -97,15 +136,18 @@ export function powMinus03(x: v128): v128 {
 
 @inline
 function power(x: v128, which: i32): v128 {
-  const bits = f32x4.pmax(x, at(POWER_LEAST)), exponent = i32x4.shr_s(i32x4.sub(bits, at(ROOT_HALF)), 23);
+  const bits = f32x4.pmax(x, at(POWER_LEAST)),
+    exponent = i32x4.shr_s(i32x4.sub(bits, at(ROOT_HALF)), 23);
   const t = f32x4.sub(i32x4.sub(bits, i32x4.shl(exponent, 23)), at(ONE)), t2 = f32x4.mul(t, t);
   const lower = f32x4.add(line(LOG2, 0, t), f32x4.mul(t2, line(LOG2, 2, t)));
   const upper = f32x4.add(line(LOG2, 4, t), f32x4.mul(t2, at(LOG2, 6)));
   const p = f32x4.add(lower, f32x4.mul(f32x4.mul(t2, t2), upper));
-  const y = f32x4.mul(f32x4.add(f32x4.mul(p, t), f32x4.convert_i32x4_s(exponent)), at(POWER, which));
+  const y = f32x4.mul(f32x4.add(f32x4.mul(p, t), f32x4.convert_i32x4_s(exponent)),
+    at(POWER, which));
   const rounded = f32x4.add(y, at(ROUNDER)), r = f32x4.sub(y, f32x4.sub(rounded, at(ROUNDER)));
   const r2 = f32x4.mul(r, r);
-  const q = f32x4.add(line(EXP2, 0, r), f32x4.mul(r2, f32x4.add(line(EXP2, 2, r), f32x4.mul(r2, at(EXP2, 4)))));
+  const q = f32x4.add(line(EXP2, 0, r),
+    f32x4.mul(r2, f32x4.add(line(EXP2, 2, r), f32x4.mul(r2, at(EXP2, 4)))));
   return f32x4.mul(q, powerOf2(i32x4.sub(rounded, at(ROUNDER))));
 }
 

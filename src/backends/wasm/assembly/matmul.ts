@@ -1,7 +1,8 @@
 // Matrix products by the core of gemm.ts, and what belongs to LLM.int8()'s.
 import { ceilDiv, claim, dim, dtype, rowsPerItem, scalarF, scalarU, tensor } from "./call";
 import { F32 } from "./call";
-import { COLUMNS, gemm as product, GATHER, GATHER_INT8, INT8, PACKED, setGather, setHalf, setPacked } from "./gemm";
+import { COLUMNS, gemm as product, GATHER, GATHER_INT8, INT8, PACKED, setGather, setHalf,
+  setPacked } from "./gemm";
 
 /** y[T, column…column+R) = x[T, C] · w[R, C]ᵀ */
 export function matmul_nt(thread: i32): void {
@@ -34,7 +35,10 @@ export function matmul_columns(thread: i32): void {
   product<f32>(thread, GATHER, tensor(0), C, GATHER_INT8, tensor(2), C, y, Y, T, R, count, true);
 }
 
-/** Where a rectangle begins whose row and column are scalars from `i` on; a row has `width` elements. */
+/**
+ * Where a rectangle begins whose row and column are scalars from `i` on; a row has `width`
+ * elements.
+ */
 @inline
 function viewOf(base: usize, width: i32, i: i32): usize {
   return base + (<usize>(<u32>scalarU(i) * <u32>width + <u32>scalarU(i + 1)) << 2);
@@ -63,9 +67,11 @@ export function rescale_int8(thread: i32): void {
       let r: i32 = 0;
       for (; r + 4 <= R; r += 4) {
         const v = v128.load(from + (<usize>r << 2)), w = v128.load(b + (<usize>r << 2));
-        const low = f64x2.mul(f64x2.mul(f64x2.convert_low_i32x4_s(v), f64x2.promote_low_f32x4(w)), factor);
+        const low = f64x2.mul(f64x2.mul(f64x2.convert_low_i32x4_s(v), f64x2.promote_low_f32x4(w)),
+          factor);
         const v2 = v128.shuffle<i64>(v, v, 1, 1), w2 = v128.shuffle<i64>(w, w, 1, 1);
-        const high = f64x2.mul(f64x2.mul(f64x2.convert_low_i32x4_s(v2), f64x2.promote_low_f32x4(w2)), factor);
+        const high = f64x2.mul(f64x2.mul(f64x2.convert_low_i32x4_s(v2),
+          f64x2.promote_low_f32x4(w2)), factor);
         v128.store(
           to + (<usize>r << 2),
           v128.shuffle<i64>(f32x4.demote_f64x2_zero(low), f32x4.demote_f64x2_zero(high), 0, 2),

@@ -1,5 +1,6 @@
 // What calibration does to matrices beside multiplying them (gemm.ts) and choosing codes (gptq.ts).
-import { CHUNK, ceilDiv, claim, claimChunk, dim, rowsPerItem, scalarF, scalarU, tensor } from "./call";
+import { CHUNK, ceilDiv, claim, claimChunk, dim, rowsPerItem, scalarF, scalarU,
+  tensor } from "./call";
 import { promoteHigh, sum2 } from "./math";
 
 /** Side of the squares in which a matrix is transposed: their lines stay in the L1 cache. */
@@ -11,23 +12,28 @@ function at(base: usize, row: i32, width: i32, column: i32): usize {
 }
 
 /** Columns [from, to) of rows [i, last) of a transposed copy. */
-function transposeInto(to: usize, toWidth: i32, from: usize, fromWidth: i32, i: i32, last: i32, j: i32, end: i32): void {
+function transposeInto(to: usize, toWidth: i32, from: usize, fromWidth: i32, i: i32, last: i32,
+  j: i32, end: i32): void {
   for (let r = i; r < last; r++) {
-    for (let c = j; c < end; c++) store<f32>(at(to, r, toWidth, c), load<f32>(at(from, c, fromWidth, r)));
+    for (let c = j; c < end; c++) store<f32>(at(to, r, toWidth, c),
+      load<f32>(at(from, c, fromWidth, r)));
   }
 }
 
 /** to[i, j] = from[i, j], or from[j, i], on rectangles. */
 export function copy(thread: i32): void {
   const D = dim(1), E = dim(3), rows = scalarU(0), columns = scalarU(1);
-  const from = at(tensor(0), scalarU(2), D, scalarU(3)), to = at(tensor(1), scalarU(4), E, scalarU(5));
+  const from = at(tensor(0), scalarU(2), D, scalarU(3)),
+    to = at(tensor(1), scalarU(4), E, scalarU(5));
   const step = scalarU(6) ? SQUARE : rowsPerItem(columns);
   for (let i = claim() * step; i < rows; i = claim() * step) {
     const last = min(rows, i + step);
     if (scalarU(6)) {
-      for (let j: i32 = 0; j < columns; j += SQUARE) transposeInto(to, E, from, D, i, last, j, min(columns, j + SQUARE));
+      for (let j: i32 = 0; j < columns; j += SQUARE) transposeInto(to, E, from, D, i, last, j,
+        min(columns, j + SQUARE));
     } else {
-      for (let r = i; r < last; r++) memory.copy(at(to, r, E, 0), at(from, r, D, 0), <usize>columns << 2);
+      for (let r = i; r < last; r++) memory.copy(at(to, r, E, 0), at(from, r, D, 0),
+        <usize>columns << 2);
     }
   }
 }
@@ -40,7 +46,8 @@ export function mirror(thread: i32): void {
     for (let r = i; r < last; r++) {
       for (let c = r + 1; c < last; c++) store<f32>(at(h, r, C, c), load<f32>(at(h, c, C, r)));
     }
-    for (let j = last; j < P; j += SQUARE) transposeInto(h, C, h, C, i, last, j, min(P, j + SQUARE));
+    for (let j = last; j < P; j += SQUARE) transposeInto(h, C, h, C, i, last, j,
+      min(P, j + SQUARE));
   }
 }
 
@@ -104,7 +111,8 @@ export function row_dots(thread: i32): void {
         sums = f64x2.add(sums, f64x2.mul(promoteHigh(v), promoteHigh(w)));
       }
       let sum = sum2(sums);
-      for (; c < C; c++) sum += <f64>load<f32>(p + (<usize>c << 2)) * <f64>load<f32>(q + (<usize>c << 2));
+      for (; c < C; c++) sum += <f64>load<f32>(p + (<usize>c << 2)) * <f64>load<f32>(q +
+        (<usize>c << 2));
       store<f32>(y + (<usize>r << 2), <f32>sum);
     }
   }
@@ -119,7 +127,8 @@ export function column_stats(thread: i32): void {
       let least = v128.load(low), most = v128.load(high), sum = f32x4.splat(0);
       for (let t: i32 = 0; t < T; t++) {
         const v = v128.load(at(x, t, C, c));
-        least = f32x4.pmin(least, v), most = f32x4.pmax(most, v), sum = f32x4.add(sum, f32x4.abs(v));
+        least = f32x4.pmin(least, v), most = f32x4.pmax(most, v),
+          sum = f32x4.add(sum, f32x4.abs(v));
       }
       sum = f32x4.add(sum, v128.load(size));
       if (c + 4 <= C) {
@@ -145,8 +154,10 @@ export function diagonal(thread: i32): void {
   const step: i32 = 256;
   for (let from = claim() * step; from < P; from = claim() * step) {
     for (let i = from, last = min(P, from + step); i < last; i++) {
-      const value = load<f32>(at(m, i, C, first + i)), place = load<u32>(order + (<usize>(first + i) << 2));
-      store<f32>(y + (<usize>place << 2), scalarU(1) ? <f32>(1 / (<f64>value * <f64>value)) : value);
+      const value = load<f32>(at(m, i, C, first + i)),
+        place = load<u32>(order + (<usize>(first + i) << 2));
+      store<f32>(y + (<usize>place << 2),
+        scalarU(1) ? <f32>(1 / (<f64>value * <f64>value)) : value);
     }
   }
 }

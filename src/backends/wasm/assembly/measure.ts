@@ -1,5 +1,6 @@
 // How far values moved: logits' divergence, error sums, histograms. Sums are f64.
-import { CHUNK, claim, claimChunk, dim, dtype, scalarF, scalarU, SCRATCH_BYTES, scratch, tensor } from "./call";
+import { CHUNK, claim, claimChunk, dim, dtype, scalarF, scalarU, SCRATCH_BYTES, scratch,
+  tensor } from "./call";
 import { run } from "./cast";
 import { exp4, max4, promoteHigh, sum2 } from "./math";
 
@@ -16,7 +17,10 @@ function maxOf(p: usize, n: i32): f32 {
   return max4(most);
 }
 
-/** Raise the maximum at `top` and its argmax at `place` to those of a row; the factor for sums under the older maximum. */
+/**
+ * Raise the maximum at `top` and its argmax at `place` to those of a row; the factor for sums under
+ * the older maximum.
+ */
 function raise(row: usize, n: i32, first: i32, top: usize, place: usize): f64 {
   const before = load<f32>(top), most = maxOf(row, n);
   if (!(most > before)) return 1;
@@ -32,8 +36,10 @@ export function divergence(thread: i32): void {
   const T = dim(0), V = dim(1), S = dim(2), first = scalarU(0);
   if (V == 0) return;
   for (let t = claim(); t < T; t = claim()) {
-    const rowP = p + (<usize>(t * V) << 2), rowQ = q + (<usize>(t * V) << 2), state = states + (<usize>(t * S) << 2);
-    const fadeP = raise(rowP, V, first, state, state + 28), fadeQ = raise(rowQ, V, first, state + 8, state + 32);
+    const rowP = p + (<usize>(t * V) << 2), rowQ = q + (<usize>(t * V) << 2),
+      state = states + (<usize>(t * S) << 2);
+    const fadeP = raise(rowP, V, first, state, state + 28),
+      fadeQ = raise(rowQ, V, first, state + 8, state + 32);
     const topP = f32x4.splat(load<f32>(state)), topQ = f32x4.splat(load<f32>(state, 8));
     let sumP = f64x2.splat(0), sumQ = sumP, cross = sumP;
     for (let i: i32 = 0; i < V; i += 4) {
@@ -85,19 +91,25 @@ export function error_sums(thread: i32): void {
       }
     }
     const out = sums + <usize>(part * 24);
-    store<f32>(out, <f32>sum2(aa)), store<f32>(out, <f32>sum2(bb), 4), store<f32>(out, <f32>sum2(ab), 8);
-    store<f32>(out, <f32>sum2(ee), 12), store<f32>(out, max4(apart), 16), store<f32>(out, max4(most), 20);
+    store<f32>(out, <f32>sum2(aa)), store<f32>(out, <f32>sum2(bb), 4),
+      store<f32>(out, <f32>sum2(ab), 8);
+    store<f32>(out, <f32>sum2(ee), 12), store<f32>(out, max4(apart), 16),
+      store<f32>(out, max4(most), 20);
   }
 }
 
-/** A thread counts in scratch memory and adds its counts to everyone's at the end; too many bins are counted in place. */
+/**
+ * A thread counts in scratch memory and adds its counts to everyone's at the end; too many bins are
+ * counted in place.
+ */
 export function histogram(thread: i32): void {
   const x = tensor(0), counts = tensor(1), N = dim(0), K = dim(1), type = dtype(0);
   const low = scalarF(0), high = scalarF(1);
   const places = scratch(thread), buffer = places + 16, own = buffer + ((CHUNK + 16) << 2);
   const local = K < (SCRATCH_BYTES >> 2) - CHUNK - 64;
   if (local) memory.fill(own, 0, <usize>(K + 1) << 2);
-  const from = f32x4.splat(low), width = f32x4.splat(high - low), bins = f32x4.splat(<f32>K), none = i32x4.splat(K);
+  const from = f32x4.splat(low), width = f32x4.splat(high - low), bins = f32x4.splat(<f32>K),
+    none = i32x4.splat(K);
   for (let at = claimChunk(); at < N; at = claimChunk()) {
     const n = min(CHUNK, N - at), p = run(x, at, n, type, buffer);
     for (let i: i32 = 0; i < n; i += 4) {
@@ -123,7 +135,10 @@ export function histogram(thread: i32): void {
 /** Bins of one sign, and the place of the first among all exponents and 9 bits of the mantissa. */
 const SIGN_BINS: i32 = 65536, FIRST_BIN: i32 = 63 * 512;
 
-/** Values by sign and leading bits; a thread counts in scratch memory and adds its counts to everyone's at the end. */
+/**
+ * Values by sign and leading bits; a thread counts in scratch memory and adds its counts to
+ * everyone's at the end.
+ */
 export function float_bins(thread: i32): void {
   const x = tensor(0), counts = tensor(1), N = dim(0), own = scratch(thread);
   memory.fill(own, 0, <usize>(2 * SIGN_BINS) << 2);

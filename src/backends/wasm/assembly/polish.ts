@@ -3,7 +3,8 @@ import { claim, dim, rowsPerItem, scalarF, scalarU, scratch, tensor } from "./ca
 import { nearest4, ROWS, setGrid } from "./gptq";
 import { roundScale, smallestScale } from "./quantize";
 
-// Thread-private: byte offsets of the four rows at work in a matrix with lines of C floats; the last row again where there are fewer.
+// Thread-private: byte offsets of the four rows at work in a matrix with lines of C floats; the
+// last row again where there are fewer.
 let r0: usize = 0, r1: usize = 0, r2: usize = 0, r3: usize = 0;
 
 function setRows(r: i32, R: i32, C: i32): void {
@@ -29,13 +30,16 @@ function scatterRows(p: usize, v: v128): void {
 }
 
 /**
- * A lane has a row. A move is kept as a vector of four rows in scratch memory; a column adds up what those before it did to its slope, in four sums
- * whose order does not depend on anything but the column's place.
+ * A lane has a row. A move is kept as a vector of four rows in scratch memory; a column adds up
+ * what those before it did to its slope, in four sums whose order does not depend on anything but
+ * the column's place.
  */
 export function descend_block(thread: i32): void {
   const h = tensor(0), factor = tensor(1), g = tensor(2), scale = tensor(3), zero = tensor(4);
-  const w = tensor(5), e = tensor(6), loss = tensor(7), C = dim(1), R = dim(2), K = dim(3), B = dim(5);
-  const first = scalarU(0), count = scalarU(1), panel = scalarU(2), tileRows = scalarU(3), tileColumns = scalarU(4);
+  const w = tensor(5), e = tensor(6), loss = tensor(7), C = dim(1), R = dim(2), K = dim(3),
+    B = dim(5);
+  const first = scalarU(0), count = scalarU(1), panel = scalarU(2), tileRows = scalarU(3),
+    tileColumns = scalarU(4);
   const damp = scalarF(8), moves = scratch(thread), tables = moves + 1024, none = f32x4.splat(0);
   setGrid(scalarU(5), scalarU(6), scalarU(7), tables);
   for (let from = claim() * ROWS; from < R; from = claim() * ROWS) {
@@ -56,7 +60,8 @@ export function descend_block(thread: i32): void {
         if (f == 0 || !(bend > 0)) continue;
         const at = <usize>i << 2, error = gatherRows(e + offset);
         let a = v128.load32_zero(g0 + at), b = none, c = b, d = b;
-        a = v128.load32_lane(g1 + at, a, 1), a = v128.load32_lane(g2 + at, a, 2), a = v128.load32_lane(g3 + at, a, 3);
+        a = v128.load32_lane(g1 + at, a, 1), a = v128.load32_lane(g2 + at, a, 2),
+          a = v128.load32_lane(g3 + at, a, 3);
         a = f32x4.add(a, f32x4.mul(f32x4.splat(damped), error));
         let k: i32 = 0;
         for (; k + 4 <= i; k += 4) {
@@ -67,13 +72,16 @@ export function descend_block(thread: i32): void {
           d = f32x4.relaxed_madd(v128.load(p, 48), v128.shuffle<f32>(u, u, 3, 3, 3, 3), d);
         }
         for (; k < i; k++) {
-          a = f32x4.relaxed_madd(v128.load(moves + (<usize>k << 4)), v128.load32_splat(line + (<usize>k << 2)), a);
+          a = f32x4.relaxed_madd(v128.load(moves + (<usize>k << 4)),
+            v128.load32_splat(line + (<usize>k << 2)), a);
         }
         const slope = f32x4.add(f32x4.add(a, b), f32x4.add(c, d));
         const tile = column / tileColumns, before = gatherRows(w + offset);
         const s = f32x4(
-          load<f32>(scale + (<usize>(t0 + tile) << 2)), load<f32>(scale + (<usize>(t1 + tile) << 2)),
-          load<f32>(scale + (<usize>(t2 + tile) << 2)), load<f32>(scale + (<usize>(t3 + tile) << 2)),
+          load<f32>(scale + (<usize>(t0 + tile) << 2)),
+            load<f32>(scale + (<usize>(t1 + tile) << 2)),
+          load<f32>(scale + (<usize>(t2 + tile) << 2)),
+            load<f32>(scale + (<usize>(t3 + tile) << 2)),
         );
         const z = f32x4.convert_i32x4_s(i32x4(
           load<i8>(zero + <usize>(t0 + tile)), load<i8>(zero + <usize>(t1 + tile)),
@@ -104,15 +112,20 @@ function addLane(base: usize, r: i32, value: f32): void {
   store<f32>(p, load<f32>(p) + value);
 }
 
-/** A row's scale of a group, where the loss of its values is least with codes held; sums are f64. */
+/**
+ * A row's scale of a group, where the loss of its values is least with codes held; sums are f64.
+ */
 export function refit_scales(thread: i32): void {
-  const factor = tensor(0), g = tensor(1), m = tensor(2), w = tensor(3), e = tensor(4), scale = tensor(5), loss = tensor(6);
-  const C = dim(0), R = dim(1), K = dim(2), B = dim(3), first = scalarU(0), count = scalarU(1), tile = scalarU(2);
+  const factor = tensor(0), g = tensor(1), m = tensor(2), w = tensor(3), e = tensor(4),
+    scale = tensor(5), loss = tensor(6);
+  const C = dim(0), R = dim(1), K = dim(2), B = dim(3), first = scalarU(0), count = scalarU(1),
+    tile = scalarU(2);
   const type = scalarU(3), damp: f64 = scalarF(4), step = rowsPerItem(count);
   for (let from = claim() * step; from < R; from = claim() * step) {
     for (let r = from, last = min(R, from + step); r < last; r++) {
       const values = w + (<usize>(<u32>r * <u32>C + <u32>first) << 2), errors = e + (values - w);
-      const slopes = g + (<usize>(<u32>r * <u32>K) << 2), bends = m + (slopes - g), place = scale + (<usize>(r * B + tile) << 2);
+      const slopes = g + (<usize>(<u32>r * <u32>K) << 2), bends = m + (slopes - g),
+        place = scale + (<usize>(r * B + tile) << 2);
       let slope: f64 = 0, bend: f64 = 0;
       for (let i: i32 = 0; i < count; i++) {
         const at = <usize>i << 2, f: f64 = load<f32>(factor + (<usize>(first + i) << 2));
@@ -126,11 +139,14 @@ export function refit_scales(thread: i32): void {
       const before = load<f32>(place), wanted = <f32>(<f64>before - <f64>before * (slope / bend));
       const after = copysign<f32>(roundScale(abs<f32>(wanted), type), wanted);
       const part = (<f64>after - before) / before, change = part * (slope + part * bend / 2);
-      const usable = abs<f32>(after) < Infinity && (after > 0) == (before > 0) && abs<f32>(after) >= smallestScale(type);
+      const usable = abs<f32>(after) < Infinity && (after > 0) == (before > 0) &&
+        abs<f32>(after) >= smallestScale(type);
       if (!usable || !(change < 0)) continue;
       for (let i: i32 = 0; i < count; i++) {
-        const at = <usize>i << 2, was = load<f32>(values + at), value = nearest<f32>(was / before) * after;
-        store<f32>(errors + at, load<f32>(errors + at) + (value - was) * load<f32>(factor + (<usize>(first + i) << 2)));
+        const at = <usize>i << 2, was = load<f32>(values + at),
+          value = nearest<f32>(was / before) * after;
+        store<f32>(errors + at, load<f32>(errors + at) +
+          (value - was) * load<f32>(factor + (<usize>(first + i) << 2)));
         store<f32>(values + at, value);
       }
       store<f32>(place, after);

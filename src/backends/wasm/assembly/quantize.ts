@@ -1,6 +1,7 @@
-// Scales of tiles, and integer and E4M3 codes by them. Divisions are real f32 divisions and rounding is half to even,
-// so codes equal the definition's.
-import { CHUNK, claim, claimChunk, dim, dtype, F32, rowsPerItem, scalarU, scratch, tensor } from "./call";
+// Scales of tiles, and integer and E4M3 codes by them. Divisions are real f32 divisions and
+// rounding is half to even, so codes equal the definition's.
+import { CHUNK, claim, claimChunk, dim, dtype, F32, rowsPerItem, scalarU, scratch,
+  tensor } from "./call";
 import { bytesOf, narrowF8, run, valueF8 } from "./cast";
 import { extendRange, highest, lowest, RUN, startRange } from "./range";
 
@@ -39,7 +40,8 @@ export function smallestScale(dtype: i32): f32 {
 
 /** y[r, c] ·= factor[r], rounded as scales are. */
 export function scale_rows(thread: i32): void {
-  const factor = tensor(0), y = tensor(1), R = dim(0), C = dim(1), type = scalarU(0), step = rowsPerItem(C);
+  const factor = tensor(0), y = tensor(1), R = dim(0), C = dim(1), type = scalarU(0),
+    step = rowsPerItem(C);
   for (let from = claim() * step; from < R; from = claim() * step) {
     for (let r = from, last = min(R, from + step); r < last; r++) {
       const f = load<f32>(factor + (<usize>r << 2));
@@ -53,7 +55,10 @@ export function scale_rows(thread: i32): void {
 
 const AFFINE: i32 = 2;
 
-/** The scale of a tile with this range, as it is stored: grid 0 full, 1 restricted, 2 affine, 3 E4M3. */
+/**
+ * The scale of a tile with this range, as it is stored: grid 0 full, 1 restricted, 2 affine, 3
+ * E4M3.
+ */
 export function scaleOf(low: f32, high: f32, bits: i32, grid: i32, dtype: i32): f32 {
   const levels = <f32>((1 << bits) - 1);
   let span: f32, steps: f32;
@@ -123,7 +128,8 @@ function quantizeRun(w: usize, out: usize, n: i32, s: f32, z: i32, qmin: i32, qm
 }
 
 export function quantize_int(thread: i32): void {
-  const w = tensor(0), scale = tensor(1), zero = tensor(2), out = tensor(3), type = dtype(0), buffer = scratch(thread);
+  const w = tensor(0), scale = tensor(1), zero = tensor(2), out = tensor(3), type = dtype(0),
+    buffer = scratch(thread);
   const R = dim(0), C = dim(1), B = dim(3);
   const bits = scalarU(0), grid = scalarU(1), rows = scalarU(2), columns = scalarU(3);
   const qmax = (1 << (bits - 1)) - 1, qmin = grid == 1 ? -qmax : -qmax - 1, step = rowsPerItem(C);
@@ -131,7 +137,8 @@ export function quantize_int(thread: i32): void {
     for (let r = from, last = min(R, from + step); r < last; r++) {
       const tiles = r / rows * B;
       for (let b: i32 = 0; b < B; b++) {
-        const s = load<f32>(scale + (<usize>(tiles + b) << 2)), z = load<i8>(zero + <usize>(tiles + b));
+        const s = load<f32>(scale + (<usize>(tiles + b) << 2)),
+          z = load<i8>(zero + <usize>(tiles + b));
         for (let c = b * columns, end = min(C, c + columns); c < end; c += RUN) {
           const n = min(RUN, end - c), at = r * C + c;
           quantizeRun(run(w, at, n, type, buffer), out + <usize>at, n, s, z, qmin, qmax);
@@ -167,7 +174,8 @@ export function dequantize_int(thread: i32): void {
       const tiles = r / rows * B;
       for (let b: i32 = 0; b < B; b++) {
         const c = b * columns, at = r * C + c, n = min(columns, C - c);
-        const s = load<f32>(scale + (<usize>(tiles + b) << 2)), z = load<i8>(zero + <usize>(tiles + b));
+        const s = load<f32>(scale + (<usize>(tiles + b) << 2)),
+          z = load<i8>(zero + <usize>(tiles + b));
         dequantizeRun(codes + <usize>at, out + (<usize>at << 2), n, s, z);
       }
     }
@@ -175,7 +183,8 @@ export function dequantize_int(thread: i32): void {
 }
 
 export function quantize_fp8(thread: i32): void {
-  const w = tensor(0), scale = tensor(1), out = tensor(2), type = dtype(0), buffer = scratch(thread);
+  const w = tensor(0), scale = tensor(1), out = tensor(2), type = dtype(0),
+    buffer = scratch(thread);
   const R = dim(0), C = dim(1), B = dim(3), rows = scalarU(0), columns = scalarU(1);
   const step = rowsPerItem(C);
   for (let from = claim() * step; from < R; from = claim() * step) {
@@ -187,8 +196,10 @@ export function quantize_fp8(thread: i32): void {
           const n = min(RUN, end - c), at = r * C + c;
           let p = run(w, at, n, type, buffer), to = out + <usize>at, i: i32 = 0;
           for (; i + 16 <= n; i += 16) {
-            const v0 = narrowF8(f32x4.div(v128.load(p), s)), v1 = narrowF8(f32x4.div(v128.load(p, 16), s));
-            const v2 = narrowF8(f32x4.div(v128.load(p, 32), s)), v3 = narrowF8(f32x4.div(v128.load(p, 48), s));
+            const v0 = narrowF8(f32x4.div(v128.load(p), s)),
+              v1 = narrowF8(f32x4.div(v128.load(p, 16), s));
+            const v2 = narrowF8(f32x4.div(v128.load(p, 32), s)),
+              v3 = narrowF8(f32x4.div(v128.load(p, 48), s));
             v128.store(to, bytesOf(v0, v1, v2, v3));
             p += 64;
             to += 16;
@@ -211,7 +222,8 @@ export function dequantize_fp8(thread: i32): void {
     for (let r = from, last = min(R, from + step); r < last; r++) {
       const tiles = r / rows * B;
       for (let b: i32 = 0; b < B; b++) {
-        const s = v128.load32_splat(scale + (<usize>(tiles + b) << 2)), end = min(C, (b + 1) * columns);
+        const s = v128.load32_splat(scale + (<usize>(tiles + b) << 2)),
+          end = min(C, (b + 1) * columns);
         for (let c = b * columns; c < end; c++) {
           const at = r * C + c;
           const four = end - c >= 4, bits = v128.load32_zero(codes + <usize>at);
@@ -226,12 +238,16 @@ export function dequantize_fp8(thread: i32): void {
   }
 }
 
-/** The levels of four values: kind 0 the full integer grid whose codes reach from −half − ½ to half − ½, 1 E4M3. */
+/**
+ * The levels of four values: kind 0 the full integer grid whose codes reach from −half − ½ to half
+ * − ½, 1 E4M3.
+ */
 @inline
 function levels4(v: v128, scale: v128, kind: i32, half: f32): v128 {
   const q = f32x4.div(v, scale);
   if (kind != 0) return valueF8(narrowF8(q));
-  return f32x4.pmin(f32x4.splat(half - 0.5), f32x4.pmax(f32x4.splat(-(half + 0.5)), f32x4.nearest(q)));
+  return f32x4.pmin(f32x4.splat(half - 0.5),
+    f32x4.pmax(f32x4.splat(-(half + 0.5)), f32x4.nearest(q)));
 }
 
 /** Values rounded by one scale, and back. */
@@ -246,7 +262,10 @@ export function fake_quantize(thread: i32): void {
   }
 }
 
-/** Rows rounded to what an int8 or E4M3 runtime would see, and back: kind 0 the full integer grid, 1 E4M3. */
+/**
+ * Rows rounded to what an int8 or E4M3 runtime would see, and back: kind 0 the full integer grid, 1
+ * E4M3.
+ */
 export function fake_quantize_rows(thread: i32): void {
   const x = tensor(0), y = tensor(1), T = dim(0), C = dim(1), kind = scalarU(0), bits = scalarU(1);
   const step = rowsPerItem(C);

@@ -1,9 +1,13 @@
 // LLM.int8()'s activations: outlier columns found, rows rounded to int8 without them.
-import { ceilDiv, claim, dim, dtype, finishItem, rowsPerItem, scalarF, scratch, tensor } from "./call";
+import { ceilDiv, claim, dim, dtype, finishItem, rowsPerItem, scalarF, scratch,
+  tensor } from "./call";
 import { run } from "./cast";
 import { RUN } from "./range";
 
-/** max |x|, as bits, from `most` on, of what counts: columns whose skip is 0, and below `threshold` in the others. */
+/**
+ * max |x|, as bits, from `most` on, of what counts: columns whose skip is 0, and below `threshold`
+ * in the others.
+ */
 function absmaxBits(p: usize, skip: usize, n: i32, threshold: f32, most: v128): v128 {
   const magnitude = i32x4.splat(0x7fffffff), none = i32x4.splat(0), limit = f32x4.splat(threshold);
   for (let i: i32 = 0; i < n; i += 4) {
@@ -34,7 +38,8 @@ export function quantize_rows_int8(thread: i32): void {
       let bits = i32x4.splat(0);
       for (let c: i32 = 0; c < C; c += RUN) {
         const n = min(RUN, C - c);
-        bits = absmaxBits(run(x, t * C + c, n, type, buffer), skip + (<usize>c << 2), n, threshold, bits);
+        bits = absmaxBits(run(x, t * C + c, n, type, buffer), skip + (<usize>c << 2), n, threshold,
+          bits);
       }
       bits = i32x4.max_s(bits, v128.shuffle<i32>(bits, bits, 2, 3, 0, 1));
       const top = max(i32x4.extract_lane(bits, 0), i32x4.extract_lane(bits, 1));
@@ -46,14 +51,17 @@ export function quantize_rows_int8(thread: i32): void {
       }
       const factor = f32x4.splat(127 / most);
       for (let c: i32 = 0; c < C; c += RUN) {
-        const n = min(RUN, C - c), p = run(x, t * C + c, n, type, buffer), s = skip + (<usize>c << 2);
+        const n = min(RUN, C - c), p = run(x, t * C + c, n, type, buffer),
+          s = skip + (<usize>c << 2);
         const out = codes + <usize>(t * C + c);
         let i: i32 = 0;
         for (; i + 16 <= n; i += 16) {
           const at = <usize>i << 2;
           const a = code4(p + at, s + at, factor), b = code4(p + at + 16, s + at + 16, factor);
-          const c = code4(p + at + 32, s + at + 32, factor), d = code4(p + at + 48, s + at + 48, factor);
-          v128.store(out + <usize>i, i8x16.narrow_i16x8_s(i16x8.narrow_i32x4_s(a, b), i16x8.narrow_i32x4_s(c, d)));
+          const c = code4(p + at + 32, s + at + 32, factor),
+            d = code4(p + at + 48, s + at + 48, factor);
+          v128.store(out + <usize>i, i8x16.narrow_i16x8_s(i16x8.narrow_i32x4_s(a, b),
+            i16x8.narrow_i32x4_s(c, d)));
         }
         for (; i < n; i++) {
           const at = <usize>i << 2;
@@ -69,9 +77,11 @@ export function quantize_rows_int8(thread: i32): void {
  * found.
  */
 export function outlier_columns(thread: i32): void {
-  const x = tensor(0), skip = tensor(1), columns = tensor(2), T = dim(0), C = dim(1), threshold = scalarF(0);
+  const x = tensor(0), skip = tensor(1), columns = tensor(2), T = dim(0), C = dim(1),
+    threshold = scalarF(0);
   const step: i32 = 256, items = max(1, ceilDiv(C, step)), flags = scratch(thread);
-  const limit = f32x4.splat(threshold > 0 ? threshold : Infinity), magnitude = i32x4.splat(0x7fffffff);
+  const limit = f32x4.splat(threshold > 0 ? threshold : Infinity),
+    magnitude = i32x4.splat(0x7fffffff);
   const any = threshold > 0;
   for (let item = claim(); item < items; item = claim()) {
     const c = item * step, n = min(step, C - c);
@@ -85,7 +95,8 @@ export function outlier_columns(thread: i32): void {
         }
       }
     }
-    for (let i: i32 = 0; i < n; i++) store<u32>(skip + (<usize>(c + i) << 2), load<u32>(flags + (<usize>i << 2)) & 1);
+    for (let i: i32 = 0; i < n; i++) store<u32>(skip + (<usize>(c + i) << 2),
+      load<u32>(flags + (<usize>i << 2)) & 1);
     if (finishItem() == items - 1) listColumns(skip, columns, C);
   }
 }

@@ -33,7 +33,8 @@ function hold(from: i32, count: i32): void {
   let out: usize = 0;
   for (let i: i32 = 0; i < count;) {
     const r = (from + i) / width, c = (from + i) % width, n = min(min(width - c, count - i), 2048);
-    memory.copy(held + out, run(weights, (firstRow + r) * C + firstColumn + c, n, type, buffer), <usize>n << 2);
+    memory.copy(held + out, run(weights, (firstRow + r) * C + firstColumn + c, n, type, buffer),
+      <usize>n << 2);
     memory.copy(heldImportance + out, importance + (<usize>(firstColumn + c) << 2), <usize>n << 2);
     out += <usize>n << 2;
     i += n;
@@ -215,7 +216,8 @@ export function search_params(thread: i32): void {
   steps = min(MOST_STEPS, 1 << (bits + 2));
   topLevels = <f64>(1 << (grid == AFFINE ? bits : bits - 1));
   highestCode = (1 << (bits - 1)) - 1, lowestCode = grid == 1 ? -highestCode : -highestCode - 1;
-  buffer = scratch(thread), held = buffer + ((2048 + 16) << 2), heldImportance = held + ((HELD + 4) << 2);
+  buffer = scratch(thread), held = buffer + ((2048 + 16) << 2),
+    heldImportance = held + ((HELD + 4) << 2);
   for (let tile = claim(); tile < A * B; tile = claim()) {
     firstRow = tile / B * rows, firstColumn = tile % B * columns;
     width = min(columns, C - firstColumn), size = width * min(rows, R - firstRow);

@@ -1,0 +1,17 @@
+// x = times * x, then cap * tanh(x / cap) if there is a cap. One invocation an element.
+
+struct Args { N: u32, times: f32, cap: f32 }
+
+@group(0) @binding(0) var<storage, read_write> x: array<f32>; // f32[N]
+@group(1) @binding(0) var<uniform> args: Args;
+
+@compute @workgroup_size(LANES)
+fn main(
+  @builtin(workgroup_id) group: vec3<u32>,
+  @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let i = flat_group(group, groups) * LANES + lane;
+  if i >= args.N { return; }
+  x[i] = soft_cap(args.times * x[i], args.cap);
+}

@@ -1,0 +1,387 @@
+/**
+ * One block quantized with calibration, stage after stage: observe the inputs of the linears that
+ * come next, move their targets and scales, choose codes, go on with the quantized weights. What is
+ * packed is packed at the end of the block, because a later stage may still divide the rows of a
+ * weight that makes its input.
+ */
+import type { Backend, Scope, Tensor } from "../backend.ts";
+import { CheckpointError, quote } from "../errors.ts";
+import type { LoadedBlock } from "../forward/loaded_block.ts";
+import type { BlockTensors } from "../forward/walk.ts";
+import type { BlockGraph, Stage } from "../graph/block_graph.ts";
+import type { Matrix } from "../graph/matrices.ts";
+import { residualEdge } from "../graph/residual.ts";
+import { scaleColumns, upload } from "../linalg/channels.ts";
+import type { Rounder, SmoothableWeight } from "../method.ts";
+import { type Observer, openObservations, type Statistics } from "../observer.ts";
+import type { Gram } from "../linalg/panels.ts";
+import { gram } from "../observers/gram.ts";
+import { addBias } from "../ops/mod.ts";
+import { type StageSmoothing, stageSmoothing } from "../plan/smoothing.ts";
+import type { QuantizeTask, TensorTask } from "../plan/tasks.ts";
+import type { Reporter } from "../report.ts";
+import type { Trace } from "../trace.ts";
+import { Group } from "./group.ts";
+import { CalibrationMeasure } from "./output_error.ts";
+import type { Calibration, Pass } from "./pass.ts";
+import {
+  type Difference,
+  observeInputs,
+  observeResiduals,
+  type TargetMover,
+} from "./propagation.ts";
+import {
+  productOf,
+  type QuantizedSlice,
+  type QuantizedWeight,
+  unscaled,
+} from "./quantized_weight.ts";
+import { moveScales, type Smoothable } from "./smoothing.ts";
+
+/** What quantizing a block takes. */
+export interface BlockContext {
+  /** What becomes of the block's tensors. */
+  readonly tasks: readonly TensorTask[];
+  /** Whether targets are moved. */
+  readonly propagate: boolean;
+  /** Whether windows go on through the weights as they were. */
+  readonly float: boolean;
+  readonly backend: Backend;
+  readonly calibration: Calibration;
+  /** The block as the checkpoint has it. */
+  readonly original: LoadedBlock;
+  /** Where what lasts until the block is packed is allocated. */
+  readonly scope: Scope;
+  readonly report: Reporter;
+  readonly trace: Trace;
+  /** Measure the error of each weight's output. */
+  readonly metrics?: boolean;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** A block's quantized weights, and its norms and biases that took over scales. */
+export interface QuantizedBlock {
+  readonly weights: ReadonlyMap<string, QuantizedWeight>;
+  /** By name, in the dtype they are stored in, on the device. */
+  readonly vectors: ReadonlyMap<string, Tensor>;
+}
+
+/**
+ * Quantize one block, and send every window through it, or if it is the `last` only as far as it
+ * must.
+ */
+export async function quantizeBlock(
+  graph: BlockGraph,
+  { last, ...context }: BlockContext & { readonly last: boolean },
+): Promise<QuantizedBlock> {
+  const work = new BlockWork(graph, context);
+  for (const stage of graph.stages) await work.quantizeStage(stage);
+  if (!last) await work.finish();
+  return work;
+}
+
+/** Scales that were moved out of a stage's input, and how strongly. */
+interface Smoothed {
+  readonly scales: Float32Array<ArrayBuffer>;
+  readonly strength: number;
+}
+
+/** What is known of a stage's input. */
+interface Observed {
+  readonly statistics: Statistics;
+  readonly mover: TargetMover | undefined;
+}
+
+class BlockWork implements BlockTensors, Smoothable, QuantizedBlock {
+  readonly weights = new Map<string, QuantizedWeight>();
+  readonly vectors = new Map<string, Tensor>();
+  readonly #graph: BlockGraph;
+  readonly #context: BlockContext;
+  readonly #tasks: ReadonlyMap<string, TensorTask>;
+  #inputFactor: Tensor | undefined;
+
+  constructor(graph: BlockGraph, context: BlockContext) {
+    this.#graph = graph;
+    this.#context = context;
+    this.#tasks = new Map(context.tasks.map((task) => [task.name, task]));
+  }
+
+  /** A product of the quantized stream: from the codes, or as it was. */
+  product(matrix: Matrix, x: Tensor, scope: Scope): Tensor {
+    const weight = this.weights.get(matrix.name);
+    if (!weight) return this.#context.original.product(matrix, x, scope);
+    const y = productOf(weight, x, scope);
+    if (matrix.bias) scope.backend.run(addBias, { b: this.vector(matrix.bias), y });
+    return y;
+  }
+
+  vector(name: string): Tensor {
+    return this.vectors.get(name) ?? this.#context.original.vector(name);
+  }
+
+  replace(name: string, tensor: Tensor): void {
+    this.vectors.set(name, tensor);
+  }
+
+  weight(name: string): QuantizedWeight {
+    return this.weights.get(name)!;
+  }
+
+  /** Observe a stage's input, then quantize its linears. */
+  async quantizeStage(stage: Stage): Promise<void> {
+    const { backend, trace, report } = this.#context;
+    using scope = backend.scope();
+    const tasks = stage.matrices.flatMap(({ name }) => {
+      const task = this.#tasks.get(name);
+      return task?.kind === "quantize" ? [task] : [];
+    });
+    const groups = Group.of(tasks, report);
+    const smoothing = stageSmoothing(this.#graph, stage, (name) => this.#tasks.get(name));
+    const before = groups.flatMap(({ observers }) => observers);
+    const fixing = groups.flatMap(({ inputObserver }) => inputObserver ?? []);
+    const observed = await this.#observe(
+      stage,
+      new Set(smoothing ? before : [...before, ...fixing]),
+      scope,
+    );
+    const smoothed = smoothing && await this.#smooth(smoothing, groups, observed);
+    // A fixed scale is for the input as its linears get it.
+    const inputs = smoothing && fixing.length > 0
+      ? await this.#look(stage, new Set(fixing), scope)
+      : observed.statistics;
+    for (const group of groups) {
+      // A rounder may hold a matrix as large as the Gram matrix: there is one at a time.
+      using opened = backend.scope();
+      const open = () => group.open(smoothed?.scales, opened, observed.statistics);
+      const rounder = await trace.time("solve", open);
+      const inputScale = group.inputScale(inputs);
+      for (const task of group.tasks) {
+        await this.#round(task, { group, rounder, smoothed, inputScale, ...observed });
+      }
+    }
+  }
+
+  /** The last stage's linears, after which windows stand at the next block. */
+  async finish(): Promise<void> {
+    await this.#pass({});
+  }
+
+  async #pass(to: Pick<Pass, "to" | "observe">): Promise<void> {
+    using _ = this.#context.trace.begin("walk");
+    const { float, original, calibration, signal } = this.#context;
+    await calibration.pass({
+      graph: this.#graph,
+      quantized: float ? original : this,
+      original,
+      // The original has no scales to make up for.
+      inputFactor: float ? undefined : this.#inputFactor,
+      ...to,
+      signal,
+    });
+    this.#inputFactor = undefined;
+  }
+
+  /**
+   * Bring every window to a stage; what its input is like there, and how targets are to be moved
+   * for it.
+   */
+  async #observe(
+    stage: Stage,
+    observers: ReadonlySet<Observer>,
+    scope: Scope,
+  ): Promise<Observed> {
+    const { propagate, calibration: { tokens }, trace } = this.#context;
+    const { channels } = stage;
+    const observations = openObservations([...observers], { channels, tokens, scope });
+    const difference = propagate && observers.has(gram)
+      ? this.#difference(stage, scope)
+      : undefined;
+    await this.#pass({
+      to: stage,
+      async observe(x, gap) {
+        await observations.add(x);
+        if (difference && gap) difference.add(x, gap);
+      },
+    });
+    const statistics = await observations.finish();
+    if (observers.has(gram)) checkFinite(statistics.of(gram), stage);
+    const mover = await trace.time(
+      "solve",
+      () => difference?.finish(statistics.of(gram), scope),
+    );
+    if (difference && !mover) this.#warnOfTargets(stage);
+    return { statistics, mover };
+  }
+
+  #warnOfTargets({ matrices }: Stage): void {
+    this.#context.report({
+      type: "warning",
+      code: "no-propagation",
+      message: `Errors are not propagated to ${matrices.map(({ name }) => name).join(", ")}: the ` +
+        "Gram matrix of their input cannot be factored, with ten times the damping either.",
+    });
+  }
+
+  /** What a stage's input is like after scales were moved. */
+  async #look(stage: Stage, observers: ReadonlySet<Observer>, scope: Scope): Promise<Statistics> {
+    const { calibration, signal } = this.#context;
+    const { tokens } = calibration;
+    const { channels } = stage;
+    const observations = openObservations([...observers], { channels, tokens, scope });
+    await calibration.look({
+      graph: this.#graph,
+      tensors: this,
+      inputFactor: this.#inputFactor,
+      observe: (x) => observations.add(x),
+      signal,
+    });
+    return await observations.finish();
+  }
+
+  #difference(stage: Stage, scope: Scope): Difference {
+    const { channels } = stage;
+    const edge = residualEdge(this.#graph, stage);
+    if (!edge) return observeInputs(channels, scope);
+    const { linear: { rows, bias }, times } = edge;
+    return observeResiduals({
+      channels,
+      rows,
+      times,
+      bias: bias === undefined ? undefined : this.vector(bias),
+    }, scope);
+  }
+
+  /** Find the scales that are moved to what makes a stage's input, and move them. */
+  async #smooth(
+    { methods, source }: StageSmoothing,
+    groups: readonly Group[],
+    { statistics, mover }: Observed,
+  ): Promise<Smoothed | undefined> {
+    using _ = this.#context.trace.begin("scales");
+    const { backend, report, scope } = this.#context;
+    const weights = groups.flatMap((group) => {
+      const open: SmoothableWeight["open"] = (scales, scope) =>
+        group.open(scales, scope, statistics);
+      return group.tasks.map(({ name, weight }): SmoothableWeight => ({
+        name,
+        rows: weight.shape[0]!,
+        scheme: group.scheme,
+        take: (ids, scope) => this.#target(name, ids, { mover, scope }),
+        open,
+      }));
+    });
+    for (const method of methods) {
+      const found = await method.smooth({
+        weights,
+        options: groups[0]!.options,
+        statistics,
+        backend,
+        shared: source.kind === "linear" ? source.rows : undefined,
+        report,
+      });
+      if (!found) continue;
+      const moved = await moveScales(source, found.scales, { block: this, scope });
+      this.#inputFactor = moved.inputFactor;
+      return { scales: moved.scales, strength: found.strength };
+    }
+    return undefined;
+  }
+
+  /** Rows of a weight as they are to be rounded, scales apart: f32[n, C] in `scope`. */
+  #target(
+    name: string,
+    ids: Uint32Array<ArrayBuffer>,
+    { mover, scope }: { mover: TargetMover | undefined; scope: Scope },
+  ): Tensor {
+    const weight = this.#context.original.rows(name, ids, scope);
+    mover?.move(weight, ids);
+    return weight;
+  }
+
+  /** Choose the codes of one weight. */
+  async #round(
+    task: QuantizeTask,
+    { group, rounder, mover, smoothed, statistics, inputScale }: Observed & {
+      group: Group;
+      rounder: Rounder;
+      smoothed: Smoothed | undefined;
+      inputScale: number | undefined;
+    },
+  ): Promise<void> {
+    using _ = this.#context.trace.begin("round");
+    const { backend, original, scope, signal, trace, metrics } = this.#context;
+    const { name, weight: { shape: [rows = 0] }, sliceRows } = task;
+    using scratch = backend.scope();
+    const { importance } = rounder.remarks;
+    const measure = metrics && new CalibrationMeasure({ scope: scratch, statistics, importance });
+    const factor = smoothed && upload(smoothed.scales, scratch);
+    const fixed = inputScale === undefined ? {} : { input_scale: scalar(inputScale, scope) };
+    const slices: QuantizedSlice[] = [];
+    const losses: Tensor[] = [];
+    for (let from = 0; from < rows; from += sliceRows) {
+      signal?.throwIfAborted();
+      const to = Math.min(rows, from + sliceRows);
+      using inner = backend.scope();
+      const ids = Uint32Array.from({ length: to - from }, (_, i) => from + i);
+      let weight = this.#target(name, ids, { mover, scope: inner });
+      if (factor) weight = scaleColumns(weight, factor, inner);
+      const { quantized, loss } = await rounder.round({ weight, scope });
+      const tensors = { ...quantized.tensors, ...fixed };
+      const slice = { rows: { from, to }, quantized: { ...quantized, tensors } };
+      slices.push(slice);
+      if (loss) losses.push(scratch.adopt(scope.release(loss)));
+      if (!measure) continue;
+      const moved = { scales: smoothed?.scales };
+      await trace.time("measure", () =>
+        measure.add(quantized, {
+          original: (scope) => original.rows(name, ids, scope),
+          values: (scope) => unscaled(moved, slice, scope),
+          scope: inner,
+        }));
+    }
+    const { damping, fallback } = rounder.remarks;
+    const sums = await backend.read(...losses, ...measure ? measure.tensors : []);
+    const measured = measure && measure.finish(sums.splice(losses.length));
+    const loss = sums.reduce(
+      (all, bytes) => new Float32Array(bytes.buffer).reduce((sum, value) => sum + value, all),
+      0,
+    );
+    this.weights.set(name, {
+      task,
+      slices,
+      scales: smoothed?.scales,
+      facts: {
+        method: group.chain.name,
+        tokens: statistics.tokens,
+        ...(damping === undefined ? {} : { damping }),
+        ...(fallback === undefined ? {} : { fallback }),
+        ...(smoothed ? { strength: smoothed.strength } : {}),
+        ...(inputScale === undefined ? {} : { inputScale }),
+        ...(losses.length > 0 ? { loss: loss / statistics.tokens } : {}),
+        ...measured,
+      },
+    });
+  }
+}
+
+/**
+ * @throws {CheckpointError} the input of a stage is not finite, which no weight of the stage can
+ * help.
+ */
+function checkFinite({ diagonal }: Gram, { matrices }: Stage): void {
+  const channel = diagonal.findIndex((square) => !Number.isFinite(square));
+  if (channel < 0) return;
+  const { name } = matrices[0]!;
+  throw new CheckpointError(
+    `Cannot calibrate ${quote(name)}: channel ${channel} of its input is NaN or infinite on the ` +
+      "calibration text. Look for such values in the tensors before it.",
+    { tensor: name },
+  );
+}
+
+/** f32[1, 1] */
+function scalar(value: number, scope: Scope): Tensor {
+  const tensor = scope.alloc("f32", [1, 1]);
+  scope.backend.write(tensor, new Uint8Array(Float32Array.of(value).buffer));
+  return tensor;
+}

@@ -1,0 +1,365 @@
+/**
+ * Calibration: the windows of a text walk the blocks, and stop at every stage before its linears,
+ * so that these can be quantized for the inputs that the quantized model before them gives. With
+ * error propagation the original model's hidden states walk along. No product of a token with a
+ * weight is computed twice.
+ */
+import type { Backend, Scope, Tensor } from "../backend.ts";
+import type { Model, State } from "../family.ts";
+import { embedWindows } from "../forward/embedding.ts";
+import { HiddenStates, type SpillStore } from "../forward/hidden_states.ts";
+import { Pace } from "../forward/pace.ts";
+import type { States } from "../forward/states.ts";
+import { ModelTables } from "../forward/tables.ts";
+import { type BlockTensors, copyOf, walk } from "../forward/walk.ts";
+import type { ModelWeights } from "../forward/weights.ts";
+import { type BlockGraph, graphsOf, type Stage } from "../graph/block_graph.ts";
+import { originalPlace, placeOf, stateWidths } from "../graph/stops.ts";
+import { type ResidualEdge, residualEdge } from "../graph/residual.ts";
+import { scaleColumns } from "../linalg/channels.ts";
+import { add, scaleCap } from "../ops/mod.ts";
+import type { TextFacts } from "../report.ts";
+import type { StepCounter } from "../report.ts";
+
+/** Tokens to calibrate on, and where hidden states may go. */
+export interface CalibrationInput extends Partial<TextFacts> {
+  /** Token ids, one array per window, all of one length. */
+  readonly windows: readonly Uint32Array<ArrayBuffer>[];
+  /** Bytes of hidden states kept on the device. */
+  readonly stateBudget: number;
+  /** Where the rest goes, in bf16; required when the budget is smaller than the states. */
+  readonly spill?: SpillStore;
+}
+
+/**
+ * What is to be made up for where the quantized model's input is observed: the original model's
+ * input against its own, or where the stage's output joins the residual stream, the original's
+ * stream with that output against its own without it. f32[T, n] both.
+ */
+export interface Gap {
+  readonly original: Tensor;
+  readonly quantized: Tensor;
+}
+
+/** One way of all windows from a stop to the next. */
+export interface Pass {
+  readonly graph: BlockGraph;
+  readonly quantized: BlockTensors;
+  /** Required when the original's hidden states walk along. */
+  readonly original?: BlockTensors;
+  /**
+   * f32[C]: what the kept input of the stage that windows stand at is multiplied by, because scales
+   * were moved to what made it.
+   */
+  readonly inputFactor?: Tensor | undefined;
+  /** The stage they stop at; none at the end of a block. */
+  readonly to?: Stage;
+  /** Called with every window's input of `to`'s linears, f32[T, C]. */
+  readonly observe?: (x: Tensor, gap: Gap | undefined) => void | Promise<void>;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** What {@linkcode Calibration.look} looks at. */
+export interface Look extends Pick<Pass, "graph" | "inputFactor" | "signal"> {
+  readonly tensors: BlockTensors;
+  /** Called with every window's input, f32[T, C]. */
+  readonly observe: (x: Tensor) => void | Promise<void>;
+}
+
+/** What a calibration is opened with. */
+export interface CalibrationOptions {
+  readonly backend: Backend;
+  readonly input: CalibrationInput;
+  /** Whether the original's hidden states walk along. */
+  readonly propagate: boolean;
+  /** Counts a step whenever a window has gone one. */
+  readonly counter: StepCounter;
+}
+
+/** The windows of a calibration on their way through a model. */
+export class Calibration implements AsyncDisposable {
+  readonly #model: Model;
+  readonly #backend: Backend;
+  readonly #input: CalibrationInput;
+  readonly #counter: StepCounter;
+  readonly #held: Scope;
+  readonly #tables: ModelTables;
+  readonly #pace: Pace;
+  readonly #quantized: KeptStates;
+  readonly #original: KeptStates | undefined;
+  /** The stage that windows stand at; none at the beginning of a block. */
+  #at: Stage | undefined;
+
+  constructor(model: Model, { backend, input, propagate, counter }: CalibrationOptions) {
+    this.#model = model;
+    this.#backend = backend;
+    this.#input = input;
+    this.#counter = counter;
+    this.#held = backend.scope();
+    this.#pace = new Pace(backend);
+    const [first] = input.windows;
+    this.#tables = new ModelTables(model, { tokens: first!.length, scope: this.#held });
+    const perToken = stateWidths(model, { propagate }).kept;
+    this.#quantized = new KeptStates({ backend, input, perToken });
+    this.#original = propagate ? new KeptStates({ backend, input, perToken }) : undefined;
+    const passes = graphsOf(model).reduce((sum, { stages }) => sum + stages.length + 1, 0);
+    counter.total += input.windows.length * passes;
+  }
+
+  /** Tokens of all windows. */
+  get tokens(): number {
+    const { windows } = this.#input;
+    return windows.length * windows[0]!.length;
+  }
+
+  /** Look up every window's tokens. */
+  async embed(weights: ModelWeights): Promise<void> {
+    const [first] = this.#model.blocks;
+    const streams = [];
+    for (const kept of [this.#quantized, this.#original]) {
+      if (!kept) continue;
+      const { hiddenSize } = this.#model;
+      streams.push({ states: await kept.open(first!.input, hiddenSize), weights });
+    }
+    const { windows } = this.#input;
+    await embedWindows(this.#model, {
+      backend: this.#backend,
+      windows,
+      streams,
+      tables: this.#tables,
+    });
+  }
+
+  /** Send every window from one stop to the next. */
+  async pass(pass: Pass): Promise<void> {
+    const { graph, to, signal } = pass;
+    const from = this.#at;
+    await this.#quantized.expect(graph, placeOf(graph, to));
+    await this.#original?.expect(graph, originalPlace(graph, to));
+    for (let window = 0; window < this.#input.windows.length; window++) {
+      signal?.throwIfAborted();
+      await this.#walk(window, { ...pass, from });
+      await this.#pace.keep();
+      this.#counter.count(graph.block.name);
+    }
+    this.#at = to;
+    for (const kept of [this.#quantized, this.#original]) await kept?.settle(graph, to);
+  }
+
+  /**
+   * Look once more at the inputs of the stage that windows stand at, as scales that were moved
+   * since have made them. Nothing is multiplied by a weight, and no window moves.
+   */
+  async look({ graph, tensors, inputFactor, observe, signal }: Look): Promise<void> {
+    const stage = this.#at!;
+    for (let window = 0; window < this.#input.windows.length; window++) {
+      signal?.throwIfAborted();
+      using scope = this.#backend.scope();
+      const given = await this.#quantized.load(window, scope);
+      scaleInput(given, { stage, inputFactor, scope });
+      const place = { from: stage.at, to: stage.at };
+      const forward = { scope, tensors, tables: this.#tables };
+      await observe(walk(graph, place, { given, forward }).get(stage.input));
+      await this.#pace.keep();
+    }
+  }
+
+  async #walk(window: number, pass: Pass & { readonly from: Stage | undefined }): Promise<void> {
+    using scope = this.#backend.scope();
+    const { graph, from, to, observe, inputFactor } = pass;
+    const given = await this.#quantized.load(window, scope);
+    if (from) scaleInput(given, { stage: from, inputFactor, scope });
+    const states = walk(graph, { from: from?.at ?? 0, to: placeOf(graph, to) }, {
+      given,
+      forward: { scope, tensors: pass.quantized, tables: this.#tables },
+    });
+    const gap = this.#original && await this.#walkOriginal(window, { ...pass, states, scope });
+    if (to) await observe?.(states.get(to.input), gap);
+    await this.#quantized.store(window, { given, states, scope });
+  }
+
+  /**
+   * Bring the original's states as far as they are needed, and put them beside the quantized
+   * model's.
+   */
+  async #walkOriginal(
+    window: number,
+    { graph, from, to, original: tensors, states: quantized, scope }: Pass & {
+      readonly from: Stage | undefined;
+      readonly states: States;
+      readonly scope: Scope;
+    },
+  ): Promise<Gap | undefined> {
+    const kept = this.#original!;
+    if (!tensors) throw new RangeError("Cannot walk the original: its weights are missing");
+    const given = await kept.load(window, scope);
+    const [begin, end] = [from ? originalPlace(graph, from) : 0, originalPlace(graph, to)];
+    const states = walk(graph, { from: begin, to: end }, {
+      given,
+      forward: { scope, tensors, tables: this.#tables },
+    });
+    const gap = to && gapAt(graph, to, { original: states, quantized, scope });
+    await kept.store(window, { given, states, scope });
+    return gap;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#tables[Symbol.dispose]();
+    this.#held[Symbol.dispose]();
+    await this.#quantized[Symbol.asyncDispose]();
+    await this.#original?.[Symbol.asyncDispose]();
+  }
+}
+
+/** What is to be made up for at a stage. */
+function gapAt(
+  graph: BlockGraph,
+  stage: Stage,
+  { original, quantized, scope }: {
+    readonly original: States;
+    readonly quantized: States;
+    readonly scope: Scope;
+  },
+): Gap {
+  const edge = residualEdge(graph, stage);
+  if (!edge) {
+    return { original: original.get(stage.input), quantized: quantized.get(stage.input) };
+  }
+  // Where nothing is missing of the sum, the original's stream has it already.
+  const [sum] = graph.readersOf(edge.state);
+  const whole = sum?.op === "add" && graph.placeOf(sum.to) < originalPlace(graph, stage);
+  return {
+    original: whole ? original.get(sum.to) : sumOf([...edge.beside, edge], original, scope),
+    quantized: sumOf(edge.beside, quantized, scope),
+  };
+}
+
+/** Σ times·state; the state itself where there is one. */
+function sumOf(
+  terms: ResidualEdge["beside"],
+  states: States,
+  scope: Scope,
+): Tensor {
+  const [{ state, times }, ...others] = terms as [ResidualEdge["beside"][number]];
+  const first = states.get(state);
+  if (others.length === 0 && times === 1) return first;
+  const { backend } = scope;
+  const x = copyOf(first, scope);
+  if (times !== 1) backend.run(scaleCap, { x }, { times, cap: 0 });
+  for (const { state, times: other } of others) {
+    backend.run(add, { y: states.get(state), x }, { times: 1, other });
+  }
+  return x;
+}
+
+/** The kept input of a stage, as scales that were moved since have made it. */
+function scaleInput(
+  given: Map<State, Tensor>,
+  { stage: { input }, inputFactor, scope }: {
+    readonly stage: Stage;
+    readonly inputFactor: Tensor | undefined;
+    readonly scope: Scope;
+  },
+): void {
+  const x = given.get(input);
+  if (x && inputFactor) given.set(input, scaleColumns(x, inputFactor, scope));
+}
+
+/** What is kept of all windows in one stream, between two stops. */
+class KeptStates implements AsyncDisposable {
+  readonly #backend: Backend;
+  readonly #input: CalibrationInput;
+  readonly #perToken: number;
+  readonly #stores = new Map<State, HiddenStates>();
+  /** States to be kept at the stop that windows go to. */
+  #wanted: readonly State[] = [];
+
+  /** @param options.perToken Floats per token that all streams keep together. */
+  constructor(
+    { backend, input, perToken }: {
+      readonly backend: Backend;
+      readonly input: CalibrationInput;
+      readonly perToken: number;
+    },
+  ) {
+    this.#backend = backend;
+    this.#input = input;
+    this.#perToken = perToken;
+  }
+
+  /** A store of a state of `width` floats a token, with its share of the budget. */
+  async open(state: State, width: number): Promise<HiddenStates> {
+    const known = this.#stores.get(state);
+    if (known) return known;
+    const { windows, stateBudget, spill } = this.#input;
+    const tokens = windows[0]!.length;
+    // Of as many windows as fit, everything is kept; of the others nothing.
+    const resident = Math.floor(stateBudget / (tokens * this.#perToken * 4));
+    const store = await HiddenStates.open({
+      backend: this.#backend,
+      windows: windows.length,
+      shape: [tokens, width],
+      budget: resident * tokens * width * 4,
+      spill,
+      dtype: "bf16",
+    });
+    this.#stores.set(state, store);
+    return store;
+  }
+
+  /** Make room for what is to be kept at a place. */
+  async expect(graph: BlockGraph, place: number): Promise<void> {
+    this.#wanted = graph.resumption(place).states;
+    for (const state of this.#wanted) await this.open(state, graph.width(state));
+  }
+
+  /** A window's states. */
+  async load(window: number, scope: Scope): Promise<Map<State, Tensor>> {
+    const given = new Map<State, Tensor>();
+    for (const [state, store] of this.#stores) {
+      if (store.has(window)) given.set(state, await store.get(window, scope));
+    }
+    return given;
+  }
+
+  /** Keep what is wanted of a window, unless it is what was given, and forget the rest. */
+  async store(
+    window: number,
+    { given, states, scope }: {
+      readonly given: ReadonlyMap<State, Tensor>;
+      readonly states: States;
+      readonly scope: Scope;
+    },
+  ): Promise<void> {
+    for (const [state, store] of this.#stores) {
+      if (!this.#wanted.includes(state)) {
+        if (store.has(window)) store.drop(window);
+        continue;
+      }
+      const tensor = states.get(state);
+      if (tensor !== given.get(state)) await store.set(window, tensor, scope);
+    }
+  }
+
+  /**
+   * Close stores of what is not kept any more; at the end of a block its output is the input of the
+   * next.
+   */
+  async settle(graph: BlockGraph, to: Stage | undefined): Promise<void> {
+    for (const [state, store] of this.#stores) {
+      if (this.#wanted.includes(state)) continue;
+      this.#stores.delete(state);
+      await store[Symbol.asyncDispose]();
+    }
+    const { input, output } = graph.block;
+    const last = this.#stores.get(output);
+    if (to || !last) return;
+    this.#stores.delete(output);
+    this.#stores.set(input, last);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const store of this.#stores.values()) await store[Symbol.asyncDispose]();
+    this.#stores.clear();
+  }
+}

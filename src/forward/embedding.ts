@@ -1,0 +1,119 @@
+/**
+ * The first hidden states of windows: rows of the embedding table, times a factor, with positions
+ * and a norm where the model has them.
+ */
+import type { Backend, Scope, Tensor } from "../backend.ts";
+import type { Model } from "../family.ts";
+import { TABLE_BYTES } from "../limits.ts";
+import { add, embedding, scaleCap, widen } from "../ops/mod.ts";
+import type { HiddenStates } from "./hidden_states.ts";
+import type { ModelTables } from "./tables.ts";
+import { normalize } from "./walk.ts";
+import { areAlike, loadTable, loadVector, type ModelWeights } from "./weights.ts";
+
+/** Rows of the embedding table or the head that are on the device at once. */
+export function tableRows(
+  { hiddenSize, vocabSize }: Pick<Model, "hiddenSize" | "vocabSize">,
+  { maxTensorBytes }: Pick<Backend, "maxTensorBytes">,
+): number {
+  return Math.min(
+    vocabSize,
+    Math.max(1, Math.floor(Math.min(TABLE_BYTES, maxTensorBytes) / (hiddenSize * 4))),
+  );
+}
+
+/** Tensors that embedding reads, in order. */
+export function embeddingTensors({ embedding: { table, positions, norm } }: Model): string[] {
+  return [table, positions?.table, norm?.weight, norm?.bias].filter((name) => name !== undefined);
+}
+
+/** One stream of hidden states to be begun. */
+export interface EmbeddedStream {
+  readonly states: HiddenStates;
+  readonly weights: ModelWeights;
+}
+
+/** Set the hidden states of every window, in each stream, to the embedding of its tokens. */
+export async function embedWindows(
+  model: Model,
+  { backend, windows, streams, tables }: {
+    readonly backend: Backend;
+    readonly windows: readonly Uint32Array<ArrayBuffer>[];
+    readonly streams: readonly EmbeddedStream[];
+    readonly tables: ModelTables;
+  },
+): Promise<void> {
+  const { embedding: { table: name }, vocabSize, hiddenSize } = model;
+  const tokens = windows[0]!.length;
+  const rows = tableRows(model, backend);
+  for (let from = 0; from < vocabSize; from += rows) {
+    using scope = backend.scope();
+    const slice = { from, to: Math.min(vocabSize, from + rows) };
+    let first: Tensor | undefined;
+    for (const { states, weights } of streams) {
+      const table: Tensor = first && areAlike(name, streams[0]!.weights, weights)
+        ? first
+        : await loadTable(name, weights, { scope, rows: slice });
+      first ??= table;
+      for (const [window, ids] of windows.entries()) {
+        using inner = backend.scope();
+        const wanted = inner.alloc("u32", [tokens]);
+        backend.write(wanted, new Uint8Array(ids.buffer, ids.byteOffset, ids.byteLength));
+        const x = from === 0
+          ? inner.alloc("f32", [tokens, hiddenSize])
+          : await states.get(window, inner);
+        backend.run(embedding, { ids: wanted, table, x }, { first: from });
+        await states.set(window, x, inner);
+      }
+      await backend.finish();
+    }
+  }
+  for (const stream of streams) await finishEmbedding(model, stream, { backend, tables, tokens });
+}
+
+/** What follows the look-up, once all slices of the table have been seen. */
+async function finishEmbedding(
+  { embedding: { times = 1, positions, norm }, hiddenSize }: Model,
+  { states, weights }: EmbeddedStream,
+  { backend, tables, tokens }: {
+    readonly backend: Backend;
+    readonly tables: ModelTables;
+    readonly tokens: number;
+  },
+): Promise<void> {
+  if (times === 1 && !positions && !norm) return;
+  using scope = backend.scope();
+  const placed = positions && await placesOf(positions, weights, { tokens, hiddenSize, scope });
+  const vectors = new Map<string, Tensor>();
+  for (const name of [norm?.weight, norm?.bias]) {
+    if (name !== undefined) vectors.set(name, await loadVector(name, weights, scope));
+  }
+  const tensors = { vector: (name: string) => vectors.get(name)! };
+  for (let window = 0; window < states.windows; window++) {
+    using inner = backend.scope();
+    let x = await states.get(window, inner);
+    if (times !== 1) backend.run(scaleCap, { x }, { times, cap: 0 });
+    if (placed) backend.run(add, { y: placed, x }, { times: 1, other: 1 });
+    if (norm) x = normalize(x, norm, { scope: inner, tensors, tables });
+    await states.set(window, x, inner);
+  }
+  await backend.finish();
+}
+
+/** What is added at each position: f32[T, C]. */
+async function placesOf(
+  { table, offset }: NonNullable<Model["embedding"]["positions"]>,
+  weights: ModelWeights,
+  { tokens, hiddenSize, scope }: {
+    readonly tokens: number;
+    readonly hiddenSize: number;
+    readonly scope: Scope;
+  },
+): Promise<Tensor> {
+  const rows = { from: offset, to: offset + tokens };
+  const stored = await loadTable(table, weights, { scope, rows });
+  if (stored.dtype === "f32") return stored;
+  const wide = scope.alloc("f32", [tokens, hiddenSize]);
+  scope.backend.run(widen, { x: stored, y: wide });
+  return wide;
+}

@@ -1,0 +1,21 @@
+/** How many bytes of what are held at once: what a plan counts and a run keeps to. */
+
+/** Logits of one stream. */
+export const LOGIT_BYTES = 64 * 2 ** 20;
+
+/** The embedding table, or the output head, on the device at once, counted as f32. */
+export const TABLE_BYTES = 64 * 2 ** 20;
+
+/** Slices that are read ahead of the computation; one slice at least. */
+export const READ_AHEAD_BYTES = 8 * 2 ** 20;
+
+/** Packed slices that are still being written while the computation goes on. */
+export const WRITE_BEHIND_BYTES = 32 * 2 ** 20;
+
+/** Pieces that copied tensors are read in. */
+export const COPY_BYTES = 8 * 2 ** 20;
+
+/**
+ * On the device, what is not counted one by one: histograms, sums, lists of columns, rotary tables.
+ */
+export const SMALL_BYTES = 2 ** 20;

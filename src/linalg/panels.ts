@@ -1,0 +1,108 @@
+/**
+ * A square matrix on a device, as panels of rows: one where a kernel can bind it whole, more where
+ * it cannot (14336 columns are 822 MB, and a GPU may take 128 MiB).
+ */
+import type { Backend, Scope, Tensor } from "../backend.ts";
+import { HALF_BLOCK, multiply } from "../ops/gemm.ts";
+
+/** Rows of a matrix that one tensor holds. */
+export interface Panel {
+  /** Its first row in the matrix. */
+  readonly first: number;
+  readonly rows: number;
+  /** f32[rows, size] */
+  readonly tensor: Tensor;
+}
+
+/** f32[size, size] in panels whose rows are a multiple of 64, but for the last. */
+export interface Panels {
+  readonly size: number;
+  readonly panels: readonly Panel[];
+}
+
+/** Σ x·xᵀ of a linear's input over all tokens, both halves. */
+export interface Gram extends Panels {
+  readonly tokens: number;
+  /** Σ x_c² by channel, on the host. */
+  readonly diagonal: Float32Array<ArrayBuffer>;
+}
+
+/** Rows of each panel of a square matrix of `size` columns. */
+export function panelRows(
+  size: number,
+  { maxTensorBytes }: Pick<Backend, "maxTensorBytes">,
+): number {
+  const fitting = Math.floor(maxTensorBytes / (size * 4 * HALF_BLOCK)) * HALF_BLOCK;
+  return Math.min(size, Math.max(HALF_BLOCK, fitting));
+}
+
+/** Memory for a square matrix, with undefined contents. */
+export function allocPanels(size: number, scope: Scope): Panels {
+  const rows = panelRows(size, scope.backend);
+  const panels = Array.from({ length: Math.ceil(size / rows) }, (_, i): Panel => {
+    const [first, count] = [i * rows, Math.min(rows, size - i * rows)];
+    return { first, rows: count, tensor: scope.alloc("f32", [count, size]) };
+  });
+  return { size, panels };
+}
+
+/** Queue y[R, C] (+)= alpha·x·M, for x f32[R, C] and a square matrix M. */
+export function multiplyByPanels(
+  x: Tensor,
+  { size, panels }: Panels,
+  y: Tensor,
+  { backend, alpha = 1, add = false }: { backend: Backend; alpha?: number; add?: boolean },
+): void {
+  const [m = 0] = x.shape;
+  for (const [i, { first, rows, tensor }] of panels.entries()) {
+    multiply(backend, {
+      a: { tensor: x, column: first },
+      b: { tensor, transposed: true },
+      c: { tensor: y },
+    }, { m, n: size, k: rows, alpha, add: add || i > 0 });
+  }
+}
+
+/** Queue y[R, C] = alpha·x·Mᵀ (+ y), for x f32[R, C] and a square matrix M. */
+export function multiplyByTransposed(
+  x: Tensor,
+  { size, panels }: Panels,
+  y: Tensor,
+  { backend, alpha = 1, add = false }: { backend: Backend; alpha?: number; add?: boolean },
+): void {
+  const [m = 0] = x.shape;
+  for (const { first, rows, tensor } of panels) {
+    multiply(backend, {
+      a: { tensor: x },
+      b: { tensor },
+      c: { tensor: y, column: first },
+    }, { m, n: rows, k: size, alpha, add });
+  }
+}
+
+/**
+ * Queue y[R, n] = x·M[first … first + n, :]ᵀ, for x f32[R, C] and some rows of a square matrix M.
+ * With `within`, only these columns of x and of the rows are multiplied.
+ */
+export function multiplyByRows(
+  x: Tensor,
+  { size, panels }: Panels,
+  y: Tensor,
+  { backend, first, count: n, within = { first: 0, count: size } }: {
+    readonly backend: Backend;
+    readonly first: number;
+    readonly count: number;
+    readonly within?: { readonly first: number; readonly count: number };
+  },
+): void {
+  const [m = 0] = x.shape;
+  for (const { first: top, rows, tensor } of panels) {
+    const [from, to] = [Math.max(first, top), Math.min(first + n, top + rows)];
+    if (from >= to) continue;
+    multiply(backend, {
+      a: { tensor: x, column: within.first },
+      b: { tensor, row: from - top, column: within.first },
+      c: { tensor: y, column: from - first },
+    }, { m, n: to - from, k: within.count });
+  }
+}

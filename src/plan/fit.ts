@@ -1,0 +1,153 @@
+/**
+ * How a run keeps its budgets and fits on its device: hidden states go to disk, then slices shrink.
+ * Refuses what cannot be done.
+ */
+import type { DeviceLimits } from "../backend.ts";
+import { UnsupportedError } from "../errors.ts";
+import type { Model } from "../family.ts";
+import { stateWidths } from "../graph/stops.ts";
+import { size, sizeToGive } from "../size.ts";
+import { type Surroundings, walkBytes } from "./memory.ts";
+import type { MemoryPlan } from "./planned.ts";
+import type { Walks, WindowsRequest } from "./planned.ts";
+
+/** Bytes a run may use; what is absent is unlimited. */
+export interface Budgets {
+  /** Of the process: `MemoryPlan.peak`. */
+  readonly ram?: number | undefined;
+  /** Of a GPU: the peak without the runtime. */
+  readonly vram?: number | undefined;
+  /**
+   * Of temporary files: hidden states, and staged shards of a Hub repository. The output is not
+   * counted.
+   */
+  readonly disk?: number | undefined;
+}
+
+/**
+ * Bytes of hidden states that go to disk at once: those of the evaluation as f32, those of the
+ * calibration as bf16, of two stops while windows go from one to the next.
+ */
+export function spilledBytes(
+  model: Model | undefined,
+  { evaluation, calibration }: Walks,
+  { propagate }: { readonly propagate: boolean },
+): number {
+  if (!model) return 0;
+  const spilled = ({ windows, seqLen, stateBudget }: WindowsRequest, perToken: number) =>
+    windows - Math.min(windows, Math.floor(stateBudget / (seqLen * perToken * 4)));
+  const widths = stateWidths(model, { propagate });
+  const both = 2 * model.hiddenSize;
+  return (evaluation ? spilled(evaluation, both) * evaluation.seqLen * both * 4 : 0) +
+    (calibration ? spilled(calibration, widths.kept) * calibration.seqLen * widths.between * 2 : 0);
+}
+
+/** Slices are not made smaller than this to keep a budget: below it, every other cost is larger. */
+const SMALLEST_SLICE = 64 * 2 ** 10;
+
+/** What {@linkcode fit} may choose. */
+export interface Choice {
+  readonly sliceBytes: number;
+  readonly windows: Walks;
+}
+
+/**
+ * Find hidden states' memory and a slice size with which a run keeps its budgets and fits on its
+ * device: first hidden states go to disk, then slices shrink.
+ *
+ * @throws {UnsupportedError} none does; the sentence has the number that would.
+ */
+export function fit<T extends { readonly memory: MemoryPlan }>(
+  make: (choice: Choice) => T,
+  { device, budgets, ...around }: Surroundings & {
+    device: DeviceLimits;
+    budgets: Budgets;
+  },
+): T {
+  const { model, windows } = around;
+  if (budgets.vram !== undefined && device.name !== "webgpu") {
+    refuse(
+      "budgets.vram",
+      `the device is ${device.name}, which has no memory of its own; use \`budgets.ram\``,
+    );
+  }
+  let choice: Choice = { sliceBytes: device.sliceBytes, windows };
+  for (;;) {
+    const made = make(choice);
+    const { base, peak } = made.memory;
+    const overDevice = made.memory.device - (device.memoryBytes ?? Infinity);
+    const over = Math.max(
+      peak - (budgets.ram ?? Infinity),
+      peak - base - (budgets.vram ?? Infinity),
+      overDevice,
+    );
+    if (over <= 0) {
+      const spilled = spilledBytes(model, choice.windows, around);
+      if (spilled <= (budgets.disk ?? Infinity)) return made;
+      refuse(
+        "budgets.disk",
+        `${size(spilled)} of hidden states must go to disk. Give \`budgets.disk\` ${
+          sizeToGive(spilled)
+        }, more memory, or fewer \`numSamples\``,
+      );
+    }
+    const fewer = model && fewerStates(over, model, { ...around, windows: choice.windows });
+    if (fewer) {
+      choice = { ...choice, windows: fewer };
+    } else if (choice.sliceBytes > SMALLEST_SLICE) {
+      choice = { ...choice, sliceBytes: choice.sliceBytes / 2 };
+    } else if (overDevice > 0) {
+      refuseDevice(device, made.memory);
+    } else {
+      const [option, least] = peak > (budgets.ram ?? Infinity)
+        ? ["budgets.ram", peak]
+        : ["budgets.vram", peak - base];
+      refuse(
+        option,
+        `this run needs at least ${size(least)}. Give \`${option}\` ${sizeToGive(least)}${
+          windows.evaluation ? ", a shorter `seqLen`, or leave out `evaluation`" : ""
+        }`,
+      );
+    }
+  }
+}
+
+/**
+ * The same walks with `over` bytes less for hidden states; undefined when none are left in memory.
+ */
+function fewerStates(over: number, model: Model, around: Surroundings): Walks | undefined {
+  const all = walkBytes(model, around);
+  for (const walk of ["evaluation", "calibration"] as const) {
+    const asked = around.windows[walk];
+    const held = asked && Math.min(asked.stateBudget, all[walk]);
+    if (!asked || !held) continue;
+    const stateBudget = Math.max(0, held - over);
+    return { ...around.windows, [walk]: { ...asked, stateBudget } };
+  }
+  return undefined;
+}
+
+/** @throws {UnsupportedError} always: a device cannot hold what must be on it at once. */
+function refuseDevice(
+  { name, memoryBytes }: Pick<DeviceLimits, "name" | "memoryBytes">,
+  { device, slice, weights, activations, calibration }: MemoryPlan,
+): never {
+  const most = Math.max(slice, weights + activations, calibration);
+  const [doing, advice] = most === calibration
+    ? ["while a block is calibrated", "a `method` that needs no calibration (rtn or hqq)"]
+    : most === slice
+    ? ["while a weight is quantized", "a scale per group or channel"]
+    : ["while a block is evaluated", "a shorter `seqLen`, or leave out `evaluation`"];
+  const other = name === "webgpu" ? "" : "a GPU (`device` webgpu), or ";
+  const reason = `at least ${size(device)} must be on it at once, ${doing}, and it holds ${
+    size(memoryBytes!)
+  }`;
+  throw new UnsupportedError(`Cannot do this on ${name}: ${reason}. Use ${other}${advice}.`, {
+    what: name,
+    reason,
+  });
+}
+
+function refuse(option: string, reason: string): never {
+  throw new UnsupportedError(`Cannot keep to \`${option}\`: ${reason}.`, { what: option, reason });
+}

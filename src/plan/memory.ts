@@ -1,0 +1,287 @@
+/**
+ * The peak memory of a run, from the plan: what each phase holds at once, and the largest of them.
+ * Bytes throughout.
+ */
+import type { DeviceLimits } from "../backend.ts";
+import type { Model } from "../family.ts";
+import type { Format } from "../format.ts";
+import { type BlockGraph, graphsOf, type Stage } from "../graph/block_graph.ts";
+import { residualEdge } from "../graph/residual.ts";
+import { stateWidths } from "../graph/stops.ts";
+import {
+  COPY_BYTES,
+  LOGIT_BYTES,
+  READ_AHEAD_BYTES,
+  SMALL_BYTES,
+  TABLE_BYTES,
+  WRITE_BEHIND_BYTES,
+} from "../limits.ts";
+import { factorBytes } from "../linalg/factor.ts";
+import { gram } from "../observers/gram.ts";
+import { schemeKind } from "../schemes/mod.ts";
+import { BITS, byteLength, matrixShape, sum } from "../tensor.ts";
+import { inputObserver, isCalibrated, observersOf } from "./needs.ts";
+import type { TensorTask, Unit } from "./tasks.ts";
+import type { MemoryPlan, Walks, WindowsRequest } from "./planned.ts";
+
+/** What some part of a run holds: on the device, and beside that on the host. */
+interface Held {
+  readonly device: number;
+  readonly host: number;
+}
+
+const NOTHING: Held = { device: 0, host: 0 };
+
+/** Bytes in both places. */
+const bytesOf = ({ device, host }: Held) => device + host;
+
+/** The most that each place holds, and both together, of things that are not held at once. */
+function larger(one: Held, other: Held): Held {
+  const device = Math.max(one.device, other.device);
+  return { device, host: Math.max(bytesOf(one), bytesOf(other)) - device };
+}
+
+/**
+ * Resident bytes beside what is counted here: runtime and program 80 MB, compiled kernels and
+ * buffers that wait for the garbage collector 95 MB (70 MB where nothing is calibrated), a Vulkan
+ * driver that was asked for its adapters 90 MB. Measured on Linux with Deno 2.9.
+ */
+const BASE = { wasm: 265e6, webgpu: 325e6, reference: 265e6 } as const;
+
+/** What the memory of windows on their way depends on. */
+export interface Surroundings {
+  readonly model: Model | undefined;
+  readonly windows: Walks;
+  /** Whether the original's hidden states walk along in the calibration. */
+  readonly propagate: boolean;
+}
+
+/** Plan the memory of a run. */
+export function planMemory(
+  units: readonly Unit[],
+  { device, format, buffers, ...around }: Surroundings & {
+    readonly device: DeviceLimits;
+    readonly format: Format;
+    /** `TensorSource.bufferBytes` */
+    readonly buffers: number;
+  },
+): MemoryPlan {
+  const { model, windows: { evaluation, calibration: calibrated } } = around;
+  const base = BASE[device.name] + READ_AHEAD_BYTES + WRITE_BEHIND_BYTES + buffers;
+  const slices = units.flatMap(({ tasks }) => tasks)
+    .reduce((most, task) => larger(most, taskMemory(task, format)), NOTHING);
+  const slice = Math.ceil(bytesOf(slices));
+  if (!model || !(evaluation || calibrated)) {
+    const nothing = { weights: 0, calibration: 0, states: 0, activations: 0 };
+    const device = Math.ceil(slices.device) + SMALL_BYTES;
+    return { base, slice, ...nothing, peak: base + slice, device };
+  }
+  const { held: weights, activations } = evaluation
+    ? evaluationMemory(units, model, { evaluation, format })
+    : { held: NOTHING, activations: 0 };
+  const calibration = calibrated
+    ? calibrationMemory(units, model, { calibration: calibrated, propagate: around.propagate })
+    : NOTHING;
+  const window = (calibrated?.seqLen ?? 0) * stateWidths(model, around).kept * 4;
+  const states = statesInMemory(model, around) + window +
+    2 * (evaluation?.seqLen ?? 0) * model.hiddenSize * 4;
+  const walking = { ...weights, device: weights.device + activations };
+  const most = larger(larger(slices, walking), calibration);
+  return {
+    base,
+    slice,
+    weights: bytesOf(weights),
+    calibration: bytesOf(calibration),
+    states,
+    activations,
+    peak: base + Math.ceil(bytesOf(most)) + states,
+    device: Math.ceil(most.device) + states + SMALL_BYTES,
+  };
+}
+
+/** What one tensor's slice on its way holds. */
+function taskMemory(task: TensorTask, format: Format): Held {
+  if (task.kind === "drop") return NOTHING;
+  if (task.kind !== "quantize") {
+    // Cast on the host, values are there as they were, as f32, and as they will be.
+    const copies = task.kind === "copy" && task.dtype !== task.source.dtype ? 6 : 2;
+    return { device: 0, host: copies * Math.min(COPY_BYTES, byteLength(task.source)) };
+  }
+  const { scheme, weight, outputs, at, sliceRows } = task;
+  const [rows, columns] = matrixShape(weight.shape);
+  const bytes = sliceRows * columns * BITS[weight.dtype] / 8;
+  const packed = sum(outputs, byteLength);
+  // Double quantization needs every absmax of the weight at once: on the host, and at the end on
+  // the device with its codes.
+  const nested = "doubleQuant" in scheme && scheme.doubleQuant ? rows * columns / scheme.block : 0;
+  const part = packed * sliceRows / rows;
+  // To be turned, a matrix is read whole, and with format plain turned back whole.
+  const turned = at.transposed ? 3 * byteLength(weight) : 0;
+  return {
+    // As it was, codes, packed; dequantized to be measured.
+    device: bytes + schemeKind(scheme).workBytes(scheme, sliceRows, columns) + part +
+      sliceRows * columns * 4 + nested * (4 + 1),
+    // Read ahead, on its way; packed.
+    host: 2 * bytes + part + nested * 4 + (format.gathers ? packed : 0) + turned,
+  };
+}
+
+/**
+ * What a block holds while windows go through it in both streams, and what they hold themselves.
+ */
+function evaluationMemory(
+  units: readonly Unit[],
+  model: Model,
+  { evaluation: { seqLen: tokens }, format }: {
+    readonly evaluation: WindowsRequest;
+    readonly format: Format;
+  },
+): { readonly held: Held; readonly activations: number } {
+  let held = NOTHING;
+  let scratch = 0;
+  for (const { place, tasks } of units) {
+    if (place === "embedding") continue;
+    // Of what stands behind the blocks only the head is needed, in slices.
+    const needed = place === undefined
+      ? tasks.filter(({ source: { name } }) => name === model.head?.linear.at.of)
+      : tasks;
+    let [device, host] = [0, 0];
+    for (const task of needed) {
+      if (place !== undefined) device += byteLength(task.source);
+      if (task.kind !== "quantize") continue;
+      const { scheme, weight, outputs } = task;
+      const shape = matrixShape(weight.shape);
+      const packed = sum(outputs, byteLength);
+      host += packed;
+      device += schemeKind(scheme).codeBytes(scheme, ...shape);
+      // Packed, it is on the device before any product is computed; columns that are taken out on
+      // the host are packed as rows there.
+      const taken = format.gathers ? 2 * packed : packed;
+      scratch = Math.max(scratch, schemeKind(scheme).linearBytes(scheme, shape, tokens), taken);
+    }
+    held = larger(held, { device, host });
+  }
+  const { vocabSize, hiddenSize } = model;
+  const logits = 2 * Math.min(LOGIT_BYTES, tokens * vocabSize * 4) +
+    2 * Math.min(TABLE_BYTES, vocabSize * hiddenSize * 4);
+  return { held, activations: Math.max(tokens * activationsPerToken(model) * 4 + scratch, logits) };
+}
+
+/** Floats per token that a window has on the device at once at some place of a block, at most. */
+export function activationsPerToken(model: Model): number {
+  return graphsOf(model).reduce((most, { widest }) => Math.max(most, widest), model.hiddenSize);
+}
+
+/** What calibrating the largest block holds at once, hidden states apart. */
+function calibrationMemory(
+  units: readonly Unit[],
+  model: Model,
+  { calibration: { seqLen: tokens, windows }, propagate }: {
+    readonly calibration: WindowsRequest;
+    readonly propagate: boolean;
+  },
+): Held {
+  const tasks = new Map(units.flatMap(({ tasks }) => tasks).map((task) => [task.name, task]));
+  const kept = propagate ? stateWidths(model, { propagate }).kept : 0;
+  return graphsOf(model).reduce((most, graph) => {
+    const passing = tokens * 4 * (graph.widest + kept);
+    return larger(most, blockMemory(graph, { tasks, tokens, windows, propagate, passing }));
+  }, NOTHING);
+}
+
+/** What the memory of a block under calibration depends on. */
+interface BlockSurroundings {
+  readonly tasks: ReadonlyMap<string, TensorTask>;
+  /** Of one window. */
+  readonly tokens: number;
+  readonly windows: number;
+  readonly propagate: boolean;
+  /** Bytes of a window's states on their way. */
+  readonly passing: number;
+}
+
+function blockMemory(graph: BlockGraph, how: BlockSurroundings): Held {
+  // Weights as they were, and their codes until the block is packed; packed, they are on the host
+  // twice.
+  let [device, host] = [0, 0];
+  for (const { name, rows, columns } of graph.matrices) {
+    const task = how.tasks.get(name)!;
+    device += byteLength(task.source);
+    if (task.kind !== "quantize") continue;
+    device += schemeKind(task.scheme).codeBytes(task.scheme, rows, columns);
+    host += 2 * sum(task.outputs, byteLength);
+  }
+  const stages = graph.stages.map((stage) => stageMemory(graph, stage, how));
+  return { device: device + Math.max(...stages), host };
+}
+
+/**
+ * Slices of a weight, f32, that rounding holds at once: the target and its move, scaled, reordered,
+ * errors, values; or while the scale of whole rows is refitted, the target, scaled, without dead
+ * channels, values, errors, and three products.
+ */
+const SLICE_COPIES = 8;
+
+function stageMemory(
+  graph: BlockGraph,
+  stage: Stage,
+  { tasks, tokens, windows, propagate, passing: states }: BlockSurroundings,
+): number {
+  const { channels, matrices } = stage;
+  const quantized = matrices.flatMap(({ name }) => {
+    const task = tasks.get(name);
+    return task?.kind === "quantize" ? [task] : [];
+  });
+  const passing = states +
+    quantized.reduce(
+      (most, { scheme, weight: { shape } }) =>
+        Math.max(most, schemeKind(scheme).linearBytes(scheme, matrixShape(shape), tokens)),
+      0,
+    );
+  const calibrated = quantized.filter(isCalibrated);
+  if (calibrated.length === 0) return passing;
+  const observers = new Set(calibrated.flatMap((task) => {
+    const fixing = inputObserver(task.scheme, task.rule.options);
+    return [...observersOf(task), ...(fixing ? [fixing] : [])];
+  }));
+  const moving = propagate && observers.has(gram);
+  const joining = residualEdge(graph, stage)?.linear.rows;
+  const statistics = sum([...observers], ({ bytes }) => bytes(channels, tokens * windows)) +
+    (moving ? propagationBytes(channels, joining) + tokens * channels * 4 : 0);
+  const slices = calibrated.map(({ sliceRows }) => SLICE_COPIES * sliceRows * channels * 4);
+  const searching = calibrated.flatMap(({ chain, rule: { options } }) =>
+    chain.smoothing.map(({ workBytes }) => workBytes?.(channels, options) ?? 0)
+  );
+  // The factor that targets are moved with, and that of the rounding.
+  const factors = observers.has(gram) ? (moving ? 2 : 1) * factorBytes(channels) : 0;
+  return statistics + Math.max(passing, factors + Math.max(...slices, ...searching));
+}
+
+/**
+ * Bytes of the sums that targets are moved by, for a stage of C channels whose linear, if it joins
+ * the residual stream, has R rows; its factor not counted.
+ */
+function propagationBytes(channels: number, joining: number | undefined): number {
+  // Sums that are solved with as a whole need as much again.
+  return (joining ?? 2 * channels) * channels * 4;
+}
+
+/** Bytes of hidden states kept in memory. */
+function statesInMemory(model: Model, around: Surroundings): number {
+  const { evaluation, calibration } = around.windows;
+  const all = walkBytes(model, around);
+  return Math.min(evaluation?.stateBudget ?? 0, all.evaluation) +
+    Math.min(calibration?.stateBudget ?? 0, all.calibration);
+}
+
+/** Bytes of all hidden states as f32. */
+export function walkBytes(
+  model: Model,
+  { windows: { evaluation, calibration }, propagate }: Surroundings,
+): { readonly evaluation: number; readonly calibration: number } {
+  const tokens = (walk: WindowsRequest | undefined) => walk ? walk.windows * walk.seqLen : 0;
+  return {
+    evaluation: 2 * tokens(evaluation) * model.hiddenSize * 4,
+    calibration: tokens(calibration) * stateWidths(model, { propagate }).kept * 4,
+  };
+}

@@ -1,0 +1,120 @@
+/** Blocks quantized with calibration (calibration/block.ts tells how), packed and written. */
+import type { Scope, Tensor } from "../backend.ts";
+import { quantizeBlock } from "../calibration/block.ts";
+import { Calibration, type CalibrationInput } from "../calibration/pass.ts";
+import { type QuantizedWeight, unscaled } from "../calibration/quantized_weight.ts";
+import type { Model } from "../family.ts";
+import { LoadedBlock } from "../forward/loaded_block.ts";
+import type { ModelWeights } from "../forward/weights.ts";
+import { type BlockGraph, graphsOf } from "../graph/block_graph.ts";
+import type { Plan } from "../plan/planned.ts";
+import type { TensorTask } from "../plan/tasks.ts";
+import type { Reporter, StepCounter } from "../report.ts";
+import type { Context, RunOptions } from "./context.ts";
+import { keepPacked, type SliceWork, storeWeight, writePieces } from "./store.ts";
+
+/** The calibration of a plan that has one. */
+export function openCalibration(
+  { model, calibration: planned, propagate }: Plan,
+  { backend, calibration: input, report = () => {} }: RunOptions,
+  counter: StepCounter,
+): Calibration | undefined {
+  if (!planned || !model) return undefined;
+  if (input?.windows.length !== planned.windows) {
+    throw new RangeError(
+      `Cannot run the plan: it calibrates on ${planned.windows} windows, got ${
+        input?.windows.length ?? 0
+      }`,
+    );
+  }
+  warnOfFewTokens(model, input, report);
+  return new Calibration(model, { backend, input, propagate, counter });
+}
+
+/** A Gram matrix of fewer tokens than it has rows does not have full rank. */
+function warnOfFewTokens(model: Model, { windows }: CalibrationInput, report: Reporter): void {
+  const tokens = windows.length * windows[0]!.length;
+  const stages = graphsOf(model).flatMap(({ stages }) => stages);
+  const widest = Math.max(...stages.map(({ channels }) => channels));
+  if (tokens >= widest) return;
+  report({
+    type: "warning",
+    code: "few-tokens",
+    message:
+      `Calibrating on ${tokens} tokens, fewer than the ${widest} inputs of the widest layer: ` +
+      "the result will be worse than it could be. Use more windows (`numSamples`) or longer ones (`seqLen`).",
+  });
+}
+
+/** Whether a task needs no calibration even where its block is calibrated. */
+export function isCopied({ kind }: TensorTask): boolean {
+  return kind === "copy" || kind === "drop";
+}
+
+/**
+ * Quantize a block with calibration, and write it; the block as it was, on the device until `scope`
+ * ends.
+ */
+export async function calibrateBlock(
+  graph: BlockGraph,
+  { tasks, last, context, calibration, original, scope }: {
+    readonly tasks: readonly TensorTask[];
+    /** No block follows it. */
+    readonly last: boolean;
+    readonly context: Context;
+    readonly calibration: Calibration;
+    readonly original: ModelWeights;
+    readonly scope: Scope;
+  },
+): Promise<LoadedBlock> {
+  const { backend, plan: { propagate, recipe }, trace } = context;
+  const loaded = await trace.time("load", () => LoadedBlock.load(graph, original, { scope }));
+  using held = backend.scope();
+  const { weights, vectors } = await quantizeBlock(graph, {
+    ...context,
+    tasks,
+    last,
+    propagate,
+    float: recipe.calibrateOn === "float",
+    calibration,
+    original: loaded,
+    scope: held,
+  });
+  for (const weight of weights.values()) {
+    const { task, facts: calibration } = weight;
+    await storeWeight(task, { slices: slicesOf(weight, loaded), calibration }, context);
+  }
+  for (const task of tasks) {
+    if (task.kind !== "smooth") continue;
+    // Where all scales were 1, it is as it was.
+    await writeVector(task, vectors.get(task.name) ?? loaded.vector(task.name), context);
+  }
+  return loaded;
+}
+
+/** The slices of a weight whose codes were chosen. */
+function* slicesOf(weight: QuantizedWeight, loaded: LoadedBlock): Generator<SliceWork> {
+  for (const slice of weight.slices) {
+    const { rows, quantized } = slice;
+    yield {
+      rows,
+      choose: () => ({
+        quantized,
+        original(scope) {
+          const ids = Uint32Array.from({ length: rows.to - rows.from }, (_, i) => rows.from + i);
+          return loaded.rows(weight.task.name, ids, scope);
+        },
+        values: (scope) => unscaled(weight, slice, scope),
+      }),
+    };
+  }
+}
+
+/** Write a norm or a bias that calibration may have changed. */
+async function writeVector(task: TensorTask, tensor: Tensor, context: Context): Promise<void> {
+  const { name } = task;
+  const [bytes] = await context.backend.read(tensor);
+  keepPacked(task, context);
+  await writePieces([{ tensor: name, offset: 0, bytes: bytes! }], context);
+  context.report({ type: "copied", name, bytes: bytes!.length });
+}

@@ -1,0 +1,63 @@
+/** The state of a run, and what it was asked to do. */
+import type { Backend } from "../backend.ts";
+import type { CalibrationInput } from "../calibration/pass.ts";
+import type { Distribution } from "../metrics/distribution.ts";
+import type { EvaluationInput } from "../forward/streams.ts";
+import type { Plan } from "../plan/planned.ts";
+import type { Reporter, TensorReport, Warning } from "../report.ts";
+import type { Sink } from "../sink.ts";
+import type { TensorSource } from "../source.ts";
+import type { Trace } from "../trace.ts";
+import type { Output } from "./output.ts";
+import type { ReadAhead } from "./read_ahead.ts";
+
+/** What a run needs beside its plan. */
+export interface RunOptions {
+  readonly source: TensorSource;
+  readonly backend: Backend;
+  readonly sink: Sink;
+  readonly report?: Reporter;
+  /** Stops the run between two slices; nothing is left under the final name. */
+  readonly signal?: AbortSignal;
+  /**
+   * Compute every metric of every quantized weight, and the error of the outputs of those that are
+   * calibrated.
+   */
+  readonly metrics?: boolean;
+  /**
+   * Keep how the values and codes of every quantized weight are distributed, as a report shows
+   * them; only with `metrics`.
+   */
+  readonly distributions?: boolean;
+  /** Measure the model in the same pass; the plan must have been made with the same windows. */
+  readonly evaluation?: EvaluationInput;
+  /**
+   * What to calibrate on; required if the plan has a calibration, and must be of the same windows.
+   */
+  readonly calibration?: CalibrationInput;
+  /** The command line that asks for it, as others can repeat it: the record tells it. */
+  readonly command?: string;
+  /** What was said before the run. */
+  readonly warnings?: readonly Warning[];
+  /** Resident bytes of the process now, or the most so far; sampled for the report's peak. */
+  readonly residentBytes?: () => number;
+  /**
+   * Resident bytes of the process now, where `residentBytes` is the most so far: tells the phases
+   * of a run apart.
+   */
+  readonly currentBytes?: () => number;
+}
+
+/** The state of one run. */
+export interface Context extends Omit<RunOptions, "distributions"> {
+  readonly plan: Plan;
+  readonly report: Reporter;
+  readonly trace: Trace;
+  readonly output: Output;
+  readonly reads: ReadAhead;
+  readonly tensors: TensorReport[];
+  /** By weight; undefined unless they are asked for. */
+  readonly distributions: Map<string, Distribution> | undefined;
+  /** Stored tensors of the unit at hand, kept while it is to be evaluated. */
+  readonly packed: Map<string, Uint8Array<ArrayBuffer>>;
+}

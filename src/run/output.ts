@@ -1,0 +1,153 @@
+/**
+ * The output of a run: planned files that fill up piece by piece, each committed when its last byte
+ * is in.
+ */
+import { WRITE_BEHIND_BYTES } from "../limits.ts";
+import type { PlannedFile, Sidecar } from "../plan/planned.ts";
+import type { Reporter } from "../report.ts";
+import type { Sink, SinkFile } from "../sink.ts";
+import type { TensorSource } from "../source.ts";
+import type { Trace } from "../trace.ts";
+
+interface OpenFile {
+  readonly planned: PlannedFile;
+  file: Promise<SinkFile> | undefined;
+  /** Bytes that have not been written yet, header included. */
+  left: number;
+}
+
+/**
+ * Writes tensors to the places the plan gave them, behind the computation: a write is waited for
+ * only when too many are under way.
+ */
+export class Output implements AsyncDisposable {
+  readonly #sink: Sink;
+  readonly #report: Reporter;
+  readonly #trace: Trace;
+  readonly #places = new Map<
+    string,
+    { readonly open: OpenFile; readonly begin: number; readonly size: number }
+  >();
+  readonly #files: OpenFile[];
+  readonly #pending = new Map<Promise<void>, number>();
+
+  constructor(
+    files: readonly PlannedFile[],
+    { sink, report, trace }: { sink: Sink; report: Reporter; trace: Trace },
+  ) {
+    this.#sink = sink;
+    this.#report = report;
+    this.#trace = trace;
+    this.#files = files.map((planned) => ({ planned, file: undefined, left: planned.size }));
+    for (const open of this.#files) {
+      for (const { name, begin, end } of open.planned.tensors) {
+        this.#places.set(name, { open, begin, size: end - begin });
+      }
+    }
+  }
+
+  /**
+   * Write bytes of an output tensor, from `offset` of its data on. A fault of a write is thrown by
+   * a later call.
+   *
+   * @throws {RangeError} the plan has no such tensor, or fewer bytes for it.
+   * @throws {SpaceError} the disk is full.
+   */
+  async write(tensor: string, offset: number, bytes: Uint8Array): Promise<void> {
+    const place = this.#places.get(tensor);
+    if (!place || offset + bytes.length > place.size) {
+      throw new RangeError(
+        `Cannot write "${tensor}": the plan has ${
+          place?.size ?? 0
+        } bytes for it, got bytes ${offset} to ${offset + bytes.length}`,
+      );
+    }
+    const work = () => this.#put(place.open, place.begin + offset, bytes);
+    const task = this.#trace.transfer("write", bytes.length, work);
+    // Whoever waits next is told of a fault; until then it must not count as unhandled.
+    task.catch(() => {});
+    this.#pending.set(task, bytes.length);
+    await this.#settle(WRITE_BEHIND_BYTES);
+  }
+
+  async #put(open: OpenFile, at: number, bytes: Uint8Array): Promise<void> {
+    const file = await this.#open(open);
+    await file.write(at, bytes);
+    await this.#filled(open, bytes.length);
+  }
+
+  /** Wait until at most `most` bytes are under way, the oldest first. */
+  async #settle(most: number): Promise<void> {
+    let bytes = [...this.#pending.values()].reduce((sum, size) => sum + size, 0);
+    for (const [task, size] of this.#pending) {
+      if (bytes <= most) return;
+      await task;
+      this.#pending.delete(task);
+      bytes -= size;
+    }
+  }
+
+  #open(open: OpenFile): Promise<SinkFile> {
+    open.file ??= this.#create(open);
+    return open.file;
+  }
+
+  async #create(open: OpenFile): Promise<SinkFile> {
+    const { path, size, head } = open.planned;
+    const file = await this.#sink.create(path, size);
+    await file.write(0, head);
+    open.left -= head.length;
+    return file;
+  }
+
+  async #filled(open: OpenFile, bytes: number): Promise<void> {
+    open.left -= bytes;
+    if (open.left > 0) return;
+    const { path, size } = open.planned;
+    if (open.left < 0) {
+      throw new RangeError(
+        `Cannot finish "${path}": ${-open.left} bytes more than planned were written`,
+      );
+    }
+    await (await this.#open(open)).commit();
+    this.#report({ type: "committed", path, bytes: size });
+  }
+
+  /**
+   * Write the files beside the weights, then make everything visible.
+   *
+   * @throws {RangeError} a planned tensor was not written whole.
+   */
+  async commit(
+    sidecars: readonly Sidecar[],
+    source: Pick<TensorSource, "readFile">,
+  ): Promise<void> {
+    await this.#settle(0);
+    for (const open of this.#files) {
+      if (open.file && open.left === 0) continue;
+      // A file of no tensors, or of empty ones, has only its header.
+      await this.#open(open);
+      await this.#filled(open, 0);
+      if (open.left > 0) {
+        throw new RangeError(
+          `Cannot finish "${open.planned.path}": ${open.left} planned bytes were not written`,
+        );
+      }
+    }
+    for (const { path, size, bytes } of sidecars) {
+      await using file = await this.#sink.create(path, size);
+      await file.write(0, bytes ?? await source.readFile(path));
+      await file.commit();
+      this.#report({ type: "committed", path, bytes: size });
+    }
+    await this.#sink.commit();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.allSettled(this.#pending.keys());
+    for (const { file } of this.#files) {
+      const [opened] = await Promise.allSettled([file]);
+      if (opened.status === "fulfilled") await opened.value?.[Symbol.asyncDispose]();
+    }
+  }
+}

@@ -1,0 +1,48 @@
+/** What a run reads of its source, and what it keeps of its output: from the plan alone. */
+import { tensorsRead } from "../forward/streams.ts";
+import type { Plan } from "../plan/planned.ts";
+import type { Place, TensorTask } from "../plan/tasks.ts";
+import type { Reading } from "../source.ts";
+import { isCopied } from "./calibrated.ts";
+
+/**
+ * Every tensor that a run reads, in order: each unit's for quantizing, then again for the windows.
+ *
+ * @param options.measured Whether windows of an evaluation go through the model.
+ */
+export function readings(
+  { units, model, calibration }: Plan,
+  { measured }: { readonly measured: boolean },
+): Reading[] {
+  const whole = (place: Place | undefined) =>
+    model ? tensorsRead(model, place).map((name) => ({ name })) : [];
+  const again = (place: Place | undefined) => measured ? whole(place) : [];
+  const named = (tasks: readonly TensorTask[]) =>
+    tasks.filter(({ kind }) => kind !== "drop").map(({ source: { name } }) => ({ name }));
+  return [
+    ...units.flatMap(({ place, tasks }) => {
+      if (calibration && typeof place === "number") {
+        return [...whole(place), ...named(tasks.filter(isCopied))];
+      }
+      return [
+        ...named(tasks),
+        ...(place === "embedding" && calibration ? whole(place) : []),
+        ...(place === undefined ? [] : again(place)),
+      ];
+    }),
+    ...again(undefined),
+  ];
+}
+
+/**
+ * Output tensors that the scores are computed from: the last unit's, and the output head's, which
+ * may be the embedding.
+ */
+export function neededAtTheEnd({ model, units }: Plan): ReadonlySet<string> {
+  const head = model?.head?.linear.at.of;
+  const tasks = [
+    ...units.flatMap(({ tasks }) => tasks).filter(({ source }) => source.name === head),
+    ...units.at(-1)?.tasks ?? [],
+  ];
+  return new Set(tasks.flatMap(({ outputs }) => outputs).map(({ name }) => name));
+}

@@ -1,0 +1,138 @@
+/**
+ * A weight packed and written slice by slice, measured on the way, and reported: the same for every
+ * way of choosing its codes.
+ */
+import type { Scope, Tensor } from "../backend.ts";
+import { DeviceError, quote } from "../errors.ts";
+import type { Packer, Piece } from "../format.ts";
+import type { QuantizeTask } from "../plan/tasks.ts";
+import type { CalibrationFacts, TensorReport } from "../report.ts";
+import type { Quantized } from "../scheme.ts";
+import { schemeKind } from "../schemes/mod.ts";
+import type { Rows } from "../source.ts";
+import { byteLength, elementCount, sum } from "../tensor.ts";
+import type { Context } from "./context.ts";
+import { WeightMeasures } from "./measures.ts";
+
+/** Rows of a weight whose codes were chosen. */
+export interface ChosenRows {
+  readonly quantized: Quantized;
+  /** As the checkpoint has them: f32|bf16|f16[n, C] in `scope`. */
+  original(scope: Scope): Tensor;
+  /** What the codes stand for: f32[n, C] in `scope`. */
+  values(scope: Scope): Tensor;
+}
+
+/** Chooses the codes of rows of a weight; what it makes is in `scope`. */
+export type ChooseRows = (rows: Rows, scope: Scope) => Promise<ChosenRows> | ChosenRows;
+
+/** One slice of a weight. */
+export interface SliceWork {
+  readonly rows: Rows;
+  readonly choose: ChooseRows;
+  /**
+   * A slice for which the device has not enough memory may be cut at multiples of this many rows;
+   * absent: nowhere.
+   */
+  readonly step?: number;
+}
+
+/** Pack, write, measure and report one weight. */
+export async function storeWeight(
+  task: QuantizeTask,
+  { slices, calibration }: {
+    readonly slices: Iterable<SliceWork> | AsyncIterable<SliceWork>;
+    readonly calibration?: CalibrationFacts;
+  },
+  context: Context,
+): Promise<void> {
+  const { backend, plan, trace, metrics, distributions, signal } = context;
+  const { scheme, weight, outputs, chain, name } = task;
+  keepPacked(task, context);
+  using scope = backend.scope();
+  const packer = plan.format.packer(weight, scheme, scope);
+  using measures = metrics
+    ? new WeightMeasures(backend, { scheme, distributions: distributions !== undefined })
+    : undefined;
+  for await (const slice of slices) {
+    signal?.throwIfAborted();
+    await writePieces(await storeSlice(slice, { task, packer, measures }, context), context);
+  }
+  await writePieces(await trace.time("pack", () => packer.finish()), context);
+  const tensor: TensorReport = {
+    name,
+    scheme: schemeKind(scheme).label(scheme),
+    bitsPerWeight: sum(outputs, byteLength) * 8 / elementCount(weight.shape),
+    method: chain.name,
+    metrics: measures?.metrics() ?? {},
+    ...(calibration ? { calibration } : {}),
+  };
+  context.tensors.push(tensor);
+  const distribution = measures?.distribution();
+  if (distribution) distributions?.set(name, distribution);
+  context.report({ type: "quantized", tensor, bytes: byteLength(weight) });
+}
+
+/** The packed bytes of one slice; where the device's memory does not suffice, of its parts. */
+async function storeSlice(
+  { rows, choose, step }: SliceWork,
+  weight: {
+    readonly task: QuantizeTask;
+    readonly packer: Packer;
+    readonly measures: WeightMeasures | undefined;
+  },
+  context: Context,
+): Promise<Piece[]> {
+  const { backend, trace } = context;
+  const { packer, measures } = weight;
+  const { from, to } = rows;
+  try {
+    using scope = backend.scope();
+    const chosen = await trace.time("round", () => choose(rows, scope));
+    // All large allocations come before anything is counted, so that parts can start afresh.
+    const values = measures && chosen.values(scope);
+    const pieces = await trace.time("pack", () => packer.add(chosen.quantized, rows));
+    if (measures && values) {
+      const original = chosen.original(scope);
+      await trace.time("measure", () => measures.add(original, chosen.quantized, values));
+    }
+    return pieces;
+  } catch (error) {
+    const half = step === undefined ? 0 : Math.floor((to - from) / 2 / step) * step;
+    if (!(error instanceof DeviceError && error.kind === "memory") || half < 1) throw error;
+    context.report({
+      type: "warning",
+      code: "smaller-slices",
+      message: `${error.message} Going on with slices of ${half} rows of ${
+        quote(weight.task.name)
+      }.`,
+    });
+    const middle = from + half;
+    const pieces: Piece[] = [];
+    for (const part of [{ from, to: middle }, { from: middle, to }]) {
+      const slice = { rows: part, choose, ...(step === undefined ? {} : { step }) };
+      pieces.push(...await storeSlice(slice, weight, context));
+    }
+    return pieces;
+  }
+}
+
+/** Room for the stored bytes of a tensor, which the evaluation runs from. */
+export function keepPacked(
+  { outputs }: Pick<QuantizeTask, "outputs">,
+  { packed, evaluation }: Pick<Context, "packed" | "evaluation">,
+): void {
+  if (!evaluation) return;
+  for (const output of outputs) packed.set(output.name, new Uint8Array(byteLength(output)));
+}
+
+/** Write pieces of stored tensors, and keep those that the evaluation runs from. */
+export async function writePieces(
+  pieces: readonly Piece[],
+  { output, packed, trace }: Pick<Context, "output" | "packed" | "trace">,
+): Promise<void> {
+  for (const { tensor, offset, bytes } of pieces) {
+    packed.get(tensor)?.set(bytes, offset);
+    await trace.time("write", () => output.write(tensor, offset, bytes));
+  }
+}
