@@ -7,6 +7,7 @@ import type { Family, Model } from "../family.ts";
 import { isObject } from "../json.ts";
 import type { Shape } from "../tensor.ts";
 import { bloom } from "./bloom.ts";
+import { falcon } from "./falcon.ts";
 import { gemma } from "./gemma.ts";
 import { glm4 } from "./glm4.ts";
 import { gpt2 } from "./gpt2.ts";
@@ -39,6 +40,7 @@ export const FAMILIES: readonly Family[] = [
   opt,
   gptNeox,
   bloom,
+  falcon,
 ];
 
 /**
