@@ -90,7 +90,10 @@ export function plannedWeights(
   for (const decision of decisions.values()) {
     if (decision.kind === "drop") continue;
     const { name, source: { shape } } = decision;
-    const linear = model ? linears.has(name) || name === head : isLinearByName(name, shape);
+    // Beside the model that is run there may be others: a wrapper's tower of pictures.
+    const linear = model?.shapes.has(name)
+      ? linears.has(name) || name === head
+      : isLinearByName(name, shape);
     const quantized = decision.kind === "quantize" && decision.scheme.kind !== "cast"
       ? decision
       : undefined;

@@ -3,6 +3,7 @@
  * each weight gets its codes, and what was stored is what is run.
  */
 import assert from "node:assert/strict";
+import { join } from "node:path";
 import { openWasm } from "../../src/backends/wasm/mod.ts";
 import { graphsOf } from "../../src/graph/block_graph.ts";
 import { modelOf } from "../../src/plan/model.ts";
@@ -59,5 +60,35 @@ for (const name of MODELS) {
     const [rounded, int4, nf4, int8] = found as [number, number, number, number];
     assert.ok(int4 < rounded, `calibrated ${int4}, rounded ${rounded}`);
     assert.ok(int8 < nf4 && nf4 < 4 * rounded, `W8A8 ${int8}, NF4 ${nf4}, W4A16 ${rounded}`);
+  });
+}
+
+for (const name of ["gemma3", "qwen3_vl"]) {
+  Deno.test(`of ${name}, the text is quantized, and the tower of pictures is left alone by name`, async () => {
+    await using model = await checkpointOf(name);
+    await using into = await folder();
+    await using backend = await openWasm({ threads: 1 });
+    await using source = await openCheckpoint(model.path);
+    const tower = [...source.tensors.values()].filter(({ name, shape }) =>
+      /vis(ion|ual)/.test(name) && /(fc1|fc2|proj|qkv)\.weight$/.test(name) && shape.length === 2
+    );
+    assert.ok(tower.length >= 2);
+    const { out } = await quantize(model.path, { ...INT4, method: "rtn" }, {
+      backend,
+      into: into.path,
+    });
+    const { quantization_config: { ignore } } = JSON.parse(
+      await Deno.readTextFile(join(out, "config.json")),
+    );
+    // A pattern of its own names all of a tower's layers; else each is listed.
+    const isLeft = (module: string) =>
+      ignore.some((pattern: string) =>
+        pattern.startsWith("re:")
+          ? new RegExp(`^(?:${pattern.slice(3)})`).test(module)
+          : pattern === module
+      );
+    const modules = tower.map(({ name }) => name.replace(/\.weight$/, ""));
+    assert.deepEqual(modules.filter((module) => !isLeft(module)), []);
+    assert.ok(!isLeft(graphsOf(modelOf(source))[0]!.matrices[0]!.name.replace(/\.weight$/, "")));
   });
 }

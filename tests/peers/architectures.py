@@ -10,6 +10,7 @@ from the bytes. What opens though the table said "no" or "unknown" is noted, so 
 import json
 import logging
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -54,6 +55,11 @@ def outputs(model):
 def expected(architecture, source, checkpoint, scratch):
     """What the original computes with the weights that are stored."""
     tensors = read_tensors(source)
+    # Norms and biases may have been divided by scales that were moved.
+    for name, tensor in read_tensors(checkpoint).items():
+        before = tensors.get(name)
+        if before is not None and (tensor.shape, tensor.dtype) == (before.shape, before.dtype):
+            tensors[name] = tensor
     if "quantization_config" in json.loads((checkpoint / "config.json").read_text()):
         for module, (weight, _) in stored_weights(checkpoint)[1].items():
             before = tensors[f"{module}.weight"]
@@ -96,7 +102,7 @@ def open_gptqmodel(architecture, column, checkpoint, _why):
 def bound_of(column):
     if column.endswith("@plain"):
         return ROUNDED
-    return ACTIVATIONS if column.split("+")[0] in ("W8A8", "FP8_DYNAMIC", "LLM_INT8") else WEIGHTS
+    return ACTIVATIONS if re.split("[+:]", column)[0] in ("W8A8", "FP8_DYNAMIC", "LLM_INT8") else WEIGHTS
 
 
 def attempt(load, architecture, column, checkpoint, why, want):

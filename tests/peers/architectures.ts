@@ -13,18 +13,23 @@ import {
   openFolderSink,
   parseRecipe,
   plan,
+  requestOf,
   run,
   type TensorSource,
   UnsupportedError,
 } from "../../mod.ts";
 import { architectureOf } from "../../src/formats/architectures.ts";
+import { modelIfAny } from "../../src/plan/model.ts";
 
-/** What the columns of the table ask for: rounding to nearest, which needs no text. */
+/** What the columns of the table ask for: rounding to nearest unless a method is named. */
 const COLUMNS: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
   "F16": { scheme: "F16" },
   "W8A16@plain": { scheme: "W8A16", format: "plain" },
   "W4A16": { scheme: "W4A16", group_size: 32 },
   "W4A16_ASYM": { scheme: "W4A16_ASYM", group_size: 32 },
+  // Of models that Sluice can run: calibrated, and measured in the same pass.
+  "W4A16:auto": { scheme: "W4A16", group_size: 32, method: "auto" },
+  "W8A8:smoothquant": { scheme: "W8A8", method: "smoothquant" },
   // Of models that store one.
   "W8A16+head": { scheme: "W8A16" },
   "NF4+head": { scheme: "NF4" },
@@ -39,6 +44,19 @@ const COLUMNS: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
   "W4A16@gptq": { scheme: "W4A16", group_size: 32, format: "gptq" },
   "W4A16@awq": { scheme: "W4A16", group_size: 32, format: "awq" },
 };
+
+/** Windows of random tokens that the tiny models know. */
+function randomWindows(count: number, seed: number) {
+  const windows = Array.from(
+    { length: count },
+    (_, w) =>
+      Uint32Array.from({ length: 32 }, (_, i) => 3 + (i * 7 + w * 31 + (i * i) % seed) % 93),
+  );
+  return { windows, seqLen: 32, stateBudget: 1e9 };
+}
+
+const CALIBRATION = randomWindows(24, 5);
+const EVALUATION = randomWindows(4, 11);
 
 /** Patterns of the weights that transformers is known not to open in 4 bits. */
 function failing(source: Pick<TensorSource, "config">): string[] {
@@ -59,12 +77,19 @@ for (const name of [...Deno.readDirSync(models)].map(({ name }) => name).sort())
     const heads = ["lm_head.weight", "embed_out.weight"].filter((name) => source.tensors.has(name));
     const rules = column.endsWith("+head") ? heads.map((match) => ({ ...asked, match })) : [];
     if (/\+head|-some/.test(column) && ignore.length + rules.length === 0) continue;
-    const text = JSON.stringify({ ...asked, method: "rtn", ignore, rules });
+    const text = JSON.stringify({ method: "rtn", ...asked, ignore, rules });
     const recipe = parseRecipe(text, column);
+    const calibrated = "method" in asked;
+    if (calibrated && !modelIfAny(source).model?.head) continue;
+    const walks = calibrated ? { calibration: CALIBRATION, evaluation: EVALUATION } : {};
     try {
-      const work = plan(recipe, source, { device });
+      const work = plan(recipe, source, {
+        device,
+        ...(calibrated ? { calibration: requestOf(CALIBRATION) } : {}),
+        ...(calibrated ? { evaluation: requestOf(EVALUATION) } : {}),
+      });
       await using sink = await openFolderSink(`${out}/${name}/${column}`);
-      await run(work, { source, backend: device, sink });
+      await run(work, { source, backend: device, sink, ...walks });
       verdicts[name][column] = { loaders: work.loaders };
     } catch (error) {
       if (!(error instanceof UnsupportedError)) throw error;
