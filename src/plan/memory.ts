@@ -62,7 +62,7 @@ export function planMemory(
   { device, format, buffers, ...around }: Surroundings & {
     readonly device: DeviceLimits;
     readonly format: Format;
-    /** `TensorSource.bufferBytes` */
+    /** `TensorSource.bufferBytes`, and what a tokenizer was parsed into. */
     readonly buffers: number;
   },
 ): MemoryPlan {
