@@ -16,7 +16,7 @@ import type { HubClient } from "./hub/client.ts";
 import { type Disk, disk as realDisk } from "./io/disk.ts";
 import { requestOf } from "./plan/planned.ts";
 import { shapesOf } from "./plan/content.ts";
-import { evaluableModel } from "./plan/model.ts";
+import { evaluableModel, modelOf } from "./plan/model.ts";
 import { type Reporter, StepCounter, type TextFacts } from "./report.ts";
 import type { Place } from "./plan/tasks.ts";
 import type { TensorSource } from "./source.ts";
@@ -132,7 +132,10 @@ async function prepare(
 ): Promise<PreparedWindows> {
   const { corpus = "sample", stateBudget = STATE_BUDGET, spillFolder, disk = realDisk } = options;
   const { hub, report, seed } = options;
-  const { maxPositions, vocabSize } = await modelToEvaluate(source);
+  // A calibration stops before the head, which a classifier or a base model does not have.
+  const { maxPositions, vocabSize } = usual.purpose === "calibration"
+    ? modelOf(source)
+    : await modelToEvaluate(source);
   const { numSamples = usual.numSamples, seqLen = Math.min(usual.seqLen, maxPositions) } = options;
   const reporting = report ? { report } : {};
   const tokens = await tokenize(

@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { UnsupportedError } from "../src/errors.ts";
 import { openCheckpoint } from "../src/sources/checkpoint.ts";
 import type { Plan } from "../src/plan/planned.ts";
+import { prepareCalibration, prepareWindows } from "../src/evaluate.ts";
 import { plan } from "../src/plan.ts";
 import { quantizeTasks } from "../src/plan/tasks.ts";
 import { DEVICE, fates, planOf, tasksOf } from "./plan_given.ts";
@@ -97,6 +98,34 @@ Deno.test("plan() drops rotary frequencies of old checkpoints, and says why", as
   assert.equal(task.kind, "drop");
   assert.match(task.kind === "drop" ? task.reason : "", /computes from config\.json/);
   assert.deepEqual(task.outputs, []);
+});
+
+Deno.test("a classifier is calibrated, has no head to be evaluated, and its text can be prepared", async () => {
+  const tensors = [
+    ...tinyTensors("bf16", { tied: true }),
+    { name: "score.weight", dtype: "bf16", shape: [3, 64] } as const,
+  ];
+  const architectures = ["LlamaForSequenceClassification"];
+  for (const tie_word_embeddings of [true, false]) {
+    const config = { ...TINY_CONFIG, architectures, tie_word_embeddings };
+    const made = await planOf(recipeFromOptions({ scheme: "W4A16", "group-size": 32 }), {
+      tensors,
+      config,
+      calibrate: true,
+    });
+    assert.ok(made.calibration);
+    assert.equal(made.model?.head, undefined);
+    const folder = await makeCheckpoint(tensors, { config });
+    const tokenizer = new URL("../sample/model/tokenizer.json", import.meta.url);
+    await Deno.copyFile(tokenizer, `${folder}/tokenizer.json`);
+    await Deno.writeTextFile(`${folder}/text.txt`, "A. ".repeat(200));
+    await using source = await openCheckpoint(folder);
+    const text = { corpus: `${folder}/text.txt`, seqLen: 8, numSamples: 2 };
+    // Its vocabulary is too small for the sample's tokenizer, which is told after the head is not asked for.
+    await assert.rejects(prepareCalibration(source, text), /tokenizer\.json/);
+    await assert.rejects(prepareWindows(source, text), /it has no output head/);
+    await Deno.remove(folder, { recursive: true });
+  }
 });
 
 Deno.test("plan() calibrates classifiers and base models, and needs no model for what needs no forward pass", async () => {

@@ -3,7 +3,7 @@
  * a row here.
  */
 import { CheckpointError, UnsupportedError } from "../errors.ts";
-import type { Family, Model } from "../family.ts";
+import { type Family, isTied, type Model } from "../family.ts";
 import { isObject } from "../json.ts";
 import type { Shape } from "../tensor.ts";
 import { bloom } from "./bloom.ts";
@@ -94,7 +94,12 @@ export function configureModel(
 ): Model {
   const text = textConfig(config);
   const family = familyOf(config);
-  if (text && family) return family.configure(text, has);
+  if (text && family) {
+    const model = family.configure(text, has);
+    if (!isTied(model) || hasHead(config)) return model;
+    const { head: _, ...headless } = model;
+    return headless;
+  }
   const found = text
     ? `its model_type is "${text.model_type}"`
     : "it has no config.json with a model_type";
@@ -102,6 +107,19 @@ export function configureModel(
     `Cannot run this model: ${found}, and Sluice runs ${modelTypes().join(", ")}.`,
     { what: text?.model_type ?? "model_type", reason: found },
   );
+}
+
+/** Classes that have an output head over the vocabulary, which may be the embedding. */
+const WITH_HEAD = /(ForCausalLM|LMHeadModel|ForMaskedLM|ForConditionalGeneration|MTModel)$/;
+
+/**
+ * Whether the class that a config names has an output head over the vocabulary; so it is taken to
+ * have where no class is named. A classifier's config may say that its head is tied, and there is
+ * none.
+ */
+export function hasHead({ architectures }: Readonly<Record<string, unknown>>): boolean {
+  const [name] = Array.isArray(architectures) ? architectures : [];
+  return typeof name !== "string" || WITH_HEAD.test(name);
 }
 
 /** Every `model_type` that Sluice runs. */

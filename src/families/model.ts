@@ -213,7 +213,10 @@ function needMatrix(
     `Cannot run this model: the checkpoint has "${unannounced}", but its config.json describes a ` +
       "model without it, and transformers would leave it out. If the model was trained with " +
       "biases, config.json must say so (attention_bias, mlp_bias, bias).",
-    { what: unannounced, reason: "config.json does not announce it" },
+    {
+      what: unannounced,
+      reason: `the checkpoint has "${unannounced}", and config.json does not announce it`,
+    },
   );
 }
 

@@ -139,7 +139,7 @@ export class ConfigReader {
   numbers(key: string, count: number, range: Range = {}): readonly number[] {
     const { value } = this.#value(key);
     const { min = -1e12, max = 1e12 } = range;
-    const fits = Array.isArray(value) && value.length >= count &&
+    const fits = Array.isArray(value) && value.length === count &&
       value.every((item) => typeof item === "number" && item >= min && item <= max);
     return fits ? value as number[] : refuse(key, value, `a list of ${count} numbers`);
   }

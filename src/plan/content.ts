@@ -5,6 +5,7 @@
 import { isTied, type Model } from "../family.ts";
 import type { Content, PlannedWeight, StoredWeight } from "../format.ts";
 import { classOf, headOf } from "../formats/architectures.ts";
+import { hasHead } from "../families/mod.ts";
 import { checkHalves } from "../formats/bytes.ts";
 import { torchName } from "../formats/config_json.ts";
 import { isObject } from "../json.ts";
@@ -33,9 +34,6 @@ export function announcedDType(config: Content["config"]): FloatDType | undefine
   return (["bf16", "f16", "f32"] as const).find((dtype) => torchName(dtype) === said);
 }
 
-/** Classes that have an output head over the vocabulary, which may be the embedding. */
-const WITH_HEAD = /(ForCausalLM|LMHeadModel|ForMaskedLM|ForConditionalGeneration|MTModel)$/;
-
 /**
  * A tensor that a pattern may name though the checkpoint has none of that name: an output head that
  * is tied to the embedding. A config that does not say whether it is leaves it to the model's
@@ -45,8 +43,7 @@ export function tiedHead(
   { config, tensors }: Pick<TensorSource, "config" | "tensors">,
 ): string | undefined {
   const name = classOf({ config });
-  // A classifier's config may say that they are tied, and there is no such head.
-  if (name !== undefined && !WITH_HEAD.test(name)) return undefined;
+  if (!hasHead(config)) return undefined;
   const tied = valueOf(config, "tie_word_embeddings") ?? name !== undefined;
   const head = `${headOf({ config })}.weight`;
   return tied === true && !tensors.has(head) ? head : undefined;

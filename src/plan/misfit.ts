@@ -11,10 +11,14 @@ import { reasonOf, type Runnable } from "./model.ts";
  */
 export function misfitOf(
   { config, tensors }: Pick<TensorSource, "config" | "tensors">,
-  { model, reason }: Runnable,
+  { model, reason, broken }: Runnable,
   shapeOf = (name: string) => tensors.get(name)?.shape,
 ): string | undefined {
-  if (!model) return familyOf(config) ? reason : undefined;
+  if (!model) {
+    if (broken) return reason;
+    if (!familyOf(config)) return undefined;
+    return `nobody has tried it with a variant that Sluice does not run: ${reason}`;
+  }
   try {
     checkShapes(model, shapeOf);
   } catch (error) {

@@ -6,8 +6,13 @@ import type { TensorSource } from "../source.ts";
 
 /** A model that can be run, or the reason why it cannot. */
 export type Runnable =
-  | { readonly model: Model; readonly reason?: undefined }
-  | { readonly model?: undefined; readonly reason: string };
+  | { readonly model: Model; readonly reason?: undefined; readonly broken?: undefined }
+  | {
+    readonly model?: undefined;
+    readonly reason: string;
+    /** Its config contradicts its tensors. */
+    readonly broken?: true;
+  };
 
 /**
  * The model a checkpoint's config describes.
@@ -73,7 +78,7 @@ export function modelIfAny(
     // Of a tensor that is not there; a config with a value that nothing can have is broken for all
     // uses.
     if (error instanceof CheckpointError && error.tensor !== undefined) {
-      return { reason: reasonOf(error) };
+      return { reason: reasonOf(error), broken: true };
     }
     throw error;
   }

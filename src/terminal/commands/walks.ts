@@ -3,6 +3,7 @@
  * measure it with.
  */
 import type { Backend } from "../../backend.ts";
+import { evaluableModel } from "../../plan/model.ts";
 import type { CalibrationInput } from "../../calibration/pass.ts";
 import { stateWidths } from "../../graph/stops.ts";
 import { RequestError, UnsupportedError } from "../../errors.ts";
@@ -73,6 +74,9 @@ export async function readTexts(
           : "quantize by a method that needs no text: --method rtn."),
       { what: "tokenizer.json", reason: "a text cannot be tokenized" },
     );
+  }
+  if (parsed.get("evaluate")) {
+    evaluableModel(source, { advice: "Quantize it without --evaluate." });
   }
   const reading = { host, report };
   return {
