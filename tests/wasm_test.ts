@@ -562,12 +562,12 @@ Deno.test("ops larger than a kernel's blocks agree with their definitions", asyn
   }
 });
 
-Deno.test("a worker that is woken late, for an op that it has done, does nothing", async () => {
+Deno.test("a worker that is woken late, for an op that it has done or that is over, does nothing", async () => {
   const memory = new WebAssembly.Memory({ initial: 64, maximum: 128, shared: true });
   const pool = await Pool.start(memory, { kernels: new Kernels(memory), threads: 2 });
   try {
     const { control } = pool;
-    Atomics.store(control, WORDS.busy, 5);
+    Atomics.store(control, WORDS.left, 5);
     let woken = 0;
     for (let i = 0; i < 1000 && woken < 5; i++) {
       await setTimeout(1);
@@ -575,7 +575,14 @@ Deno.test("a worker that is woken late, for an op that it has done, does nothing
     }
     assert.equal(woken, 5, "the worker did not go to sleep");
     await setTimeout(20);
-    assert.equal(Atomics.load(control, WORDS.busy), 5, "the worker counted itself out");
+    assert.equal(Atomics.load(control, WORDS.left), 5, "the worker counted itself out");
+    // The next op was closed before the system ran the worker.
+    Atomics.store(control, WORDS.entered, -1);
+    Atomics.add(control, WORDS.generation, 1);
+    Atomics.notify(control, WORDS.generation);
+    await setTimeout(50);
+    assert.equal(Atomics.load(control, WORDS.left), 5, "the worker took part in a closed op");
+    assert.equal(Atomics.load(control, WORDS.entered), -1);
   } finally {
     pool.stop();
   }

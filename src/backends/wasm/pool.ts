@@ -1,6 +1,6 @@
 /**
  * The threads of the WASM backend: this one and workers, which share a memory and wait on a
- * generation counter. An op costs no message: its arguments are in the control block, and every
+ * generation counter, and take part in an op unless it is over when they get to run. An op costs no message: its arguments are in the control block, and every
  * thread takes work items from one counter (assembly/call.ts).
  */
 import { DeviceError } from "../../errors.ts";
@@ -16,8 +16,8 @@ export const WORDS = {
   generation: 16,
   /** Which kernel to run, or −1 to end. */
   kernel: 17,
-  /** Workers not yet done. */
-  busy: 18,
+  /** Workers that take part in the op, or −1 when it is closed to them. */
+  entered: 18,
   /** 1 once a kernel trapped in a worker. */
   failed: 19,
   /** The next work item. */
@@ -26,6 +26,8 @@ export const WORDS = {
   done: 21,
   /** Address of the threads' scratch memory. */
   scratch: 22,
+  /** Workers that took part and are done. */
+  left: 23,
   /** Address and dtype of each argument. */
   tensors: 32,
   dims: 64,
@@ -72,6 +74,7 @@ export class Pool {
 
   private constructor(memory: WebAssembly.Memory, instance: Kernels, workers: Worker[]) {
     this.control = controlOf(memory);
+    this.control[WORDS.entered] = -1;
     this.#kernels = instance;
     this.#workers = workers;
   }
@@ -109,7 +112,8 @@ export class Pool {
     const workers = alone ? 0 : this.#workers.length;
     if (workers > 0) {
       control[WORDS.kernel] = KERNEL_NAMES.indexOf(name);
-      Atomics.store(control, WORDS.busy, workers);
+      control[WORDS.left] = 0;
+      Atomics.store(control, WORDS.entered, 0);
       this.#wake();
     }
     try {
@@ -137,15 +141,21 @@ export class Pool {
     Atomics.notify(this.control, WORDS.generation);
   }
 
+  /**
+   * Close the op, and wait for the workers that take part. One that the system has not run in the
+   * meantime finds it closed: where other programs want the cores too, nobody waits for it.
+   */
   #join(): void {
+    const { control } = this;
+    const entered = Atomics.exchange(control, WORDS.entered, -1);
     for (let spin = 0; spin < SPINS; spin++) {
-      if (Atomics.load(this.control, WORDS.busy) === 0) return;
+      if (Atomics.load(control, WORDS.left) === entered) return;
       Atomics.pause();
     }
     for (;;) {
-      const busy = Atomics.load(this.control, WORDS.busy);
-      if (busy === 0) return;
-      Atomics.wait(this.control, WORDS.busy, busy);
+      const left = Atomics.load(control, WORDS.left);
+      if (left === entered) return;
+      Atomics.wait(control, WORDS.left, left);
     }
   }
 }

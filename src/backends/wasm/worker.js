@@ -1,9 +1,19 @@
-// One thread of the WASM backend. It waits for a new generation, runs the kernel named in the control block, counts itself out.
-// Started from a data: URL of this text (no permission needed), so it imports nothing. pool.ts has the other side.
+// One thread of the WASM backend. It waits for a new generation, enters the op unless it is closed
+// already, runs the kernel named in the control block, counts itself out. Started from a data: URL
+// of this text (no permission needed), so it imports nothing. pool.ts has the other side.
 self.onmessage = ({ data: { module, memory, names, thread, words } }) => {
   const control = new Int32Array(memory.buffer);
   const { exports } = new WebAssembly.Instance(module, { env: { memory } });
   self.postMessage("ready");
+  // Whether this thread takes part: once counted in, the op waits for it, and its arguments stay.
+  const enter = () => {
+    for (;;) {
+      const entered = Atomics.load(control, words.entered);
+      if (entered < 0) return false;
+      const found = Atomics.compareExchange(control, words.entered, entered, entered + 1);
+      if (found === entered) return true;
+    }
+  };
   let generation = 0;
   for (;;) {
     for (
@@ -13,20 +23,23 @@ self.onmessage = ({ data: { module, memory, names, thread, words } }) => {
     ) {
       Atomics.pause();
     }
-    // One that slept may be woken for a generation it has already done: pool.ts raises the counter first, and tells of it later.
+    // One that slept may be woken for a generation it has already done: pool.ts raises the counter
+    // first, and tells of it later.
     while (Atomics.load(control, words.generation) === generation) {
       Atomics.wait(control, words.generation, generation);
     }
     generation = Atomics.load(control, words.generation);
+    if (Atomics.load(control, words.kernel) < 0) return self.close();
+    if (!enter()) continue;
     const kernel = Atomics.load(control, words.kernel);
-    if (kernel < 0) return self.close();
     try {
       exports[names[kernel]](thread);
     } catch (error) {
       Atomics.store(control, words.failed, 1);
       if (!(error instanceof WebAssembly.RuntimeError)) throw error;
     } finally {
-      if (Atomics.sub(control, words.busy, 1) === 1) Atomics.notify(control, words.busy);
+      Atomics.add(control, words.left, 1);
+      Atomics.notify(control, words.left);
     }
   }
 };
