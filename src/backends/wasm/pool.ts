@@ -1,7 +1,8 @@
 /**
  * The threads of the WASM backend: this one and workers, which share a memory and wait on a
- * generation counter, and take part in an op unless it is over when they get to run. An op costs no message: its arguments are in the control block, and every
- * thread takes work items from one counter (assembly/call.ts).
+ * generation counter, and take part in an op unless it is over when they get to run. An op costs no
+ * message: its arguments are in the control block, and every thread takes work items from one
+ * counter (assembly/call.ts).
  */
 import { DeviceError } from "../../errors.ts";
 import { kernels } from "./kernels.js";
