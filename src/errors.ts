@@ -149,7 +149,7 @@ export function quote(name: string): string {
 /** A text with every character escaped that could move a cursor, turn text around or hide in it. */
 export function escapeControls(text: string): string {
   return text.replace(
-    // deno-lint-ignore no-control-regex -- control characters are what is looked for
+    // deno-lint-ignore no-control-regex -- the pattern is of control characters
     /[\u0000-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]/g,
     (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`,
   );

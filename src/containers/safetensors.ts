@@ -155,7 +155,7 @@ function readMetadata(json: JsonReader): Record<string, string> | undefined {
 function checkTensorName(name: string): true | string {
   if (name === "") return "which is empty";
   if (name.length > MAX_NAME) return `which is longer than ${MAX_NAME} characters`;
-  // deno-lint-ignore no-control-regex -- control characters are what is looked for
+  // deno-lint-ignore no-control-regex -- the pattern is of control characters
   if (/[\u0000-\u001f\u007f-\u009f]/.test(name)) return "which holds a control character";
   if (name === "__proto__") return "which is no name for a tensor";
   return true;

@@ -5,7 +5,7 @@
 import type { Activation, Attention, Linear, Norm, Rotation } from "../family.ts";
 import type { Description } from "./model.ts";
 import { TEXT_HEADS, TEXT_ROOTS } from "./model.ts";
-import { attention, gated, linear, type Part, type Path } from "./parts.ts";
+import { attention, gated, linear, type Part, type Path, rms, sequential } from "./parts.ts";
 import { type ConfigReader, type LayerType, refuseSizes } from "./read.ts";
 import type { Rotary } from "./rotary.ts";
 
@@ -144,6 +144,25 @@ export function gatedMlp(
 /** A window that only layers of sliding attention have. */
 export function windowOf(type: LayerType, window: number | undefined): number | undefined {
   return type === "sliding_attention" ? window : undefined;
+}
+
+/**
+ * Llama's block: attention, then an MLP, each behind an RMSNorm and added to the stream; `times`:
+ * what both are multiplied by before that.
+ */
+export function llamaBlock(
+  eps: number,
+  { attention, mlp, times }: {
+    readonly attention: Part;
+    readonly mlp: Part;
+    readonly times?: number;
+  },
+): Path {
+  const factor = times === undefined ? {} : { times };
+  return sequential(
+    { name: "attention", pre: rms("input_layernorm", eps), part: attention, ...factor },
+    { name: "mlp", pre: rms("post_attention_layernorm", eps), part: mlp, ...factor },
+  );
 }
 
 /** A decoder whose ends have Llama's names. */

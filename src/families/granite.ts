@@ -2,9 +2,9 @@
  * Granite 3: Llama with factors of the embedding, the branches, the attention scores and the
  * logits.
  */
-import { decoder, gatedMlp, readSizes, selfAttention } from "./decoder.ts";
+import { decoder, gatedMlp, llamaBlock, readSizes, selfAttention } from "./decoder.ts";
 import { family } from "./model.ts";
-import { rms, sequential } from "./parts.ts";
+import { rms } from "./parts.ts";
 import { readRotary } from "./rotary.ts";
 
 /** See the head of this file. */
@@ -31,23 +31,14 @@ export const granite = family(["granite"], (c) => {
     embedding: { times: c.number("embedding_multiplier", 1, factor) },
     head: { times: 1 / c.number("logits_scaling", 1, factor) },
     block: () =>
-      sequential(
-        {
-          name: "attention",
-          pre: rms("input_layernorm", eps),
-          part: selfAttention(sizes, {
-            rotation: rotary.rotation(),
-            scale: c.number("attention_multiplier", 1, factor),
-            bias,
-          }),
-          times,
-        },
-        {
-          name: "mlp",
-          pre: rms("post_attention_layernorm", eps),
-          part: gatedMlp(sizes, { act, bias: mlpBias }),
-          times,
-        },
-      ),
+      llamaBlock(eps, {
+        attention: selfAttention(sizes, {
+          rotation: rotary.rotation(),
+          scale: c.number("attention_multiplier", 1, factor),
+          bias,
+        }),
+        mlp: gatedMlp(sizes, { act, bias: mlpBias }),
+        times,
+      }),
   });
 });

@@ -3,9 +3,9 @@
  * attention, SwiGLU (arXiv 2302.13971). The arithmetic is that of transformers' `LlamaForCausalLM`
  * in float32.
  */
-import { decoder, gatedMlp, readSizes, selfAttention } from "./decoder.ts";
+import { decoder, gatedMlp, llamaBlock, readSizes, selfAttention } from "./decoder.ts";
 import { family } from "./model.ts";
-import { rms, sequential } from "./parts.ts";
+import { rms } from "./parts.ts";
 import { readRotary } from "./rotary.ts";
 
 /** See the head of this file. */
@@ -28,17 +28,9 @@ export const llama = family(["llama"], (c) => {
     rotary,
     final: rms("norm", eps),
     block: () =>
-      sequential(
-        {
-          name: "attention",
-          pre: rms("input_layernorm", eps),
-          part: selfAttention(sizes, { rotation: rotary.rotation(), bias }),
-        },
-        {
-          name: "mlp",
-          pre: rms("post_attention_layernorm", eps),
-          part: gatedMlp(sizes, { act, bias: mlpBias }),
-        },
-      ),
+      llamaBlock(eps, {
+        attention: selfAttention(sizes, { rotation: rotary.rotation(), bias }),
+        mlp: gatedMlp(sizes, { act, bias: mlpBias }),
+      }),
   });
 });

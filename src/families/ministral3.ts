@@ -2,9 +2,9 @@
  * Ministral 3 and the text tower of Mistral Small 3 and its kin: Mistral whose queries grow with
  * their position, beyond the original length.
  */
-import { decoder, gatedMlp, readSizes, selfAttention } from "./decoder.ts";
+import { decoder, gatedMlp, llamaBlock, readSizes, selfAttention } from "./decoder.ts";
 import { family } from "./model.ts";
-import { rms, sequential } from "./parts.ts";
+import { rms } from "./parts.ts";
 import { ConfigReader } from "./read.ts";
 import { readRotary } from "./rotary.ts";
 
@@ -49,22 +49,14 @@ export const ministral3 = family(["ministral3"], (given) => {
     rotary,
     final: rms("norm", eps),
     block: () =>
-      sequential(
-        {
-          name: "attention",
-          pre: rms("input_layernorm", eps),
-          part: selfAttention(sizes, {
-            rotation: rotary.rotation(),
-            window,
-            temperature,
-          }),
-        },
-        {
-          name: "mlp",
-          pre: rms("post_attention_layernorm", eps),
-          part: gatedMlp(sizes, { act }),
-        },
-      ),
+      llamaBlock(eps, {
+        attention: selfAttention(sizes, {
+          rotation: rotary.rotation(),
+          window,
+          temperature,
+        }),
+        mlp: gatedMlp(sizes, { act }),
+      }),
   });
 });
 

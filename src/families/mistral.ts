@@ -1,7 +1,7 @@
 /** Mistral: Llama with a window that every layer has (arXiv 2310.06825). */
-import { decoder, gatedMlp, readSizes, selfAttention } from "./decoder.ts";
+import { decoder, gatedMlp, llamaBlock, readSizes, selfAttention } from "./decoder.ts";
 import { family } from "./model.ts";
-import { rms, sequential } from "./parts.ts";
+import { rms } from "./parts.ts";
 import { readRotary } from "./rotary.ts";
 
 /** See the head of this file. */
@@ -25,17 +25,9 @@ export const mistral = family(["mistral"], (c) => {
     rotary,
     final: rms("norm", eps),
     block: () =>
-      sequential(
-        {
-          name: "attention",
-          pre: rms("input_layernorm", eps),
-          part: selfAttention(sizes, { rotation: rotary.rotation(), window }),
-        },
-        {
-          name: "mlp",
-          pre: rms("post_attention_layernorm", eps),
-          part: gatedMlp(sizes, { act }),
-        },
-      ),
+      llamaBlock(eps, {
+        attention: selfAttention(sizes, { rotation: rotary.rotation(), window }),
+        mlp: gatedMlp(sizes, { act }),
+      }),
   });
 });

@@ -20,7 +20,6 @@ import { olmo2 } from "./olmo2.ts";
 import { opt } from "./opt.ts";
 import { phi3 } from "./phi3.ts";
 import { qwen2 } from "./qwen2.ts";
-import { qwen3 } from "./qwen3.ts";
 import { smollm3 } from "./smollm3.ts";
 
 /** Every family. */
@@ -30,7 +29,6 @@ export const FAMILIES: readonly Family[] = [
   mistral,
   ministral3,
   qwen2,
-  qwen3,
   phi3,
   olmo2,
   granite,

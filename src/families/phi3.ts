@@ -2,9 +2,9 @@
  * Phi-3, Phi-3.5 and Phi-4: Llama with q, k, v in one matrix, gate and up in another, and LongRoPE
  * (arXiv 2404.14219).
  */
-import { decoder, gatedMlp, readSizes, selfAttention } from "./decoder.ts";
+import { decoder, gatedMlp, llamaBlock, readSizes, selfAttention } from "./decoder.ts";
 import { family } from "./model.ts";
-import { rms, sequential } from "./parts.ts";
+import { rms } from "./parts.ts";
 import { ConfigReader } from "./read.ts";
 import { readRotary } from "./rotary.ts";
 
@@ -32,17 +32,13 @@ export const phi3 = family(["phi3"], (given) => {
     rotary,
     final: rms("norm", eps),
     block: () =>
-      sequential(
-        {
-          name: "attention",
-          pre: rms("input_layernorm", eps),
-          part: selfAttention(sizes, { rotation: rotary.rotation(), window, together: "qkv_proj" }),
-        },
-        {
-          name: "mlp",
-          pre: rms("post_attention_layernorm", eps),
-          part: gatedMlp(sizes, { act, together: "gate_up_proj" }),
-        },
-      ),
+      llamaBlock(eps, {
+        attention: selfAttention(sizes, {
+          rotation: rotary.rotation(),
+          window,
+          together: "qkv_proj",
+        }),
+        mlp: gatedMlp(sizes, { act, together: "gate_up_proj" }),
+      }),
   });
 });

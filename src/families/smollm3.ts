@@ -2,9 +2,9 @@
  * SmolLM3: Llama, but some layers do not turn queries and keys (`no_rope_layers`), and these may
  * see a window only.
  */
-import { decoder, gatedMlp, readSizes, selfAttention, windowOf } from "./decoder.ts";
+import { decoder, gatedMlp, llamaBlock, readSizes, selfAttention, windowOf } from "./decoder.ts";
 import { family } from "./model.ts";
-import { rms, sequential } from "./parts.ts";
+import { rms } from "./parts.ts";
 import { readRotary } from "./rotary.ts";
 
 /** See the head of this file. */
@@ -35,21 +35,13 @@ export const smollm3 = family(["smollm3"], (c) => {
     final: rms("norm", eps),
     tied: true,
     block: (i) =>
-      sequential(
-        {
-          name: "attention",
-          pre: rms("input_layernorm", eps),
-          part: selfAttention(sizes, {
-            rotation: turned[i] === 0 ? undefined : rotary.rotation(types[i]),
-            window: windowOf(types[i]!, window),
-            bias,
-          }),
-        },
-        {
-          name: "mlp",
-          pre: rms("post_attention_layernorm", eps),
-          part: gatedMlp(sizes, { act, bias: mlpBias }),
-        },
-      ),
+      llamaBlock(eps, {
+        attention: selfAttention(sizes, {
+          rotation: turned[i] === 0 ? undefined : rotary.rotation(types[i]),
+          window: windowOf(types[i]!, window),
+          bias,
+        }),
+        mlp: gatedMlp(sizes, { act, bias: mlpBias }),
+      }),
   });
 });

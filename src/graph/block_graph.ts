@@ -61,6 +61,8 @@ export class BlockGraph {
   readonly #widths = new Map<State, number>();
   readonly #producers = new Map<State, number>();
   readonly #readers = new Map<State, number[]>();
+  /** By place: every window asks for them at every stop. */
+  readonly #resumptions = new Map<number, Resumption>();
 
   /** @param hiddenSize Channels of the block's input. */
   constructor(block: Block, hiddenSize: number) {
@@ -161,6 +163,10 @@ export class BlockGraph {
 
   /** What is needed to run the nodes from a place on. */
   resumption(at: number): Resumption {
+    return this.#resumptions.getOrInsertComputed(at, () => this.#findResumption(at));
+  }
+
+  #findResumption(at: number): Resumption {
     const states = new Set<State>();
     const redo = new Set<number>();
     const need = (state: State): void => {
@@ -180,11 +186,6 @@ export class BlockGraph {
       states: [...states],
       redo: [...redo].sort((a, b) => a - b).map((place) => this.nodes[place]!),
     };
-  }
-
-  /** Floats per token of what is kept at a place. */
-  keptWidth(at: number): number {
-    return this.resumption(at).states.reduce((sum, state) => sum + this.width(state), 0);
   }
 
   /**

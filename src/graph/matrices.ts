@@ -47,11 +47,6 @@ export function matricesOf(linears: Iterable<readonly [State, Linear]>): Matrix[
   });
 }
 
-/** All linears of a block, in the order they are run. */
-export function linearsOf({ nodes }: Pick<Block, "nodes">): (readonly [State, Linear])[] {
-  return nodes.flatMap((node) => node.op === "linears" ? Object.entries(node.to) : []);
-}
-
 /** Tensors of a block that are no matrices: norms and biases. */
 export function vectorsOf({ nodes }: Pick<Block, "nodes">): string[] {
   const names = nodes.flatMap((node) => {

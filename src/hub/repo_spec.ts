@@ -71,7 +71,7 @@ function isRepoId(id: string): boolean {
 /** Names that git allows for references (git-check-ref-format), as far as they matter in a URL. */
 function isRevision(revision: string): boolean {
   return revision.length > 0 && revision.length <= 255 &&
-    // deno-lint-ignore no-control-regex -- control characters are what is looked for
+    // deno-lint-ignore no-control-regex -- the pattern is of control characters
     !/[\u0000-\u0020\u007f~^:?*[\\%]|\.\.|\/\/|@\{/.test(revision) &&
     !/^[/.-]|[/.]$/.test(revision);
 }

@@ -45,7 +45,7 @@ function segment(name: string): true | string {
   if (name === "") return "which has an empty part";
   if (name === "." || name === "..") return "which leads to another folder";
   if (!name.isWellFormed()) return "which holds half a surrogate pair";
-  // deno-lint-ignore no-control-regex -- control characters are what is looked for
+  // deno-lint-ignore no-control-regex -- the pattern is of control characters
   if (/[\u0000-\u001f\u007f-\u009f]/.test(name)) return "which holds a control character";
   if (name.includes(":")) return "which holds a colon";
   if (/[. ]$/.test(name)) return "which ends in a dot or a space";

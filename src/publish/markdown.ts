@@ -14,14 +14,14 @@ export function hubLink(id: string): string {
 
 /** Text on one line, without characters that Markdown or a terminal would act on. */
 export function oneLine(text: string): string {
-  // deno-lint-ignore no-control-regex -- control characters are what is looked for
+  // deno-lint-ignore no-control-regex -- the pattern is of control characters
   return text.replace(/[\s\u0000-\u001f\u007f-\u009f]+/g, " ").replace(/[\\`*_<>[\]|#]/g, "\\$&")
     .trim();
 }
 
 /** Text as it is, in a line. */
 export function code(text: string): string {
-  // deno-lint-ignore no-control-regex -- control characters are what is looked for
+  // deno-lint-ignore no-control-regex -- the pattern is of control characters
   const shown = text.replace(/[\s\u0000-\u001f\u007f-\u009f]+/g, " ").trim();
   const ticks = fence(shown, 1);
   const space = shown.startsWith("`") || shown.endsWith("`") ? " " : "";

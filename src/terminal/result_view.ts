@@ -63,11 +63,6 @@ function memory(planned: number, peak: number): string {
   return `${seen}, planned ${size(planned)}`;
 }
 
-/** What was measured of a model, a line per number. */
-export function showScores(scores: Scores): string {
-  return pairs(scoreRows(scores));
-}
-
 /** Perplexity and divergence in words. */
 export function scoreRows({ perplexity, divergence }: Scores): Row[] {
   const rows: Row[] = [];

@@ -8,7 +8,7 @@ import { originalWeights } from "../../src/forward/weights.ts";
 import { openCheckpoint } from "../../src/sources/checkpoint.ts";
 import { onEveryBackend } from "../present.ts";
 import { FAMILIES, MODELS, weightsFolder } from "./given.ts";
-import { runModel } from "./run.ts";
+import { largestDifference, runModel } from "./run.ts";
 
 /**
  * How far logits and hidden states may be from transformers'. Two right implementations differ by
@@ -25,14 +25,6 @@ async function floatsOf(source: Awaited<ReturnType<typeof openCheckpoint>>, name
   return new Float32Array((await source.read(name)).buffer);
 }
 
-function distance(a: Float32Array, b: Float32Array): number {
-  assert.equal(a.length, b.length);
-  return a.reduce((most, value, i) => {
-    assert.ok(Number.isFinite(value));
-    return Math.max(most, Math.abs(value - b[i]!));
-  }, 0);
-}
-
 for (const name of MODELS) {
   onEveryBackend(
     `the ${name} model gives transformers' hidden states and logits`,
@@ -45,10 +37,10 @@ for (const name of MODELS) {
       const { hidden, final, logits } = await runModel(model, weights, { ids, backend });
       const states = [...hidden.slice(0, -1), final];
       for (const [i, state] of states.entries()) {
-        const off = distance(state, await floatsOf(golden, `hidden.${i}`));
+        const off = largestDifference(state, await floatsOf(golden, `hidden.${i}`));
         assert.ok(off < BOUND, `hidden state ${i} is off by ${off}`);
       }
-      const off = distance(logits, await floatsOf(golden, "logits"));
+      const off = largestDifference(logits, await floatsOf(golden, "logits"));
       assert.ok(off < BOUND, `logits are off by ${off}`);
     },
   );
@@ -71,7 +63,7 @@ for (const name of MODELS) {
   Deno.test(`the ${name} model is the same in the spelling of older files`, async () => {
     await using golden = await openCheckpoint(new URL("golden.safetensors", folder));
     const logits = await logitsOf(name, readConfig(name, "old_config.json"));
-    assert.ok(distance(logits, await floatsOf(golden, "logits")) < BOUND);
+    assert.ok(largestDifference(logits, await floatsOf(golden, "logits")) < BOUND);
   });
 }
 
@@ -87,7 +79,7 @@ for (const name of MODELS) {
     Deno.test(`${what} of the ${name} model counts`, async () => {
       await using golden = await openCheckpoint(new URL(`${name}/golden.safetensors`, FAMILIES));
       const logits = await logitsOf(name, { ...readConfig(name), ...change });
-      const off = distance(logits, await floatsOf(golden, "logits"));
+      const off = largestDifference(logits, await floatsOf(golden, "logits"));
       assert.ok(off > 20 * BOUND, `the largest change of a logit is ${off}`);
     });
   }

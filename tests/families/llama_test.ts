@@ -5,12 +5,12 @@
 import assert from "node:assert/strict";
 import { CheckpointError, UnsupportedError } from "../../src/errors.ts";
 import { checkShapes, configureModel, familyOf } from "../../src/families/mod.ts";
-import type { Model } from "../../src/family.ts";
+import type { Linear, Model } from "../../src/family.ts";
 import { originalWeights } from "../../src/forward/weights.ts";
-import { linearsOf } from "../../src/graph/matrices.ts";
+import { graphsOf } from "../../src/graph/block_graph.ts";
 import { openCheckpoint } from "../../src/sources/checkpoint.ts";
 import { onEveryBackend } from "../present.ts";
-import { runModel } from "./run.ts";
+import { largestDifference, runModel } from "./run.ts";
 
 interface Golden {
   readonly tokens: readonly number[];
@@ -30,14 +30,6 @@ interface Golden {
 
 const GOLDEN = new URL("../golden/", import.meta.url);
 const golden: Golden = JSON.parse(await Deno.readTextFile(new URL("llama.json", GOLDEN)));
-
-function largestDifference(a: Float32Array, b: Float32Array): number {
-  assert.equal(a.length, b.length);
-  return a.reduce((most, value, i) => {
-    assert.ok(Number.isFinite(value));
-    return Math.max(most, Math.abs(value - b[i]!));
-  }, 0);
-}
 
 async function expectedLogits(name: string): Promise<Float32Array> {
   await using source = await openCheckpoint(new URL("llama_logits.safetensors", GOLDEN));
@@ -90,6 +82,11 @@ function configured(changes: Record<string, unknown>, has = allButHeadAndBiases)
   return configureModel({ ...CONFIG, ...changes }, has);
 }
 
+/** The linears of a block, in the order they are run. */
+function linearsOf(model: Model, block: number): Linear[] {
+  return graphsOf(model)[block]!.stages.flatMap(({ linears }) => [...linears.values()]);
+}
+
 Deno.test("a family is found by model_type, and none for a model that is not known", () => {
   assert.ok(familyOf({ model_type: "mistral" })?.modelTypes.includes("mistral"));
   assert.equal(familyOf({ model_type: "mamba" }), undefined);
@@ -98,10 +95,9 @@ Deno.test("a family is found by model_type, and none for a model that is not kno
 });
 
 Deno.test("linears that engines fuse share a label within their block", () => {
-  const { blocks } = configured({});
   const part = (label: string | undefined) => label?.replace("model.layers.1.", "");
   assert.deepEqual(
-    linearsOf(blocks[1]!).map(([, { at, fused }]) => [part(at.of), part(fused)]),
+    linearsOf(configured({}), 1).map(({ at, fused }) => [part(at.of), part(fused)]),
     [
       ["self_attn.q_proj.weight", "self_attn.qkv_proj"],
       ["self_attn.k_proj.weight", "self_attn.qkv_proj"],
@@ -209,9 +205,8 @@ Deno.test("what a config does not say is what transformers takes; swish is anoth
 Deno.test("biases that the config does not announce are refused, and announced ones must be there", () => {
   const withBiases = (name: string) => !name.endsWith("lm_head.weight");
   assert.throws(() => configured({}, withBiases), UnsupportedError);
-  const { blocks } = configured({ attention_bias: true, mlp_bias: true }, withBiases);
-  const [[, first]] = linearsOf(blocks[0]!) as [ReturnType<typeof linearsOf>[number]];
-  assert.equal(first.bias, "model.layers.0.self_attn.q_proj.bias");
+  const model = configured({ attention_bias: true, mlp_bias: true }, withBiases);
+  assert.equal(linearsOf(model, 0)[0]!.bias, "model.layers.0.self_attn.q_proj.bias");
   assert.throws(() => configured({ attention_bias: true }), CheckpointError);
 });
 

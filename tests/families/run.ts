@@ -2,6 +2,7 @@
  * A whole model run in one piece, for tests: hidden states after the embedding and after each
  * block, and logits.
  */
+import assert from "node:assert/strict";
 import type { Backend } from "../../src/backend.ts";
 import { embedWindows } from "../../src/forward/embedding.ts";
 import { HiddenStates } from "../../src/forward/hidden_states.ts";
@@ -69,4 +70,13 @@ export async function runModel(
     final: new Float32Array(last!.buffer),
     logits: new Float32Array(scores!.buffer),
   };
+}
+
+/** How far two arrays of finite numbers are apart at most. */
+export function largestDifference(a: Float32Array, b: Float32Array): number {
+  assert.equal(a.length, b.length);
+  return a.reduce((most, value, i) => {
+    assert.ok(Number.isFinite(value));
+    return Math.max(most, Math.abs(value - b[i]!));
+  }, 0);
 }
