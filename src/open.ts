@@ -2,6 +2,7 @@
  * Opening what a person names: a checkpoint by path, on the Hub, or as `sample`; a device by name.
  */
 import type { Backend } from "./backend.ts";
+import type { BlasChoice, Passed } from "./backends/wasm/blas.ts";
 import { openWasm } from "./backends/wasm/mod.ts";
 import { openWebgpu } from "./backends/webgpu/mod.ts";
 import { DeviceError } from "./errors.ts";
@@ -66,13 +67,28 @@ export function isOnHub(model: string): boolean {
  * Open a device. `auto` takes a real GPU if there is one and the CPU otherwise; a software adapter
  * is used only when asked for (`webgpu`), and reported.
  *
- * @throws {DeviceError} of kind `absent`: `webgpu` was asked for and there is no adapter.
+ * @param options.threads CPU threads; all unless given.
+ * @param options.blas What computes f32 products on the CPU: `auto` takes a BLAS of the system
+ * (OpenBLAS, MKL, BLIS, Accelerate) where one is found and FFI is permitted, `none` Sluice's own
+ * kernels, anything else is the library to open. What is found and cannot be used is reported.
+ * @throws {DeviceError} of kind `absent`: `webgpu` was asked for and there is no adapter, or a BLAS
+ * that cannot be opened.
  */
 export async function openBackend(
   device: "auto" | "webgpu" | "wasm" = "auto",
-  { threads, report = () => {} }: { readonly threads?: number; readonly report?: Reporter } = {},
+  { threads, blas = "auto", report = () => {} }: {
+    readonly threads?: number;
+    readonly blas?: BlasChoice;
+    readonly report?: Reporter;
+  } = {},
 ): Promise<Backend> {
-  const cpu = () => openWasm(threads === undefined ? {} : { threads });
+  const passed = ({ library, reason }: Passed) =>
+    report({
+      type: "warning",
+      code: "blas",
+      message: `The BLAS ${library} is not used: ${reason}.`,
+    });
+  const cpu = () => openWasm({ blas, passed, ...(threads === undefined ? {} : { threads }) });
   if (device === "wasm") return await cpu();
   let gpu: Backend;
   try {

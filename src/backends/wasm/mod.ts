@@ -16,6 +16,7 @@ import {
   type Scalars,
 } from "../../op.ts";
 import { byteLength, type Shape } from "../../tensor.ts";
+import { type Blas, type BlasChoice, describeBlas, openBlas, type Passed } from "./blas.ts";
 import { Heap, MAX_PAGES } from "./heap.ts";
 import { KERNEL_NAMES, Kernels, Pool, WORDS } from "./pool.ts";
 
@@ -29,6 +30,9 @@ const DTYPE_NUMBERS: Readonly<Partial<Record<DeviceDType, number>>> = {
 
 /** Below this many bytes of arguments an op is over before the workers are awake. */
 const ALONE_BYTES = 1 << 17;
+
+/** Below this many multiply-adds a call of a BLAS costs more than it saves. */
+const BLAS_LEAST = 1 << 17;
 
 const MAX_TENSOR_BYTES = 2 ** 30;
 const SLICE_BYTES = 4 * 2 ** 20;
@@ -63,11 +67,15 @@ export function wasmLimits(): WasmLimits {
   };
 }
 
-/** The CPU in words: `2 threads of WebAssembly SIMD with fused multiply-add`. */
-export function describeCpu(limits: WasmLimits = wasmLimits()): string {
+/**
+ * The CPU in words: `2 threads of WebAssembly SIMD with fused multiply-add`, and what multiplies:
+ * `and OpenBLAS 0.3.21 (SkylakeX)`.
+ */
+export function describeCpu(limits: WasmLimits = wasmLimits(), blas?: Blas): string {
   const threads = limits.threads === 1 ? "1 thread" : `${limits.threads} threads`;
   const fused = limits.fusedMultiplyAdd ? "with" : "without";
-  return `${threads} of WebAssembly SIMD ${fused} fused multiply-add`;
+  const library = blas ? ` and ${describeBlas(blas)}` : "";
+  return `${threads} of WebAssembly SIMD ${fused} fused multiply-add${library}`;
 }
 
 /**
@@ -75,26 +83,44 @@ export function describeCpu(limits: WasmLimits = wasmLimits()): string {
  *
  * @param options.threads Threads to compute with, this one included; as many as the machine has
  * unless said.
+ * @param options.blas The BLAS that computes f32 products, if any: see {@linkcode openBlas}. Sums
+ * of products differ in their last bits from those of Sluice's own kernels.
+ * @param options.blasLeast Multiply-adds a product must have for that, there for tests.
+ * @param options.passed Told of libraries that are there and cannot be used.
  * @throws {RangeError} `threads` is not a positive whole number.
  * @throws {DeviceError} the workers cannot be started, or there is no memory for their scratch
  * space.
  */
 export async function openWasm(
-  { threads = navigator.hardwareConcurrency }: { readonly threads?: number } = {},
+  {
+    threads = navigator.hardwareConcurrency,
+    blas: choice = "none",
+    blasLeast = BLAS_LEAST,
+    passed,
+  }: {
+    readonly threads?: number;
+    readonly blas?: BlasChoice;
+    readonly blasLeast?: number;
+    readonly passed?: (library: Passed) => void;
+  } = {},
 ): Promise<Backend> {
   if (!Number.isInteger(threads) || threads < 1) {
     throw new RangeError(`Cannot open the CPU with ${threads} threads: give 1 or more`);
   }
   const memory = reserveMemory();
-  const kernels = new Kernels(memory);
+  const { blas, passed: others } = openBlas(choice);
+  for (const library of others) if (library.faulty) passed?.(library);
+  const kernels = new Kernels(memory, blas);
   const heap = new Heap(memory, kernels.constant("heapBase"));
   const scratchBytes = threads * kernels.constant("scratchBytes");
   const scratch = heap.take(scratchBytes);
-  const pool = await Pool.start(memory, { kernels, threads });
+  const pool = await Pool.start(memory, { kernels, threads, blas });
   pool.control[WORDS.scratch] = scratch;
+  pool.control[WORDS.blasLeast] = blas ? blasLeast : 0;
   const limits = { ...wasmLimits(), threads };
   return new WasmBackend(heap, pool, {
-    description: describeCpu(limits),
+    blas,
+    description: describeCpu(limits, blas),
     memoryBytes: Math.floor((limits.memoryBytes - scratchBytes) * FILLED),
   });
 }
@@ -158,15 +184,19 @@ class WasmBackend implements Backend {
   readonly sliceBytes = SLICE_BYTES;
   readonly #heap: Heap;
   readonly #pool: Pool;
+  readonly #blas: Blas | undefined;
   #open = true;
 
   constructor(
     heap: Heap,
     pool: Pool,
-    { description, memoryBytes }: Pick<Required<Backend>, "description" | "memoryBytes">,
+    { blas, description, memoryBytes }:
+      & Pick<Required<Backend>, "description" | "memoryBytes">
+      & { readonly blas: Blas | undefined },
   ) {
     this.#heap = heap;
     this.#pool = pool;
+    this.#blas = blas;
     this.description = description;
     this.memoryBytes = memoryBytes;
   }
@@ -230,7 +260,10 @@ class WasmBackend implements Backend {
   }
 
   [Symbol.asyncDispose](): Promise<void> {
-    if (this.#open) this.#pool.stop();
+    if (this.#open) {
+      this.#pool.stop();
+      this.#blas?.[Symbol.dispose]();
+    }
     this.#open = false;
     return Promise.resolve();
   }

@@ -5,6 +5,7 @@
  * counter (assembly/call.ts).
  */
 import { DeviceError } from "../../errors.ts";
+import { addressOf, type Blas, type Sgemm, SYMBOLS } from "./blas.ts";
 import { kernels } from "./kernels.js";
 import workerSource from "./worker.js" with { type: "text" };
 
@@ -29,6 +30,8 @@ export const WORDS = {
   scratch: 22,
   /** Workers that took part and are done. */
   left: 23,
+  /** The multiply-adds from which a product is the BLAS's; 0: there is none. */
+  blasLeast: 24,
   /** Address and dtype of each argument. */
   tensors: 32,
   dims: 64,
@@ -46,8 +49,10 @@ export const KERNEL_NAMES: readonly string[] = WebAssembly.Module.exports(kernel
 /** An instance of the kernels on this thread. */
 export class Kernels {
   readonly #exports: WebAssembly.Exports;
-  constructor(memory: WebAssembly.Memory) {
-    this.#exports = new WebAssembly.Instance(kernels, { env: { memory } }).exports;
+  /** @param blas What computes products when the control block says so. */
+  constructor(memory: WebAssembly.Memory, blas?: Blas) {
+    const sgemm = blas ? onMemory(memory, blas) : absent;
+    this.#exports = new WebAssembly.Instance(kernels, { env: { memory, sgemm } }).exports;
   }
   /** A number the kernels were compiled with. */
   constant(name: "heapBase" | "scratchBytes"): number {
@@ -67,6 +72,21 @@ export class Kernels {
   }
 }
 
+/** `cblas_sgemm` on addresses of this memory, which never moves; worker.js has its own. */
+function onMemory(memory: WebAssembly.Memory, { sgemm }: Blas): Sgemm {
+  const base = addressOf(new Uint8Array(memory.buffer));
+  // Addresses over 2 GiB come as negative numbers.
+  return (order, transA, transB, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc) =>
+    sgemm(
+      ...[order, transA, transB, m, n, k, alpha, base + (a >>> 0), lda] as const,
+      ...[base + (b >>> 0), ldb, beta, base + (c >>> 0), ldc] as const,
+    );
+}
+
+function absent(): never {
+  throw new TypeError("There is no BLAS");
+}
+
 /** This thread and its workers. */
 export class Pool {
   readonly control: Int32Array<SharedArrayBuffer>;
@@ -83,9 +103,17 @@ export class Pool {
   /** Start `threads` − 1 workers and wait until they are ready. */
   static async start(
     memory: WebAssembly.Memory,
-    { kernels: instance, threads }: { readonly kernels: Kernels; readonly threads: number },
+    { kernels: instance, threads, blas }: {
+      readonly kernels: Kernels;
+      readonly threads: number;
+      readonly blas?: Blas | undefined;
+    },
   ): Promise<Pool> {
-    const workers = Array.from({ length: threads - 1 }, (_, i) => startWorker(memory, i + 1));
+    const library = blas && { path: blas.library, symbols: SYMBOLS };
+    const workers = Array.from(
+      { length: threads - 1 },
+      (_, i) => startWorker(memory, { thread: i + 1, library }),
+    );
     return new Pool(memory, instance, await Promise.all(workers));
   }
 
@@ -168,7 +196,13 @@ function controlOf(memory: WebAssembly.Memory): Int32Array<SharedArrayBuffer> {
   return new Int32Array(buffer);
 }
 
-function startWorker(memory: WebAssembly.Memory, thread: number): Promise<Worker> {
+function startWorker(
+  memory: WebAssembly.Memory,
+  { thread, library }: {
+    readonly thread: number;
+    readonly library: { readonly path: string; readonly symbols: typeof SYMBOLS } | undefined;
+  },
+): Promise<Worker> {
   const url = `data:text/javascript,${encodeURIComponent(workerSource)}`;
   const worker = new Worker(url, { type: "module", name: `sluice-${thread}` });
   const { promise, resolve, reject } = Promise.withResolvers<Worker>();
@@ -183,7 +217,14 @@ function startWorker(memory: WebAssembly.Memory, thread: number): Promise<Worker
       }),
     );
   };
-  worker.postMessage({ module: kernels, memory, names: KERNEL_NAMES, thread, words: WORDS });
+  worker.postMessage({
+    module: kernels,
+    memory,
+    names: KERNEL_NAMES,
+    thread,
+    words: WORDS,
+    library,
+  });
   return promise;
 }
 

@@ -1,10 +1,26 @@
 // One thread of the WASM backend. It waits for a new generation, enters the op unless it is closed
 // already, runs the kernel named in the control block, counts itself out. Started from a data: URL
 // of this text (no permission needed), so it imports nothing. pool.ts has the other side.
-self.onmessage = ({ data: { module, memory, names, thread, words } }) => {
+self.onmessage = ({ data: { module, memory, names, thread, words, library } }) => {
   const control = new Int32Array(memory.buffer);
-  const { exports } = new WebAssembly.Instance(module, { env: { memory } });
+  const { exports } = new WebAssembly.Instance(module, { env: { memory, sgemm: sgemmOf() } });
   self.postMessage("ready");
+  // cblas_sgemm of the library that the pool opened, on addresses of this memory.
+  function sgemmOf() {
+    if (!library) {
+      return () => {
+        throw new TypeError("There is no BLAS");
+      };
+    }
+    const { symbols: { cblas_sgemm: sgemm } } = Deno.dlopen(library.path, library.symbols);
+    const bytes = new Uint8Array(memory.buffer);
+    const base = Number(Deno.UnsafePointer.value(Deno.UnsafePointer.of(bytes)));
+    return (order, transA, transB, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc) =>
+      sgemm(
+        ...[order, transA, transB, m, n, k, alpha, base + (a >>> 0), lda],
+        ...[base + (b >>> 0), ldb, beta, base + (c >>> 0), ldc],
+      );
+  }
   // Whether this thread takes part: once counted in, the op waits for it, and its arguments stay.
   const enter = () => {
     for (;;) {

@@ -1,8 +1,10 @@
 /** `sluice devices`: what the work could be done on. */
+import { describeBlas, openBlas } from "../../backends/wasm/blas.ts";
 import { describeCpu, wasmLimits } from "../../backends/wasm/mod.ts";
 import { describeAdapters } from "../../backends/webgpu/mod.ts";
 import type { Command } from "../command.ts";
 import { jsonText } from "../json.ts";
+import { productSpeed } from "../product_speed.ts";
 import { pairs } from "../table.ts";
 import { visible } from "../text.ts";
 import { JSON_FLAG } from "./messages.ts";
@@ -14,7 +16,7 @@ const SHOWN_LIMITS = ["maxBufferSize", "maxStorageBufferBindingSize"] as const;
 /** `sluice devices` */
 export const devicesCommand: Command = {
   name: "devices",
-  summary: "list GPUs and the CPU, their limits and features",
+  summary: "list GPUs, the CPU and its BLAS, their limits and features",
   arguments: [],
   flags: [JSON_FLAG],
   examples: [
@@ -24,8 +26,10 @@ export const devicesCommand: Command = {
   async run(parsed, host) {
     const adapters = await describeAdapters();
     const cpu = wasmLimits();
+    const blas = await findBlas();
+    const ownSpeed = await productSpeed("none");
     if (parsed.get("json")) {
-      const wasm = { name: describeCpu(cpu), ...cpu };
+      const wasm = { name: describeCpu(cpu), ...cpu, flopsPerSecond: ownSpeed, blas };
       host.out.write(jsonText({ type: "result", webgpu: adapters, wasm }));
       return;
     }
@@ -52,8 +56,40 @@ export const devicesCommand: Command = {
     if (adapters.length === 0) blocks.push("webgpu  no adapter found\n");
     blocks.push(pairs([
       ["wasm", describeCpu(cpu)],
+      ["products", `${gigaflops(ownSpeed)} on a thread, by Sluice's own kernels`],
+      ...blas.map(({ library, name, flopsPerSecond, reason }) =>
+        [
+          "blas",
+          name === undefined
+            ? `${visible(library)}: ${visible(reason!)}`
+            : `${visible(name)}, ${visible(library)}: ${gigaflops(flopsPerSecond!)} on a thread`,
+        ] as const
+      ),
       ["memory", `${size(cpu.memoryBytes)} for all tensors, ${size(cpu.maxTensorBytes)} for one`],
     ]));
     host.out.write(blocks.join("\n"));
   },
 };
+
+/** A library that was looked for: what it is and how fast, or why it is not taken. */
+interface ListedBlas {
+  readonly library: string;
+  readonly name?: string;
+  readonly flopsPerSecond?: number;
+  readonly reason?: string;
+}
+
+/** Every BLAS that was looked for up to the one that `--blas auto` takes. */
+async function findBlas(): Promise<ListedBlas[]> {
+  const { blas, passed } = openBlas("auto");
+  const listed: ListedBlas[] = passed.map(({ library, reason }) => ({ library, reason }));
+  if (!blas) return listed;
+  const { library } = blas;
+  const name = describeBlas(blas);
+  blas[Symbol.dispose]();
+  return [...listed, { library, name, flopsPerSecond: await productSpeed(library) }];
+}
+
+function gigaflops(perSecond: number): string {
+  return `${Math.round(perSecond / 1e9)} GFLOP/s`;
+}

@@ -179,6 +179,15 @@ export const DEVICE_FLAGS: readonly Flag[] = [
     help: "CPU threads (all unless given)",
     group: DEVICE_GROUP,
   },
+  {
+    name: "blas",
+    type: "string",
+    placeholder: "auto|none|path",
+    help: "what multiplies matrices on the CPU: a BLAS of the system where there is one and " +
+      "--allow-ffi is given, Sluice's own kernels, or the library at a path",
+    default: "auto",
+    group: DEVICE_GROUP,
+  },
 ];
 
 /** The device that the flags ask for. */
@@ -186,6 +195,7 @@ export function openDevice(parsed: ParsedArguments, report: Reporter): Promise<B
   const threads = parsed.get("threads");
   return openBackend(parsed.get("device") as "auto" | "webgpu" | "wasm", {
     report,
+    blas: String(parsed.get("blas")),
     ...(threads === undefined ? {} : { threads: Number(threads) }),
   });
 }

@@ -3,6 +3,8 @@
 // panels [k][4] and [k][8], and go through a 4×8 micro-kernel: one load of A and lane shuffles,
 // because V8 checks the bounds of each load. A sum runs over k in one order whatever the tile, so
 // an element does not depend on how work was divided.
+import { cutTiles, isForBlas, m0 as tileTop, m1 as tileEnd, n0 as tileLeft, n1 as tileRight,
+  nextTile, sgemm, WIDE, widePanel } from "./blas";
 import { ceilDiv, claim, scratch } from "./call";
 import { run } from "./cast";
 import { unpackFloats } from "./bits";
@@ -210,6 +212,57 @@ export function microEdge<T>(
     bytes);
 }
 
+/** One call of the BLAS on rows [m, mEnd) and columns [n, nEnd) of C. */
+@inline
+function blasCall(aKind: i32, a: usize, aStride: i32, bTurned: bool, b: usize, bStride: i32,
+  c: usize, cStride: i32, m: i32, mEnd: i32, n: i32, nEnd: i32, k: i32, beta: f32): void {
+  const turned = aKind == COLUMNS;
+  sgemm(turned, bTurned, mEnd - m, nEnd - n, k, alpha,
+    a + (<usize>(turned ? m : m * aStride) << 2), aStride, b, bStride, beta,
+    c + (<usize>(m * cStride + n) << 2), cStride);
+}
+
+/** `gemm` by the BLAS of the host: A of floats, B of floats or widened panel by panel. */
+function blasProduct(
+  thread: i32, aKind: i32, a: usize, aStride: i32, bKind: i32, b: usize, bStride: i32, c: usize,
+    cStride: i32,
+  M: i32, N: i32, K: i32, add: bool,
+): void {
+  const plain = bKind == 0 || bKind == COLUMNS, panel = widePanel(thread);
+  cutTiles(M, N);
+  while (nextTile(M, N)) {
+    const top = tileTop, end = tileEnd, left = tileLeft, right = tileRight;
+    if (!isWanted(top, end, left, right)) continue;
+    for (let k: i32 = 0; k < K; k += plain ? K : WIDE) {
+      const count = plain ? K : min(WIDE, K - k), beta: f32 = add || k > 0 ? 1 : 0;
+      const from = a + (<usize>(aKind == COLUMNS ? k * aStride : k) << 2);
+      if (!plain) {
+        for (let n = left; n < right; n++) {
+          rowOf(bKind, b, bStride, n, k, count, panel + (<usize>((n - left) * count) << 2), K);
+        }
+      }
+      // Rows of one block of the diagonal at a time, where some of the tile is not to be computed.
+      for (let m = top; m < end;) {
+        const block = (m + diagonal) >> HALF_SHIFT;
+        let mEnd = end, first = left, last = right;
+        if (half != 0) {
+          mEnd = min(end, ((block + 1) << HALF_SHIFT) - diagonal);
+          if (half == 1) last = min(right, (block + 1) << HALF_SHIFT);
+          else first = max(left, block << HALF_SHIFT);
+        }
+        if (first < last) {
+          const rows = plain
+            ? b + (<usize>(bKind == COLUMNS ? first : first * bStride) << 2)
+            : panel + (<usize>((first - left) * count) << 2);
+          blasCall(aKind, from, aStride, bKind == COLUMNS, rows, plain ? bStride : count, c, cStride,
+            m, mEnd, first, last, count, beta);
+        }
+        m = mEnd;
+      }
+    }
+  }
+}
+
 /**
  * C (rows at `c`, `cStride` elements apart) = A[M, K] · B[N, K]ᵀ, or += if `add`; K is in elements.
  * Takes work items until none is left.
@@ -219,6 +272,11 @@ export function gemm<T>(
     cStride: i32,
   M: i32, N: i32, K: i32, add: bool,
 ): void {
+  if (isFloat<T>() && (aKind == 0 || aKind == COLUMNS) &&
+    (bKind <= PACKED || bKind == COLUMNS) && isForBlas(M, N, K)) {
+    blasProduct(thread, aKind, a, aStride, bKind, b, bStride, c, cStride, M, N, K, add);
+    return;
+  }
   const units = isFloat<T>() ? K : (K + 1) >> 1;
   const corner = scratch(thread), buffer = corner + 128;
   const aPanels = buffer + 4 * ((KC + 16) << 2), bPanels = aPanels + ((MC * KC) << 2);
