@@ -254,8 +254,9 @@ function blasProduct(
           const rows = plain
             ? b + (<usize>(bKind == COLUMNS ? first : first * bStride) << 2)
             : panel + (<usize>((first - left) * count) << 2);
-          blasCall(aKind, from, aStride, bKind == COLUMNS, rows, plain ? bStride : count, c, cStride,
-            m, mEnd, first, last, count, beta);
+          const stride = plain ? bStride : count;
+          blasCall(aKind, from, aStride, bKind == COLUMNS, rows, stride, c, cStride, m, mEnd, first,
+            last, count, beta);
         }
         m = mEnd;
       }
