@@ -10,7 +10,7 @@ import { openWasm } from "../src/backends/wasm/mod.ts";
 import { DeviceError } from "../src/errors.ts";
 import { openBackend } from "../src/open.ts";
 import { multiply } from "../src/ops/gemm.ts";
-import { gemm, matmulNt, matmulPacked } from "../src/ops/mod.ts";
+import { attention, gemm, matmulNt, matmulPacked } from "../src/ops/mod.ts";
 import type { FloatDType } from "../src/tensor.ts";
 import { testBackend } from "./conformance/backend.ts";
 
@@ -27,7 +27,7 @@ const ABSENT: string | undefined = (() => {
 await testBackend(
   "a BLAS for wasm",
   async () => ABSENT ?? await openWasm({ threads: 2, blas: "auto", blasLeast: 1 }),
-  { ops: [matmulNt, matmulPacked, gemm] },
+  { ops: [matmulNt, matmulPacked, gemm, attention] },
 );
 
 function withBlas(name: string, fn: () => Promise<void>): void {

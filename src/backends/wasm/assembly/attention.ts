@@ -1,6 +1,8 @@
 // Causal grouped-query attention by blocks of 64 queries and 64 keys with a running softmax
-// (FlashAttention, arXiv 2205.14135), both products through the micro-kernel of gemm.ts. Keys are
-// visited in one order, so a query's result does not depend on which thread took its block.
+// (FlashAttention, arXiv 2205.14135), both products through the micro-kernel of gemm.ts, or by
+// larger blocks through a BLAS. Keys are visited in one order, so a query's result does not depend
+// on which thread took its block.
+import { hasBlas, sgemm } from "./blas";
 import { ceilDiv, claim, dim, F32, scalarF, scalarU, scratch, tensor } from "./call";
 import { micro, microEdge, packRows } from "./gemm";
 import { exp4, max4, softCap4 } from "./math";
@@ -12,14 +14,17 @@ const PANEL: usize = (64 * 256) << 2;
 const LINE: usize = 64 << 2;
 
 /**
- * Scores [from, to) of one row of BLOCK become scaled weights e^(score − most), the others 0;
- * returns their sum.
+ * Scores [from, to) of one row of `length`, which 4 divides, become scaled weights
+ * e^(score − most), the others 0; returns their sum.
  */
-function softmaxRow(row: usize, from: i32, to: i32, scale: f32, before: f32): f32 {
+function softmaxRow(row: usize, length: i32, from: i32, to: i32, scale: f32, before: f32): f32 {
   for (let j: i32 = 0; j < from; j++) store<f32>(row + (<usize>j << 2), -Infinity);
-  for (let j = to; j < BLOCK; j++) store<f32>(row + (<usize>j << 2), -Infinity);
+  // Whole vectors past the last score are 0 without being computed.
+  const end = (to + 3) & -4, line = <usize>end << 2;
+  for (let j = to; j < end; j++) store<f32>(row + (<usize>j << 2), -Infinity);
+  memory.fill(row + line, 0, <usize>(length - end) << 2);
   let top = f32x4.splat(before);
-  for (let p = row; p < row + LINE; p += 16) {
+  for (let p = row; p < row + line; p += 16) {
     const v = f32x4.mul(v128.load(p), f32x4.splat(scale));
     v128.store(p, v);
     top = f32x4.max(top, v);
@@ -27,7 +32,7 @@ function softmaxRow(row: usize, from: i32, to: i32, scale: f32, before: f32): f3
   most = max4(top);
   const shift = f32x4.splat(most);
   let sum = f32x4.splat(0);
-  for (let p = row; p < row + LINE; p += 16) {
+  for (let p = row; p < row + line; p += 16) {
     const e = exp4(f32x4.sub(v128.load(p), shift));
     v128.store(p, e);
     sum = f32x4.add(sum, e);
@@ -39,10 +44,10 @@ function softmaxRow(row: usize, from: i32, to: i32, scale: f32, before: f32): f3
 // Thread-private: the greatest score so far of the row `softmaxRow` was last given.
 let most: f32 = 0;
 
-/** One row of BLOCK scores scaled, capped, and with the biases of its first `count` keys added. */
+/** One row of scores scaled, capped, and with the biases of its `count` keys added. */
 function shapeRow(row: usize, scale: f32, cap: f32, bias: usize, count: i32): void {
-  const bound = f32x4.splat(cap), s = f32x4.splat(scale);
-  for (let at: usize = 0; at < LINE; at += 16) {
+  const bound = f32x4.splat(cap), s = f32x4.splat(scale), line = <usize>((count + 3) & -4) << 2;
+  for (let at: usize = 0; at < line; at += 16) {
     const v = f32x4.mul(v128.load(row + at), s);
     v128.store(row + at, cap == 0 ? v : softCap4(v, bound));
   }
@@ -80,6 +85,11 @@ function packValues(v: usize, stride: usize, keys: i32, columns: i32, out: usize
 }
 
 export function attention(thread: i32): void {
+  if (hasBlas()) blasAttention(thread);
+  else ownAttention(thread);
+}
+
+function ownAttention(thread: i32): void {
   const q = tensor(0), k = tensor(1), v = tensor(2), bias = tensor(3), o = tensor(4);
   const T = dim(0), Q = dim(1), K = dim(2), S = dim(4);
   const d = scalarU(0), window = scalarU(1), scale = scalarF(2), cap = scalarF(3),
@@ -127,7 +137,7 @@ export function attention(thread: i32): void {
         const row = scores + <usize>i * LINE;
         if (shaped) shapeRow(row, scale, cap, biased ? bias + (<usize>(head * S + j0) << 2) : 0,
           count);
-        const sum = softmaxRow(row, start, end, left, before);
+        const sum = softmaxRow(row, BLOCK, start, end, left, before);
         const fade = f32x4.extract_lane(exp4(f32x4.splat(before - most)), 0);
         store<f32>(tops + at, most);
         store<f32>(sums + at, load<f32>(sums + at) * fade + sum);
@@ -156,6 +166,56 @@ export function attention(thread: i32): void {
     }
     for (let i: i32 = 0; i < rows; i++) {
       scaleRow(out + <usize>i * qStride, d, 1 / load<f32>(sums + (<usize>i << 2)));
+    }
+  }
+}
+
+/** Queries and keys of a block for a BLAS: 256 KiB of scores. */
+const BLAS_QUERIES: i32 = 128;
+const BLAS_KEYS: i32 = 512;
+
+/** The same in products that are worth a BLAS's calls. */
+function blasAttention(thread: i32): void {
+  const q = tensor(0), k = tensor(1), v = tensor(2), bias = tensor(3), o = tensor(4);
+  const T = dim(0), Q = dim(1), K = dim(2), S = dim(4);
+  const d = scalarU(0), window = scalarU(1), scale = scalarF(2), cap = scalarF(3),
+    biased = scalarU(4) != 0;
+  const shaped = biased || cap != 0, left: f32 = shaped ? 1 : scale;
+  const heads = Q / d, shared = Q / K, line = <usize>BLAS_KEYS << 2;
+  const tops = scratch(thread), sums = tops + (<usize>BLAS_QUERIES << 2);
+  const scores = sums + (<usize>BLAS_QUERIES << 2);
+  const blocks = ceilDiv(T, BLAS_QUERIES);
+  for (let item = claim(); item < heads * blocks; item = claim()) {
+    const i0 = (blocks - 1 - item / heads) * BLAS_QUERIES, rows = min(BLAS_QUERIES, T - i0);
+    const head = item % heads, from = head / shared * d;
+    const first = window > 0 ? max(0, i0 - window + 1) : 0;
+    const queries = q + (<usize>(i0 * Q + head * d) << 2);
+    const out = o + (<usize>(i0 * Q + head * d) << 2);
+    for (let i: i32 = 0; i < rows; i++) {
+      store<f32>(tops + (<usize>i << 2), -3.4028235e38);
+      store<f32>(sums + (<usize>i << 2), 0);
+    }
+    for (let j0 = first; j0 < i0 + rows; j0 += BLAS_KEYS) {
+      const count = min(BLAS_KEYS, i0 + rows - j0), padded = (count + 3) & -4;
+      const places = <usize>(j0 * K + from) << 2;
+      sgemm(false, false, rows, count, d, 1, queries, Q, k + places, K, 0, scores, BLAS_KEYS);
+      for (let i: i32 = 0; i < rows; i++) {
+        const at = <usize>i << 2, before = load<f32>(tops + at), row = scores + <usize>i * line;
+        const start = window > 0 ? min(padded, max(0, i0 + i - window + 1 - j0)) : 0;
+        const end = max(0, min(count, i0 + i + 1 - j0));
+        if (shaped) shapeRow(row, scale, cap, biased ? bias + (<usize>(head * S + j0) << 2) : 0,
+          count);
+        const sum = softmaxRow(row, padded, start, end, left, before);
+        const fade = f32x4.extract_lane(exp4(f32x4.splat(before - most)), 0);
+        store<f32>(tops + at, most);
+        store<f32>(sums + at, load<f32>(sums + at) * fade + sum);
+        if (j0 > first && fade != 1) scaleRow(out + (<usize>(i * Q) << 2), d, fade);
+      }
+      sgemm(false, true, rows, d, count, 1, scores, BLAS_KEYS, v + places, K, j0 > first ? 1 : 0,
+        out, Q);
+    }
+    for (let i: i32 = 0; i < rows; i++) {
+      scaleRow(out + (<usize>(i * Q) << 2), d, 1 / load<f32>(sums + (<usize>i << 2)));
     }
   }
 }

@@ -34,6 +34,12 @@ export function sgemm(aTurned: bool, bTurned: bool, m: i32, n: i32, k: i32, alph
     aStride, b, bStride, beta, c, cStride);
 }
 
+/** Whether there is a BLAS. */
+@inline
+export function hasBlas(): bool {
+  return load<u32>(LEAST) != 0;
+}
+
 /** Whether a product of this size is the BLAS's. */
 @inline
 export function isForBlas(M: i32, N: i32, K: i32): bool {
