@@ -10,6 +10,8 @@ import type { Shape } from "./tensor.ts";
 export interface Tensor extends Disposable {
   readonly dtype: DeviceDType;
   readonly shape: Shape;
+  /** Whether it is one of {@linkcode Backend.allocOutside}. */
+  readonly outside?: boolean;
 }
 
 /** Something that allocates. Both a backend and a scope do. */
@@ -48,6 +50,16 @@ export interface Backend extends Allocator, AsyncDisposable {
   readonly maxTensorBytes: number;
   /** Bytes of tensors that the device can hold at once, if it is known; the planner keeps to it. */
   readonly memoryBytes?: number;
+  /**
+   * Memory for an f32 matrix outside of what the device's kernels reach, if there is such a thing:
+   * it is not of `memoryBytes`. Only `gemm`, `copy`, `mirror`, `diagonal` and `permute_gram` take
+   * it.
+   *
+   * @throws {DeviceError} of kind `memory`: the system has not enough.
+   */
+  allocOutside?(shape: Shape): Tensor;
+  /** Bytes from which a matrix should be kept there. */
+  readonly outsideBytes?: number;
   /** Bytes a slice of a weight should have for this device to run at speed. */
   readonly sliceBytes: number;
   /**
@@ -77,7 +89,7 @@ export interface Backend extends Allocator, AsyncDisposable {
 /** What of a device a plan depends on. */
 export type DeviceLimits = Pick<
   Backend,
-  "name" | "maxTensorBytes" | "memoryBytes" | "sliceBytes" | "supports"
+  "name" | "maxTensorBytes" | "memoryBytes" | "sliceBytes" | "supports" | "outsideBytes"
 >;
 
 /** A scope over any backend: what every implementation returns from `scope()`. */

@@ -5,33 +5,26 @@
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import type { Backend } from "../src/backend.ts";
-import { openBlas } from "../src/backends/wasm/blas.ts";
 import { openWasm } from "../src/backends/wasm/mod.ts";
 import { DeviceError } from "../src/errors.ts";
 import { openBackend } from "../src/open.ts";
 import { multiply } from "../src/ops/gemm.ts";
 import { attention, gemm, matmulNt, matmulPacked } from "../src/ops/mod.ts";
 import type { FloatDType } from "../src/tensor.ts";
+import { ABSENT_BLAS } from "./blas_given.ts";
 import { testBackend } from "./conformance/backend.ts";
 
 /** Says where packages are. */
 const CONFIG = fileURLToPath(new URL("../deno.json", import.meta.url));
 
-/** Why there is no BLAS here, if there is none. */
-const ABSENT: string | undefined = (() => {
-  const { blas, passed } = openBlas("auto");
-  blas?.[Symbol.dispose]();
-  return blas ? undefined : passed.map(({ reason }) => reason).join("; ") || "none is known";
-})();
-
 await testBackend(
   "a BLAS for wasm",
-  async () => ABSENT ?? await openWasm({ threads: 2, blas: "auto", blasLeast: 1 }),
+  async () => ABSENT_BLAS ?? await openWasm({ threads: 2, blas: "auto", blasLeast: 1 }),
   { ops: [matmulNt, matmulPacked, gemm, attention] },
 );
 
 function withBlas(name: string, fn: () => Promise<void>): void {
-  Deno.test({ name, ignore: ABSENT !== undefined, fn });
+  Deno.test({ name, ignore: ABSENT_BLAS !== undefined, fn });
 }
 
 /** Values of every size, the same ones each time. */

@@ -20,6 +20,7 @@ import { type Factor, soundFactor } from "../linalg/factor.ts";
 import type { Gram } from "../linalg/panels.ts";
 import { add } from "../ops/add.ts";
 import { addBias } from "../ops/add_bias.ts";
+import { copy } from "../ops/copy.ts";
 import { embedding } from "../ops/embedding.ts";
 import { multiply } from "../ops/gemm.ts";
 import { scaleCap } from "../ops/scale_cap.ts";
@@ -27,6 +28,7 @@ import { subtract } from "../ops/subtract.ts";
 import { widen } from "../ops/widen.ts";
 import { elementCount } from "../tensor.ts";
 import {
+  allocMatrix,
   allocPanels,
   multiplyByPanels,
   multiplyByTransposed,
@@ -114,7 +116,7 @@ export function observeResiduals(
   scope: Scope,
 ): Difference {
   const { backend } = scope;
-  const sums = scope.alloc("f32", [rows, channels]);
+  const sums = allocMatrix([rows, channels], scope);
   const offset = bias && negated(bias, scope);
   let seen = false;
   return {
@@ -176,6 +178,13 @@ function rowsOf(table: Tensor, rows: Uint32Array, scope: Scope): Tensor {
   const { backend } = scope;
   const [, columns = 0] = table.shape;
   const x = scope.alloc("f32", [rows.length, columns]);
+  if (table.outside) {
+    const place = { rows: 1, columns, from_column: 0, to_column: 0, transposed: 0 };
+    rows.forEach((from_row, to_row) =>
+      backend.run(copy, { from: table, to: x }, { ...place, from_row, to_row })
+    );
+    return x;
+  }
   using scratch = backend.scope();
   const ids = scratch.alloc("u32", [rows.length]);
   backend.write(ids, new Uint8Array(rows.buffer, rows.byteOffset, rows.byteLength));
@@ -203,7 +212,8 @@ async function solvable(gram: Gram, scope: Scope): Promise<Factor | undefined> {
 /** x·(Σxxᵀ + λI)⁻¹ = x·V·Vᵀ in place of x, f32[n, C]. */
 function solve(x: Tensor, v: Panels, backend: Backend): void {
   using scratch = backend.scope();
-  const half = scratch.alloc("f32", x.shape);
+  const [rows = 0, columns = 0] = x.shape;
+  const half = allocMatrix([rows, columns], scratch, x.outside);
   multiplyByPanels(x, v, half, { backend });
   multiplyByTransposed(half, v, x, { backend });
 }

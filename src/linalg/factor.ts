@@ -16,7 +16,7 @@ import { diagonal } from "../ops/diagonal.ts";
 import { FACTOR_BLOCK, factorBlock } from "../ops/factor_block.ts";
 import { multiply } from "../ops/gemm.ts";
 import { permuteGram } from "../ops/permute_gram.ts";
-import { allocPanels, type Panel, type Panels } from "./panels.ts";
+import { allocPanels, diagonalBlocks, type Panel, type Panels } from "./panels.ts";
 
 /** V = Uᵀ, lower triangular, of a Gram matrix whose columns were put in an order. */
 export interface Factor {
@@ -79,6 +79,7 @@ export function makeFactor(
     after: scratch.alloc("f32", [size, FACTOR_BLOCK]),
     zeros: scratch.alloc("f32", [size, FACTOR_BLOCK]),
     inverse: scratch.alloc("f32", [FACTOR_BLOCK, FACTOR_BLOCK]),
+    block: diagonalBlocks(v, FACTOR_BLOCK, scratch),
   };
   backend.write(work.zeros, new Uint8Array(size * FACTOR_BLOCK * 4));
   const blocks = Math.ceil(size / FACTOR_BLOCK);
@@ -119,21 +120,18 @@ interface Work {
   readonly zeros: Tensor;
   /** f32[64, 64]: the inverse of the factor of the diagonal block. */
   readonly inverse: Tensor;
+  readonly block: ReturnType<typeof diagonalBlocks>;
 }
 
 /** Queue the work of one block of columns. */
 function factorColumns(first: number, work: Work): void {
-  const { backend, v, before, after, inverse, status, least } = work;
+  const { backend, v, before, after, inverse, status, least, block } = work;
   const count = Math.min(FACTOR_BLOCK, v.size - first);
   const panel = v.panels.findLast((panel) => panel.first <= first)!;
   for (const part of v.panels) takeColumns(part, { first, count, to: before, backend });
-  backend.run(factorBlock, { m: panel.tensor, s: before, t: inverse, status }, {
-    first,
-    panel: panel.first,
-    least,
-  });
-  const block = { tensor: after };
-  multiply(backend, { a: { tensor: before }, b: { tensor: inverse }, c: block }, {
+  const { tensor: m, panel: top } = block(panel, first, count);
+  backend.run(factorBlock, { m, s: before, t: inverse, status }, { first, panel: top, least });
+  multiply(backend, { a: { tensor: before }, b: { tensor: inverse }, c: { tensor: after } }, {
     m: v.size,
     n: count,
     k: count,

@@ -1,8 +1,10 @@
 /**
  * A square matrix on a device, as panels of rows: one where a kernel can bind it whole, more where
- * it cannot (14336 columns are 822 MB, and a GPU may take 128 MiB).
+ * it cannot (14336 columns are 822 MB, and a GPU may take 128 MiB). On the CPU, what is larger than
+ * its kernels' memory has room for lies beside it.
  */
 import type { Backend, Scope, Tensor } from "../backend.ts";
+import { copy } from "../ops/copy.ts";
 import { HALF_BLOCK, multiply } from "../ops/gemm.ts";
 
 /** Rows of a matrix that one tensor holds. */
@@ -36,14 +38,71 @@ export function panelRows(
   return Math.min(size, Math.max(HALF_BLOCK, fitting));
 }
 
+/** Whether a device keeps an f32 matrix of this size outside of its own memory. */
+export function isOutside(
+  rows: number,
+  columns: number,
+  { outsideBytes = Infinity }: Pick<Backend, "outsideBytes">,
+): boolean {
+  return rows * columns * 4 >= outsideBytes;
+}
+
+/** Memory for rows × columns f32 of which products are made; outside, where the matrix is large. */
+export function allocMatrix(
+  [rows, columns]: readonly [number, number],
+  scope: Scope,
+  outside: boolean = isOutside(rows, columns, scope.backend),
+): Tensor {
+  const { backend } = scope;
+  return outside
+    ? scope.adopt(backend.allocOutside!([rows, columns]))
+    : scope.alloc("f32", [rows, columns]);
+}
+
 /** Memory for a square matrix, with undefined contents. */
 export function allocPanels(size: number, scope: Scope): Panels {
-  const rows = panelRows(size, scope.backend);
+  const { backend } = scope;
+  const rows = panelRows(size, backend);
+  const outside = isOutside(size, size, backend);
   const panels = Array.from({ length: Math.ceil(size / rows) }, (_, i): Panel => {
     const [first, count] = [i * rows, Math.min(rows, size - i * rows)];
-    return { first, rows: count, tensor: scope.alloc("f32", [count, size]) };
+    return { first, rows: count, tensor: allocMatrix([count, size], scope, outside) };
   });
   return { size, panels };
+}
+
+/**
+ * A block on the diagonal where any kernel reads it: in its panel, or copied to the same columns of
+ * rows of its own.
+ */
+export interface DiagonalBlock {
+  readonly tensor: Tensor;
+  /** The row of the matrix that the tensor's first row is. */
+  readonly panel: number;
+}
+
+/** Gives blocks on the diagonal, of at most `most` rows, to kernels; each until the next is asked. */
+export function diagonalBlocks(
+  { size, panels }: Panels,
+  most: number,
+  scope: Scope,
+): (panel: Panel, first: number, count: number) => DiagonalBlock {
+  if (!panels.some(({ tensor }) => tensor.outside)) {
+    return ({ first: panel, tensor }) => ({ tensor, panel });
+  }
+  const rows = scope.alloc("f32", [most, size]);
+  return ({ first: top, tensor }, first, count) => {
+    scope.backend.run(copy, { from: tensor, to: rows }, {
+      rows: count,
+      columns: count,
+      from_row: first - top,
+      from_column: first,
+      to_row: 0,
+      to_column: first,
+      transposed: 0,
+    });
+    return { tensor: rows, panel: first };
+  };
 }
 
 /** Queue y[R, C] (+)= alpha·x·M, for x f32[R, C] and a square matrix M. */

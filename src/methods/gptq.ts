@@ -7,6 +7,7 @@
  */
 import { type Factor, importanceOf, soundFactor } from "../linalg/factor.ts";
 import type { Job, Rounded, Rounder, RoundingMethod, RoundingRequest } from "../method.ts";
+import { diagonalBlocks } from "../linalg/panels.ts";
 import { gram } from "../observers/gram.ts";
 import { multiply } from "../ops/gemm.ts";
 import { GPTQ_BLOCK, gptqBlock } from "../ops/gptq_block.ts";
@@ -268,21 +269,24 @@ class GptqRounder implements Rounder {
     const { order, places, v: { size, panels } } = this.#factor;
     const w = this.#permuted(target, order, { scope: scratch });
     const e = scratch.alloc("f32", target.shape);
-    for (const { first: top, rows: height, tensor: v } of panels) {
+    const blockOf = diagonalBlocks(this.#factor.v, GPTQ_BLOCK, scratch);
+    for (const part of panels) {
+      const { first: top, rows: height, tensor } = part;
       for (let first = top; first < top + height; first += GPTQ_BLOCK) {
         const count = Math.min(GPTQ_BLOCK, size - first);
         if (first > 0) {
           // What the columns before left to these.
           multiply(backend, {
             a: { tensor: e },
-            b: { tensor: v, row: first - top },
+            b: { tensor, row: first - top },
             c: { tensor: w, column: first },
           }, { m: rows, n: count, k: first, alpha: -1, add: true });
         }
+        const { tensor: v, panel } = blockOf(part, first, count);
         backend.run(gptqBlock, { v, scale, zero, order, w, e, loss }, {
           first,
           count,
-          panel: top,
+          panel,
           ...scalars,
         });
       }

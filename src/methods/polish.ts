@@ -23,7 +23,7 @@ import { permuteColumns } from "../ops/permute_columns.ts";
 import { refitScales } from "../ops/refit_scales.ts";
 import { subtract } from "../ops/subtract.ts";
 import type { Option, OptionValues } from "../option.ts";
-import { multiplyByRows } from "../linalg/panels.ts";
+import { diagonalBlocks, multiplyByRows } from "../linalg/panels.ts";
 import { type IntScheme, type Scheme, tileOf, type ValueGrid } from "../scheme.ts";
 import { SCALE_DTYPE } from "../schemes/tiles.ts";
 
@@ -125,11 +125,13 @@ function descend(
   const { backend } = scope;
   using scratch = backend.scope();
   const g = scratch.alloc("f32", [w.shape[0]!, DESCEND_BLOCK]);
-  for (const { first: panel, rows, tensor: h } of gram.panels) {
-    for (let first = panel; first < panel + rows; first += DESCEND_BLOCK) {
+  const blockOf = diagonalBlocks(gram, DESCEND_BLOCK, scratch);
+  for (const part of gram.panels) {
+    for (let first = part.first; first < part.first + part.rows; first += DESCEND_BLOCK) {
       const count = Math.min(DESCEND_BLOCK, gram.size - first);
       // (E·F·H) of the block, of what all columns before it have become.
       multiplyByRows(e, gram, g, { backend, first, count });
+      const { tensor: h, panel } = blockOf(part, first, count);
       backend.run(descendBlock, { h, factor, g, scale, zero, w, e, loss }, {
         first,
         count,

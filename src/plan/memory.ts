@@ -17,7 +17,9 @@ import {
   WRITE_BEHIND_BYTES,
 } from "../limits.ts";
 import { factorBytes } from "../linalg/factor.ts";
+import { isOutside } from "../linalg/panels.ts";
 import { gram } from "../observers/gram.ts";
+import { FACTOR_BLOCK } from "../ops/factor_block.ts";
 import { schemeKind } from "../schemes/mod.ts";
 import { BITS, byteLength, matrixShape, sum } from "../tensor.ts";
 import { inputObserver, isCalibrated, observersOf } from "./needs.ts";
@@ -80,7 +82,11 @@ export function planMemory(
     ? evaluationMemory(units, model, { evaluation, format })
     : { held: NOTHING, activations: 0 };
   const calibration = calibrated
-    ? calibrationMemory(units, model, { calibration: calibrated, propagate: around.propagate })
+    ? calibrationMemory(units, model, {
+      calibration: calibrated,
+      propagate: around.propagate,
+      device,
+    })
     : NOTHING;
   const window = (calibrated?.seqLen ?? 0) * stateWidths(model, around).kept * 4;
   const states = statesInMemory(model, around) + window +
@@ -176,16 +182,17 @@ export function activationsPerToken(model: Model): number {
 function calibrationMemory(
   units: readonly Unit[],
   model: Model,
-  { calibration: { seqLen: tokens, windows }, propagate }: {
+  { calibration: { seqLen: tokens, windows }, propagate, device }: {
     readonly calibration: WindowsRequest;
     readonly propagate: boolean;
+    readonly device: DeviceLimits;
   },
 ): Held {
   const tasks = new Map(units.flatMap(({ tasks }) => tasks).map((task) => [task.name, task]));
   const kept = propagate ? stateWidths(model, { propagate }).kept : 0;
   return graphsOf(model).reduce((most, graph) => {
     const passing = tokens * 4 * (graph.widest + kept);
-    return larger(most, blockMemory(graph, { tasks, tokens, windows, propagate, passing }));
+    return larger(most, blockMemory(graph, { tasks, tokens, windows, propagate, passing, device }));
   }, NOTHING);
 }
 
@@ -198,6 +205,7 @@ interface BlockSurroundings {
   readonly propagate: boolean;
   /** Bytes of a window's states on their way. */
   readonly passing: number;
+  readonly device: DeviceLimits;
 }
 
 function blockMemory(graph: BlockGraph, how: BlockSurroundings): Held {
@@ -211,8 +219,8 @@ function blockMemory(graph: BlockGraph, how: BlockSurroundings): Held {
     device += schemeKind(task.scheme).codeBytes(task.scheme, rows, columns);
     host += 2 * sum(task.outputs, byteLength);
   }
-  const stages = graph.stages.map((stage) => stageMemory(graph, stage, how));
-  return { device: device + Math.max(...stages), host };
+  const stage = graph.stages.map((stage) => stageMemory(graph, stage, how)).reduce(larger, NOTHING);
+  return { device: device + stage.device, host: host + stage.host };
 }
 
 /**
@@ -225,8 +233,8 @@ const SLICE_COPIES = 8;
 function stageMemory(
   graph: BlockGraph,
   stage: Stage,
-  { tasks, tokens, windows, propagate, passing: states }: BlockSurroundings,
-): number {
+  { tasks, tokens, windows, propagate, passing: states, device }: BlockSurroundings,
+): Held {
   const { channels, matrices } = stage;
   const quantized = matrices.flatMap(({ name }) => {
     const task = tasks.get(name);
@@ -239,31 +247,37 @@ function stageMemory(
       0,
     );
   const calibrated = quantized.filter(isCalibrated);
-  if (calibrated.length === 0) return passing;
+  if (calibrated.length === 0) return { device: passing, host: 0 };
   const observers = new Set(calibrated.flatMap((task) => {
     const fixing = inputObserver(task.scheme, task.rule.options);
     return [...observersOf(task), ...(fixing ? [fixing] : [])];
   }));
-  const moving = propagate && observers.has(gram);
-  const joining = residualEdge(graph, stage)?.linear.rows;
-  const statistics = sum([...observers], ({ bytes }) => bytes(channels, tokens * windows)) +
-    (moving ? propagationBytes(channels, joining) + tokens * channels * 4 : 0);
   const slices = calibrated.map(({ sliceRows }) => SLICE_COPIES * sliceRows * channels * 4);
   const searching = calibrated.flatMap(({ chain, rule: { options } }) =>
     chain.smoothing.map(({ workBytes }) => workBytes?.(channels, options) ?? 0)
   );
-  // The factor that targets are moved with, and that of the rounding.
-  const factors = observers.has(gram) ? (moving ? 2 : 1) * factorBytes(channels) : 0;
-  return statistics + Math.max(passing, factors + Math.max(...slices, ...searching));
-}
-
-/**
- * Bytes of the sums that targets are moved by, for a stage of C channels whose linear, if it joins
- * the residual stream, has R rows; its factor not counted.
- */
-function propagationBytes(channels: number, joining: number | undefined): number {
-  // Sums that are solved with as a whole need as much again.
-  return (joining ?? 2 * channels) * channels * 4;
+  const rounding = Math.max(...slices, ...searching);
+  const others = sum(
+    [...observers].filter((observer) => observer !== gram),
+    ({ bytes }) => bytes(channels, tokens * windows),
+  );
+  if (!observers.has(gram)) return { device: others + Math.max(passing, rounding), host: 0 };
+  const square = channels * channels * 4;
+  const outside = isOutside(channels, channels, device);
+  // The factor that targets are moved with, and that of the rounding; one block of it beside it.
+  const factors = propagate ? 2 : 1;
+  const factoring = factors *
+    (factorBytes(channels) - (outside ? square - FACTOR_BLOCK * channels * 4 : 0));
+  const joining = residualEdge(graph, stage)?.linear.rows;
+  // Sums that targets are moved by; where they are solved with as a whole, as much again.
+  const sums = propagate ? (joining ?? 2 * channels) * channels * 4 : 0;
+  const apart = isOutside(joining ?? channels, channels, device);
+  const moving = propagate ? tokens * channels * 4 : 0;
+  return {
+    device: others + moving + (outside ? 0 : square) + (apart ? 0 : sums) +
+      Math.max(passing, factoring + rounding),
+    host: (outside ? (1 + factors) * square : 0) + (apart ? sums : 0),
+  };
 }
 
 /** Bytes of hidden states kept in memory. */

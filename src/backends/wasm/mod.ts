@@ -9,16 +9,21 @@ import { DeviceError } from "../../errors.ts";
 import {
   argumentsOf,
   bindDims,
-  deviceBytes,
   type DeviceDType,
   dimNames,
+  type Dims,
   type Op,
+  type OpArray,
   type Scalars,
 } from "../../op.ts";
-import { byteLength, type Shape } from "../../tensor.ts";
-import { type Blas, type BlasChoice, describeBlas, openBlas, type Passed } from "./blas.ts";
-import { Heap, MAX_PAGES } from "./heap.ts";
+import { size } from "../../size.ts";
+import { byteLength, elementCount, type Shape } from "../../tensor.ts";
+import { addressOf, type Blas, type BlasChoice, openBlas, type Passed } from "./blas.ts";
+import { Heap } from "./heap.ts";
+import { describeCpu, MAX_TENSOR_BYTES, wasmLimits } from "./limits.ts";
+import { moveNumbers, moveRectangle, OutsideTensor, productTiles, STAGED } from "./outside.ts";
 import { KERNEL_NAMES, Kernels, Pool, WORDS } from "./pool.ts";
+import { WasmTensor } from "./tensor.ts";
 
 /** Numbers of dtypes as kernels know them; the rest is 4. */
 const DTYPE_NUMBERS: Readonly<Partial<Record<DeviceDType, number>>> = {
@@ -34,49 +39,18 @@ const ALONE_BYTES = 1 << 17;
 /** Below this many multiply-adds a call of a BLAS costs more than it saves. */
 const BLAS_LEAST = 1 << 17;
 
-const MAX_TENSOR_BYTES = 2 ** 30;
 const SLICE_BYTES = 4 * 2 ** 20;
+/**
+ * Matrices of 14,189 columns squared and more are kept outside the memory: three of them are at
+ * hand while a layer is calibrated.
+ */
+const OUTSIDE_BYTES = 3 * 2 ** 28;
 /**
  * The share of the memory that a plan may fill: tensors come and go in sizes of their own, and
  * leave gaps that the next do not fit. With 11,008 inputs, for which 2.33 GB are planned, 2.25 GB
  * of tensors took up 2.43 GB (tests/device_memory_test.ts tries such runs).
  */
 const FILLED = 15 / 16;
-
-/** What the WASM backend can do on this machine, for `sluice devices`. */
-export interface WasmLimits {
-  readonly threads: number;
-  /** All tensors together, and what the threads work in. */
-  readonly memoryBytes: number;
-  readonly maxTensorBytes: number;
-  /**
-   * Whether the CPU multiplies and adds with one rounding; sums of products differ in their last
-   * bits where it does not.
-   */
-  readonly fusedMultiplyAdd: boolean;
-}
-
-/** Look at the CPU; takes about a millisecond. */
-export function wasmLimits(): WasmLimits {
-  const memory = new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true });
-  return {
-    threads: navigator.hardwareConcurrency,
-    memoryBytes: MAX_PAGES * 65536,
-    maxTensorBytes: MAX_TENSOR_BYTES,
-    fusedMultiplyAdd: new Kernels(memory).call("probeFused", 0) === 1,
-  };
-}
-
-/**
- * The CPU in words: `2 threads of WebAssembly SIMD with fused multiply-add`, and what multiplies:
- * `and OpenBLAS 0.3.21 (SkylakeX)`.
- */
-export function describeCpu(limits: WasmLimits = wasmLimits(), blas?: Blas): string {
-  const threads = limits.threads === 1 ? "1 thread" : `${limits.threads} threads`;
-  const fused = limits.fusedMultiplyAdd ? "with" : "without";
-  const library = blas ? ` and ${describeBlas(blas)}` : "";
-  return `${threads} of WebAssembly SIMD ${fused} fused multiply-add${library}`;
-}
 
 /**
  * Open the CPU as a device.
@@ -142,38 +116,15 @@ function reserveMemory(): WebAssembly.Memory {
   }
 }
 
-/** A block of the heap. */
-class WasmTensor implements Tensor {
-  readonly dtype: DeviceDType;
-  readonly shape: Shape;
-  readonly heap: Heap;
-  #address: number | undefined;
-
-  constructor(heap: Heap, dtype: DeviceDType, shape: Shape) {
-    this.dtype = dtype;
-    this.shape = shape;
-    this.heap = heap;
-    this.#address = heap.take(deviceBytes(this));
-  }
-
-  get address(): number {
-    if (this.#address === undefined) {
-      throw new TypeError(`Cannot use a ${this.dtype}[${this.shape}] tensor: it was freed`);
-    }
-    return this.#address;
-  }
-
-  /** The tensor's own bytes, in the memory as it is now. */
-  get bytes(): Uint8Array<ArrayBufferLike> {
-    return new Uint8Array(this.heap.memory.buffer, this.address, byteLength(this));
-  }
-
-  [Symbol.dispose](): void {
-    if (this.#address === undefined) return;
-    this.heap.free(this.#address);
-    this.#address = undefined;
-  }
+/** What an op is run with. */
+interface Call {
+  readonly tensors: Readonly<Record<string, Tensor>>;
+  readonly dims: Dims;
+  readonly scalars: Scalars;
 }
+
+/** Where something begins, and how many there are. */
+type Span = readonly [from: number, count: number];
 
 class WasmBackend implements Backend {
   readonly name = "wasm";
@@ -182,9 +133,12 @@ class WasmBackend implements Backend {
   readonly maxTensorBytes = MAX_TENSOR_BYTES;
   readonly memoryBytes: number;
   readonly sliceBytes = SLICE_BYTES;
+  readonly outsideBytes = OUTSIDE_BYTES;
   readonly #heap: Heap;
   readonly #pool: Pool;
   readonly #blas: Blas | undefined;
+  /** Where the memory lies in this process, which a BLAS is told. */
+  readonly #base: number;
   #open = true;
 
   constructor(
@@ -197,6 +151,7 @@ class WasmBackend implements Backend {
     this.#heap = heap;
     this.#pool = pool;
     this.#blas = blas;
+    this.#base = blas ? addressOf(new Uint8Array(heap.memory.buffer)) : 0;
     this.description = description;
     this.memoryBytes = memoryBytes;
   }
@@ -234,20 +189,136 @@ class WasmBackend implements Backend {
     const verdict = this.supports(op);
     if (verdict !== true) throw new TypeError(`Cannot run ${op.name}: ${verdict}`);
     const dims = bindDims(op, tensors, scalars);
+    if (Object.values(tensors).some((tensor) => tensor.outside)) {
+      return this.#runOutside(op, { tensors, scalars, dims });
+    }
     const { control } = this.#pool;
     let bytes = 0;
     argumentsOf(op).forEach(([name], i) => {
-      const tensor = this.#own(tensors[name]!);
+      const tensor = this.#inMemory(tensors[name]!);
       control[WORDS.tensors + 2 * i] = tensor.address;
       control[WORDS.tensors + 2 * i + 1] = DTYPE_NUMBERS[tensor.dtype] ?? 4;
       bytes += byteLength(tensor);
     });
+    this.#call(op, { dims, scalars, alone: bytes < ALONE_BYTES });
+  }
+
+  /** Run a kernel whose arguments are in the control block already. */
+  #call(
+    op: Op,
+    { dims, scalars, alone }: { dims: Dims; scalars: Scalars; alone: boolean },
+  ): void {
+    const { control } = this.#pool;
     dimNames(op).forEach((name, i) => control[WORDS.dims + i] = dims[name]!);
     const floats = new Float32Array(control.buffer);
     Object.entries(op.scalars ?? {}).forEach(([name, type], i) => {
       (type === "f32" ? floats : control)[WORDS.scalars + i] = scalars[name]!;
     });
-    this.#pool.run(op.name, { alone: bytes < ALONE_BYTES });
+    this.#pool.run(op.name, { alone });
+  }
+
+  /** Run an op that takes a matrix outside the kernels' memory. */
+  #runOutside(op: Op, call: Call): void {
+    if (op.name === "gemm") {
+      return this.#blas ? this.#multiplyInPlace(op, call) : this.#multiplyStaged(op, call);
+    }
+    const { tensors, dims, scalars } = call;
+    const arrays = Object.fromEntries(
+      Object.entries(tensors).map(([name, tensor]) => [name, this.#arrayOf(tensor)]),
+    );
+    moveNumbers(op, arrays, dims, scalars);
+  }
+
+  /** A product by the BLAS, which is given addresses of this process. */
+  #multiplyInPlace(gemm: Op, { tensors, dims, scalars }: Call): void {
+    const { control } = this.#pool;
+    const bases = new Float64Array(control.buffer, WORDS.bases * 4, 3);
+    const least = control[WORDS.blasLeast]!;
+    ["a", "b", "c"].forEach((name, i) => {
+      const tensor = this.#own(tensors[name]!);
+      const outside = tensor instanceof OutsideTensor;
+      control[WORDS.tensors + 2 * i] = outside ? 0 : tensor.address;
+      control[WORDS.tensors + 2 * i + 1] = DTYPE_NUMBERS.f32!;
+      bases[i] = outside ? addressOf(tensor.array) - this.#base : 0;
+    });
+    // However small it is: Sluice's own kernels do not reach what is outside.
+    control[WORDS.blasLeast] = 1;
+    try {
+      this.#call(gemm, { dims, scalars, alone: false });
+    } finally {
+      control[WORDS.blasLeast] = least;
+      bases.fill(0);
+    }
+  }
+
+  /** A product by Sluice's own kernels, tile by tile through their memory. */
+  #multiplyStaged(gemm: Op, { tensors, scalars }: Call): void {
+    using scope = this.scope();
+    const [a, b, c] = ["a", "b", "c"].map(() =>
+      this.#inMemory(scope.alloc("f32", [STAGED, STAGED]))
+    );
+    const at = (name: string, row: number, column: number) => ({
+      array: this.#arrayOf(tensors[name]!) as Float32Array,
+      columns: tensors[name]!.shape[1]!,
+      row: scalars[`${name}_row`]! + row,
+      column: scalars[`${name}_column`]! + column,
+    });
+    const staged = (tensor: WasmTensor) => ({
+      array: this.#arrayOf(tensor) as Float32Array,
+      columns: STAGED,
+      row: 0,
+      column: 0,
+    });
+    /** Rows and columns that an operand has where it lies. */
+    const bring = (name: "a" | "b", [row, rows]: Span, [k, depth]: Span, to: WasmTensor) => {
+      const turned = scalars[`${name}_transposed`] === 1;
+      const from = turned ? at(name, k, row) : at(name, row, k);
+      const [height, width] = turned ? [depth, rows] : [rows, depth];
+      moveRectangle(from, staged(to), { rows: height, columns: width });
+    };
+    for (const { m, rows, n, columns, k, depth } of productTiles(scalars)) {
+      const rectangle = { rows, columns };
+      if (k === 0 && scalars.add === 1) moveRectangle(at("c", m, n), staged(c!), rectangle);
+      bring("a", [m, rows], [k, depth], a!);
+      bring("b", [n, columns], [k, depth], b!);
+      this.run(gemm, { a: a!, b: b!, c: c! }, {
+        ...scalars,
+        ...{ m: rows, n: columns, k: depth, half: 0, diagonal: 0 },
+        ...{ a_row: 0, a_column: 0, b_row: 0, b_column: 0, c_row: 0, c_column: 0 },
+        add: k > 0 ? 1 : scalars.add!,
+      });
+      if (k + depth === scalars.k) moveRectangle(staged(c!), at("c", m, n), rectangle);
+    }
+  }
+
+  /** A tensor that kernels reach. */
+  #inMemory(tensor: Tensor): WasmTensor {
+    const own = this.#own(tensor);
+    if (own instanceof WasmTensor) return own;
+    throw new TypeError("Cannot use a matrix that is kept outside the kernels' memory here");
+  }
+
+  #arrayOf(tensor: Tensor): OpArray {
+    const own = this.#own(tensor);
+    if (own instanceof OutsideTensor) return own.array;
+    const View = own.dtype === "u32" ? Uint32Array : Float32Array;
+    // Shared memory, of which what moves numbers takes views as it does of any other.
+    const buffer = this.#heap.memory.buffer as ArrayBuffer;
+    return new View(buffer, own.address, elementCount(own.shape));
+  }
+
+  allocOutside(shape: Shape): Tensor {
+    this.#checkOpen();
+    try {
+      return new OutsideTensor(this.#heap, shape);
+    } catch (cause) {
+      if (!(cause instanceof RangeError)) throw cause;
+      const bytes = byteLength({ dtype: "f32", shape });
+      throw new DeviceError(
+        `Cannot allocate ${size(bytes)} for a matrix: the system gives no more memory.`,
+        { kind: "memory", backend: "wasm", bytes, cause },
+      );
+    }
   }
 
   /**
@@ -268,11 +339,10 @@ class WasmBackend implements Backend {
     return Promise.resolve();
   }
 
-  #own(tensor: Tensor): WasmTensor {
-    if (!(tensor instanceof WasmTensor) || tensor.heap !== this.#heap) {
-      throw new TypeError("Cannot use a tensor of another backend on this one");
-    }
-    return tensor;
+  #own(tensor: Tensor): WasmTensor | OutsideTensor {
+    if (tensor instanceof WasmTensor && tensor.heap === this.#heap) return tensor;
+    if (tensor instanceof OutsideTensor && tensor.owner === this.#heap) return tensor;
+    throw new TypeError("Cannot use a tensor of another backend on this one");
   }
 
   #checkOpen(): void {

@@ -36,6 +36,8 @@ export const WORDS = {
   tensors: 32,
   dims: 64,
   scalars: 80,
+  /** What a BLAS is to add to the addresses of its three matrices: three f64. */
+  bases: 128,
 } as const;
 
 /** Looks at a counter before this thread sleeps on it. */
@@ -75,11 +77,13 @@ export class Kernels {
 /** `cblas_sgemm` on addresses of this memory, which never moves; worker.js has its own. */
 function onMemory(memory: WebAssembly.Memory, { sgemm }: Blas): Sgemm {
   const base = addressOf(new Uint8Array(memory.buffer));
+  const bases = new Float64Array(memory.buffer, 4 * WORDS.bases, 3);
   // Addresses over 2 GiB come as negative numbers.
+  const at = (i: number, address: number) => base + bases[i]! + (address >>> 0);
   return (order, transA, transB, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc) =>
     sgemm(
-      ...[order, transA, transB, m, n, k, alpha, base + (a >>> 0), lda] as const,
-      ...[base + (b >>> 0), ldb, beta, base + (c >>> 0), ldc] as const,
+      ...[order, transA, transB, m, n, k, alpha, at(0, a), lda] as const,
+      ...[at(1, b), ldb, beta, at(2, c), ldc] as const,
     );
 }
 

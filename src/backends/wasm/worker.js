@@ -15,10 +15,12 @@ self.onmessage = ({ data: { module, memory, names, thread, words, library } }) =
     const { symbols: { cblas_sgemm: sgemm } } = Deno.dlopen(library.path, library.symbols);
     const bytes = new Uint8Array(memory.buffer);
     const base = Number(Deno.UnsafePointer.value(Deno.UnsafePointer.of(bytes)));
+    const bases = new Float64Array(memory.buffer, 4 * words.bases, 3);
+    const at = (i, address) => base + bases[i] + (address >>> 0);
     return (order, transA, transB, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc) =>
       sgemm(
-        ...[order, transA, transB, m, n, k, alpha, base + (a >>> 0), lda],
-        ...[base + (b >>> 0), ldb, beta, base + (c >>> 0), ldc],
+        ...[order, transA, transB, m, n, k, alpha, at(0, a), lda],
+        ...[at(1, b), ldb, beta, at(2, c), ldc],
       );
   }
   // Whether this thread takes part: once counted in, the op waits for it, and its arguments stay.

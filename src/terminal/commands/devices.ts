@@ -1,6 +1,6 @@
 /** `sluice devices`: what the work could be done on. */
 import { describeBlas, openBlas } from "../../backends/wasm/blas.ts";
-import { describeCpu, wasmLimits } from "../../backends/wasm/mod.ts";
+import { describeCpu, wasmLimits } from "../../backends/wasm/limits.ts";
 import { describeAdapters } from "../../backends/webgpu/mod.ts";
 import type { Command } from "../command.ts";
 import { jsonText } from "../json.ts";

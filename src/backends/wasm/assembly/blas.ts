@@ -12,6 +12,7 @@ const LEAST: usize = 96;
 const TILE_M: i32 = 512;
 const TILE_N: i32 = 256;
 const FEW_TILES: i32 = 8;
+const LEAST_TILE: i32 = 64;
 /** k of a panel that is widened: with `TILE_N` rows 768 KiB, most of a thread's scratch memory. */
 export const WIDE: i32 = 768;
 
@@ -55,8 +56,10 @@ export let m0: i32 = 0, m1: i32 = 0, n0: i32 = 0, n1: i32 = 0;
 /** Cut C[M, N] into tiles. */
 export function cutTiles(M: i32, N: i32): void {
   tileM = TILE_M, tileN = TILE_N;
-  if (ceilDiv(M, tileM) * ceilDiv(N, tileN) < FEW_TILES) tileM >>= 1;
-  if (ceilDiv(M, tileM) * ceilDiv(N, tileN) < FEW_TILES) tileN >>= 1;
+  while (ceilDiv(M, tileM) * ceilDiv(N, tileN) < FEW_TILES && tileM + tileN > 2 * LEAST_TILE) {
+    if (tileM > tileN) tileM >>= 1;
+    else tileN >>= 1;
+  }
   tilesN = ceilDiv(N, tileN);
   tiles = ceilDiv(M, tileM) * tilesN;
 }
