@@ -19,7 +19,7 @@ import {
 import { size } from "../../size.ts";
 import { byteLength, elementCount, type Shape } from "../../tensor.ts";
 import { addressOf, type Blas, type BlasChoice, openBlas, type Passed } from "./blas.ts";
-import { Heap } from "./heap.ts";
+import { Heap, MAX_PAGES } from "./heap.ts";
 import { describeCpu, MAX_TENSOR_BYTES, wasmLimits } from "./limits.ts";
 import { moveNumbers, moveRectangle, OutsideTensor, productTiles, STAGED } from "./outside.ts";
 import { KERNEL_NAMES, Kernels, Pool, WORDS } from "./pool.ts";
