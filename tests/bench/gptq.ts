@@ -22,10 +22,9 @@ import {
   type RunReport,
 } from "../../mod.ts";
 import type { PreparedWindows } from "../../src/evaluate.ts";
-import { bindDims, type Scalars } from "../../src/op.ts";
 import { multiply } from "../../src/ops/gemm.ts";
-import { withOwn } from "../run_given.ts";
 import { median, type Ratio } from "./measure.ts";
+import { counting } from "./multiply_adds.ts";
 
 const PEER = new URL("./llm_compressor_gptq.py", import.meta.url).pathname;
 const CORPUS = new URL("../../sample/corpus/calibration.txt", import.meta.url).pathname;
@@ -47,28 +46,6 @@ interface Turn {
   /** Multiply-adds in products. */
   readonly products: number;
   readonly report: RunReport;
-}
-
-/** A device that counts multiply-adds. */
-function counting(device: Backend): { readonly backend: Backend; taken(): number } {
-  let products = 0;
-  const backend = withOwn(device, {
-    run(op, tensors, scalars: Scalars = {}) {
-      if (op.name === "gemm") {
-        const { m = 0, n = 0, k = 0, half = 0 } = scalars;
-        products += m * n * k / (half === 0 ? 1 : 2);
-      } else if (op.name.startsWith("matmul")) {
-        const [rows = 0, k = 0] = tensors.x!.shape;
-        const columns = bindDims(op, tensors, scalars).R ?? 0;
-        products += rows * k * columns;
-      }
-      device.run(op, tensors, scalars);
-    },
-  });
-  return {
-    backend,
-    taken: () => [products, products = 0][0]!,
-  };
 }
 
 /**

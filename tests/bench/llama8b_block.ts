@@ -1,0 +1,127 @@
+// deno-lint-ignore-file no-console
+/**
+ * Blocks of a large model's sizes, calibrated: seconds a block by phase, TFLOP/s, memory planned
+ * and measured. The weights are made up, so that nothing is downloaded.
+ *
+ *   deno run -A tests/bench/llama8b_block.ts [--device webgpu] [--like llama-70b] [--method gptq]
+ *       [--blocks 1] [--windows 128] [--seq-len 512] [--python PATH]
+ *
+ * --method gptq is what llm-compressor's GPTQ does; default is AWQ with GPTQ, propagation and
+ * sweeps. With --python, a Python that has llmcompressor, llm_compressor_block.py does the same
+ * blocks and windows.
+ */
+import { resourceUsage } from "node:process";
+import { parseArgs } from "node:util";
+import { openBackend, plan, recipeFromOptions, run } from "../../mod.ts";
+import { counted } from "../counted.ts";
+import { blockModel, SIZES, tokenWindows } from "./block_model.ts";
+import { counting } from "./multiply_adds.ts";
+
+const METHODS: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
+  gptq: {
+    method: "gptq",
+    propagate: false,
+    "unsigned-scales": true,
+    scale: "minmax",
+    sweeps: 0,
+  },
+  default: {},
+};
+
+const { values } = parseArgs({
+  options: {
+    device: { type: "string", default: "auto" },
+    blas: { type: "string", default: "auto" },
+    like: { type: "string", default: "llama-8b" },
+    method: { type: "string", default: "default" },
+    blocks: { type: "string", default: "1" },
+    windows: { type: "string", default: "128" },
+    "seq-len": { type: "string", default: "512" },
+    python: { type: "string" },
+  },
+});
+const sizes = SIZES[values.like as keyof typeof SIZES];
+const options = METHODS[values.method];
+if (!sizes || !options) {
+  throw new RangeError(
+    `--like is one of ${Object.keys(SIZES).join(", ")}; --method of ${
+      Object.keys(METHODS).join(", ")
+    }`,
+  );
+}
+const [blocks, count, seqLen] = [values.blocks, values.windows, values["seq-len"]].map(Number) as [
+  number,
+  number,
+  number,
+];
+
+await using device = await openBackend(values.device as "auto" | "webgpu" | "wasm", {
+  blas: values.blas,
+});
+const memory = counted(device);
+const { backend, taken } = counting(memory.backend);
+await using source = blockModel(sizes, { blocks });
+const windows = tokenWindows({ count, seqLen });
+const calibration = { windows, seqLen, stateBudget: 16e9 };
+const work = plan(
+  recipeFromOptions({ scheme: "W4A16", "group-size": 64, ...options }),
+  source,
+  {
+    device: backend,
+    calibration: { windows: count, seqLen, stateBudget: calibration.stateBudget },
+  },
+);
+console.log(
+  `${blocks} × ${values.like}, ${values.method}, ${count} × ${seqLen} tokens, on ${device.name}: ${device.description}`,
+);
+/** What was packed is counted, and dropped. */
+const sink = {
+  label: "nowhere",
+  create: () =>
+    Promise.resolve({
+      write: () => Promise.resolve(),
+      commit: () => Promise.resolve(),
+      [Symbol.asyncDispose]: () => Promise.resolve(),
+    }),
+  commit: () => Promise.resolve(),
+  [Symbol.asyncDispose]: () => Promise.resolve(),
+};
+const report = await run(work, { source, backend, sink, calibration });
+const phases = Object.entries(report.phases.total).sort(([, a], [, b]) => b.seconds - a.seconds);
+for (const [phase, { seconds }] of phases) {
+  console.log(`  ${phase.padEnd(10)} ${(seconds / blocks).toFixed(2).padStart(9)} s a block`);
+}
+const walked = report.phases.total.walk?.seconds ?? NaN;
+const flops = 2 * taken();
+const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(2)} GB`;
+const peak = resourceUsage().maxRSS * 1024;
+console.log(
+  `  ${"in all".padEnd(10)} ${(report.seconds / blocks).toFixed(2).padStart(9)} s a block`,
+);
+console.log(
+  `products: ${(flops / 1e12).toFixed(2)} TFLOP, ${
+    (flops / report.seconds / 1e12).toFixed(3)
+  } TFLOP/s over the run, at most ${(flops / walked / 1e12).toFixed(3)} in walks`,
+);
+console.log(
+  `memory: ${gigabytes(peak)} at most, planned ${gigabytes(work.memory.peak)} (${
+    (work.memory.peak / peak).toFixed(2)
+  } ×); on the device ${gigabytes(memory.peakBytes())}, planned ${gigabytes(work.memory.device)} (${
+    (work.memory.device / memory.peakBytes()).toFixed(2)
+  } ×)`,
+);
+if (values.python) {
+  const script = new URL("./llm_compressor_block.py", import.meta.url).pathname;
+  const { success, stdout, stderr } = await new Deno.Command(values.python, {
+    args: [script, JSON.stringify({ ...sizes, blocks, windows: count, seqLen })],
+    env: { HF_HUB_OFFLINE: "1", TQDM_DISABLE: "1" },
+  }).output();
+  if (!success) throw new Error(new TextDecoder().decode(stderr));
+  const line = new TextDecoder().decode(stdout).trim().split("\n").at(-1)!;
+  const theirs = JSON.parse(line) as { seconds: number; device: string };
+  console.log(
+    `llm-compressor's GPTQ on ${theirs.device}: ${
+      (theirs.seconds / blocks).toFixed(2)
+    } s a block, ${(theirs.seconds / report.seconds).toFixed(2)} × ours`,
+  );
+} else console.log("llm-compressor was not run: --python names no Python that has it");
