@@ -5,6 +5,7 @@
  */
 import type { DeviceDType, Op, Scalars } from "./op.ts";
 import type { Shape } from "./tensor.ts";
+import type { Traffic } from "./traffic.ts";
 
 /** Memory on a device. Dispose it, or let the {@linkcode Scope} it came from do so. */
 export interface Tensor extends Disposable {
@@ -62,6 +63,8 @@ export interface Backend extends Allocator, AsyncDisposable {
   readonly outsideBytes?: number;
   /** Bytes a slice of a weight should have for this device to run at speed. */
   readonly sliceBytes: number;
+  /** What has passed to and fro so far; absent where the host's memory is the device's. */
+  readonly traffic?: Traffic;
   /**
    * `true`, or the reason this device cannot run `op`. Asked while planning, never while running.
    */

@@ -38,7 +38,7 @@ export async function run(plan: Plan, given: RunOptions): Promise<RunReport> {
     given.report?.(event);
   };
   const counter = new StepCounter(report);
-  const trace = new Trace(given);
+  const trace = new Trace({ ...given, traffic: () => backend.traffic });
   const card = await source.modelCard?.();
   await using output = new Output(plan.files, { sink, report, trace });
   const packed: Context["packed"] = new Map();

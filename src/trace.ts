@@ -5,8 +5,10 @@
  * A run does one thing after another, so phases nest like calls, and each counts what it did
  * itself. Reads ahead and writes behind overlap with them: of those only the waiting counts as a
  * phase. On a GPU work is queued, and its time is that of the phase that next waits for it; nothing
- * waits for the sake of this clock.
+ * waits for the sake of this clock. What passes to and from a GPU is counted for the phase that asks
+ * for it.
  */
+import { addTraffic, NO_TRAFFIC, type Traffic } from "./traffic.ts";
 
 /** What a run does, in the order of a calibrated block. */
 export const PHASES = [
@@ -38,6 +40,8 @@ export interface PhaseUse {
   readonly seconds: number;
   /** The most resident memory that was seen in it; 0 when none was sampled. */
   readonly peakBytes: number;
+  /** What passed to and from the device; absent where none has memory of its own. */
+  readonly traffic?: Traffic;
 }
 
 /** The phases that there were; those of a block, `name`, or of the whole run. */
@@ -85,7 +89,7 @@ const LEAST_SAMPLED = 2;
 /** Parts a timeline is cut into. */
 const PARTS = 200;
 
-type Uses = Partial<Record<Phase, { seconds: number; peakBytes: number }>>;
+type Uses = Partial<Record<Phase, { seconds: number; peakBytes: number; traffic?: Traffic }>>;
 
 /**
  * Notes what a run is at. Times are milliseconds of the machine's clock, unless a test gives
@@ -94,6 +98,7 @@ type Uses = Partial<Record<Phase, { seconds: number; peakBytes: number }>>;
 export class Trace {
   readonly #memory: MemorySampler;
   readonly #now: () => number;
+  readonly #traffic: (() => Traffic | undefined) | undefined;
   readonly #begun: number;
   readonly #blocks = new Map<string, Uses>();
   readonly #stretches: Readonly<Record<Activity, Stretch[]>> = { read: [], compute: [], write: [] };
@@ -102,14 +107,19 @@ export class Trace {
   #uses = this.#outside;
   #phase: Phase = "other";
   #since: number;
+  #passed: Traffic | undefined;
   #highest = 0;
 
   constructor(
-    { now = () => performance.now(), ...memory }: MemorySampler & {
+    { now = () => performance.now(), traffic, ...memory }: MemorySampler & {
       readonly now?: () => number;
+      /** `Backend.traffic` */
+      readonly traffic?: () => Traffic | undefined;
     } = {},
   ) {
     this.#memory = memory;
+    this.#traffic = traffic;
+    this.#passed = traffic?.();
     this.#now = now;
     this.#begun = this.#since = now();
   }
@@ -159,9 +169,21 @@ export class Trace {
     if (took >= LEAST_SAMPLED || use.peakBytes === 0) {
       use.peakBytes = Math.max(use.peakBytes, this.#sample());
     }
+    this.#count(use);
     if (!IDLE.includes(this.#phase) && took > 0) this.#computed(this.#since, now);
     this.#phase = to;
     this.#since = now;
+  }
+
+  #count(use: NonNullable<Uses[Phase]>): void {
+    const passed = this.#traffic?.();
+    if (!passed) return;
+    use.traffic = addTraffic(
+      addTraffic(use.traffic ?? NO_TRAFFIC, passed),
+      this.#passed ?? NO_TRAFFIC,
+      -1,
+    );
+    this.#passed = passed;
   }
 
   /** One phase after another is one stretch. */
@@ -202,6 +224,7 @@ export class Trace {
         const sum = total[phase] ??= { seconds: 0, peakBytes: 0 };
         sum.seconds += use.seconds;
         sum.peakBytes = Math.max(sum.peakBytes, use.peakBytes);
+        if (use.traffic) sum.traffic = addTraffic(sum.traffic ?? NO_TRAFFIC, use.traffic);
       }
     }
     return { total: inOrder(total), blocks };

@@ -61,6 +61,7 @@ const LAYERS: readonly (readonly string[])[] = [
     "sink",
     "source",
     "trace",
+    "traffic",
   ],
   ["backends/", "containers/", "families/", "hub/", "io/", "ops/"],
   ["evaluators/", "linalg/", "metrics/", "sinks/", "sources/"],

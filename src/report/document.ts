@@ -7,6 +7,7 @@ import type { MemoryPlan } from "../plan/planned.ts";
 import type { Distribution } from "../metrics/distribution.ts";
 import { METRICS } from "../metrics/mod.ts";
 import { type Phase, PHASES, type PhaseUses } from "../trace.ts";
+import type { Traffic } from "../traffic.ts";
 import type { Plan } from "../plan/planned.ts";
 import { type QuantizeTask, quantizeTasks } from "../plan/tasks.ts";
 import type { RunRecord } from "./record.ts";
@@ -59,6 +60,8 @@ export interface ReportPhase {
   readonly seconds: number;
   readonly peak_bytes: number;
   readonly planned_bytes: number;
+  /** What passed to and from the device; absent where none has memory of its own. */
+  readonly traffic?: Traffic;
 }
 
 /** The record of the run, and what is too long or too fleeting for that. */
@@ -91,8 +94,14 @@ export function reportDocument(plan: Plan, run: RunReport, created?: string): Re
     phases: PHASES.flatMap((phase) => {
       const use = run.phases.total[phase];
       if (!use) return [];
-      const { seconds, peakBytes: peak_bytes } = use;
-      return [{ phase, seconds, peak_bytes, planned_bytes: plannedFor(phase, plan) }];
+      const { seconds, peakBytes: peak_bytes, traffic } = use;
+      return [{
+        phase,
+        seconds,
+        peak_bytes,
+        planned_bytes: plannedFor(phase, plan),
+        ...(traffic ? { traffic } : {}),
+      }];
     }),
     blocks: run.phases.blocks.map(({ name, phases }) => ({ name, ...usesOf(phases) })),
     timeline: run.timeline,

@@ -10,6 +10,7 @@ import type { RecordedWindows, RunRecord } from "../report/record.ts";
 import type { TensorReport } from "../report.ts";
 import type { RunReport } from "../report/run_report.ts";
 import { size } from "../size.ts";
+import { addTraffic } from "../traffic.ts";
 import type { VerifyReport } from "../verify.ts";
 import { showLoaders } from "./plan_view.ts";
 import { pairs, table } from "./table.ts";
@@ -38,6 +39,7 @@ export function showRun(
       ...scoreRows(report.scores),
       ["time", duration(report.seconds)],
       ["peak memory", memory(plan.memory.peak, report.peakBytes)],
+      ...trafficRows(report),
       ...(folder === undefined ? [] : [["report", visible(folder)] as const]),
     ]),
     showLoaders(plan.loaders),
@@ -61,6 +63,18 @@ function calibrationRows(tensors: readonly TensorReport[]): Row[] {
 function memory(planned: number, peak: number): string {
   const seen = peak > 0 ? `${size(peak)} at most` : "not measured";
   return `${seen}, planned ${size(planned)}`;
+}
+
+/** What passed to and from a GPU. */
+function trafficRows({ phases }: RunReport): Row[] {
+  const all = Object.values(phases.total).flatMap(({ traffic }) => traffic ?? []);
+  if (all.length === 0) return [];
+  const { waits, dispatches, uploaded, downloaded } = all.reduce((a, b) => addTraffic(a, b));
+  return [[
+    "device",
+    `${plural(waits, "wait")}, ${count(dispatches)} dispatches, ` +
+    `${size(uploaded)} up, ${size(downloaded)} down`,
+  ]];
 }
 
 /** Perplexity and divergence in words. */

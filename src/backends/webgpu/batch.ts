@@ -4,6 +4,7 @@
  * somebody waits.
  */
 import { dimNames, type Dims, type Op, type Scalars } from "../../op.ts";
+import type { Traffic } from "../../traffic.ts";
 import type { Faults } from "./faults.ts";
 import type { Kernel, Pipelines } from "./pipelines.ts";
 import type { GpuTensor } from "./tensor.ts";
@@ -58,6 +59,7 @@ export class Batch {
   #doomed: GPUBuffer[] = [];
   #uploaded = 0;
   #work = 0;
+  #traffic = { dispatches: 0, submits: 0, uploaded: 0 };
 
   constructor(device: GPUDevice, faults: Faults, pipelines: Pipelines) {
     this.#device = device;
@@ -71,6 +73,11 @@ export class Batch {
       layout: pipelines.uniformLayout,
       entries: [{ binding: 0, resource: { buffer: this.#uniforms, size: UNIFORM_BYTES } }],
     });
+  }
+
+  /** What was queued and handed over so far. */
+  get traffic(): Pick<Traffic, "dispatches" | "submits" | "uploaded"> {
+    return { ...this.#traffic };
   }
 
   /** Whether a call that has not gone yet needs what is in a buffer. */
@@ -95,6 +102,7 @@ export class Batch {
       workgroups,
     });
     for (const { buffer } of tensors) this.#used.add(buffer);
+    this.#traffic.dispatches++;
     const [x, y, z] = workgroups;
     this.#work += op.work
       ? op.work(dims, scalars) / 4096
@@ -110,6 +118,7 @@ export class Batch {
     if (this.uses(buffer)) this.submit();
     this.#device.queue.writeBuffer(buffer, offset, bytes as Uint8Array<ArrayBuffer>);
     this.#uploaded += bytes.length;
+    this.#traffic.uploaded += bytes.length;
     if (this.#uploaded >= MOST_UPLOAD) this.submit();
   }
 
@@ -123,6 +132,7 @@ export class Batch {
   submit(): void {
     const dispatches = this.#dispatches;
     if (dispatches.length === 0 && this.#uploaded === 0) return;
+    this.#traffic.submits++;
     const names = [...new Set(dispatches.map(({ op }) => op))];
     this.#faults.watch(
       names.length > 0 ? `run ${names.join(", ")}` : "upload tensors",

@@ -16,6 +16,7 @@ import {
 } from "../../op.ts";
 import { size } from "../../size.ts";
 import { byteLength, type Shape } from "../../tensor.ts";
+import type { Traffic } from "../../traffic.ts";
 import { adapterName, isSoftware, requestAdapter } from "./adapters.ts";
 import { Batch, MOST_UPLOAD } from "./batch.ts";
 import { BUFFER_STEP, BufferPool, paddedBytes } from "./buffers.ts";
@@ -70,6 +71,9 @@ export class WebgpuBackend implements Backend, Owner {
   readonly #batch: Batch;
   readonly #memory: BufferPool;
   readonly #staging: BufferPool;
+  #waits = 0;
+  #reads = 0;
+  #downloaded = 0;
 
   constructor(device: GPUDevice, description: string, software: boolean) {
     this.device = device;
@@ -88,6 +92,15 @@ export class WebgpuBackend implements Backend, Owner {
       GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST,
     );
     this.#staging = this.#pool(GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST);
+  }
+
+  get traffic(): Traffic {
+    return {
+      ...this.#batch.traffic,
+      waits: this.#waits,
+      reads: this.#reads,
+      downloaded: this.#downloaded,
+    };
   }
 
   supports(op: Op): true | string {
@@ -136,6 +149,9 @@ export class WebgpuBackend implements Backend, Owner {
     this.#faults.check();
     const parcels = pack(tensors.map((tensor) => this.#own(tensor)), this.#staging);
     this.#batch.submit();
+    this.#waits++;
+    this.#reads++;
+    for (const { bytes } of parcels) this.#downloaded += bytes;
     this.#faults.watch("copy tensors out", () => copyIn(this.device, parcels));
     const maps = await Promise.allSettled(
       parcels.map(({ buffer, bytes }) => buffer.mapAsync(GPUMapMode.READ, 0, bytes)),
@@ -172,6 +188,7 @@ export class WebgpuBackend implements Backend, Owner {
   async finish(): Promise<void> {
     this.#faults.check();
     this.#batch.submit();
+    this.#waits++;
     await this.device.queue.onSubmittedWorkDone();
     await this.#settle();
   }

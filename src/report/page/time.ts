@@ -4,7 +4,7 @@ import type { ReportDocument } from "../document.ts";
 import { axisOf } from "./by_depth.ts";
 import { CHART, type ChartSpec, drawChart, PLAIN } from "./chart.ts";
 import { html, type Markup } from "./markup.ts";
-import { duration, NONE, size } from "./numbers.ts";
+import { count, duration, NONE, size } from "./numbers.ts";
 
 const SAYS: Readonly<Record<Phase, string>> = {
   load: "waiting for tensors, bringing them to the device",
@@ -64,6 +64,7 @@ export async function timeSection(report: ReportDocument): Promise<Markup> {
           <tbody>${phaseRows(report)}</tbody>
         </table>
       </div>
+      ${trafficTable(report)}
       <p>Resident memory: ${peak_bytes > 0
         ? `${size(peak_bytes)} at most`
         : "not sampled"}, planned ${size(planned.peak)} (${parts.join(
@@ -93,6 +94,44 @@ function phaseRows({ phases, seconds: all }: ReportDocument): Markup[] {
       </tr>
     `;
   });
+}
+
+/** What passed to and from a GPU, by phase. */
+function trafficTable({ phases }: ReportDocument): Markup | undefined {
+  const rows = phases.flatMap(({ phase, traffic }) =>
+    traffic
+      ? [html`
+        <tr>
+          <th scope="row">${phase}</th>
+          <td class="n">${count(traffic.dispatches)}</td>
+          <td class="n">${count(traffic.submits)}</td>
+          <td class="n">${count(traffic.waits)}</td>
+          <td class="n">${count(traffic.reads)}</td>
+          <td class="n">${size(traffic.uploaded)}</td>
+          <td class="n">${size(traffic.downloaded)}</td>
+        </tr>
+      `]
+      : []
+  );
+  if (rows.length === 0) return undefined;
+  return html`
+    <div class="scroll" tabindex="0" role="region" aria-label="To and from the device">
+      <table>
+        <thead>
+          <tr>
+            <th scope="col">Phase</th>
+            <th scope="col" class="n">Dispatches</th>
+            <th scope="col" class="n">Batches</th>
+            <th scope="col" class="n">Waits</th>
+            <th scope="col" class="n">of them reads</th>
+            <th scope="col" class="n">To the device</th>
+            <th scope="col" class="n">Back</th>
+          </tr>
+        </thead>
+        <tbody>${rows}</tbody>
+      </table>
+    </div>
+  `;
 }
 
 async function figure(
