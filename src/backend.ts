@@ -82,11 +82,14 @@ export interface Backend extends Allocator, AsyncDisposable {
   read(...tensors: Tensor[]): Promise<Uint8Array<ArrayBuffer>[]>;
   /** Queue `op`. The shapes are checked against its signature (`bindDims`). */
   run(op: Op, tensors: Readonly<Record<string, Tensor>>, scalars?: Scalars): void;
-  /**
-   * Wait until everything queued is done, so that a progress bar tells the truth and the queue
-   * stays short.
-   */
+  /** Wait until everything queued is done. */
   finish(): Promise<void>;
+  /**
+   * Hand over what is queued, let the event loop turn, and wait only for what was handed over some
+   * calls ago: the queue stays short, progress tells the truth, and the device need not stand
+   * still. Absent where `finish` costs nothing.
+   */
+  fence?(): Promise<void>;
 }
 
 /** What of a device a plan depends on. */

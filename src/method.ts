@@ -46,6 +46,8 @@ export interface RoundingRequest {
   /** What the rounder keeps on the device belongs to it. */
   readonly scope: Scope;
   readonly report: Reporter;
+  /** Do not wait to hear whether what a rounder rounds by is {@linkcode Rounder.sound}. */
+  readonly unchecked?: boolean;
 }
 
 /** What became of a slice. */
@@ -58,6 +60,11 @@ export interface Rounded {
 /** Chooses codes for weights that read one input. */
 export interface Rounder {
   round(job: Job): Promise<Rounded> | Rounded;
+  /**
+   * f32[1]: above 0 if what it rounds by is sound; else all that it rounded is void. Absent where
+   * that is known.
+   */
+  readonly sound?: Tensor | undefined;
   /** What the report says of it: damping that was used, why another method did the work. */
   readonly remarks: RoundingRemarks;
 }
@@ -91,7 +98,11 @@ export interface SmoothableWeight {
   /** Rows of the weight that will be rounded, f32[ids.length, C] in `scope`. */
   take(ids: Uint32Array<ArrayBuffer>, scope: Scope): Tensor;
   /** Open the rounding that will follow, with scales. */
-  open(scales: Float32Array | undefined, scope: Scope): Promise<Rounder> | Rounder;
+  open(
+    scales: Float32Array | undefined,
+    scope: Scope,
+    how?: Pick<RoundingRequest, "unchecked">,
+  ): Promise<Rounder> | Rounder;
 }
 
 /** What finding scales takes. */
@@ -122,8 +133,8 @@ export interface SmoothingMethod extends MethodBase {
   /** Which channels it scales: those after norms, or also those that a linear makes. */
   readonly after: "norms" | "norms and linears";
   /**
-   * Bytes of device memory that finding scales for inputs of this many channels takes, statistics
-   * apart; absent: as many as rounding takes.
+   * Bytes of device memory that finding scales for inputs of this many channels takes for each
+   * weight that reads them, statistics apart; absent: as many as rounding takes.
    */
   workBytes?(channels: number, options: OptionValues): number;
   /** The best scales; undefined when none are better than all ones. */

@@ -5,8 +5,8 @@
  * A run does one thing after another, so phases nest like calls, and each counts what it did
  * itself. Reads ahead and writes behind overlap with them: of those only the waiting counts as a
  * phase. On a GPU work is queued, and its time is that of the phase that next waits for it; nothing
- * waits for the sake of this clock. What passes to and from a GPU is counted for the phase that asks
- * for it.
+ * waits for the sake of this clock. What passes to and from a GPU is counted for the phase that
+ * asks for it.
  */
 import { addTraffic, NO_TRAFFIC, type Traffic } from "./traffic.ts";
 

@@ -7,6 +7,7 @@
 import type { Backend, Scope, Tensor } from "../backend.ts";
 import { CheckpointError, quote } from "../errors.ts";
 import type { LoadedBlock } from "../forward/loaded_block.ts";
+import { Pace } from "../forward/pace.ts";
 import type { BlockTensors } from "../forward/walk.ts";
 import type { BlockGraph, Stage } from "../graph/block_graph.ts";
 import type { Matrix } from "../graph/matrices.ts";
@@ -77,6 +78,7 @@ export async function quantizeBlock(
   const work = new BlockWork(graph, context);
   for (const stage of graph.stages) await work.quantizeStage(stage);
   if (!last) await work.finish();
+  await work.tellFacts();
   return work;
 }
 
@@ -84,6 +86,14 @@ export async function quantizeBlock(
 interface Smoothed {
   readonly scales: Float32Array<ArrayBuffer>;
   readonly strength: number;
+}
+
+/** What a weight's rounding leaves on the device to be told of it. */
+interface Untold {
+  readonly weight: QuantizedWeight;
+  /** f32[n] by slice: GPTQ's loss of each row; none of other methods. */
+  readonly losses: readonly Tensor[];
+  readonly measure: CalibrationMeasure | undefined;
 }
 
 /** What is known of a stage's input. */
@@ -98,11 +108,15 @@ class BlockWork implements BlockTensors, Smoothable, QuantizedBlock {
   readonly #graph: BlockGraph;
   readonly #context: BlockContext;
   readonly #tasks: ReadonlyMap<string, TensorTask>;
+  readonly #pace: Pace;
+  /** Read together at the end of the block. */
+  readonly #untold: Untold[] = [];
   #inputFactor: Tensor | undefined;
 
   constructor(graph: BlockGraph, context: BlockContext) {
     this.#graph = graph;
     this.#context = context;
+    this.#pace = new Pace(context.backend);
     this.#tasks = new Map(context.tasks.map((task) => [task.name, task]));
   }
 
@@ -152,8 +166,12 @@ class BlockWork implements BlockTensors, Smoothable, QuantizedBlock {
     for (const group of groups) {
       // A rounder may hold a matrix as large as the Gram matrix: there is one at a time.
       using opened = backend.scope();
-      const open = () => group.open(smoothed?.scales, opened, observed.statistics);
+      const { statistics } = observed;
+      const open = () => group.open(smoothed?.scales, { scope: opened, statistics });
       const rounder = await trace.time("solve", open);
+      const { importance } = rounder.remarks;
+      // The report tells of it when the block is done.
+      if (importance) this.#context.scope.adopt(opened.release(importance));
       const inputScale = group.inputScale(inputs);
       for (const task of group.tasks) {
         await this.#round(task, { group, rounder, smoothed, inputScale, ...observed });
@@ -260,8 +278,8 @@ class BlockWork implements BlockTensors, Smoothable, QuantizedBlock {
     using _ = this.#context.trace.begin("scales");
     const { backend, report, scope } = this.#context;
     const weights = groups.flatMap((group) => {
-      const open: SmoothableWeight["open"] = (scales, scope) =>
-        group.open(scales, scope, statistics);
+      const open: SmoothableWeight["open"] = (scales, scope, how) =>
+        group.open(scales, { scope, statistics, ...how });
       return group.tasks.map(({ name, weight }): SmoothableWeight => ({
         name,
         rows: weight.shape[0]!,
@@ -280,6 +298,8 @@ class BlockWork implements BlockTensors, Smoothable, QuantizedBlock {
         report,
       });
       if (!found) continue;
+      // Rows of a weight that was rounded change, and with them its scales, which are told of.
+      if (source.kind === "linear") await this.tellFacts();
       const moved = await moveScales(source, found.scales, { block: this, scope });
       this.#inputFactor = moved.inputFactor;
       return { scales: moved.scales, strength: found.strength };
@@ -313,7 +333,7 @@ class BlockWork implements BlockTensors, Smoothable, QuantizedBlock {
     const { name, weight: { shape: [rows = 0] }, sliceRows } = task;
     using scratch = backend.scope();
     const { importance } = rounder.remarks;
-    const measure = metrics && new CalibrationMeasure({ scope: scratch, statistics, importance });
+    const measure = metrics ? new CalibrationMeasure({ scope, statistics, importance }) : undefined;
     const factor = smoothed && upload(smoothed.scales, scratch);
     const fixed = inputScale === undefined ? {} : { input_scale: scalar(inputScale, scope) };
     const slices: QuantizedSlice[] = [];
@@ -329,7 +349,7 @@ class BlockWork implements BlockTensors, Smoothable, QuantizedBlock {
       const tensors = { ...quantized.tensors, ...fixed };
       const slice = { rows: { from, to }, quantized: { ...quantized, tensors } };
       slices.push(slice);
-      if (loss) losses.push(scratch.adopt(scope.release(loss)));
+      if (loss) losses.push(loss);
       if (!measure) continue;
       const moved = { scales: smoothed?.scales };
       await trace.time("measure", () =>
@@ -340,13 +360,7 @@ class BlockWork implements BlockTensors, Smoothable, QuantizedBlock {
         }));
     }
     const { damping, fallback } = rounder.remarks;
-    const sums = await backend.read(...losses, ...measure ? measure.tensors : []);
-    const measured = measure && measure.finish(sums.splice(losses.length));
-    const loss = sums.reduce(
-      (all, bytes) => new Float32Array(bytes.buffer).reduce((sum, value) => sum + value, all),
-      0,
-    );
-    this.weights.set(name, {
+    const weight: QuantizedWeight = {
       task,
       slices,
       scales: smoothed?.scales,
@@ -357,10 +371,33 @@ class BlockWork implements BlockTensors, Smoothable, QuantizedBlock {
         ...(fallback === undefined ? {} : { fallback }),
         ...(smoothed ? { strength: smoothed.strength } : {}),
         ...(inputScale === undefined ? {} : { inputScale }),
-        ...(losses.length > 0 ? { loss: loss / statistics.tokens } : {}),
-        ...measured,
       },
-    });
+    };
+    this.weights.set(name, weight);
+    this.#untold.push({ weight, losses, measure });
+    await this.#pace.keep();
+  }
+
+  /** Read what was measured of all weights, once for the whole block. */
+  async tellFacts(): Promise<void> {
+    using _ = this.#context.trace.begin("round");
+    const untold = this.#untold.splice(0);
+    if (untold.length === 0) return;
+    const tensors = untold.map(({ losses, measure }) => [...losses, ...measure?.tensors ?? []]);
+    const read = await this.#context.backend.read(...tensors.flat());
+    for (const [i, { weight, losses, measure }] of untold.entries()) {
+      const sums = read.splice(0, tensors[i]!.length);
+      const measured = measure?.finish(sums.splice(losses.length));
+      const loss = sums.reduce(
+        (all, bytes) => new Float32Array(bytes.buffer).reduce((sum, value) => sum + value, all),
+        0,
+      );
+      weight.facts = {
+        ...weight.facts,
+        ...(losses.length > 0 ? { loss: loss / weight.facts.tokens } : {}),
+        ...measured,
+      };
+    }
   }
 }
 

@@ -70,8 +70,11 @@ export class Group {
   /** Open the rounding of these weights, multiplied by scales. */
   open(
     scales: Float32Array | undefined,
-    scope: Scope,
-    statistics: Statistics,
+    { scope, statistics, unchecked = false }: {
+      readonly scope: Scope;
+      readonly statistics: Statistics;
+      readonly unchecked?: boolean;
+    },
   ): Promise<Rounder> | Rounder {
     return this.chain.rounding.open({
       names: this.tasks.map(({ name }) => name),
@@ -81,6 +84,7 @@ export class Group {
       scales,
       scope,
       report: this.#report,
+      unchecked,
     });
   }
 }

@@ -24,7 +24,7 @@ export interface QuantizedWeight {
   readonly scales: Float32Array | undefined;
   /** What its rows were multiplied by later; absent: nothing. */
   rowFactors?: Float32Array<ArrayBuffer> | undefined;
-  readonly facts: CalibrationFacts;
+  facts: CalibrationFacts;
 }
 
 /** x·Wᵀ as the runtime computes it: f32[T, R] in `scope`. */

@@ -46,8 +46,8 @@ export interface HeadJob {
   loadHead(rows: Rows, scope: Scope): Promise<StreamPair<HeadSlice>>;
   /** Hidden states of one window after the final norm: f32[T, C], in `scope` or kept elsewhere. */
   hidden(stream: keyof StreamPair<HeadSlice>, window: number, scope: Scope): Promise<Tensor>;
-  /** Called after each window of each slice. */
-  progress?(done: number, total: number): void;
+  /** Called when a window of a slice was queued; what it promises is waited for. */
+  progress?(done: number, total: number): Promise<void> | void;
 }
 
 /** Numbers per token in the op's state. */
@@ -91,8 +91,7 @@ export async function scoreHead(job: HeadJob): Promise<TokenScores> {
       head.original(await job.hidden("original", window, inner), p);
       head.quantized?.(await job.hidden("quantized", window, inner), q);
       backend.run(divergence, { p, q, labels, state }, { first: from });
-      await backend.finish();
-      job.progress?.(slice * jobs.length + window + 1, slices * jobs.length);
+      await job.progress?.(slice * jobs.length + window + 1, slices * jobs.length);
     }
   }
   const states = await backend.read(...jobs.map(({ state }) => state));

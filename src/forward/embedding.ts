@@ -7,6 +7,7 @@ import type { Model } from "../family.ts";
 import { TABLE_BYTES } from "../limits.ts";
 import { add, embedding, scaleCap, widen } from "../ops/mod.ts";
 import type { HiddenStates } from "./hidden_states.ts";
+import { Pace } from "./pace.ts";
 import type { ModelTables } from "./tables.ts";
 import { normalize } from "./walk.ts";
 import { areAlike, loadTable, loadVector, type ModelWeights } from "./weights.ts";
@@ -46,6 +47,7 @@ export async function embedWindows(
   const { embedding: { table: name }, vocabSize, hiddenSize } = model;
   const tokens = windows[0]!.length;
   const rows = tableRows(model, backend);
+  const pace = new Pace(backend);
   for (let from = 0; from < vocabSize; from += rows) {
     using scope = backend.scope();
     const slice = { from, to: Math.min(vocabSize, from + rows) };
@@ -64,8 +66,8 @@ export async function embedWindows(
           : await states.get(window, inner);
         backend.run(embedding, { ids: wanted, table, x }, { first: from });
         await states.set(window, x, inner);
+        await pace.keep();
       }
-      await backend.finish();
     }
   }
   for (const stream of streams) await finishEmbedding(model, stream, { backend, tables, tokens });
@@ -97,7 +99,6 @@ async function finishEmbedding(
     if (norm) x = normalize(x, norm, { scope: inner, tensors, tables });
     await states.set(window, x, inner);
   }
-  await backend.finish();
 }
 
 /** What is added at each position: f32[T, C]. */

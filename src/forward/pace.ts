@@ -1,13 +1,12 @@
 /**
- * Waiting for the device now and then while windows walk: seldom enough to cost little, often
- * enough to hear of faults and signals.
+ * Looking after the device's queue while windows walk: seldom enough to cost little, often enough to
+ * hear of faults and signals.
  */
 import type { Backend } from "../backend.ts";
 
 /**
- * Waiting for a GPU takes 11 ms in Deno, however little there is to wait for (`mapAsync` and
- * `onSubmittedWorkDone` sleep between polls): on a fast GPU more than a window takes. A slow one
- * must not be sent work for minutes ahead.
+ * A slow GPU must not be sent work for minutes ahead, and a fast one need not be looked after
+ * often.
  */
 const MILLISECONDS = 150;
 const CALLS = 16;
@@ -15,18 +14,18 @@ const CALLS = 16;
 /** See the head of this file. */
 export class Pace {
   readonly #backend: Backend;
-  #waited = performance.now();
+  #looked = performance.now();
   #calls = 0;
 
   constructor(backend: Backend) {
     this.#backend = backend;
   }
 
-  /** Wait for all that was queued, if nobody has for a while. */
+  /** Keep the queue short, if nobody has for a while. */
   async keep(): Promise<void> {
-    if (++this.#calls < CALLS && performance.now() - this.#waited < MILLISECONDS) return;
-    await this.#backend.finish();
-    this.#waited = performance.now();
+    if (++this.#calls < CALLS && performance.now() - this.#looked < MILLISECONDS) return;
+    await (this.#backend.fence?.() ?? this.#backend.finish());
+    this.#looked = performance.now();
     this.#calls = 0;
   }
 }

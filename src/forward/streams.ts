@@ -236,7 +236,10 @@ export class Streams implements AsyncDisposable {
         if (!final) return x;
         return normalize(x, final, { scope, tensors: ends[i]!, tables: this.#tables });
       },
-      progress: () => this.#counter.count("head"),
+      progress: () => {
+        this.#counter.count("head");
+        return this.#pace.keep();
+      },
     });
   }
 

@@ -1,5 +1,6 @@
 /** Numbers by channel, on the host and on the device. */
-import type { Scope, Tensor } from "../backend.ts";
+import type { Backend, Scope, Tensor } from "../backend.ts";
+import { copy } from "../ops/copy.ts";
 import { permuteColumns } from "../ops/permute_columns.ts";
 
 /** f32[N] or u32[N] on the device. */
@@ -37,4 +38,39 @@ export function scaleColumns(w: Tensor, factor: Float32Array | Tensor, scope: Sc
 export function sampleRows(rows: number, most: number): Uint32Array<ArrayBuffer> {
   const count = Math.min(most, rows);
   return Uint32Array.from({ length: count }, (_, i) => Math.floor((i + 0.5) * rows / count));
+}
+
+/** Matrices one below the other, f32[Σ R, C] in `scope`; the one itself where there is one. */
+export function stackRows(parts: readonly Tensor[], scope: Scope): Tensor {
+  if (parts.length === 1) return parts[0]!;
+  const [, columns = 0] = parts[0]!.shape;
+  const rows = parts.map(({ shape: [rows = 0] }) => rows);
+  const whole = scope.alloc("f32", [rows.reduce((a, b) => a + b), columns]);
+  parts.reduce((first, part, i) => {
+    copyRows(part, whole, { to: first, rows: rows[i]! }, scope.backend);
+    return first + rows[i]!;
+  }, 0);
+  return whole;
+}
+
+/** Queue the copying of rows from a matrix to another, f32[·, C] both. */
+export function copyRows(
+  source: Tensor,
+  target: Tensor,
+  { from = 0, to = 0, rows }: {
+    readonly from?: number;
+    readonly to?: number;
+    readonly rows: number;
+  },
+  backend: Backend,
+): void {
+  backend.run(copy, { from: source, to: target }, {
+    rows,
+    columns: source.shape[1]!,
+    from_row: from,
+    from_column: 0,
+    to_row: to,
+    to_column: 0,
+    transposed: 0,
+  });
 }

@@ -10,8 +10,8 @@
  * the loss that it in fact has, whose best ρ is smaller than that of rounding to nearest. A sample
  * of rows decides.
  */
-import type { Backend, Tensor } from "../backend.ts";
-import { sampleRows, scaleColumns } from "../linalg/channels.ts";
+import type { Backend, Scope, Tensor } from "../backend.ts";
+import { sampleRows, scaleColumns, stackRows } from "../linalg/channels.ts";
 import { Least } from "../ops/least.ts";
 import type { SmoothableWeight, SmoothingMethod } from "../method.ts";
 import type { Gram } from "../linalg/panels.ts";
@@ -20,6 +20,7 @@ import { rowDots } from "../ops/row_dots.ts";
 import { subtract } from "../ops/subtract.ts";
 import type { OptionValues } from "../option.ts";
 import { multiplyByPanels } from "../linalg/panels.ts";
+import { tileOf } from "../scheme.ts";
 import { schemeKind } from "../schemes/mod.ts";
 
 /** ρ goes up in these steps as long as that helps, then half a step is tried on both sides. */
@@ -55,20 +56,21 @@ export const awq: SmoothingMethod = {
     const sizes = channelSizes(sums, shared);
     // An input that is always 0 has no channel that matters more than others.
     if (sizes.every((size) => size === 0)) return undefined;
-    const rows = rowsOf(options);
     const best = new Least(0);
-    const isBetter = async (ratio: number): Promise<boolean> => {
-      const scales = ratio === 0 ? undefined : scalesFor(sizes, ratio);
-      return best.offer(ratio, await outputError(weights, { scales, sums, rows, backend }));
+    const trial = { weights, sums, sizes, rows: rowsOf(options), backend };
+    /** Whether the last of some exponents is better than all before. */
+    const areBetter = async (...ratios: number[]): Promise<boolean> => {
+      const losses = await outputErrors(ratios, trial);
+      return ratios.map((ratio, i) => best.offer(ratio, losses[i]!)).at(-1)!;
     };
-    await isBetter(0);
-    for (let ratio = STEP; ratio <= MOST; ratio = round(ratio + STEP)) {
-      if (!await isBetter(ratio)) break;
+    // Together goes what is tried in any case: a trial takes a GPU longer than the wait for it.
+    for (let better = await areBetter(0, STEP), ratio = STEP; better && ratio < MOST;) {
+      ratio = round(ratio + STEP);
+      better = await areBetter(ratio);
     }
     const { value: whole } = best;
-    for (const ratio of [round(whole - STEP / 2), round(whole + STEP / 2)]) {
-      if (ratio > 0) await isBetter(ratio);
-    }
+    const halves = [round(whole - STEP / 2), round(whole + STEP / 2)];
+    await areBetter(...halves.filter((ratio) => ratio > 0));
     const { value: strength } = best;
     return strength === 0 ? undefined : { scales: scalesFor(sizes, strength), strength };
   },
@@ -115,30 +117,77 @@ function scalesFor(sizes: Float32Array, ratio: number): Float32Array<ArrayBuffer
   return powers.map((power) => power / Math.sqrt(low * high));
 }
 
-/** tr(E·H·Eᵀ) over a sample of the weights' rows, each weight counted whole. */
-async function outputError(
-  weights: readonly SmoothableWeight[],
-  { scales, sums, rows, backend }: {
-    scales: Float32Array | undefined;
-    sums: Gram;
-    rows: number;
-    backend: Backend;
-  },
-): Promise<number> {
+/** What exponents are compared on. */
+interface Trial {
+  readonly weights: readonly SmoothableWeight[];
+  readonly sums: Gram;
+  readonly sizes: Float32Array;
+  /** Rows of each weight that decide. */
+  readonly rows: number;
+  readonly backend: Backend;
+}
+
+/**
+ * tr(E·H·Eᵀ) over a sample of the weights' rows, each weight counted whole, for every exponent: one
+ * wait for all of them.
+ */
+async function outputErrors(ratios: readonly number[], trial: Trial): Promise<number[]> {
+  const { backend } = trial;
   using scope = backend.scope();
-  const errors: Tensor[] = [];
-  const shares: number[] = [];
+  const queued = [];
+  for (const ratio of ratios) {
+    queued.push(await queueErrors(ratio, { ...trial, scope, unchecked: true }));
+  }
+  const read = await backend.read(...queued.flatMap(({ tensors }) => tensors));
+  const numbers = read.map(({ buffer }) => new Float32Array(buffer));
+  const errors: number[] = [];
+  for (const [i, { tensors, errorOf }] of queued.entries()) {
+    const error = errorOf(numbers.splice(0, tensors.length));
+    errors.push(error ?? await checkedError(ratios[i]!, trial));
+  }
+  return errors;
+}
+
+/** The error of an exponent with which the first damping was not enough. */
+async function checkedError(ratio: number, trial: Trial): Promise<number> {
+  const { backend } = trial;
+  using scope = backend.scope();
+  const { tensors, errorOf } = await queueErrors(ratio, { ...trial, scope, unchecked: false });
+  const read = await backend.read(...tensors);
+  return errorOf(read.map(({ buffer }) => new Float32Array(buffer))) ?? NaN;
+}
+
+/** Errors on their way. */
+interface QueuedErrors {
+  /** To be read; in `scope`. */
+  readonly tensors: readonly Tensor[];
+  /** The sum of the errors, of the numbers that were read; undefined if the rounding is void. */
+  errorOf(numbers: readonly Float32Array[]): number | undefined;
+}
+
+async function queueErrors(
+  ratio: number,
+  { weights, sums, sizes, rows, backend, scope, unchecked }: Trial & {
+    readonly scope: Scope;
+    readonly unchecked: boolean;
+  },
+): Promise<QueuedErrors> {
+  const scales = ratio === 0 ? undefined : scalesFor(sizes, ratio);
+  const dots: Tensor[] = [];
+  const shares: { readonly length: number; readonly share: number }[][] = [];
+  const sound: Tensor[] = [];
   // A rounder may hold a matrix as large as the Gram matrix: there is one at a time.
   for (const [open, alike] of Map.groupBy(weights, ({ open }) => open)) {
     using opened = backend.scope();
-    const rounder = await open(scales, opened);
-    for (const weight of alike) {
+    const rounder = await open(scales, opened, { unchecked });
+    if (rounder.sound) sound.push(scope.adopt(opened.release(rounder.sound)));
+    for (const together of roundedTogether(alike)) {
       using scratch = backend.scope();
-      const ids = sampleRows(weight.rows, rows);
-      const target = weight.take(ids, scratch);
+      const taken = together.map((weight) => weight.take(sampleOf(weight, rows), scratch));
+      const target = stackRows(taken, scratch);
       const scaled = scales ? scaleColumns(target, scales, scratch) : target;
       const { quantized } = await rounder.round({ weight: scaled, scope: scratch });
-      const values = schemeKind(weight.scheme).dequantize(quantized, scratch);
+      const values = schemeKind(quantized.scheme).dequantize(quantized, scratch);
       const back = scales
         ? scaleColumns(values, scales.map((scale) => 1 / scale), scratch)
         : values;
@@ -146,15 +195,41 @@ async function outputError(
       backend.run(subtract, { a: back, b: target, y: e });
       const through = scratch.alloc("f32", target.shape);
       multiplyByPanels(e, sums, through, { backend });
-      const dots = scope.alloc("f32", [ids.length]);
-      backend.run(rowDots, { a: e, b: through, y: dots });
-      errors.push(dots);
-      shares.push(weight.rows / ids.length);
+      const y = scope.alloc("f32", [target.shape[0]!]);
+      backend.run(rowDots, { a: e, b: through, y });
+      dots.push(y);
+      shares.push(together.map((weight) => {
+        const { length } = sampleOf(weight, rows);
+        return { length, share: weight.rows / length };
+      }));
     }
   }
-  const read = await backend.read(...errors);
-  return read.reduce((all, bytes, i) => {
-    const sum = new Float32Array(bytes.buffer).reduce((a, b) => a + b, 0);
-    return all + sum * shares[i]!;
-  }, 0);
+  return {
+    tensors: [...dots, ...sound],
+    errorOf(numbers) {
+      if (numbers.slice(dots.length).some(([status]) => !(status! > 0))) return undefined;
+      let all = 0;
+      shares.forEach((parts, i) => {
+        let at = 0;
+        for (const { length, share } of parts) {
+          all += numbers[i]!.subarray(at, at += length).reduce((a, b) => a + b, 0) * share;
+        }
+      });
+      return all;
+    },
+  };
+}
+
+function sampleOf({ rows }: SmoothableWeight, most: number): Uint32Array<ArrayBuffer> {
+  return sampleRows(rows, most);
+}
+
+/**
+ * Weights of one scheme whose rows can be rounded as those of one matrix, because nothing is common
+ * to rows; else each alone.
+ */
+function roundedTogether(weights: readonly SmoothableWeight[]): SmoothableWeight[][] {
+  const { scheme } = weights[0]!;
+  const alone = "strategy" in scheme && tileOf(scheme.strategy, [2, 1])[0] === 1;
+  return alone ? [[...weights]] : weights.map((weight) => [weight]);
 }

@@ -5,7 +5,7 @@
  * file; a search for them counts an error in a column by 1/U_ii², which is what it costs in the
  * loss, Σ e²/2 with e = (w − q)/U_ii. Rows do not depend on each other.
  */
-import { type Factor, importanceOf, soundFactor } from "../linalg/factor.ts";
+import { type Factor, importanceOf, makeFactor, soundFactor } from "../linalg/factor.ts";
 import type { Job, Rounded, Rounder, RoundingMethod, RoundingRequest } from "../method.ts";
 import { diagonalBlocks } from "../linalg/panels.ts";
 import { gram } from "../observers/gram.ts";
@@ -73,12 +73,8 @@ export const gptq: RoundingMethod = {
     for (const step of LADDER) {
       const damping = start * step;
       const lambda = damping * base(squares);
-      const factor = await soundFactor(sums, {
-        scope,
-        order: orderOf(squares, request),
-        factor: inputs,
-        damping: lambda,
-      });
+      const how = { scope, order: orderOf(squares, request), factor: inputs, damping: lambda };
+      const factor = request.unchecked ? makeFactor(sums, how) : await soundFactor(sums, how);
       if (!factor) continue;
       if (step > 1) {
         report({
@@ -188,6 +184,7 @@ function groupSize(scheme: Scheme, columns: number): number {
 
 class GptqRounder implements Rounder {
   readonly remarks;
+  readonly sound: Tensor;
   readonly #request: RoundingRequest;
   readonly #factor: Factor;
   /** f32[C]: what the input's channels are multiplied by. */
@@ -213,6 +210,7 @@ class GptqRounder implements Rounder {
     const { size } = statistics!.of(gram);
     this.#request = request;
     this.#factor = factor;
+    this.sound = factor.status;
     this.#inputs = inputs;
     this.#lambda = lambda;
     this.#importance = importanceOf(factor, scope);

@@ -253,8 +253,11 @@ function stageMemory(
     return [...observersOf(task), ...(fixing ? [fixing] : [])];
   }));
   const slices = calibrated.map(({ sliceRows }) => SLICE_COPIES * sliceRows * channels * 4);
+  // What a search looks at of all weights of the stage is on the device together.
   const searching = calibrated.flatMap(({ chain, rule: { options } }) =>
-    chain.smoothing.map(({ workBytes }) => workBytes?.(channels, options) ?? 0)
+    chain.smoothing.map(({ workBytes }) =>
+      calibrated.length * (workBytes?.(channels, options) ?? 0)
+    )
   );
   const rounding = Math.max(...slices, ...searching);
   const others = sum(

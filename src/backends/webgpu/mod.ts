@@ -3,6 +3,7 @@
  * wait, and they throw what went wrong on the way (faults.ts). Nothing here knows what the ops
  * compute.
  */
+import { setImmediate } from "node:timers/promises";
 import { type Backend, makeScope, type Scope, type Tensor } from "../../backend.ts";
 import { DeviceError } from "../../errors.ts";
 import {
@@ -59,6 +60,12 @@ const PATCH_WORD = defineOp(
   } satisfies Op,
 );
 
+/**
+ * Fences that are under way at once. Deno looks for the end of the work within the call and tells
+ * of it up to 11 ms later: with more work on its way since then nobody waits for that.
+ */
+const MOST_FENCES = 2;
+
 /** The backend `openWebgpu` returns; `device` is there for measuring and for tests. */
 export class WebgpuBackend implements Backend, Owner {
   readonly name = "webgpu";
@@ -71,6 +78,7 @@ export class WebgpuBackend implements Backend, Owner {
   readonly #batch: Batch;
   readonly #memory: BufferPool;
   readonly #staging: BufferPool;
+  readonly #fences: Promise<unknown>[] = [];
   #waits = 0;
   #reads = 0;
   #downloaded = 0;
@@ -190,6 +198,15 @@ export class WebgpuBackend implements Backend, Owner {
     this.#batch.submit();
     this.#waits++;
     await this.device.queue.onSubmittedWorkDone();
+    await this.#settle();
+  }
+
+  async fence(): Promise<void> {
+    this.#faults.check();
+    this.#batch.submit();
+    this.#fences.push(this.device.queue.onSubmittedWorkDone());
+    if (this.#fences.length > MOST_FENCES) await this.#fences.shift();
+    await setImmediate();
     await this.#settle();
   }
 
