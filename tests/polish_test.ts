@@ -39,8 +39,7 @@ interface Layer {
 }
 
 /** Inputs that depend on each other, two of them large, one always 0. */
-function layer(rows: number, columns: number): Layer {
-  const tokens = 3 * columns;
+function layer(rows: number, columns: number, tokens = 3 * columns): Layer {
   const noise = gaussian(tokens * columns, 11);
   const inputs = noise.map((x, i) => {
     const c = i % columns;
@@ -179,6 +178,8 @@ for (
       layer(8, 150),
       Infinity,
     ],
+    ["int4, more columns than a span", int(4), layer(3, 650, 80), Infinity],
+    ["int4, spans across panels", int(4), layer(3, 650, 80), 256],
     ["nf4", { kind: "nf4", block: 32, doubleQuant: false }, layer(9, 96), Infinity],
     [
       "fp8",

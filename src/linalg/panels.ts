@@ -16,6 +16,12 @@ export interface Panel {
   readonly tensor: Tensor;
 }
 
+/**
+ * Columns between which an error is spread by one product: a block of 64 columns that takes what
+ * hundreds of blocks before it left gives a GPU too few sums at a time, each of them long.
+ */
+export const SPAN = 512;
+
 /** f32[size, size] in panels whose rows are a multiple of 64, but for the last. */
 export interface Panels {
   readonly size: number;
@@ -140,17 +146,18 @@ export function multiplyByTransposed(
 }
 
 /**
- * Queue y[R, n] = x·M[first … first + n, :]ᵀ, for x f32[R, C] and some rows of a square matrix M.
- * With `within`, only these columns of x and of the rows are multiplied.
+ * Queue y[R, n] (+)= x·M[first … first + n, :]ᵀ, for x f32[R, C] and some rows of a square matrix
+ * M. With `within`, only these columns of x and of the rows are multiplied.
  */
 export function multiplyByRows(
   x: Tensor,
   { size, panels }: Panels,
   y: Tensor,
-  { backend, first, count: n, within = { first: 0, count: size } }: {
+  { backend, first, count: n, within = { first: 0, count: size }, add = false }: {
     readonly backend: Backend;
     readonly first: number;
     readonly count: number;
+    readonly add?: boolean;
     readonly within?: { readonly first: number; readonly count: number };
   },
 ): void {
@@ -162,6 +169,6 @@ export function multiplyByRows(
       a: { tensor: x, column: within.first },
       b: { tensor, row: from - top, column: within.first },
       c: { tensor: y, column: from - first },
-    }, { m, n: to - from, k: within.count });
+    }, { m, n: to - from, k: within.count, add });
   }
 }

@@ -7,7 +7,7 @@
  */
 import { type Factor, importanceOf, makeFactor, soundFactor } from "../linalg/factor.ts";
 import type { Job, Rounded, Rounder, RoundingMethod, RoundingRequest } from "../method.ts";
-import { diagonalBlocks } from "../linalg/panels.ts";
+import { diagonalBlocks, SPAN } from "../linalg/panels.ts";
 import { gram } from "../observers/gram.ts";
 import { multiply } from "../ops/gemm.ts";
 import { GPTQ_BLOCK, gptqBlock } from "../ops/gptq_block.ts";
@@ -270,16 +270,20 @@ class GptqRounder implements Rounder {
     const blockOf = diagonalBlocks(this.#factor.v, GPTQ_BLOCK, scratch);
     for (const part of panels) {
       const { first: top, rows: height, tensor } = part;
-      for (let first = top; first < top + height; first += GPTQ_BLOCK) {
+      /** Queue what columns `from` … `first` left to the `count` columns after them. */
+      const spread = (from: number, first: number, count: number) => {
+        if (first === from) return;
+        multiply(backend, {
+          a: { tensor: e, column: from },
+          b: { tensor, row: first - top, column: from },
+          c: { tensor: w, column: first },
+        }, { m: rows, n: count, k: first - from, alpha: -1, add: true });
+      };
+      for (let first = top, begin = top; first < top + height; first += GPTQ_BLOCK) {
+        if (first === begin + SPAN) begin = first;
+        if (first === begin) spread(0, begin, Math.min(SPAN, top + height - begin));
         const count = Math.min(GPTQ_BLOCK, size - first);
-        if (first > 0) {
-          // What the columns before left to these.
-          multiply(backend, {
-            a: { tensor: e },
-            b: { tensor, row: first - top },
-            c: { tensor: w, column: first },
-          }, { m: rows, n: count, k: first, alpha: -1, add: true });
-        }
+        spread(begin, first, count);
         const { tensor: v, panel } = blockOf(part, first, count);
         backend.run(gptqBlock, { v, scale, zero, order, w, e, loss }, {
           first,

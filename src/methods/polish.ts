@@ -18,12 +18,13 @@
  */
 import type { Scope, Tensor } from "../backend.ts";
 import type { Gram } from "../linalg/panels.ts";
+import { copy } from "../ops/copy.ts";
 import { DESCEND_BLOCK, descendBlock } from "../ops/descend_block.ts";
 import { permuteColumns } from "../ops/permute_columns.ts";
 import { refitScales } from "../ops/refit_scales.ts";
 import { subtract } from "../ops/subtract.ts";
 import type { Option, OptionValues } from "../option.ts";
-import { diagonalBlocks, multiplyByRows } from "../linalg/panels.ts";
+import { diagonalBlocks, multiplyByRows, SPAN } from "../linalg/panels.ts";
 import { type IntScheme, type Scheme, tileOf, type ValueGrid } from "../scheme.ts";
 import { SCALE_DTYPE } from "../schemes/tiles.ts";
 
@@ -124,17 +125,44 @@ function descend(
 ): void {
   const { backend } = scope;
   using scratch = backend.scope();
-  const g = scratch.alloc("f32", [w.shape[0]!, DESCEND_BLOCK]);
+  const { size } = gram;
+  const [rows = 0] = w.shape;
+  const far = scratch.alloc("f32", [rows, Math.min(SPAN, size)]);
+  const g = scratch.alloc("f32", [rows, Math.min(DESCEND_BLOCK, size)]);
   const blockOf = diagonalBlocks(gram, DESCEND_BLOCK, scratch);
-  for (const part of gram.panels) {
-    for (let first = part.first; first < part.first + part.rows; first += DESCEND_BLOCK) {
-      const count = Math.min(DESCEND_BLOCK, gram.size - first);
-      // (E·F·H) of the block, of what all columns before it have become.
-      multiplyByRows(e, gram, g, { backend, first, count });
-      const { tensor: h, panel } = blockOf(part, first, count);
+  for (let begin = 0; begin < size; begin += SPAN) {
+    const span = { first: begin, count: Math.min(SPAN, size - begin) };
+    const end = begin + span.count;
+    // (E·F·H) of a span of columns, of what those before and those after it are meanwhile …
+    for (const within of [{ first: 0, count: begin }, { first: end, count: size - end }]) {
+      if (within.count === 0) continue;
+      multiplyByRows(e, gram, far, {
+        backend,
+        ...span,
+        within,
+        add: begin > 0 && within.first > 0,
+      });
+    }
+    for (let first = begin; first < end; first += DESCEND_BLOCK) {
+      const block = { first, count: Math.min(DESCEND_BLOCK, end - first) };
+      const part = gram.panels.findLast((panel) => panel.first <= first)!;
+      const { tensor: h, panel } = blockOf(part, block.first, block.count);
+      // … and of what the columns of the span itself have become.
+      const alone = span.count === size;
+      if (!alone) {
+        backend.run(copy, { from: far, to: g }, {
+          rows,
+          columns: block.count,
+          from_row: 0,
+          from_column: first - begin,
+          to_row: 0,
+          to_column: 0,
+          transposed: 0,
+        });
+      }
+      multiplyByRows(e, gram, g, { backend, ...block, within: span, add: !alone });
       backend.run(descendBlock, { h, factor, g, scale, zero, w, e, loss }, {
-        first,
-        count,
+        ...block,
         panel,
         damp,
         ...scalars,
