@@ -1,4 +1,4 @@
-// Causal attention with shared key heads: softmax(scale · q · kᵀ) · v, in one pass over the keys
+// Causal attention of windows with shared key heads: softmax(scale · q · kᵀ) · v, in one pass over the keys
 // with a running maximum (as FlashAttention, arXiv 2205.14135). One workgroup 32 queries of one
 // head and 64 of its dimensions, 32 keys at a time. A lane computes the scores of 4 queries and 4
 // keys, then the sums of the same 4 queries and 8 dimensions.
@@ -14,6 +14,7 @@ struct Args {
   scale: f32,
   cap: f32,
   biased: u32,
+  length: u32,
 }
 
 @group(0) @binding(0) var<storage, read> q: array<f32>; // f32[T, Q]
@@ -35,28 +36,30 @@ var<workgroup> tile: array<vec4<f32>, 576>;
 var<workgroup> weights: array<vec4<f32>, 288>; // [BLOCK keys][PITCH]
 var<workgroup> maxima: array<vec4<f32>, 64>; // [8 lanes of a query][8 fours of queries]
 
+var<private> begin_at: u32; // the window's first token; places count from it
+
 fn q_at(i: u32, d: u32) -> f32 {
-  return q[min(i, args.T - 1u) * args.Q + d];
+  return q[(begin_at + min(i, args.length - 1u)) * args.Q + d];
 }
 
 fn k_at(j: u32, d: u32) -> f32 {
-  return k[min(j, args.T - 1u) * args.K + d];
+  return k[(begin_at + min(j, args.length - 1u)) * args.K + d];
 }
 
 // Four dimensions of a value from d on; those outside the head are 0.
 fn v_at(j: u32, head: u32, d: u32) -> vec4<f32> {
   var value = vec4(0.0);
-  if j >= args.T { return value; }
+  if j >= args.length { return value; }
   for (var n = 0u; n < 4u; n++) {
-    if d + n < args.head_dim { value[n] = v[j * args.K + head + d + n]; }
+    if d + n < args.head_dim { value[n] = v[(begin_at + j) * args.K + head + d + n]; }
   }
   return value;
 }
 
 fn put(i: u32, head: u32, d: u32, values: vec4<f32>) {
-  if i >= args.T { return; }
+  if i >= args.length { return; }
   for (var n = 0u; n < 4u; n++) {
-    if d + n < args.head_dim { o[i * args.Q + head + d + n] = values[n]; }
+    if d + n < args.head_dim { o[(begin_at + i) * args.Q + head + d + n] = values[n]; }
   }
 }
 
@@ -66,7 +69,7 @@ fn score(products: vec4<f32>, head: u32, j: u32) -> vec4<f32> {
   if args.cap != 0.0 {
     for (var n = 0u; n < 4u; n++) { s[n] = soft_cap(s[n], args.cap); }
   }
-  if args.biased != 0u { s += vec4(bias[head * args.S + min(j, args.T - 1u)]); }
+  if args.biased != 0u { s += vec4(bias[head * args.S + min(j, args.length - 1u)]); }
   return s;
 }
 
@@ -80,11 +83,13 @@ fn sees(i: u32, j: u32) -> vec4<bool> {
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  let first = group.x * BLOCK;
+  let blocks = (args.length + BLOCK - 1u) / BLOCK;
+  begin_at = group.x / blocks * args.length;
+  let first = group.x % blocks * BLOCK;
   let q_head = group.y * args.head_dim;
   let k_head = group.y / (args.Q / args.K) * args.head_dim;
   let part = group.z * PART;
-  let end = min(args.T, first + BLOCK);
+  let end = min(args.length, first + BLOCK);
   let begin = select(0u, first + 1u - min(args.window, first + 1u), args.window > 0u);
   let ty = lane / 8u;
   let tx = lane % 8u;

@@ -63,6 +63,8 @@ export interface Backend extends Allocator, AsyncDisposable {
   readonly outsideBytes?: number;
   /** Bytes a slice of a weight should have for this device to run at speed. */
   readonly sliceBytes: number;
+  /** Rows that a product should have for this device to run at speed. */
+  readonly productRows: number;
   /** What has passed to and fro so far; absent where the host's memory is the device's. */
   readonly traffic?: Traffic;
   /**
@@ -95,7 +97,13 @@ export interface Backend extends Allocator, AsyncDisposable {
 /** What of a device a plan depends on. */
 export type DeviceLimits = Pick<
   Backend,
-  "name" | "maxTensorBytes" | "memoryBytes" | "sliceBytes" | "supports" | "outsideBytes"
+  | "name"
+  | "maxTensorBytes"
+  | "memoryBytes"
+  | "sliceBytes"
+  | "productRows"
+  | "supports"
+  | "outsideBytes"
 >;
 
 /** A scope over any backend: what every implementation returns from `scope()`. */

@@ -19,3 +19,6 @@ export const COPY_BYTES = 8 * 2 ** 20;
  * On the device, what is not counted one by one: histograms, sums, lists of columns, rotary tables.
  */
 export const SMALL_BYTES = 2 ** 20;
+
+/** Hidden states that wait on a GPU to go to disk together, of each state of a stream. */
+export const SPILL_BYTES = 32 * 2 ** 20;

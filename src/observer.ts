@@ -20,13 +20,15 @@ export interface ObserveOptions {
   readonly channels: number;
   /** Tokens of all windows that will pass. */
   readonly tokens: number;
+  /** Tokens of each window; unless given, as many as are added at a time. */
+  readonly windowTokens?: number;
   /** What is kept on the device belongs to it. */
   readonly scope: Scope;
 }
 
 /** One statistic being gathered. */
 export interface Observation<R = unknown> {
-  /** Take in a window's inputs, f32[T, channels]. */
+  /** Take in the inputs of whole windows, f32[T, channels]. */
   add(x: Tensor): void | Promise<void>;
   /** What all of it comes to. */
   finish(): Promise<R>;
@@ -68,7 +70,7 @@ export class Statistics {
 
 /** What observers gather together. */
 export interface Observations {
-  /** Take in a window's inputs, f32[T, C]. */
+  /** Take in the inputs of whole windows, f32[T, C]. */
   add(x: Tensor): Promise<void>;
   finish(): Promise<Statistics>;
 }

@@ -102,7 +102,7 @@ export function plan(
     memory,
     ...windows,
     propagate,
-    spilledBytes: spilledBytes(model, windows, { propagate }),
+    spilledBytes: spilledBytes(model, windows, { propagate, device }),
     loaders,
     warnings: [...warnings, ...warningOf(loaders, format, quantized)],
   };

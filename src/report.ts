@@ -110,8 +110,9 @@ export class StepCounter {
     this.#report = report;
   }
 
-  /** A window has gone one step. */
-  count(block: string): void {
-    this.#report({ type: "advanced", block, done: ++this.#done, total: this.total });
+  /** Some windows have gone one step. */
+  count(block: string, windows = 1): void {
+    this.#done += windows;
+    this.#report({ type: "advanced", block, done: this.#done, total: this.total });
   }
 }

@@ -7,7 +7,7 @@ import { openWasm } from "../src/backends/wasm/mod.ts";
 import { UnsupportedError } from "../src/errors.ts";
 import type { DeviceLimits } from "../src/backend.ts";
 import { evaluate } from "../src/evaluate.ts";
-import type { SpillStore } from "../src/forward/hidden_states.ts";
+import type { SpillStore } from "../src/forward/spill_file.ts";
 import { disk } from "../src/io/disk.ts";
 import { outlierThreshold } from "../src/calibration/outliers.ts";
 import { type Plan, requestOf, type WindowsRequest } from "../src/plan/planned.ts";
@@ -82,6 +82,7 @@ const CPU: DeviceLimits = {
   maxTensorBytes: 2 ** 30,
   memoryBytes: 4.02e9,
   sliceBytes: 2 ** 22,
+  productRows: 512,
   supports: () => true,
 };
 

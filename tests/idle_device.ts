@@ -35,6 +35,7 @@ export function idleDevice(
     name: "wasm",
     description: "a device that computes nothing",
     software: false,
+    productRows: 512,
     supports: () => true,
     alloc(dtype, shape) {
       let address: number | undefined = heap.take(deviceBytes({ dtype, shape }));

@@ -242,18 +242,19 @@ Deno.test("rope turns the two halves of a head, and rms_norm gives rows of unit 
 
 Deno.test("attention averages what it may see: causal, windowed, with shared heads", async () => {
   // Equal scores everywhere, so each output is the mean of the visible values.
-  const run = async (window: number) => {
+  const run = async (window: number, length = 4) => {
     const { o } = await define(attention, {
       q: ["f32", [4, 2], new Float32Array(8)],
       k: ["f32", [4, 1], Float32Array.of(5, -1, 2, 3)],
       v: ["f32", [4, 1], Float32Array.of(1, 3, 5, 7)],
       bias: ["f32", [1, 1], new Float32Array(1)],
       o: ["f32", [4, 2]],
-    }, { head_dim: 1, window, scale: 1, cap: 0, biased: 0 });
+    }, { head_dim: 1, window, scale: 1, cap: 0, biased: 0, length });
     return f32(o!);
   };
   assert.deepEqual(await run(0), [1, 1, 2, 2, 3, 3, 4, 4]);
   assert.deepEqual(await run(2), [1, 1, 2, 2, 4, 4, 6, 6]);
+  assert.deepEqual(await run(0, 2), [1, 1, 2, 2, 5, 5, 6, 6]);
 });
 
 Deno.test("divergence over two slices gives the KL divergence and likelihoods of the whole vocabulary", async () => {

@@ -13,6 +13,7 @@ export const DEVICE: DeviceLimits = {
   name: "wasm",
   maxTensorBytes: 2 ** 30,
   sliceBytes: 2 ** 22,
+  productRows: 512,
   supports: () => true,
 };
 

@@ -105,7 +105,12 @@ Deno.test("scales of inputs are rounded to the dtype of scales", async () => {
   assert.equal(made.output.tensors.get("model.layers.0.mlp.down_proj.input_scale")!.dtype, "bf16");
 });
 
-const DEVICE = { name: "reference", maxTensorBytes: 2 ** 30, sliceBytes: 2 ** 22 } as const;
+const DEVICE = {
+  name: "reference",
+  maxTensorBytes: 2 ** 30,
+  sliceBytes: 2 ** 22,
+  productRows: 1,
+} as const;
 const WINDOWS = { seqLen: 16, windows: 2, stateBudget: 1e6 };
 
 /** Why a recipe is refused. */

@@ -434,33 +434,32 @@ Deno.test("windows that cannot be made are refused in a sentence", () => {
 });
 
 const SHAPE = [5, 7] as const;
-const SIZE = 4 * 5 * 7;
 
 /**
- * Set three windows, then replace each by the one read back from the window before; return all
- * bytes at the end.
+ * Set three stacks, then replace each by the one read back from the stack before; return all bytes
+ * at the end.
  */
 async function exercise(states: HiddenStates, backend: Backend): Promise<Uint8Array[]> {
-  for (let window = 0; window < 3; window++) {
+  for (let stack = 0; stack < 3; stack++) {
     using scope = backend.scope();
     const tensor = scope.alloc("f32", SHAPE);
-    const values = gaussian(35, window + 1);
+    const values = gaussian(35, stack + 1);
     values.set([NaN, -0, Infinity, 1e-40]);
     backend.write(tensor, new Uint8Array(values.buffer));
-    await states.set(window, tensor, scope);
+    await states.set(stack, tensor, scope);
   }
-  for (let window = 0; window < 3; window++) {
+  for (let stack = 0; stack < 3; stack++) {
     using scope = backend.scope();
-    // What `get` gave may be set again, into the same window.
-    await states.set(window, await states.get(window, scope), scope);
+    // What `get` gave may be set again, into the same stack.
+    await states.set(stack, await states.get(stack, scope), scope);
     const copy = scope.alloc("f32", SHAPE);
-    const [bytes] = await backend.read(await states.get((window + 2) % 3, scope));
+    const [bytes] = await backend.read(await states.get((stack + 2) % 3, scope));
     backend.write(copy, bytes!);
-    await states.set(window, copy, scope);
+    await states.set(stack, copy, scope);
   }
   using scope = backend.scope();
-  return await Promise.all([0, 1, 2].map(async (window) => {
-    const [bytes] = await backend.read(await states.get(window, scope));
+  return await Promise.all([0, 1, 2].map(async (stack) => {
+    const [bytes] = await backend.read(await states.get(stack, scope));
     return bytes!;
   }));
 }
@@ -468,18 +467,23 @@ async function exercise(states: HiddenStates, backend: Backend): Promise<Uint8Ar
 onEveryBackend("hidden states are the same bytes whatever the budget", async (backend) => {
   const results: Uint8Array[][] = [];
   await withFiles({}, async (folder) => {
-    for (const kept of [3, 2, 1, 0]) {
+    for (
+      const [kept, batchBytes] of [[3, 0], [2, 0], [1, 0], [0, 0], [0, 2 * 4 * 35], [
+        0,
+        1e6,
+      ]] as const
+    ) {
       const opened = await HiddenStates.open({
         backend,
-        windows: 3,
-        shape: SHAPE,
-        // Almost enough for one more is not enough.
-        budget: kept * SIZE + (SIZE - 1),
+        rows: [5, 5, 5],
+        channels: 7,
+        resident: kept,
         spill: { disk, folder },
+        batchBytes,
       });
       {
         await using states = opened;
-        assert.equal(states.spilledWindows, 3 - kept);
+        assert.equal(states.spilledStacks, 3 - kept);
         assert.equal([...Deno.readDirSync(folder)].length, kept < 3 ? 1 : 0);
         results.push(await exercise(states, backend));
       }
@@ -487,20 +491,20 @@ onEveryBackend("hidden states are the same bytes whatever the budget", async (ba
     }
   });
   for (const result of results) assert.deepEqual(result, results[0]);
-  // The second pass gave window 0 what window 2 had, and that went on to windows 1 and 2.
+  // The second pass gave stack 0 what stack 2 had, and that went on to stacks 1 and 2.
   assert.deepEqual(results[0]![1], results[0]![0]);
   assert.equal(new Float32Array(results[0]![0]!.buffer)[5], gaussian(35, 3)[5]);
 });
 
 onEveryBackend(
-  "hidden states refuse other shapes, windows that are not there, and no folder to spill to",
+  "hidden states refuse other shapes, stacks that are not there, and no folder to spill to",
   async (backend) => {
-    const open = { backend, windows: 2, shape: SHAPE };
-    await assert.rejects(HiddenStates.open({ ...open, budget: SIZE }), /give a folder to spill/);
-    await using states = await HiddenStates.open({ ...open, budget: 2 * SIZE });
+    const open = { backend, rows: [5, 5], channels: 7 };
+    await assert.rejects(HiddenStates.open({ ...open, resident: 1 }), /give a folder to spill/);
+    await using states = await HiddenStates.open({ ...open, resident: 2 });
     using scope = backend.scope();
     await assert.rejects(states.get(0, scope), /never set/);
-    await assert.rejects(states.get(2, scope), /window 2: there are 2/);
+    await assert.rejects(states.get(2, scope), /stack 2: there are 2/);
     await assert.rejects(
       states.set(0, scope.alloc("f32", [7, 5]), scope),
       /got f32\[7,5\], expected f32\[5,7\]/,

@@ -299,7 +299,7 @@ const CALLS: Readonly<Record<string, Call>> = {
   rope: { dims: { T, H: 21, D: 46 * 7 }, scalars: { head_dim: 46, adjacent: 0 } },
   attention: {
     dims: { T, Q: 6 * 36, K: 2 * 36, B: 6, S: T },
-    scalars: { head_dim: 36, window: 100, scale: 0.2, cap: 30, biased: 1 },
+    scalars: { head_dim: 36, window: 100, scale: 0.2, cap: 30, biased: 1, length: T },
   },
   act: { dims: { N: 100_003 }, scalars: { kind: 1 } },
   gate: { dims: { N: 100_003 }, scalars: { kind: 0 } },
@@ -492,7 +492,7 @@ const LARGE: Readonly<Record<string, Call>> = {
   matmul_int8: { dims: { T: 97, C: 1031, R: 270 } },
   attention: {
     dims: { T: 150, Q: 600, K: 300, B: 1, S: 1 },
-    scalars: { head_dim: 300, window: 0, scale: 0.06, cap: 0, biased: 0 },
+    scalars: { head_dim: 300, window: 0, scale: 0.06, cap: 0, biased: 0, length: 75 },
   },
   search_params: {
     dims: { R: 150, C: 517, A: 1, B: 1 },

@@ -51,6 +51,7 @@ export function referenceBackend(): Backend {
     maxTensorBytes: Infinity,
     software: false,
     sliceBytes: 16 * 2 ** 20,
+    productRows: 1,
     supports: () => true,
     alloc: (dtype, shape) => new HostTensor(dtype, shape),
     scope: () => makeScope(backend),

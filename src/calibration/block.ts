@@ -208,9 +208,9 @@ class BlockWork implements BlockTensors, Smoothable, QuantizedBlock {
     observers: ReadonlySet<Observer>,
     scope: Scope,
   ): Promise<Observed> {
-    const { propagate, calibration: { tokens }, trace } = this.#context;
+    const { propagate, calibration: { length }, trace } = this.#context;
     const { channels } = stage;
-    const observations = openObservations([...observers], { channels, tokens, scope });
+    const observations = openObservations([...observers], { channels, ...length, scope });
     const difference = propagate && observers.has(gram)
       ? this.#difference(stage, scope)
       : undefined;
@@ -243,9 +243,9 @@ class BlockWork implements BlockTensors, Smoothable, QuantizedBlock {
   /** What a stage's input is like after scales were moved. */
   async #look(stage: Stage, observers: ReadonlySet<Observer>, scope: Scope): Promise<Statistics> {
     const { calibration, signal } = this.#context;
-    const { tokens } = calibration;
     const { channels } = stage;
-    const observations = openObservations([...observers], { channels, tokens, scope });
+    const options = { channels, ...calibration.length, scope };
+    const observations = openObservations([...observers], options);
     await calibration.look({
       graph: this.#graph,
       tensors: this,

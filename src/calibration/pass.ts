@@ -7,8 +7,9 @@
 import type { Backend, Scope, Tensor } from "../backend.ts";
 import type { Model, State } from "../family.ts";
 import { embedWindows } from "../forward/embedding.ts";
-import { HiddenStates, type SpillStore } from "../forward/hidden_states.ts";
+import { HiddenStates } from "../forward/hidden_states.ts";
 import { Pace } from "../forward/pace.ts";
+import type { SpillStore } from "../forward/spill_file.ts";
 import type { States } from "../forward/states.ts";
 import { ModelTables } from "../forward/tables.ts";
 import { type BlockTensors, copyOf, walk } from "../forward/walk.ts";
@@ -16,7 +17,9 @@ import type { ModelWeights } from "../forward/weights.ts";
 import { type BlockGraph, graphsOf, type Stage } from "../graph/block_graph.ts";
 import { originalPlace, placeOf, stateWidths } from "../graph/stops.ts";
 import { type ResidualEdge, residualEdge } from "../graph/residual.ts";
+import type { ObserveOptions } from "../observer.ts";
 import { scaleColumns } from "../linalg/channels.ts";
+import { residentStacks, stackSizes, stackWindows } from "../plan/stacks.ts";
 import { add, scaleCap } from "../ops/mod.ts";
 import type { TextFacts } from "../report.ts";
 import type { StepCounter } from "../report.ts";
@@ -54,7 +57,7 @@ export interface Pass {
   readonly inputFactor?: Tensor | undefined;
   /** The stage they stop at; none at the end of a block. */
   readonly to?: Stage;
-  /** Called with every window's input of `to`'s linears, f32[T, C]. */
+  /** Called with the input of `to`'s linears, a stack of windows after the other: f32[T, C]. */
   readonly observe?: (x: Tensor, gap: Gap | undefined) => void | Promise<void>;
   readonly signal?: AbortSignal | undefined;
 }
@@ -62,7 +65,7 @@ export interface Pass {
 /** What {@linkcode Calibration.look} looks at. */
 export interface Look extends Pick<Pass, "graph" | "inputFactor" | "signal"> {
   readonly tensors: BlockTensors;
-  /** Called with every window's input, f32[T, C]. */
+  /** Called with the input of a stack of windows after the other, f32[T, C]. */
   readonly observe: (x: Tensor) => void | Promise<void>;
 }
 
@@ -81,6 +84,8 @@ export class Calibration implements AsyncDisposable {
   readonly #model: Model;
   readonly #backend: Backend;
   readonly #input: CalibrationInput;
+  /** Tokens of each stack of windows. */
+  readonly #stacks: readonly Uint32Array<ArrayBuffer>[];
   readonly #counter: StepCounter;
   readonly #held: Scope;
   readonly #tables: ModelTables;
@@ -94,22 +99,34 @@ export class Calibration implements AsyncDisposable {
     this.#model = model;
     this.#backend = backend;
     this.#input = input;
+    this.#stacks = stackWindows(input.windows, { model, device: backend });
     this.#counter = counter;
     this.#held = backend.scope();
     this.#pace = new Pace(backend);
     const [first] = input.windows;
     this.#tables = new ModelTables(model, { tokens: first!.length, scope: this.#held });
     const perToken = stateWidths(model, { propagate }).kept;
-    this.#quantized = new KeptStates({ backend, input, perToken });
-    this.#original = propagate ? new KeptStates({ backend, input, perToken }) : undefined;
+    const { windows, stateBudget: budget, spill } = input;
+    const [{ length: seqLen }] = windows as [Uint32Array];
+    const sizes = stackSizes({ windows: windows.length, seqLen }, { model, device: backend });
+    const kept = {
+      backend,
+      rows: sizes.map((size) => size * seqLen),
+      // Of as many stacks as fit, everything is kept; of the others nothing.
+      resident: residentStacks(sizes, { seqLen, bytesPerToken: 4 * perToken, budget }),
+      spill,
+    };
+    this.#quantized = new KeptStates(kept);
+    this.#original = propagate ? new KeptStates(kept) : undefined;
     const passes = graphsOf(model).reduce((sum, { stages }) => sum + stages.length + 1, 0);
     counter.total += input.windows.length * passes;
   }
 
-  /** Tokens of all windows. */
-  get tokens(): number {
+  /** Tokens of all windows, and of each. */
+  get length(): Pick<ObserveOptions, "tokens"> & { readonly windowTokens: number } {
     const { windows } = this.#input;
-    return windows.length * windows[0]!.length;
+    const windowTokens = windows[0]!.length;
+    return { tokens: windows.length * windowTokens, windowTokens };
   }
 
   /** Look up every window's tokens. */
@@ -121,10 +138,9 @@ export class Calibration implements AsyncDisposable {
       const { hiddenSize } = this.#model;
       streams.push({ states: await kept.open(first!.input, hiddenSize), weights });
     }
-    const { windows } = this.#input;
     await embedWindows(this.#model, {
       backend: this.#backend,
-      windows,
+      stacks: this.#stacks,
       streams,
       tables: this.#tables,
     });
@@ -136,11 +152,11 @@ export class Calibration implements AsyncDisposable {
     const from = this.#at;
     await this.#quantized.expect(graph, placeOf(graph, to));
     await this.#original?.expect(graph, originalPlace(graph, to));
-    for (let window = 0; window < this.#input.windows.length; window++) {
+    for (const [stack, { length }] of this.#stacks.entries()) {
       signal?.throwIfAborted();
-      await this.#walk(window, { ...pass, from });
+      await this.#walk(stack, { ...pass, from });
       await this.#pace.keep();
-      this.#counter.count(graph.block.name);
+      this.#counter.count(graph.block.name, length / this.#tables.tokens);
     }
     this.#at = to;
     for (const kept of [this.#quantized, this.#original]) await kept?.settle(graph, to);
@@ -152,10 +168,10 @@ export class Calibration implements AsyncDisposable {
    */
   async look({ graph, tensors, inputFactor, observe, signal }: Look): Promise<void> {
     const stage = this.#at!;
-    for (let window = 0; window < this.#input.windows.length; window++) {
+    for (const stack of this.#stacks.keys()) {
       signal?.throwIfAborted();
       using scope = this.#backend.scope();
-      const given = await this.#quantized.load(window, scope);
+      const given = await this.#quantized.load(stack, scope);
       scaleInput(given, { stage, inputFactor, scope });
       const place = { from: stage.at, to: stage.at };
       const forward = { scope, tensors, tables: this.#tables };
@@ -164,18 +180,18 @@ export class Calibration implements AsyncDisposable {
     }
   }
 
-  async #walk(window: number, pass: Pass & { readonly from: Stage | undefined }): Promise<void> {
+  async #walk(stack: number, pass: Pass & { readonly from: Stage | undefined }): Promise<void> {
     using scope = this.#backend.scope();
     const { graph, from, to, observe, inputFactor } = pass;
-    const given = await this.#quantized.load(window, scope);
+    const given = await this.#quantized.load(stack, scope);
     if (from) scaleInput(given, { stage: from, inputFactor, scope });
     const states = walk(graph, { from: from?.at ?? 0, to: placeOf(graph, to) }, {
       given,
       forward: { scope, tensors: pass.quantized, tables: this.#tables },
     });
-    const gap = this.#original && await this.#walkOriginal(window, { ...pass, states, scope });
+    const gap = this.#original && await this.#walkOriginal(stack, { ...pass, states, scope });
     if (to) await observe?.(states.get(to.input), gap);
-    await this.#quantized.store(window, { given, states, scope });
+    await this.#quantized.store(stack, { given, states, scope });
   }
 
   /**
@@ -183,7 +199,7 @@ export class Calibration implements AsyncDisposable {
    * model's.
    */
   async #walkOriginal(
-    window: number,
+    stack: number,
     { graph, from, to, original: tensors, states: quantized, scope }: Pass & {
       readonly from: Stage | undefined;
       readonly states: States;
@@ -192,14 +208,14 @@ export class Calibration implements AsyncDisposable {
   ): Promise<Gap | undefined> {
     const kept = this.#original!;
     if (!tensors) throw new RangeError("Cannot walk the original: its weights are missing");
-    const given = await kept.load(window, scope);
+    const given = await kept.load(stack, scope);
     const [begin, end] = [from ? originalPlace(graph, from) : 0, originalPlace(graph, to)];
     const states = walk(graph, { from: begin, to: end }, {
       given,
       forward: { scope, tensors, tables: this.#tables },
     });
     const gap = to && gapAt(graph, to, { original: states, quantized, scope });
-    await kept.store(window, { given, states, scope });
+    await kept.store(stack, { given, states, scope });
     return gap;
   }
 
@@ -265,44 +281,32 @@ function scaleInput(
   if (x && inputFactor) given.set(input, scaleColumns(x, inputFactor, scope));
 }
 
+/** Where what is kept of windows goes. */
+interface Keeping {
+  readonly backend: Backend;
+  /** Tokens of each stack. */
+  readonly rows: readonly number[];
+  /** How many stacks stay on the device. */
+  readonly resident: number;
+  readonly spill: SpillStore | undefined;
+}
+
 /** What is kept of all windows in one stream, between two stops. */
 class KeptStates implements AsyncDisposable {
-  readonly #backend: Backend;
-  readonly #input: CalibrationInput;
-  readonly #perToken: number;
+  readonly #keeping: Keeping;
   readonly #stores = new Map<State, HiddenStates>();
   /** States to be kept at the stop that windows go to. */
   #wanted: readonly State[] = [];
 
-  /** @param options.perToken Floats per token that all streams keep together. */
-  constructor(
-    { backend, input, perToken }: {
-      readonly backend: Backend;
-      readonly input: CalibrationInput;
-      readonly perToken: number;
-    },
-  ) {
-    this.#backend = backend;
-    this.#input = input;
-    this.#perToken = perToken;
+  constructor(keeping: Keeping) {
+    this.#keeping = keeping;
   }
 
-  /** A store of a state of `width` floats a token, with its share of the budget. */
+  /** A store of a state of `width` floats a token. */
   async open(state: State, width: number): Promise<HiddenStates> {
     const known = this.#stores.get(state);
     if (known) return known;
-    const { windows, stateBudget, spill } = this.#input;
-    const tokens = windows[0]!.length;
-    // Of as many windows as fit, everything is kept; of the others nothing.
-    const resident = Math.floor(stateBudget / (tokens * this.#perToken * 4));
-    const store = await HiddenStates.open({
-      backend: this.#backend,
-      windows: windows.length,
-      shape: [tokens, width],
-      budget: resident * tokens * width * 4,
-      spill,
-      dtype: "bf16",
-    });
+    const store = await HiddenStates.open({ ...this.#keeping, channels: width, dtype: "bf16" });
     this.#stores.set(state, store);
     return store;
   }
@@ -313,18 +317,18 @@ class KeptStates implements AsyncDisposable {
     for (const state of this.#wanted) await this.open(state, graph.width(state));
   }
 
-  /** A window's states. */
-  async load(window: number, scope: Scope): Promise<Map<State, Tensor>> {
+  /** A stack's states. */
+  async load(stack: number, scope: Scope): Promise<Map<State, Tensor>> {
     const given = new Map<State, Tensor>();
     for (const [state, store] of this.#stores) {
-      if (store.has(window)) given.set(state, await store.get(window, scope));
+      if (store.has(stack)) given.set(state, await store.get(stack, scope));
     }
     return given;
   }
 
-  /** Keep what is wanted of a window, unless it is what was given, and forget the rest. */
+  /** Keep what is wanted of a stack, unless it is what was given, and forget the rest. */
   async store(
-    window: number,
+    stack: number,
     { given, states, scope }: {
       readonly given: ReadonlyMap<State, Tensor>;
       readonly states: States;
@@ -333,11 +337,11 @@ class KeptStates implements AsyncDisposable {
   ): Promise<void> {
     for (const [state, store] of this.#stores) {
       if (!this.#wanted.includes(state)) {
-        if (store.has(window)) store.drop(window);
+        if (store.has(stack)) store.drop(stack);
         continue;
       }
       const tensor = states.get(state);
-      if (tensor !== given.get(state)) await store.set(window, tensor, scope);
+      if (tensor !== given.get(state)) await store.set(stack, tensor, scope);
     }
   }
 

@@ -5,6 +5,7 @@
 import type { Backend, Scope, Tensor } from "../backend.ts";
 import type { Model } from "../family.ts";
 import { TABLE_BYTES } from "../limits.ts";
+import { stackRows, upload } from "../linalg/channels.ts";
 import { add, embedding, scaleCap, widen } from "../ops/mod.ts";
 import type { HiddenStates } from "./hidden_states.ts";
 import { Pace } from "./pace.ts";
@@ -34,18 +35,18 @@ export interface EmbeddedStream {
   readonly weights: ModelWeights;
 }
 
-/** Set the hidden states of every window, in each stream, to the embedding of its tokens. */
+/** Set the hidden states of every stack of windows, in each stream, to those of its tokens. */
 export async function embedWindows(
   model: Model,
-  { backend, windows, streams, tables }: {
+  { backend, stacks, streams, tables }: {
     readonly backend: Backend;
-    readonly windows: readonly Uint32Array<ArrayBuffer>[];
+    /** Tokens of each stack. */
+    readonly stacks: readonly Uint32Array<ArrayBuffer>[];
     readonly streams: readonly EmbeddedStream[];
     readonly tables: ModelTables;
   },
 ): Promise<void> {
   const { embedding: { table: name }, vocabSize, hiddenSize } = model;
-  const tokens = windows[0]!.length;
   const rows = tableRows(model, backend);
   const pace = new Pace(backend);
   for (let from = 0; from < vocabSize; from += rows) {
@@ -57,47 +58,52 @@ export async function embedWindows(
         ? first
         : await loadTable(name, weights, { scope, rows: slice });
       first ??= table;
-      for (const [window, ids] of windows.entries()) {
+      for (const [stack, ids] of stacks.entries()) {
         using inner = backend.scope();
-        const wanted = inner.alloc("u32", [tokens]);
-        backend.write(wanted, new Uint8Array(ids.buffer, ids.byteOffset, ids.byteLength));
+        const wanted = upload(ids, inner);
         const x = from === 0
-          ? inner.alloc("f32", [tokens, hiddenSize])
-          : await states.get(window, inner);
+          ? inner.alloc("f32", [ids.length, hiddenSize])
+          : await states.get(stack, inner);
         backend.run(embedding, { ids: wanted, table, x }, { first: from });
-        await states.set(window, x, inner);
+        await states.set(stack, x, inner);
         await pace.keep();
       }
     }
   }
-  for (const stream of streams) await finishEmbedding(model, stream, { backend, tables, tokens });
+  for (const stream of streams) await finishEmbedding(model, stream, { backend, tables, pace });
 }
 
 /** What follows the look-up, once all slices of the table have been seen. */
 async function finishEmbedding(
   { embedding: { times = 1, positions, norm }, hiddenSize }: Model,
   { states, weights }: EmbeddedStream,
-  { backend, tables, tokens }: {
+  { backend, tables, pace }: {
     readonly backend: Backend;
     readonly tables: ModelTables;
-    readonly tokens: number;
+    readonly pace: Pace;
   },
 ): Promise<void> {
   if (times === 1 && !positions && !norm) return;
   using scope = backend.scope();
+  const { tokens } = tables;
   const placed = positions && await placesOf(positions, weights, { tokens, hiddenSize, scope });
   const vectors = new Map<string, Tensor>();
   for (const name of [norm?.weight, norm?.bias]) {
     if (name !== undefined) vectors.set(name, await loadVector(name, weights, scope));
   }
   const tensors = { vector: (name: string) => vectors.get(name)! };
-  for (let window = 0; window < states.windows; window++) {
+  for (let stack = 0; stack < states.stacks; stack++) {
     using inner = backend.scope();
-    let x = await states.get(window, inner);
+    let x = await states.get(stack, inner);
     if (times !== 1) backend.run(scaleCap, { x }, { times, cap: 0 });
-    if (placed) backend.run(add, { y: placed, x }, { times: 1, other: 1 });
+    if (placed) {
+      const [rows = 0] = x.shape;
+      const y = stackRows(new Array<Tensor>(rows / tokens).fill(placed), inner);
+      backend.run(add, { y, x }, { times: 1, other: 1 });
+    }
     if (norm) x = normalize(x, norm, { scope: inner, tensors, tables });
-    await states.set(window, x, inner);
+    await states.set(stack, x, inner);
+    await pace.keep();
   }
 }
 

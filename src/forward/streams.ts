@@ -11,15 +11,18 @@ import { EVALUATORS } from "../evaluators/mod.ts";
 import type { Head, Model } from "../family.ts";
 import { type BlockGraph, graphsOf } from "../graph/block_graph.ts";
 import { LOGIT_BYTES } from "../limits.ts";
+import { copyRows } from "../linalg/channels.ts";
 import { scaleCap } from "../ops/mod.ts";
+import { residentStacks, stackSizes, stackWindows } from "../plan/stacks.ts";
 import type { Place } from "../plan/tasks.ts";
 import type { TextFacts } from "../report.ts";
 import type { StepCounter } from "../report.ts";
 import { leastCommonMultiple } from "../plan/slices.ts";
 import { embeddingTensors, embedWindows, tableRows } from "./embedding.ts";
-import { HiddenStates, type SpillStore } from "./hidden_states.ts";
+import { HiddenStates } from "./hidden_states.ts";
 import { LoadedBlock } from "./loaded_block.ts";
 import { Pace } from "./pace.ts";
+import type { SpillStore } from "./spill_file.ts";
 import { ModelTables } from "./tables.ts";
 import { normalize, walkBlock } from "./walk.ts";
 import { areAlike, loadProduct, type ModelWeights, type Product, sliceStep } from "./weights.ts";
@@ -78,6 +81,8 @@ export class Streams implements AsyncDisposable {
   readonly #backend: Backend;
   readonly #pace: Pace;
   readonly #input: EvaluationInput;
+  /** Tokens of each stack of windows. */
+  readonly #stacks: readonly Uint32Array<ArrayBuffer>[];
   readonly #counter: StepCounter;
   readonly #states: readonly HiddenStates[];
   readonly #weights: readonly ModelWeights[];
@@ -98,6 +103,7 @@ export class Streams implements AsyncDisposable {
     this.#backend = backend;
     this.#pace = new Pace(backend);
     this.#input = evaluation;
+    this.#stacks = stackWindows(evaluation.windows, { model, device: backend });
     this.#counter = counter;
     this.#weights = weights;
     this.#states = states;
@@ -115,17 +121,16 @@ export class Streams implements AsyncDisposable {
       weights: readonly ModelWeights[];
     },
   ): Promise<Streams> {
+    const { windows, stateBudget: budget, spill } = evaluation;
+    const [{ length: seqLen }] = windows as [Uint32Array];
+    const sizes = stackSizes({ windows: windows.length, seqLen }, { model, device: backend });
+    const { hiddenSize: channels } = model;
+    const bytesPerToken = 4 * weights.length * channels;
+    const resident = residentStacks(sizes, { seqLen, bytesPerToken, budget });
+    const rows = sizes.map((size) => size * seqLen);
     const states: HiddenStates[] = [];
     for (let i = 0; i < weights.length; i++) {
-      states.push(
-        await HiddenStates.open({
-          backend,
-          windows: evaluation.windows.length,
-          shape: [evaluation.windows[0]!.length, model.hiddenSize],
-          budget: evaluation.stateBudget / weights.length,
-          ...(evaluation.spill ? { spill: evaluation.spill } : {}),
-        }),
-      );
+      states.push(await HiddenStates.open({ backend, rows, channels, resident, spill }));
     }
     const streams = new Streams(model, { backend, evaluation, counter, weights, states });
     counter.total += streams.#steps;
@@ -165,7 +170,7 @@ export class Streams implements AsyncDisposable {
     if (place === "embedding") {
       return await embedWindows(this.#model, {
         backend: this.#backend,
-        windows: this.#input.windows,
+        stacks: this.#stacks,
         streams: this.#states.map((states, i) => ({ states, weights: weights[i]! })),
         tables: this.#tables,
       });
@@ -179,10 +184,10 @@ export class Streams implements AsyncDisposable {
         ? first
         : await LoadedBlock.load(graph, weights[stream]!, { scope, shared });
       original ??= loaded;
-      for (let window = 0; window < this.#input.windows.length; window++) {
+      for (const [stack, { length }] of this.#stacks.entries()) {
         signal?.throwIfAborted();
-        await this.#forward(graph, loaded, { states, window });
-        this.#counter.count(graph.block.name);
+        await this.#forward(graph, loaded, { states, stack });
+        this.#counter.count(graph.block.name, length / this.#tokens);
       }
     }
   }
@@ -190,12 +195,12 @@ export class Streams implements AsyncDisposable {
   async #forward(
     graph: BlockGraph,
     tensors: LoadedBlock,
-    { states, window }: { states: HiddenStates; window: number },
+    { states, stack }: { states: HiddenStates; stack: number },
   ): Promise<void> {
     using scope = this.#backend.scope();
-    const x = await states.get(window, scope);
+    const x = await states.get(stack, scope);
     const y = walkBlock(graph, x, { scope, tensors, tables: this.#tables });
-    await states.set(window, y, scope);
+    await states.set(stack, y, scope);
     await this.#pace.keep();
   }
 
@@ -213,6 +218,10 @@ export class Streams implements AsyncDisposable {
       const content = { matrices: [], vectors: finalVectors(this.#model) };
       ends.push(await LoadedBlock.load(content, weights[stream]!, { scope: held, shared }));
     }
+    using reading = new DisposableStack();
+    const readers = this.#states.map((states) =>
+      reading.use(new WindowReader(states, { backend: this.#backend, tokens: this.#tokens }))
+    );
     return await scoreHead({
       ...this.#headJob,
       windows: this.#input.windows,
@@ -232,7 +241,7 @@ export class Streams implements AsyncDisposable {
       },
       hidden: async (stream, window, scope) => {
         const i = stream === "original" ? 0 : 1;
-        const x = await this.#states[i]!.get(window, scope);
+        const x = await readers[i]!.window(window, scope);
         if (!final) return x;
         return normalize(x, final, { scope, tensors: ends[i]!, tables: this.#tables });
       },
@@ -256,5 +265,51 @@ export class Streams implements AsyncDisposable {
     this.#tables[Symbol.dispose]();
     this.#held[Symbol.dispose]();
     for (const states of this.#states) await states[Symbol.asyncDispose]();
+  }
+}
+
+/** Takes windows out of their stacks. */
+class WindowReader implements Disposable {
+  readonly #states: HiddenStates;
+  readonly #backend: Backend;
+  readonly #tokens: number;
+  #scope: Scope | undefined;
+  #at: { readonly stack: number; readonly tensor: Tensor } | undefined;
+
+  constructor(
+    states: HiddenStates,
+    { backend, tokens }: { readonly backend: Backend; readonly tokens: number },
+  ) {
+    this.#states = states;
+    this.#backend = backend;
+    this.#tokens = tokens;
+  }
+
+  /** A window's states, f32[T, C] in `scope` or kept elsewhere. */
+  async window(window: number, scope: Scope): Promise<Tensor> {
+    const tokens = this.#tokens;
+    let [stack, before] = [0, 0];
+    const sizeOf = (stack: number) => this.#states.rows[stack]! / tokens;
+    while (before + sizeOf(stack) <= window) before += sizeOf(stack++);
+    const tensor = await this.#stack(stack);
+    if (sizeOf(stack) === 1) return tensor;
+    const x = scope.alloc("f32", [tokens, tensor.shape[1]!]);
+    copyRows(tensor, x, { from: (window - before) * tokens, rows: tokens }, this.#backend);
+    return x;
+  }
+
+  /** A stack, which is read once for all its windows in turn. */
+  async #stack(stack: number): Promise<Tensor> {
+    if (this.#at?.stack === stack) return this.#at.tensor;
+    this[Symbol.dispose]();
+    this.#scope = this.#backend.scope();
+    const tensor = await this.#states.get(stack, this.#scope);
+    this.#at = { stack, tensor };
+    return tensor;
+  }
+
+  [Symbol.dispose](): void {
+    this.#scope?.[Symbol.dispose]();
+    this.#at = undefined;
   }
 }

@@ -1,9 +1,11 @@
 /**
  * What of a model is the same for all windows of one length, made once on a device: rotary tables,
- * biases of keys, temperatures, columns.
+ * biases of keys, temperatures, columns. What is looked up by a token's place is there for as many
+ * rows as windows in a stack have tokens, and begins anew with each window.
  */
 import type { Scope, Tensor } from "../backend.ts";
 import type { Attention, Model } from "../family.ts";
+import { upload } from "../linalg/channels.ts";
 
 /** See the head of this file. */
 export class ModelTables implements Disposable {
@@ -11,6 +13,8 @@ export class ModelTables implements Disposable {
   readonly #tokens: number;
   readonly #held: Scope;
   readonly #made = new Map<unknown, Tensor>();
+  /** By what computes them, and by rows. */
+  readonly #temperatures = new Map<unknown, Map<number, Tensor>>();
 
   /** @param tokens Tokens of each window. */
   constructor(
@@ -22,12 +26,17 @@ export class ModelTables implements Disposable {
     this.#held = scope.backend.scope();
   }
 
-  /** Cosines and sines of a rotary table, f32[T, dims/2] each. */
-  rotary(name: string): { readonly cos: Tensor; readonly sin: Tensor } {
+  /** Tokens of each window. */
+  get tokens(): number {
+    return this.#tokens;
+  }
+
+  /** Cosines and sines of a rotary table for windows of `rows` tokens, f32[rows, dims/2] each. */
+  rotary(name: string, rows: number): { readonly cos: Tensor; readonly sin: Tensor } {
     const made = () => this.#model.rotary[name]!(this.#tokens);
     return {
-      cos: this.#table(`cos ${name}`, () => made().cos),
-      sin: this.#table(`sin ${name}`, () => made().sin),
+      cos: this.#table(`cos ${name}`, rows, () => made().cos),
+      sin: this.#table(`sin ${name}`, rows, () => made().sin),
     };
   }
 
@@ -37,9 +46,13 @@ export class ModelTables implements Disposable {
     return this.#tensor(bias, bias(this.#tokens), [heads, this.#tokens]);
   }
 
-  /** What queries are multiplied by at each position: f32[T]. */
-  temperature(temperature: NonNullable<Attention["temperature"]>): Tensor {
-    return this.#tensor(temperature, temperature(this.#tokens), [this.#tokens]);
+  /** What queries of windows of `rows` tokens are multiplied by at each position: f32[rows]. */
+  temperature(temperature: NonNullable<Attention["temperature"]>, rows: number): Tensor {
+    const known = this.#temperatures.getOrInsertComputed(temperature, () => new Map());
+    return known.getOrInsertComputed(rows, () => {
+      const values = repeated(temperature(this.#tokens), rows / this.#tokens);
+      return upload(values, this.#held);
+    });
   }
 
   /** u32[N] of an array that is not changed. */
@@ -52,11 +65,12 @@ export class ModelTables implements Disposable {
     return this.#tensor(`${value} × ${length}`, new Float32Array(length).fill(value), [length]);
   }
 
-  #table(key: string, make: () => Float32Array<ArrayBuffer>): Tensor {
+  #table(name: string, rows: number, make: () => Float32Array<ArrayBuffer>): Tensor {
+    const key = `${name} × ${rows}`;
     const known = this.#made.get(key);
     if (known) return known;
-    const values = make();
-    return this.#tensor(key, values, [this.#tokens, values.length / this.#tokens]);
+    const values = repeated(make(), rows / this.#tokens);
+    return this.#tensor(key, values, [rows, values.length / rows]);
   }
 
   #tensor(
@@ -75,5 +89,13 @@ export class ModelTables implements Disposable {
   [Symbol.dispose](): void {
     this.#held[Symbol.dispose]();
     this.#made.clear();
+    this.#temperatures.clear();
   }
+}
+
+/** Some values, so many times. */
+function repeated(values: Float32Array<ArrayBuffer>, times: number): Float32Array<ArrayBuffer> {
+  const all = new Float32Array(values.length * times);
+  for (let i = 0; i < times; i++) all.set(values, i * values.length);
+  return all;
 }

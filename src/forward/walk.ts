@@ -1,6 +1,6 @@
 /**
- * A window's way through a block: nodes run one after the other, states freed after their last use.
- * Serves evaluation, calibration and the search for outliers.
+ * The way of a stack of windows through a block: nodes run one after the other, states freed after
+ * their last use. Serves evaluation, calibration and the search for outliers.
  */
 import type { Scope, Tensor } from "../backend.ts";
 import type { Attention, Node, Norm, State } from "../family.ts";
@@ -71,7 +71,7 @@ export function walk(
   return states;
 }
 
-/** One window through a whole block: x f32[T, C] in, a new f32[T, C] in `forward.scope` out. */
+/** A stack of windows through a whole block: x f32[T, C] in, a new f32[T, C] in `forward.scope` out. */
 export function walkBlock(graph: BlockGraph, x: Tensor, forward: Forward): Tensor {
   const { input, output } = graph.block;
   const given = [[input, x]] as const;
@@ -189,14 +189,16 @@ function attend(
   { scope, tables }: Pick<Forward, "scope" | "tables">,
 ): Tensor {
   const { backend } = scope;
+  const [rows = 0] = q.shape;
   if (rotation) {
     const adjacent = Number(rotation.pairs === "adjacent");
     for (const x of [q, k]) {
-      backend.run(rope, { ...tables.rotary(rotation.table), x }, { head_dim: dim, adjacent });
+      backend.run(rope, { ...tables.rotary(rotation.table, rows), x }, { head_dim: dim, adjacent });
     }
   }
   if (temperature) {
-    backend.run(scaleRows, { factor: tables.temperature(temperature), y: q }, { scale_dtype: 0 });
+    const factor = tables.temperature(temperature, rows);
+    backend.run(scaleRows, { factor, y: q }, { scale_dtype: 0 });
   }
   const o = scope.alloc("f32", q.shape);
   const scalars = {
@@ -205,6 +207,7 @@ function attend(
     scale,
     cap: softcap,
     biased: Number(bias !== undefined),
+    length: tables.tokens,
   };
   backend.run(attention, { q, k, v, bias: tables.bias(bias, heads), o }, scalars);
   return o;

@@ -9,6 +9,7 @@ import type { Model } from "../family.ts";
 import { type BlockGraph, graphsOf } from "../graph/block_graph.ts";
 import { SMALL_BYTES } from "../limits.ts";
 import type { WindowsRequest } from "../plan/planned.ts";
+import { stackTokens } from "../plan/stacks.ts";
 import { schemeKind } from "../schemes/mod.ts";
 import { size } from "../size.ts";
 import { byteLength, matrixShape, sum } from "../tensor.ts";
@@ -46,15 +47,17 @@ function blockBytes(
 export function checkWalk(
   doing: string,
   model: Model,
-  { backend: { name, memoryBytes = Infinity }, streams, windows, statesPerToken }: {
-    readonly backend: Pick<Backend, "name" | "memoryBytes">;
+  { backend, streams, windows, statesPerToken }: {
+    readonly backend: Pick<Backend, "name" | "memoryBytes" | "maxTensorBytes" | "productRows">;
     readonly streams: readonly ModelWeights[];
     readonly windows: WindowsRequest;
     readonly statesPerToken: number;
   },
 ): void {
-  const { seqLen: tokens, windows: count, stateBudget } = windows;
-  const states = Math.min(stateBudget, count * tokens * statesPerToken * 4);
+  const { name, memoryBytes = Infinity } = backend;
+  const { seqLen, windows: count, stateBudget } = windows;
+  const tokens = stackTokens(windows, { model, device: backend });
+  const states = Math.min(stateBudget, count * seqLen * statesPerToken * 4);
   const block = Math.max(
     ...graphsOf(model).map((graph) => blockBytes(graph, { streams, tokens })),
   );

@@ -45,6 +45,8 @@ export function stopAt(graph: BlockGraph, stage: Stage | undefined): Stop {
  */
 export interface StateWidths {
   readonly kept: number;
+  /** States at one stop, at most. */
+  readonly stores: number;
   /** As many are on disk while windows go from one stop to the next. */
   readonly between: number;
 }
@@ -62,6 +64,7 @@ export function stateWidths(
       const stops = graphsOf(model).map((graph) => widthsOf(graph, propagate));
       return {
         kept: Math.max(...stops.map(({ kept }) => kept)),
+        stores: Math.max(...stops.map(({ stores }) => stores)),
         between: Math.max(...stops.map(({ between }) => between)),
       };
     };
@@ -81,6 +84,11 @@ function widthsOf(graph: BlockGraph, propagate: boolean): StateWidths {
     width(of("quantized")) + (propagate ? width(of("original")) : 0);
   return {
     kept: Math.max(...stops.map((stop) => both((stream) => stop[stream]))),
+    stores: Math.max(
+      ...stops.map(({ quantized, original }) =>
+        quantized.length + (propagate ? original.length : 0)
+      ),
+    ),
     between: Math.max(
       ...stops.slice(1).map((stop, i) =>
         both((stream) => new Set([...stops[i]![stream], ...stop[stream]]))

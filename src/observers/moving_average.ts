@@ -15,27 +15,33 @@ const STEP = Math.fround(0.01);
 export const movingAverage: Observer<ValueRange> = {
   name: "moving_average",
   bytes: (_channels, tokens) => 2 * 4 * tokens,
-  open({ scope }) {
+  open({ scope, windowTokens }) {
     const { backend } = scope;
     // The ranges of rows, read when all windows have passed: waiting for a GPU in every window
     // would take longer than the windows.
-    const windows: (readonly [low: Tensor, high: Tensor])[] = [];
+    const ranges: (readonly [low: Tensor, high: Tensor])[] = [];
     return {
       add(x) {
         const [tokens = 0, channels = 0] = x.shape;
         const [low, high] = [scope.alloc("f32", [tokens, 1]), scope.alloc("f32", [tokens, 1])];
         backend.run(tileRange, { w: x, low, high }, { tile_rows: 1, tile_columns: channels });
-        windows.push([low, high]);
+        ranges.push([low, high]);
       },
       async finish() {
-        const read = await backend.read(...windows.flat());
-        const ends = read.map(({ buffer }, i) =>
-          new Float32Array(buffer).reduce((a, b) => i % 2 === 0 ? Math.min(a, b) : Math.max(a, b))
-        );
-        let [low, high] = [ends[0] ?? Infinity, ends[1] ?? -Infinity];
-        for (let i = 2; i < ends.length; i += 2) {
-          [low, high] = [towards(low, ends[i]!), towards(high, ends[i + 1]!)];
-        }
+        const read = await backend.read(...ranges.flat());
+        const ends = (which: 0 | 1, end: (a: number, b: number) => number) =>
+          read.filter((_, i) => i % 2 === which).flatMap(({ buffer }) => {
+            const rows = [...new Float32Array(buffer)];
+            const tokens = windowTokens ?? rows.length;
+            return Array.from(
+              { length: rows.length / tokens },
+              (_, w) => rows.slice(w * tokens, (w + 1) * tokens).reduce((a, b) => end(a, b)),
+            );
+          });
+        const follow = (ends: readonly number[], none: number) =>
+          ends.length === 0 ? none : ends.reduce((from, to) => towards(from, to));
+        const low = follow(ends(0, Math.min), Infinity);
+        const high = follow(ends(1, Math.max), -Infinity);
         return { low, high };
       },
     };

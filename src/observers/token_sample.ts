@@ -19,7 +19,7 @@ const STRIDE = 317;
 export const tokenSample: Observer<Tensor> = {
   name: "token_sample",
   bytes: (channels, tokens) => Math.min(SAMPLE_TOKENS, tokens) * (channels + 1) * 4,
-  open({ channels, tokens, scope }) {
+  open({ channels, tokens, windowTokens, scope }) {
     const { backend } = scope;
     const count = Math.min(SAMPLE_TOKENS, tokens);
     const sample = scope.alloc("f32", [count, channels]);
@@ -29,9 +29,10 @@ export const tokenSample: Observer<Tensor> = {
       add(x) {
         const [length = 0] = x.shape;
         if (seen === 0) {
-          backend.write(ids, new Uint8Array(samplePlaces(tokens, length).buffer));
+          const places = samplePlaces(tokens, windowTokens ?? length);
+          backend.write(ids, new Uint8Array(places.buffer));
         }
-        // Rows whose token is not in this window stay as they are.
+        // Rows whose token is not among these stay as they are.
         backend.run(embedding, { ids, table: x, x: sample }, { first: seen });
         seen += length;
       },

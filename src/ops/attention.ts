@@ -1,52 +1,62 @@
-/** Attention of one window of tokens; windows do not see each other. */
+/** Attention of windows of tokens, which do not see each other. */
 import wgsl from "../../shaders/attention.wgsl" with { type: "text" };
 import { defineOp } from "../op.ts";
 import { SOFT_CAP_WGSL, softCap } from "./soft_cap.ts";
 
 /**
- * Causal attention of one window of tokens, softmax(scale·q·kᵀ)·v, with grouped key and value
+ * Causal attention of windows of `length` tokens that follow each other, softmax(scale·q·kᵀ)·v, with grouped key and value
  * heads: query head h uses head floor(h / (query heads / key heads)). With window > 0, token i sees
  * only keys j with i − window < j ≤ i. With cap > 0, scaled scores s become cap·tanh(s / cap); with
  * `biased`, bias[h, j] is added to them then (ALiBi), and B is the number of query heads, S that of
- * tokens.
+ * a window's tokens. i and j count from the window's first token.
  */
 export const attention = defineOp({
   name: "attention",
   inputs: { q: "f32[T, Q]", k: "f32[T, K]", v: "f32[T, K]", bias: "f32[B, S]" },
   outputs: { o: "f32[T, Q]" },
-  scalars: { head_dim: "u32", window: "u32", scale: "f32", cap: "f32", biased: "u32" },
+  scalars: {
+    head_dim: "u32",
+    window: "u32",
+    scale: "f32",
+    cap: "f32",
+    biased: "u32",
+    length: "u32",
+  },
   wgsl: SOFT_CAP_WGSL + wgsl,
-  workgroups: ({ T = 0, Q = 0 }, { head_dim = 1 }) => [
-    Math.ceil(T / 32),
+  workgroups: ({ T = 0, Q = 0 }, { head_dim = 1, length = 1 }) => [
+    T / length * Math.ceil(length / 32),
     Q / head_dim,
     Math.ceil(head_dim / 64),
   ],
-  check({ T = 0, Q = 0, K = 0, B = 0, S = 0 }, { head_dim = 0, scale = 0, cap = 0, biased = 0 }) {
+  check({ T = 0, Q = 0, K = 0, B = 0, S = 0 }, scalars) {
+    const { head_dim = 0, scale = 0, cap = 0, biased = 0, length = 0 } = scalars;
+    if (length < 1 || T % length !== 0) return `${T} tokens are not windows of ${length} each`;
     // Scores that do not count are −∞ on some devices before they are scaled.
     if (!(scale > 0)) return `scale must be above 0, got ${scale}`;
     if (head_dim < 1 || Q % head_dim !== 0 || K % head_dim !== 0) {
       return `Q = ${Q} and K = ${K} must be multiples of head_dim = ${head_dim}`;
     }
     if (cap < 0) return `cap must not be negative, got ${cap}`;
-    if (biased && (B !== Q / head_dim || S !== T)) {
-      return `a bias must have ${Q / head_dim} heads and ${T} tokens, got [${B}, ${S}]`;
+    if (biased && (B !== Q / head_dim || S !== length)) {
+      return `a bias must have ${Q / head_dim} heads and ${length} tokens, got [${B}, ${S}]`;
     }
     return Q % K === 0 ||
       `Q = ${Q} is not a multiple of K = ${K}: query heads cannot share key heads evenly`;
   },
   reference({ q, k, v, bias, o }, { T = 0, Q = 0, K = 1, S = 0 }, scalars) {
-    const { head_dim = 1, window = 0, scale = 0, cap = 0, biased = 0 } = scalars;
+    const { head_dim = 1, window = 0, scale = 0, cap = 0, biased = 0, length = 1 } = scalars;
     for (let head = 0; head < Q / head_dim; head++) {
       const from = Math.floor(head / (Q / K)) * head_dim;
       for (let i = 0; i < T; i++) {
-        const first = window > 0 ? Math.max(0, i - window + 1) : 0;
+        const begin = i - i % length;
+        const first = window > 0 ? Math.max(begin, i - window + 1) : begin;
         const scores: number[] = [];
         for (let j = first; j <= i; j++) {
           let dot = 0;
           for (let d = 0; d < head_dim; d++) {
             dot += q![i * Q + head * head_dim + d]! * k![j * K + from + d]!;
           }
-          scores.push(softCap(dot * scale, cap) + (biased ? bias![head * S + j]! : 0));
+          scores.push(softCap(dot * scale, cap) + (biased ? bias![head * S + j - begin]! : 0));
         }
         const most = scores.reduce((max, score) => Math.max(max, score), -Infinity);
         const weights = scores.map((score) => Math.exp(score - most));

@@ -9,6 +9,7 @@ import { stateWidths } from "../graph/stops.ts";
 import { size, sizeToGive } from "../size.ts";
 import { type Surroundings, walkBytes } from "./memory.ts";
 import type { MemoryPlan } from "./planned.ts";
+import { spilledTokens } from "./stacks.ts";
 import type { Walks, WindowsRequest } from "./planned.ts";
 
 /** Bytes a run may use; what is absent is unlimited. */
@@ -31,15 +32,15 @@ export interface Budgets {
 export function spilledBytes(
   model: Model | undefined,
   { evaluation, calibration }: Walks,
-  { propagate }: { readonly propagate: boolean },
+  { propagate, device }: { readonly propagate: boolean; readonly device: DeviceLimits },
 ): number {
   if (!model) return 0;
-  const spilled = ({ windows, seqLen, stateBudget }: WindowsRequest, perToken: number) =>
-    windows - Math.min(windows, Math.floor(stateBudget / (seqLen * perToken * 4)));
   const widths = stateWidths(model, { propagate });
   const both = 2 * model.hiddenSize;
-  return (evaluation ? spilled(evaluation, both) * evaluation.seqLen * both * 4 : 0) +
-    (calibration ? spilled(calibration, widths.kept) * calibration.seqLen * widths.between * 2 : 0);
+  const spilled = (walk: WindowsRequest | undefined, perToken: number) =>
+    walk ? spilledTokens(walk, perToken, { model, device }) : 0;
+  return spilled(evaluation, both) * both * 4 +
+    spilled(calibration, widths.kept) * widths.between * 2;
 }
 
 /** Slices are not made smaller than this to keep a budget: below it, every other cost is larger. */
@@ -82,7 +83,7 @@ export function fit<T extends { readonly memory: MemoryPlan }>(
       overDevice,
     );
     if (over <= 0) {
-      const spilled = spilledBytes(model, choice.windows, around);
+      const spilled = spilledBytes(model, choice.windows, { ...around, device });
       if (spilled <= (budgets.disk ?? Infinity)) return made;
       refuse(
         "budgets.disk",

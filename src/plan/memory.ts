@@ -13,17 +13,17 @@ import {
   LOGIT_BYTES,
   READ_AHEAD_BYTES,
   SMALL_BYTES,
+  SPILL_BYTES,
   TABLE_BYTES,
   WRITE_BEHIND_BYTES,
 } from "../limits.ts";
 import { factorBytes } from "../linalg/factor.ts";
-import { isOutside } from "../linalg/panels.ts";
 import { gram } from "../observers/gram.ts";
-import { FACTOR_BLOCK } from "../ops/factor_block.ts";
 import { schemeKind } from "../schemes/mod.ts";
 import { BITS, byteLength, matrixShape, sum } from "../tensor.ts";
 import { inputObserver, isCalibrated, observersOf } from "./needs.ts";
 import type { TensorTask, Unit } from "./tasks.ts";
+import { spilledTokens, stackTokens } from "./stacks.ts";
 import type { MemoryPlan, Walks, WindowsRequest } from "./planned.ts";
 
 /** What some part of a run holds: on the device, and beside that on the host. */
@@ -79,7 +79,7 @@ export function planMemory(
     return { base, slice, ...nothing, peak: base + slice, device };
   }
   const { held: weights, activations } = evaluation
-    ? evaluationMemory(units, model, { evaluation, format })
+    ? evaluationMemory(units, model, { evaluation, format, device })
     : { held: NOTHING, activations: 0 };
   const calibration = calibrated
     ? calibrationMemory(units, model, {
@@ -88,9 +88,11 @@ export function planMemory(
       device,
     })
     : NOTHING;
-  const window = (calibrated?.seqLen ?? 0) * stateWidths(model, around).kept * 4;
-  const states = statesInMemory(model, around) + window +
-    2 * (evaluation?.seqLen ?? 0) * model.hiddenSize * 4;
+  const stack = (walk: WindowsRequest | undefined) =>
+    walk ? stackTokens(walk, { model, device }) : 0;
+  const states = statesInMemory(model, { ...around, device }) +
+    stack(calibrated) * stateWidths(model, around).kept * 4 +
+    2 * stack(evaluation) * model.hiddenSize * 4;
   const walking = { ...weights, device: weights.device + activations };
   const most = larger(larger(slices, walking), calibration);
   return {
@@ -133,16 +135,20 @@ function taskMemory(task: TensorTask, format: Format): Held {
 }
 
 /**
- * What a block holds while windows go through it in both streams, and what they hold themselves.
+ * What a block holds while stacks of windows go through it in both streams, and what one of them
+ * holds itself.
  */
 function evaluationMemory(
   units: readonly Unit[],
   model: Model,
-  { evaluation: { seqLen: tokens }, format }: {
+  { evaluation, format, device: limits }: {
     readonly evaluation: WindowsRequest;
     readonly format: Format;
+    readonly device: DeviceLimits;
   },
 ): { readonly held: Held; readonly activations: number } {
+  const { seqLen } = evaluation;
+  const tokens = stackTokens(evaluation, { model, device: limits });
   let held = NOTHING;
   let scratch = 0;
   for (const { place, tasks } of units) {
@@ -168,7 +174,7 @@ function evaluationMemory(
     held = larger(held, { device, host });
   }
   const { vocabSize, hiddenSize } = model;
-  const logits = 2 * Math.min(LOGIT_BYTES, tokens * vocabSize * 4) +
+  const logits = 2 * Math.min(LOGIT_BYTES, seqLen * vocabSize * 4) +
     2 * Math.min(TABLE_BYTES, vocabSize * hiddenSize * 4);
   return { held, activations: Math.max(tokens * activationsPerToken(model) * 4 + scratch, logits) };
 }
@@ -182,30 +188,31 @@ export function activationsPerToken(model: Model): number {
 function calibrationMemory(
   units: readonly Unit[],
   model: Model,
-  { calibration: { seqLen: tokens, windows }, propagate, device }: {
+  { calibration, propagate, device }: {
     readonly calibration: WindowsRequest;
     readonly propagate: boolean;
     readonly device: DeviceLimits;
   },
 ): Held {
+  const tokens = stackTokens(calibration, { model, device });
+  const all = calibration.windows * calibration.seqLen;
   const tasks = new Map(units.flatMap(({ tasks }) => tasks).map((task) => [task.name, task]));
   const kept = propagate ? stateWidths(model, { propagate }).kept : 0;
   return graphsOf(model).reduce((most, graph) => {
     const passing = tokens * 4 * (graph.widest + kept);
-    return larger(most, blockMemory(graph, { tasks, tokens, windows, propagate, passing, device }));
+    return larger(most, blockMemory(graph, { tasks, tokens, all, propagate, passing }));
   }, NOTHING);
 }
 
 /** What the memory of a block under calibration depends on. */
 interface BlockSurroundings {
   readonly tasks: ReadonlyMap<string, TensorTask>;
-  /** Of one window. */
+  /** Of one stack of windows, and of all. */
   readonly tokens: number;
-  readonly windows: number;
+  readonly all: number;
   readonly propagate: boolean;
-  /** Bytes of a window's states on their way. */
+  /** Bytes of a stack's states on their way. */
   readonly passing: number;
-  readonly device: DeviceLimits;
 }
 
 function blockMemory(graph: BlockGraph, how: BlockSurroundings): Held {
@@ -219,8 +226,8 @@ function blockMemory(graph: BlockGraph, how: BlockSurroundings): Held {
     device += schemeKind(task.scheme).codeBytes(task.scheme, rows, columns);
     host += 2 * sum(task.outputs, byteLength);
   }
-  const stage = graph.stages.map((stage) => stageMemory(graph, stage, how)).reduce(larger, NOTHING);
-  return { device: device + stage.device, host: host + stage.host };
+  const stages = graph.stages.map((stage) => stageMemory(graph, stage, how));
+  return { device: device + Math.max(...stages), host };
 }
 
 /**
@@ -233,8 +240,8 @@ const SLICE_COPIES = 8;
 function stageMemory(
   graph: BlockGraph,
   stage: Stage,
-  { tasks, tokens, windows, propagate, passing: states, device }: BlockSurroundings,
-): Held {
+  { tasks, tokens, all, propagate, passing: states }: BlockSurroundings,
+): number {
   const { channels, matrices } = stage;
   const quantized = matrices.flatMap(({ name }) => {
     const task = tasks.get(name);
@@ -247,11 +254,15 @@ function stageMemory(
       0,
     );
   const calibrated = quantized.filter(isCalibrated);
-  if (calibrated.length === 0) return { device: passing, host: 0 };
+  if (calibrated.length === 0) return passing;
   const observers = new Set(calibrated.flatMap((task) => {
     const fixing = inputObserver(task.scheme, task.rule.options);
     return [...observersOf(task), ...(fixing ? [fixing] : [])];
   }));
+  const moving = propagate && observers.has(gram);
+  const joining = residualEdge(graph, stage)?.linear.rows;
+  const statistics = sum([...observers], ({ bytes }) => bytes(channels, all)) +
+    (moving ? propagationBytes(channels, joining) + tokens * channels * 4 : 0);
   const slices = calibrated.map(({ sliceRows }) => SLICE_COPIES * sliceRows * channels * 4);
   // What a search looks at of all weights of the stage is on the device together.
   const searching = calibrated.flatMap(({ chain, rule: { options } }) =>
@@ -259,36 +270,36 @@ function stageMemory(
       calibrated.length * (workBytes?.(channels, options) ?? 0)
     )
   );
-  const rounding = Math.max(...slices, ...searching);
-  const others = sum(
-    [...observers].filter((observer) => observer !== gram),
-    ({ bytes }) => bytes(channels, tokens * windows),
-  );
-  if (!observers.has(gram)) return { device: others + Math.max(passing, rounding), host: 0 };
-  const square = channels * channels * 4;
-  const outside = isOutside(channels, channels, device);
-  // The factor that targets are moved with, and that of the rounding; one block of it beside it.
-  const factors = propagate ? 2 : 1;
-  const factoring = factors *
-    (factorBytes(channels) - (outside ? square - FACTOR_BLOCK * channels * 4 : 0));
-  const joining = residualEdge(graph, stage)?.linear.rows;
-  // Sums that targets are moved by; where they are solved with as a whole, as much again.
-  const sums = propagate ? (joining ?? 2 * channels) * channels * 4 : 0;
-  const apart = isOutside(joining ?? channels, channels, device);
-  const moving = propagate ? tokens * channels * 4 : 0;
-  return {
-    device: others + moving + (outside ? 0 : square) + (apart ? 0 : sums) +
-      Math.max(passing, factoring + rounding),
-    host: (outside ? (1 + factors) * square : 0) + (apart ? sums : 0),
-  };
+  // The factor that targets are moved with, and that of the rounding.
+  const factors = observers.has(gram) ? (moving ? 2 : 1) * factorBytes(channels) : 0;
+  return statistics + Math.max(passing, factors + Math.max(...slices, ...searching));
 }
 
-/** Bytes of hidden states kept in memory. */
-function statesInMemory(model: Model, around: Surroundings): number {
-  const { evaluation, calibration } = around.windows;
-  const all = walkBytes(model, around);
-  return Math.min(evaluation?.stateBudget ?? 0, all.evaluation) +
-    Math.min(calibration?.stateBudget ?? 0, all.calibration);
+/**
+ * Bytes of the sums that targets are moved by, for a stage of C channels whose linear, if it joins
+ * the residual stream, has R rows; its factor not counted.
+ */
+function propagationBytes(channels: number, joining: number | undefined): number {
+  // Sums that are solved with as a whole need as much again.
+  return (joining ?? 2 * channels) * channels * 4;
+}
+
+/** Bytes of hidden states kept in memory, and of those that wait there to go to disk together. */
+function statesInMemory(
+  model: Model,
+  { windows: { evaluation, calibration }, propagate, device }: Surroundings & {
+    readonly device: DeviceLimits;
+  },
+): number {
+  const { kept, stores } = stateWidths(model, { propagate });
+  const held = (walk: WindowsRequest | undefined, perToken: number, stores: number) => {
+    if (!walk) return 0;
+    const all = walk.windows * walk.seqLen * perToken * 4;
+    const spilled = spilledTokens(walk, perToken, { model, device }) * perToken * 4;
+    const waiting = device.name === "webgpu" ? Math.min(spilled, 2 * stores * SPILL_BYTES) : 0;
+    return all - spilled + waiting;
+  };
+  return held(evaluation, 2 * model.hiddenSize, 2) + held(calibration, kept, stores);
 }
 
 /** Bytes of all hidden states as f32. */

@@ -330,7 +330,16 @@ export const modelCases: readonly Case[] = [
     .concat([[33, 2, 1, 8, 1], [70, 4, 2, 16, 31], [20, 2, 2, 128, 64]])
     // Several blocks of queries, with windows whose first key is in the middle of a block of keys.
     .concat([2, 32, 63, 100, 300].map((window) => [330, 2, 1, 8, window]))
-    .map(([t = 0, heads = 0, shared = 0, d = 0, window = 0]) => ({
+    // Windows that follow each other: shorter than a block, as long, longer.
+    .concat([[5, 2, 1, 8, 0, 1], [21, 4, 2, 16, 0, 7], [96, 2, 2, 8, 0, 32], [
+      210,
+      3,
+      1,
+      16,
+      40,
+      70,
+    ]])
+    .map(([t = 0, heads = 0, shared = 0, d = 0, window = 0, length = t]) => ({
       op: attention,
       tensors: {
         q: normal("f32", [t, heads * d], { seed: 61 }),
@@ -339,11 +348,11 @@ export const modelCases: readonly Case[] = [
         bias: blank("f32", [1, 1]),
         o: blank("f32", [t, heads * d]),
       },
-      scalars: { head_dim: d, window, scale: d ** -0.5, cap: 0, biased: 0 },
+      scalars: { head_dim: d, window, scale: d ** -0.5, cap: 0, biased: 0, length },
       judge: { o: within(attentionBound) },
     })),
-  ...[[1, 1, 1, 1, 0], [33, 3, 1, 31, 0], [130, 4, 2, 16, 40]].flatMap((
-    [t = 0, heads = 0, shared = 0, d = 0, window = 0],
+  ...[[1, 1, 1, 1, 0], [33, 3, 1, 31, 0], [130, 4, 2, 16, 40], [99, 2, 1, 8, 0, 33]].flatMap((
+    [t = 0, heads = 0, shared = 0, d = 0, window = 0, length = t],
   ) =>
     [[2, 0], [0, 1], [30, 1]].map(([cap = 0, biased = 0]) => ({
       op: attention,
@@ -354,12 +363,15 @@ export const modelCases: readonly Case[] = [
         v: normal("f32", [t, shared * d], { seed: 63 }),
         bias: floats(
           "f32",
-          [heads, t],
-          Array.from({ length: heads * t }, (_, i) => (i % t) / 2 ** (1 + Math.floor(i / t))),
+          [heads, length],
+          Array.from(
+            { length: heads * length },
+            (_, i) => (i % length) / 2 ** (1 + Math.floor(i / length)),
+          ),
         ),
         o: blank("f32", [t, heads * d]),
       },
-      scalars: { head_dim: d, window, scale: d ** -0.5, cap, biased },
+      scalars: { head_dim: d, window, scale: d ** -0.5, cap, biased, length },
       judge: { o: within(attentionBound) },
     }))
   ),
@@ -373,7 +385,7 @@ export const modelCases: readonly Case[] = [
       bias: blank("f32", [1, 1]),
       o: blank("f32", [40, 32]),
     },
-    scalars: { head_dim: 16, window: 0, scale: 0.25, cap: 0, biased: 0 },
+    scalars: { head_dim: 16, window: 0, scale: 0.25, cap: 0, biased: 0, length: 40 },
     judge: { o: within(attentionBound) },
   },
   ...ACTIVATIONS.flatMap((_, kind) => [

@@ -354,7 +354,10 @@ export const DRAWS: Readonly<Record<string, Row>> = {
   },
   attention: (draw) => {
     const head_dim = draw.size(draw.pick(16, 300), 1);
-    const [T, K] = [draw.size(Math.floor(200 / Math.sqrt(head_dim / 8)) + 1), draw.whole(1, 2)];
+    const windows = draw.whole(0, 3);
+    const most = Math.floor(200 / Math.sqrt(head_dim / 8) / Math.max(1, windows)) + 1;
+    const [length, K] = [draw.size(most, 1), draw.whole(1, 2)];
+    const T = windows * length;
     const heads = K * draw.whole(1, 3);
     const biased = draw.whole(0, 1);
     return {
@@ -362,7 +365,7 @@ export const DRAWS: Readonly<Record<string, Row>> = {
         T,
         K: K * head_dim,
         Q: heads * head_dim,
-        ...(biased ? { B: heads, S: T } : { B: 1, S: 1 }),
+        ...(biased ? { B: heads, S: length } : { B: 1, S: 1 }),
       },
       scalars: {
         biased,
@@ -370,6 +373,7 @@ export const DRAWS: Readonly<Record<string, Row>> = {
         head_dim,
         window: draw.pick(0, draw.size(T + 40, 1), 2 ** 32 - 1),
         scale: head_dim ** -0.5,
+        length,
       },
     };
   },

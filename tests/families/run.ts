@@ -34,11 +34,11 @@ export async function runModel(
   using tables = new ModelTables(model, { tokens: ids.length, scope });
   await using states = await HiddenStates.open({
     backend,
-    windows: 1,
-    shape: [ids.length, model.hiddenSize],
-    budget: Infinity,
+    rows: [ids.length],
+    channels: model.hiddenSize,
+    resident: 1,
   });
-  await embedWindows(model, { backend, windows: [ids], streams: [{ states, weights }], tables });
+  await embedWindows(model, { backend, stacks: [ids], streams: [{ states, weights }], tables });
   const read = async () => {
     const [bytes] = await backend.read(await states.get(0, scope));
     return new Float32Array(bytes!.buffer);

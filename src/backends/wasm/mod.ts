@@ -134,6 +134,7 @@ class WasmBackend implements Backend {
   readonly memoryBytes: number;
   readonly sliceBytes = SLICE_BYTES;
   readonly outsideBytes = OUTSIDE_BYTES;
+  readonly productRows = 512;
   readonly #heap: Heap;
   readonly #pool: Pool;
   readonly #blas: Blas | undefined;

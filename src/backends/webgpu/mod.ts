@@ -37,6 +37,12 @@ const MAX_WORKGROUPS = 65535;
 const SLICE_BYTES = { hardware: 32 * 2 ** 20, software: 8 * 2 ** 20 };
 
 /**
+ * An H100 has 132 multiprocessors, and a product of 512 rows with a weight of 4096 no more tiles of
+ * the fastest kernel; with 2048 it runs twice as fast. A CPU that plays a GPU has a core or some.
+ */
+const PRODUCT_ROWS = { hardware: 2048, software: 512 };
+
+/**
  * Overwrites the bytes of one word that `mask` has set: the end of a write that covers a tensor in
  * part.
  */
@@ -73,6 +79,7 @@ export class WebgpuBackend implements Backend, Owner {
   readonly software: boolean;
   readonly maxTensorBytes: number;
   readonly sliceBytes: number;
+  readonly productRows: number;
   readonly device: GPUDevice;
   readonly #faults: Faults;
   readonly #batch: Batch;
@@ -94,6 +101,7 @@ export class WebgpuBackend implements Backend, Owner {
       SLICE_BYTES[software ? "software" : "hardware"],
       this.maxTensorBytes,
     );
+    this.productRows = PRODUCT_ROWS[software ? "software" : "hardware"];
     this.#faults = new Faults(device, description);
     this.#batch = new Batch(device, this.#faults, new Pipelines(device, this.#faults));
     this.#memory = this.#pool(

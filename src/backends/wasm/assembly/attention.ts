@@ -90,20 +90,22 @@ export function attention(thread: i32): void {
 }
 
 function ownAttention(thread: i32): void {
-  const q = tensor(0), k = tensor(1), v = tensor(2), bias = tensor(3), o = tensor(4);
-  const T = dim(0), Q = dim(1), K = dim(2), S = dim(4);
+  const bias = tensor(3), Q = dim(1), K = dim(2), S = dim(4);
   const d = scalarU(0), window = scalarU(1), scale = scalarF(2), cap = scalarF(3),
-    biased = scalarU(4) != 0;
+    biased = scalarU(4) != 0, T = scalarU(5);
   // Plain scores are scaled while their maximum is looked for.
   const shaped = biased || cap != 0, left: f32 = shaped ? 1 : scale;
   const heads = Q / d, shared = Q / K, qStride = <usize>Q << 2, kStride = <usize>K << 2;
   const corner = scratch(thread), buffer = corner + 128, tops = buffer + 8192, sums = tops + LINE;
   const scores = sums + LINE, weights = scores + 64 * LINE, queries = weights + 64 * LINE;
   const keys = queries + PANEL, values = keys + PANEL;
-  const blocks = ceilDiv(T, BLOCK);
-  for (let item = claim(); item < heads * blocks; item = claim()) {
+  const blocks = ceilDiv(T, BLOCK), windows = dim(0) / T;
+  for (let item = claim(); item < windows * heads * blocks; item = claim()) {
     // The last queries see the most keys: they go first, so that threads finish together.
-    const i0 = (blocks - 1 - item / heads) * BLOCK, rows = min(BLOCK, T - i0), head = item % heads;
+    const i0 = (blocks - 1 - item / (heads * windows)) * BLOCK, rows = min(BLOCK, T - i0),
+      head = item % heads, begin = <usize>(item / heads % windows * T);
+    const q = tensor(0) + begin * qStride, k = tensor(1) + begin * kStride,
+      v = tensor(2) + begin * kStride, o = tensor(4) + begin * qStride;
     const from = head / shared * d, first = window > 0 ? max(0, i0 - window + 1) : 0;
     const out = o + <usize>i0 * qStride + (<usize>(head * d) << 2);
     for (let i: usize = 0; i < LINE; i += 4) store<f32>(tops + i, -3.4028235e38),
@@ -176,17 +178,19 @@ const BLAS_KEYS: i32 = 512;
 
 /** The same in products that are worth a BLAS's calls. */
 function blasAttention(thread: i32): void {
-  const q = tensor(0), k = tensor(1), v = tensor(2), bias = tensor(3), o = tensor(4);
-  const T = dim(0), Q = dim(1), K = dim(2), S = dim(4);
+  const bias = tensor(3), Q = dim(1), K = dim(2), S = dim(4);
   const d = scalarU(0), window = scalarU(1), scale = scalarF(2), cap = scalarF(3),
-    biased = scalarU(4) != 0;
+    biased = scalarU(4) != 0, T = scalarU(5);
   const shaped = biased || cap != 0, left: f32 = shaped ? 1 : scale;
   const heads = Q / d, shared = Q / K, line = <usize>BLAS_KEYS << 2;
   const tops = scratch(thread), sums = tops + (<usize>BLAS_QUERIES << 2);
   const scores = sums + (<usize>BLAS_QUERIES << 2);
-  const blocks = ceilDiv(T, BLAS_QUERIES);
-  for (let item = claim(); item < heads * blocks; item = claim()) {
-    const i0 = (blocks - 1 - item / heads) * BLAS_QUERIES, rows = min(BLAS_QUERIES, T - i0);
+  const blocks = ceilDiv(T, BLAS_QUERIES), windows = dim(0) / T;
+  for (let item = claim(); item < windows * heads * blocks; item = claim()) {
+    const i0 = (blocks - 1 - item / (heads * windows)) * BLAS_QUERIES,
+      rows = min(BLAS_QUERIES, T - i0), begin = <usize>(item / heads % windows * T) << 2;
+    const q = tensor(0) + begin * Q, k = tensor(1) + begin * K, v = tensor(2) + begin * K,
+      o = tensor(4) + begin * Q;
     const head = item % heads, from = head / shared * d;
     const first = window > 0 ? max(0, i0 - window + 1) : 0;
     const queries = q + (<usize>(i0 * Q + head * d) << 2);

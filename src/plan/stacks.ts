@@ -1,0 +1,85 @@
+/**
+ * Windows that walk through a model together: as many in one tensor, below each other, as a product
+ * wants rows to keep a device busy. They do not see each other, and what becomes of one does not
+ * depend on which stand beside it.
+ */
+import type { DeviceLimits } from "../backend.ts";
+import type { Model } from "../family.ts";
+import { graphsOf } from "../graph/block_graph.ts";
+import { sum } from "../tensor.ts";
+import type { WindowsRequest } from "./planned.ts";
+
+type Windows = Pick<WindowsRequest, "windows" | "seqLen">;
+
+/** What decides how many windows are stacked. */
+export interface Stacking {
+  readonly model: Model;
+  readonly device: Pick<DeviceLimits, "productRows" | "maxTensorBytes">;
+}
+
+/** How many windows each stack has: as few stacks as the device likes, as equal as they can be. */
+export function stackSizes(
+  { windows, seqLen }: Windows,
+  { model, device: { productRows, maxTensorBytes } }: Stacking,
+): number[] {
+  const fitting = Math.floor(maxTensorBytes / (4 * widestState(model) * seqLen));
+  const most = Math.max(1, Math.min(fitting, Math.ceil(productRows / seqLen)));
+  const count = Math.ceil(windows / most);
+  return Array.from(
+    { length: count },
+    (_, i) => Math.floor(windows / count) + (i < windows % count ? 1 : 0),
+  );
+}
+
+/** Floats per token of the widest input or output of a block's matrices. */
+function widestState(model: Model): number {
+  return graphsOf(model).flatMap(({ matrices }) => matrices)
+    .reduce((most, { rows, columns }) => Math.max(most, rows, columns), model.hiddenSize);
+}
+
+/** Tokens of the largest stack. */
+export function stackTokens(windows: Windows, stacking: Stacking): number {
+  return (stackSizes(windows, stacking)[0] ?? 0) * windows.seqLen;
+}
+
+/**
+ * How many stacks stay in memory, from the first on, where each of their tokens takes some bytes.
+ */
+export function residentStacks(
+  sizes: readonly number[],
+  { seqLen, bytesPerToken, budget }: {
+    readonly seqLen: number;
+    readonly bytesPerToken: number;
+    readonly budget: number;
+  },
+): number {
+  let held = 0;
+  const beyond = sizes.findIndex((size) => (held += size * seqLen * bytesPerToken) > budget);
+  return beyond < 0 ? sizes.length : beyond;
+}
+
+/** Tokens of the windows that do not stay in memory, where each has `perToken` floats. */
+export function spilledTokens(
+  walk: WindowsRequest,
+  perToken: number,
+  stacking: Stacking,
+): number {
+  const { seqLen, stateBudget: budget } = walk;
+  const sizes = stackSizes(walk, stacking);
+  const resident = residentStacks(sizes, { seqLen, bytesPerToken: 4 * perToken, budget });
+  return sum(sizes.slice(resident), (size) => size * seqLen);
+}
+
+/** The tokens of each stack. */
+export function stackWindows(
+  windows: readonly Uint32Array<ArrayBuffer>[],
+  stacking: Stacking,
+): Uint32Array<ArrayBuffer>[] {
+  const [{ length: seqLen }] = windows as [Uint32Array];
+  let first = 0;
+  return stackSizes({ windows: windows.length, seqLen }, stacking).map((size) => {
+    const ids = new Uint32Array(size * seqLen);
+    windows.slice(first, first += size).forEach((window, i) => ids.set(window, i * seqLen));
+    return ids;
+  });
+}
