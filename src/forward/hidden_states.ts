@@ -10,8 +10,8 @@ import { type SpillDType, SpillFile, type SpillStore } from "./spill_file.ts";
 /**
  * The hidden states of all windows of one stream, in stacks: f32[T, C] each. As many stacks as the
  * budget allows stay on the device, the others are a file's bytes: exactly as they were for an
- * evaluation, whose results must not depend on the budget; in bf16 for a calibration, which averages
- * over all of them.
+ * evaluation, whose results must not depend on the budget; in bf16 for a calibration, which
+ * averages over all of them.
  */
 export class HiddenStates implements AsyncDisposable {
   readonly #backend: Backend;
