@@ -77,6 +77,11 @@ export function denoHost(signal: AbortSignal): Host {
     // The kernel keeps the highest value; a sample could miss it.
     residentBytes: () => resourceUsage().maxRSS * 1024,
     currentBytes: () => Deno.memoryUsage().rss,
+    machineBytes() {
+      const asking = { name: "sys", kind: "systemMemoryInfo" } as const;
+      const { state } = Deno.permissions.querySync(asking);
+      return state === "granted" ? Deno.systemMemoryInfo().total : undefined;
+    },
     readText,
     async readTextIfAny(path) {
       try {

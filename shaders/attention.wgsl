@@ -1,7 +1,7 @@
 // Causal attention of windows with shared key heads: softmax(scale · q · kᵀ) · v, in one pass over
-// the keys with a running maximum (as FlashAttention, arXiv 2205.14135). One workgroup 32 queries of
-// one head and 64 of its dimensions, 32 keys at a time. A lane computes the scores of 4 queries and
-// 4 keys, then the sums of the same 4 queries and 8 dimensions.
+// the keys with a running maximum (as FlashAttention, arXiv 2205.14135). One workgroup 32 queries
+// of one head and 64 of its dimensions, 32 keys at a time. A lane computes the scores of 4 queries
+// and 4 keys, then the sums of the same 4 queries and 8 dimensions.
 
 struct Args {
   T: u32,

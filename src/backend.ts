@@ -98,6 +98,7 @@ export interface Backend extends Allocator, AsyncDisposable {
 export type DeviceLimits = Pick<
   Backend,
   | "name"
+  | "software"
   | "maxTensorBytes"
   | "memoryBytes"
   | "sliceBytes"

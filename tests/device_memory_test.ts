@@ -83,6 +83,7 @@ const CPU: DeviceLimits = {
   memoryBytes: 4.02e9,
   sliceBytes: 2 ** 22,
   productRows: 512,
+  software: false,
   supports: () => true,
 };
 

@@ -21,6 +21,7 @@ import { quantizeTasks } from "../src/plan/tasks.ts";
 import { inFolder, sluice } from "./cli/host.ts";
 import { convolutionalTensors, makeCheckpoint, TINY_CONFIG, tinyTensors } from "./tiny.ts";
 import { onEveryBackend } from "./present.ts";
+import { withOwn } from "./run_given.ts";
 
 const WINDOWS = [0, 1, 2].map((w) =>
   Uint32Array.from({ length: 24 }, (_, i) => (i * 11 + w * 37) % 96)
@@ -146,7 +147,8 @@ Deno.test("outlierThreshold() refuses activations that are not finite", async ()
 Deno.test("outlierThreshold() reports its steps, and stops at a signal", async () => {
   const folder = await tiny(1);
   try {
-    await using backend = await openWasm({ threads: 1 });
+    await using wasm = await openWasm({ threads: 1 });
+    const backend = withOwn(wasm, { productRows: 1 });
     await using source = await openCheckpoint(folder);
     const calibration = { windows: WINDOWS, stateBudget: 1e9 };
     const stop = new AbortController();

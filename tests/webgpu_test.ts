@@ -5,6 +5,7 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { describeAdapters, type WebgpuBackend } from "../src/backends/webgpu/mod.ts";
+import { tryRoom } from "../src/backends/webgpu/room.ts";
 import { DeviceError } from "../src/errors.ts";
 import { defineOp, type Op } from "../src/op.ts";
 import { add, divergence } from "../src/ops/mod.ts";
@@ -123,6 +124,24 @@ test("answers several reads that are waited for together", async (backend) => {
   });
   const read = await Promise.all(tensors.map((tensor) => backend.read(tensor)));
   assert.deepEqual(read.map(([bytes]) => new Float32Array(bytes!.buffer)[0]), [1, 2, 3]);
+});
+
+Deno.test("tryRoom() finds what a device lets tensors take, less a reserve, and gives all of it back", async () => {
+  let [held, most] = [0, 0];
+  const device = {
+    limits: { maxBufferSize: 100 },
+    pushErrorScope() {},
+    createBuffer({ size }: GPUBufferDescriptor) {
+      held += size;
+      most = Math.max(most, held);
+      return { destroy: () => held -= size };
+    },
+    popErrorScope: () => Promise.resolve(held > 850 ? new GPUOutOfMemoryError("full") : null),
+  } as unknown as GPUDevice;
+  assert.equal(await tryRoom(device, 150), 150);
+  assert.deepEqual([held, most], [0, 200]);
+  assert.equal(await tryRoom(device, 5000), 800 * 7 / 8);
+  assert.deepEqual([held, most], [0, 900]);
 });
 
 test("refuses a tensor larger than a kernel can bind, and says how large it is", (backend) => {

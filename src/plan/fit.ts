@@ -16,7 +16,7 @@ import type { Walks, WindowsRequest } from "./planned.ts";
 export interface Budgets {
   /** Of the process: `MemoryPlan.peak`. */
   readonly ram?: number | undefined;
-  /** Of a GPU: the peak without the runtime. */
+  /** Of a GPU: `MemoryPlan.device`. */
   readonly vram?: number | undefined;
   /**
    * Of temporary files: hidden states, and staged shards of a Hub repository. The output is not
@@ -75,11 +75,11 @@ export function fit<T extends { readonly memory: MemoryPlan }>(
   let choice: Choice = { sliceBytes: device.sliceBytes, windows };
   for (;;) {
     const made = make(choice);
-    const { base, peak } = made.memory;
+    const { peak, device: vram } = made.memory;
     const overDevice = made.memory.device - (device.memoryBytes ?? Infinity);
     const over = Math.max(
       peak - (budgets.ram ?? Infinity),
-      peak - base - (budgets.vram ?? Infinity),
+      vram - (budgets.vram ?? Infinity),
       overDevice,
     );
     if (over <= 0) {
@@ -102,7 +102,7 @@ export function fit<T extends { readonly memory: MemoryPlan }>(
     } else {
       const [option, least] = peak > (budgets.ram ?? Infinity)
         ? ["budgets.ram", peak]
-        : ["budgets.vram", peak - base];
+        : ["budgets.vram", vram];
       refuse(
         option,
         `this run needs at least ${size(least)}. Give \`${option}\` ${sizeToGive(least)}${

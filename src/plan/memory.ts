@@ -26,21 +26,27 @@ import type { TensorTask, Unit } from "./tasks.ts";
 import { spilledTokens, stackTokens } from "./stacks.ts";
 import type { MemoryPlan, Walks, WindowsRequest } from "./planned.ts";
 
-/** What some part of a run holds: on the device, and beside that on the host. */
+/** What some part of a run holds: on the device, on the host, and on both at once. */
 interface Held {
   readonly device: number;
   readonly host: number;
+  readonly both: number;
 }
 
-const NOTHING: Held = { device: 0, host: 0 };
+/** Bytes that are held at the same time. */
+function heldOf(device: number, host = 0): Held {
+  return { device, host, both: device + host };
+}
 
-/** Bytes in both places. */
-const bytesOf = ({ device, host }: Held) => device + host;
+const NOTHING = heldOf(0);
 
 /** The most that each place holds, and both together, of things that are not held at once. */
 function larger(one: Held, other: Held): Held {
-  const device = Math.max(one.device, other.device);
-  return { device, host: Math.max(bytesOf(one), bytesOf(other)) - device };
+  return {
+    device: Math.max(one.device, other.device),
+    host: Math.max(one.host, other.host),
+    both: Math.max(one.both, other.both),
+  };
 }
 
 /**
@@ -72,11 +78,18 @@ export function planMemory(
   const base = BASE[device.name] + READ_AHEAD_BYTES + WRITE_BEHIND_BYTES + buffers;
   const slices = units.flatMap(({ tasks }) => tasks)
     .reduce((most, task) => larger(most, taskMemory(task, format)), NOTHING);
-  const slice = Math.ceil(bytesOf(slices));
+  const slice = Math.ceil(slices.both);
+  // The memory of a GPU is not the process's; that of a GPU which the CPU plays is.
+  const apart = device.name === "webgpu" && !device.software;
   if (!model || !(evaluation || calibrated)) {
     const nothing = { weights: 0, calibration: 0, states: 0, activations: 0 };
-    const device = Math.ceil(slices.device) + SMALL_BYTES;
-    return { base, slice, ...nothing, peak: base + slice, device };
+    return {
+      base,
+      slice,
+      ...nothing,
+      peak: base + (apart ? Math.ceil(slices.host) : slice),
+      device: Math.ceil(slices.device) + SMALL_BYTES,
+    };
   }
   const { held: weights, activations } = evaluation
     ? evaluationMemory(units, model, { evaluation, format, device })
@@ -93,16 +106,16 @@ export function planMemory(
   const states = statesInMemory(model, { ...around, device }) +
     stack(calibrated) * stateWidths(model, around).kept * 4 +
     2 * stack(evaluation) * model.hiddenSize * 4;
-  const walking = { ...weights, device: weights.device + activations };
+  const walking = heldOf(weights.device + activations, weights.host);
   const most = larger(larger(slices, walking), calibration);
   return {
     base,
     slice,
-    weights: bytesOf(weights),
-    calibration: bytesOf(calibration),
+    weights: weights.both,
+    calibration: calibration.both,
     states,
     activations,
-    peak: base + Math.ceil(bytesOf(most)) + states,
+    peak: base + (apart ? Math.ceil(most.host) : Math.ceil(most.both) + states),
     device: Math.ceil(most.device) + states + SMALL_BYTES,
   };
 }
@@ -113,7 +126,7 @@ function taskMemory(task: TensorTask, format: Format): Held {
   if (task.kind !== "quantize") {
     // Cast on the host, values are there as they were, as f32, and as they will be.
     const copies = task.kind === "copy" && task.dtype !== task.source.dtype ? 6 : 2;
-    return { device: 0, host: copies * Math.min(COPY_BYTES, byteLength(task.source)) };
+    return heldOf(0, copies * Math.min(COPY_BYTES, byteLength(task.source)));
   }
   const { scheme, weight, outputs, at, sliceRows } = task;
   const [rows, columns] = matrixShape(weight.shape);
@@ -125,13 +138,13 @@ function taskMemory(task: TensorTask, format: Format): Held {
   const part = packed * sliceRows / rows;
   // To be turned, a matrix is read whole, and with format plain turned back whole.
   const turned = at.transposed ? 3 * byteLength(weight) : 0;
-  return {
+  return heldOf(
     // As it was, codes, packed; dequantized to be measured.
-    device: bytes + schemeKind(scheme).workBytes(scheme, sliceRows, columns) + part +
+    bytes + schemeKind(scheme).workBytes(scheme, sliceRows, columns) + part +
       sliceRows * columns * 4 + nested * (4 + 1),
     // Read ahead, on its way; packed.
-    host: 2 * bytes + part + nested * 4 + (format.gathers ? packed : 0) + turned,
-  };
+    2 * bytes + part + nested * 4 + (format.gathers ? packed : 0) + turned,
+  );
 }
 
 /**
@@ -171,7 +184,7 @@ function evaluationMemory(
       const taken = format.gathers ? 2 * packed : packed;
       scratch = Math.max(scratch, schemeKind(scheme).linearBytes(scheme, shape, tokens), taken);
     }
-    held = larger(held, { device, host });
+    held = larger(held, heldOf(device, host));
   }
   const { vocabSize, hiddenSize } = model;
   const logits = 2 * Math.min(LOGIT_BYTES, seqLen * vocabSize * 4) +
@@ -227,7 +240,7 @@ function blockMemory(graph: BlockGraph, how: BlockSurroundings): Held {
     host += 2 * sum(task.outputs, byteLength);
   }
   const stages = graph.stages.map((stage) => stageMemory(graph, stage, how));
-  return { device: device + Math.max(...stages), host };
+  return heldOf(device + Math.max(...stages), host);
 }
 
 /**

@@ -57,11 +57,9 @@ export interface MemoryPlan {
   readonly states: number;
   /** One window's activations and one chunk of logits. */
   readonly activations: number;
-  /** The most that is held at once. */
+  /** The most that the process holds at once; what lies on a GPU of its own is not counted. */
   readonly peak: number;
-  /**
-   * The most that lies on the device at once: of the parts but the base, what is not on the host.
-   */
+  /** The most that lies on the device at once: of the parts, what is not on the host. */
   readonly device: number;
 }
 

@@ -106,6 +106,8 @@ export interface Host {
   residentBytes(): number;
   /** The bytes of memory that it holds now. */
   currentBytes(): number;
+  /** The bytes of memory that the machine has; undefined where Deno does not let us ask. */
+  machineBytes(): number | undefined;
 }
 
 /** The words of a command line, checked. */

@@ -47,6 +47,12 @@ export function showPlan(plan: Plan): string {
         : []),
       ["size", `${size(plan.totalBytes)}, from ${size(plan.sourceBytes)}`],
       ["memory", `${size(memory.peak)} at most: ${memoryParts(memory)}`],
+      ...(plan.device === "webgpu"
+        ? [["memory of the GPU", `${size(memory.device)} at most`] as const]
+        : []),
+      ...(plan.spilledBytes > 0
+        ? [["on disk meanwhile", `${size(plan.spilledBytes)} of hidden states`] as const]
+        : []),
     ]),
     showLoaders(plan.loaders),
   ].join("\n");
@@ -202,5 +208,7 @@ export function planSentence(plan: Plan): string {
   const quantized = quantizeTasks(plan.units).length;
   return `${plural(quantized, "tensor")} to ${plan.bitsPerWeight.toFixed(3)} bits per weight in ` +
     `${plan.format.name}, ${size(plan.sourceBytes)} to ${size(plan.totalBytes)}, ` +
-    `planned memory ${size(plan.memory.peak)}`;
+    `planned memory ${size(plan.memory.peak)}` +
+    (plan.device === "webgpu" ? `, ${size(plan.memory.device)} on the GPU` : "") +
+    (plan.spilledBytes > 0 ? `, ${size(plan.spilledBytes)} of hidden states on disk` : "");
 }

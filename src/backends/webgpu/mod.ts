@@ -22,6 +22,7 @@ import { adapterName, isSoftware, requestAdapter } from "./adapters.ts";
 import { Batch, MOST_UPLOAD } from "./batch.ts";
 import { BUFFER_STEP, BufferPool, paddedBytes } from "./buffers.ts";
 import { Faults, memoryFault } from "./faults.ts";
+import { tryRoom } from "./room.ts";
 import { Pipelines } from "./pipelines.ts";
 import { copyIn, pack, unpack } from "./readback.ts";
 import { GpuTensor, type Owner } from "./tensor.ts";
@@ -80,6 +81,7 @@ export class WebgpuBackend implements Backend, Owner {
   readonly maxTensorBytes: number;
   readonly sliceBytes: number;
   readonly productRows: number;
+  readonly room?: (upTo: number) => Promise<number>;
   readonly device: GPUDevice;
   readonly #faults: Faults;
   readonly #batch: Batch;
@@ -102,6 +104,7 @@ export class WebgpuBackend implements Backend, Owner {
       this.maxTensorBytes,
     );
     this.productRows = PRODUCT_ROWS[software ? "software" : "hardware"];
+    if (!software) this.room = (upTo) => tryRoom(device, upTo);
     this.#faults = new Faults(device, description);
     this.#batch = new Batch(device, this.#faults, new Pipelines(device, this.#faults));
     this.#memory = this.#pool(

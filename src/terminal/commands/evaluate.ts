@@ -18,6 +18,7 @@ import {
 } from "./flags.ts";
 import { beginViews, MESSAGE_FLAGS, shownWarnings } from "./messages.ts";
 import { openModel } from "./model.ts";
+import { givenOr, walkLimit } from "./room.ts";
 
 /** `sluice evaluate MODEL` */
 export const evaluateCommand: Command = {
@@ -54,11 +55,13 @@ async function run(parsed: ParsedArguments, host: Host): Promise<void> {
   const backend = stack.use(await openDevice(parsed, views.report));
   const windows = await readWindows(parsed, source, { host, report: views.report });
   if (!parsed.get("quiet")) host.err.write(`sluice: measuring ${corpusSentence(windows)}\n`);
-  const evaluation = await withSpill(windows, {
-    floatsPerToken: (await modelToEvaluate(source)).hiddenSize * (reference ? 2 : 1),
-    host,
-    stack,
-  });
+  const floatsPerToken = (await modelToEvaluate(source)).hiddenSize * (reference ? 2 : 1);
+  const limit = await walkLimit(
+    backend,
+    windows.windows.length * windows.seqLen * floatsPerToken * 4,
+  );
+  const stateBudget = givenOr(windows.stateBudget, limit);
+  const evaluation = await withSpill({ ...windows, stateBudget }, { floatsPerToken, host, stack });
   const begun = performance.now();
   const scores = await evaluate(source, {
     backend,

@@ -13,7 +13,6 @@ import {
   type PreparedWindows,
   prepareWindows,
   SEQ_LEN,
-  STATE_BUDGET,
 } from "../../evaluate.ts";
 import { HubClient } from "../../hub/client.ts";
 import { openBackend } from "../../open.ts";
@@ -83,8 +82,9 @@ const STATES_FLAG: Flag = {
   type: "bytes",
   placeholder: "size",
   min: 1,
-  help: "hidden states kept in memory, of each text; more go to a temporary file",
-  default: STATE_BUDGET,
+  help:
+    "hidden states kept in memory, of each text; more go to a temporary file (unless given, as " +
+    "many as the GPU has room for, or half of the machine's memory)",
   group: MEASURE_GROUP,
 };
 
@@ -264,7 +264,7 @@ async function textOptions(
     ...(corpus === undefined || corpus === "sample"
       ? {}
       : { hub: new HubClient(await hubAccess(host)) }),
-    stateBudget: Number(parsed.get("max-states")),
+    stateBudget: Number(parsed.get("max-states") ?? Infinity),
     ...(seqLen === undefined ? {} : { seqLen: Number(seqLen) }),
     ...(numSamples === undefined ? {} : { numSamples: Number(numSamples) }),
   };

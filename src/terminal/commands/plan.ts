@@ -1,9 +1,8 @@
 /** `sluice plan`: what a run would do, from headers alone. Writes nothing. */
 import type { Command, Host, ParsedArguments } from "../command.ts";
-import { plan } from "../../plan.ts";
 import { planDocument, showPlan } from "../plan_view.ts";
 import { jsonText } from "../json.ts";
-import { BUDGET_FLAGS, budgetsOf } from "./budgets.ts";
+import { BUDGET_FLAGS } from "./budgets.ts";
 import {
   CALIBRATION_FLAGS,
   DEVICE_FLAGS,
@@ -15,7 +14,7 @@ import {
 } from "./flags.ts";
 import { JSON_FLAG, shownWarnings, warningsTo } from "./messages.ts";
 import { openModel } from "./model.ts";
-import { readTexts, requestsOf, settleRecipe } from "./walks.ts";
+import { planFor, readTexts, settleRecipe } from "./walks.ts";
 
 /** What `plan` and `quantize` share: whether the run will be measured. */
 export const EVALUATE_FLAG = {
@@ -36,11 +35,7 @@ export async function showPlanned(parsed: ParsedArguments, host: Host): Promise<
   const texts = await readTexts(parsed, { source, recipe: asked, host, report });
   const found = { parsed, source, backend: device, texts, host, report };
   const recipe = await settleRecipe(asked, found);
-  const planned = plan(recipe, source, {
-    device,
-    ...requestsOf(texts),
-    budgets: budgetsOf(parsed, { staged: source.schedule !== undefined }),
-  });
+  const planned = await planFor(recipe, source, found);
   for (const warning of planned.warnings) report({ type: "warning", ...warning });
   host.out.write(
     parsed.get("json")

@@ -5,7 +5,6 @@ import { RequestError } from "../../errors.ts";
 import { RECORD_FILE } from "../../io/names.ts";
 import { LEFT_BEHIND } from "../../io/left_behind.ts";
 import type { Plan } from "../../plan/planned.ts";
-import { plan } from "../../plan.ts";
 import type { Recipe } from "../../recipe.ts";
 import type { RunReport } from "../../report/run_report.ts";
 import { run } from "../../run.ts";
@@ -21,7 +20,7 @@ import { showRun, showTensors, tensorsCsv } from "../result_view.ts";
 import { shellWord } from "../text.ts";
 import { timelineSvg } from "../timeline_view.ts";
 import { tryPaths } from "../written_paths.ts";
-import { BUDGET_FLAGS, budgetsOf } from "./budgets.ts";
+import { BUDGET_FLAGS } from "./budgets.ts";
 import {
   CALIBRATION_FLAGS,
   corpusSentence,
@@ -35,7 +34,7 @@ import {
 import { beginViews, MESSAGE_FLAGS, openViews, shownWarnings } from "./messages.ts";
 import { checkApart, openModel } from "./model.ts";
 import { EVALUATE_FLAG, showPlanned } from "./plan.ts";
-import { inputsOf, readTexts, requestsOf, settleRecipe, type Texts } from "./walks.ts";
+import { inputsOf, planFor, readTexts, settleRecipe, type Texts } from "./walks.ts";
 
 const OUTPUT_GROUP = "Output";
 
@@ -157,11 +156,7 @@ async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
   const backend = stack.use(await openDevice(parsed, views.report));
   const texts = await readTexts(parsed, { source, recipe: asked, host, report: views.report });
   const recipe = await settle(asked, { parsed, source, backend, texts, host });
-  const planned = plan(recipe, source, {
-    device: backend,
-    ...requestsOf(texts),
-    budgets: budgetsOf(parsed, { staged: source.schedule !== undefined }),
-  });
+  const planned = await planFor(recipe, source, { parsed, backend, texts, host });
   if (upload !== undefined) {
     await checkRepo(String(upload), { parsed, host }, publishedPaths(planned));
   }

@@ -10,7 +10,7 @@ import { RequestError, UnsupportedError } from "../../errors.ts";
 import type { PreparedWindows } from "../../evaluate.ts";
 import { modelWithOutliers, outlierThreshold, withThreshold } from "../../calibration/outliers.ts";
 import { type Plan, requestOf, type WindowsRequest } from "../../plan/planned.ts";
-import { needsCalibration } from "../../plan.ts";
+import { needsCalibration, plan } from "../../plan.ts";
 import type { Recipe } from "../../recipe.ts";
 import type { Reporter } from "../../report.ts";
 import { size, sizeToGive } from "../../size.ts";
@@ -18,6 +18,7 @@ import type { TensorSource } from "../../source.ts";
 import type { EvaluationInput } from "../../forward/streams.ts";
 import type { Host, ParsedArguments } from "../command.ts";
 import { budgetsOf } from "./budgets.ts";
+import { givenOr, planInRoom, stateLimit, walkLimit } from "./room.ts";
 import {
   CALIBRATION_FLAGS,
   EVALUATION_FLAGS,
@@ -109,8 +110,9 @@ export async function settleRecipe(
   const { ram, vram, disk } = budgetsOf(parsed, { staged: source.schedule !== undefined });
   // There is no plan yet that says how much memory is left for hidden states: under a budget they
   // go to disk.
-  const stateBudget = (ram ?? vram) === undefined ? calibration.stateBudget : 0;
   const { windows, seqLen } = calibration;
+  const limit = await walkLimit(backend, windows.length * seqLen * kept * 4);
+  const stateBudget = (ram ?? vram) === undefined ? givenOr(calibration.stateBudget, limit) : 0;
   const spilled = windows.length * seqLen * between * 2;
   if (stateBudget === 0 && spilled > (disk ?? Infinity)) {
     throw new UnsupportedError(
@@ -148,15 +150,29 @@ function percent(share: number): string {
   return `${Number((100 * share).toPrecision(12))} %`;
 }
 
-/** What a plan needs to know of texts. */
-export function requestsOf(
-  texts: Texts,
-): { readonly calibration?: WindowsRequest; readonly evaluation?: WindowsRequest } {
+/** The plan of a recipe and texts, within the budgets that flags set or the machine has. */
+export async function planFor(
+  recipe: Recipe,
+  source: TensorSource,
+  { parsed, backend, texts, host }: {
+    parsed: ParsedArguments;
+    backend: Backend;
+    texts: Texts;
+    host: Host;
+  },
+): Promise<Plan> {
+  const limit = stateLimit(backend, host);
+  const request = (windows: PreparedWindows) =>
+    requestOf({ ...windows, stateBudget: givenOr(windows.stateBudget, limit) });
   const { calibration, evaluation } = texts;
-  return {
-    ...(calibration ? { calibration: requestOf(calibration) } : {}),
-    ...(evaluation ? { evaluation: requestOf(evaluation) } : {}),
+  const walks = {
+    ...(calibration ? { calibration: request(calibration) } : {}),
+    ...(evaluation ? { evaluation: request(evaluation) } : {}),
   };
+  return await planInRoom(
+    (budgets) => plan(recipe, source, { device: backend, ...walks, budgets }),
+    { budgets: budgetsOf(parsed, { staged: source.schedule !== undefined }), backend, host },
+  );
 }
 
 /**
