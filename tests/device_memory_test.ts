@@ -9,6 +9,7 @@ import type { DeviceLimits } from "../src/backend.ts";
 import { evaluate } from "../src/evaluate.ts";
 import type { SpillStore } from "../src/forward/spill_file.ts";
 import { disk } from "../src/io/disk.ts";
+import { SMALL_BYTES } from "../src/limits.ts";
 import { outlierThreshold } from "../src/calibration/outliers.ts";
 import { type Plan, requestOf, type WindowsRequest } from "../src/plan/planned.ts";
 import { plan } from "../src/plan.ts";
@@ -305,7 +306,8 @@ for (
     const { work, taken } = await memoryOf(model.path, options, { evaluation, calibration });
     const { device } = work.memory;
     assert.ok(taken <= device, `${taken} bytes were taken of ${device}`);
-    assert.ok(taken >= device / 2, `${taken} bytes were taken of ${device}`);
+    // So small a run takes little of what is planned for small things of any run.
+    assert.ok(device - SMALL_BYTES <= 1.3 * taken, `${taken} bytes were taken of ${device}`);
   });
 }
 
@@ -313,9 +315,9 @@ Deno.test("a run on a device that holds less keeps to it: hidden states go to di
   await using model = await modelOf(SIZES);
   await using spill = await folder();
   const options = { scheme: "W4A16", "group-size": 64 };
-  const walks = { calibration: walk(8, 128), evaluation: walk(8, 128) };
+  const walks = { calibration: walk(24, 128), evaluation: walk(24, 128) };
   const free = await memoryOf(model.path, options, walks);
-  const memoryBytes = Math.round(0.75 * free.work.memory.device);
+  const memoryBytes = Math.round(0.65 * free.work.memory.device);
   const kept = await memoryOf(model.path, options, {
     ...walks,
     memoryBytes,

@@ -102,7 +102,7 @@ export class SpillFile implements AsyncDisposable {
   async get(part: number, scope: Scope): Promise<Tensor | undefined> {
     if (!this.#known.has(part)) return undefined;
     const waiting = this.#waiting.get(part);
-    if (waiting) return this.#widened(waiting, scope);
+    if (waiting) return this.#dtype === "f32" ? waiting : this.#widened(waiting, scope);
     const bytes = await (this.#ahead?.part === part ? this.#ahead.bytes : this.#read(part));
     this.#ahead = undefined;
     const next = part + 1;
@@ -112,7 +112,13 @@ export class SpillFile implements AsyncDisposable {
       bytes.catch(() => {});
       this.#ahead = { part: next, bytes };
     }
-    const stored = scope.alloc(this.#dtype, this.#places[part]!.shape);
+    const { shape } = this.#places[part]!;
+    if (this.#dtype === "f32") {
+      const tensor = scope.alloc("f32", shape);
+      this.#backend.write(tensor, bytes);
+      return tensor;
+    }
+    using stored = this.#backend.alloc(this.#dtype, shape);
     this.#backend.write(stored, bytes);
     return this.#widened(stored, scope);
   }
@@ -161,7 +167,6 @@ export class SpillFile implements AsyncDisposable {
   }
 
   #widened(stored: Tensor, scope: Scope): Tensor {
-    if (this.#dtype === "f32") return stored;
     const tensor = scope.alloc("f32", stored.shape);
     this.#backend.run(widen, { x: stored, y: tensor });
     return tensor;

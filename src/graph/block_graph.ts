@@ -187,28 +187,6 @@ export class BlockGraph {
       redo: [...redo].sort((a, b) => a - b).map((place) => this.nodes[place]!),
     };
   }
-
-  /**
-   * Floats per token of all states that live at once, at most, while a window goes through the
-   * block; its input lives all the while.
-   */
-  get widest(): number {
-    let [live, most] = [this.width(this.block.input), 0];
-    for (const [at, node] of this.nodes.entries()) {
-      // A part of a matrix's rows is copied out of the whole product.
-      const scratch = node.op === "linears" ? partsWidth(Object.values(node.to)) : 0;
-      live += writesOf(node).reduce((sum, state) => sum + this.width(state), 0);
-      most = Math.max(most, live + scratch);
-      for (const [state, width] of this.#widths) {
-        if (state !== this.block.input && this.lastNeed(state) === at) live -= width;
-      }
-    }
-    return most;
-  }
-}
-
-function partsWidth(linears: readonly Linear[]): number {
-  return linears.reduce((sum, { at, rows }) => sum + (at.rows ? rows : 0), 0);
 }
 
 const known = new WeakMap<Model, readonly BlockGraph[]>();

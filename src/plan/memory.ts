@@ -7,7 +7,8 @@ import type { Model } from "../family.ts";
 import type { Format } from "../format.ts";
 import { type BlockGraph, graphsOf, type Stage } from "../graph/block_graph.ts";
 import { residualEdge } from "../graph/residual.ts";
-import { stateWidths } from "../graph/stops.ts";
+import { walkWidths } from "../graph/live.ts";
+import { originalPlace, stateWidths } from "../graph/stops.ts";
 import {
   COPY_BYTES,
   LOGIT_BYTES,
@@ -101,11 +102,7 @@ export function planMemory(
       device,
     })
     : NOTHING;
-  const stack = (walk: WindowsRequest | undefined) =>
-    walk ? stackTokens(walk, { model, device }) : 0;
-  const states = statesInMemory(model, { ...around, device }) +
-    stack(calibrated) * stateWidths(model, around).kept * 4 +
-    2 * stack(evaluation) * model.hiddenSize * 4;
+  const states = statesInMemory(model, { ...around, device });
   const walking = heldOf(weights.device + activations, weights.host);
   const most = larger(larger(slices, walking), calibration);
   return {
@@ -192,9 +189,12 @@ function evaluationMemory(
   return { held, activations: Math.max(tokens * activationsPerToken(model) * 4 + scratch, logits) };
 }
 
-/** Floats per token that a window has on the device at once at some place of a block, at most. */
+/** Floats per token that walking through a block takes at some place of it, at most. */
 export function activationsPerToken(model: Model): number {
-  return graphsOf(model).reduce((most, { widest }) => Math.max(most, widest), model.hiddenSize);
+  return graphsOf(model).reduce((most, graph) => {
+    const whole = walkWidths(graph, { from: 0, to: graph.nodes.length });
+    return Math.max(most, whole.most);
+  }, model.hiddenSize);
 }
 
 /** What calibrating the largest block holds at once, hidden states apart. */
@@ -210,11 +210,10 @@ function calibrationMemory(
   const tokens = stackTokens(calibration, { model, device });
   const all = calibration.windows * calibration.seqLen;
   const tasks = new Map(units.flatMap(({ tasks }) => tasks).map((task) => [task.name, task]));
-  const kept = propagate ? stateWidths(model, { propagate }).kept : 0;
-  return graphsOf(model).reduce((most, graph) => {
-    const passing = tokens * 4 * (graph.widest + kept);
-    return larger(most, blockMemory(graph, { tasks, tokens, all, propagate, passing }));
-  }, NOTHING);
+  return graphsOf(model).reduce(
+    (most, graph) => larger(most, blockMemory(graph, { tasks, tokens, all, propagate })),
+    NOTHING,
+  );
 }
 
 /** What the memory of a block under calibration depends on. */
@@ -224,8 +223,6 @@ interface BlockSurroundings {
   readonly tokens: number;
   readonly all: number;
   readonly propagate: boolean;
-  /** Bytes of a stack's states on their way. */
-  readonly passing: number;
 }
 
 function blockMemory(graph: BlockGraph, how: BlockSurroundings): Held {
@@ -244,28 +241,25 @@ function blockMemory(graph: BlockGraph, how: BlockSurroundings): Held {
 }
 
 /**
- * Slices of a weight, f32, that rounding holds at once: the target and its move, scaled, reordered,
- * errors, values; or while the scale of whole rows is refitted, the target, scaled, without dead
- * channels, values, errors, and three products.
+ * Slices of a weight, f32, that rounding holds at once: the target, scaled, and while codes are
+ * chosen reordered, errors, values; or while scales are refitted, three products more.
  */
-const SLICE_COPIES = 8;
+const SLICE_COPIES = { usual: 5, refit: 8 };
 
 function stageMemory(
   graph: BlockGraph,
   stage: Stage,
-  { tasks, tokens, all, propagate, passing: states }: BlockSurroundings,
+  { tasks, tokens, all, propagate }: BlockSurroundings,
 ): number {
   const { channels, matrices } = stage;
   const quantized = matrices.flatMap(({ name }) => {
     const task = tasks.get(name);
     return task?.kind === "quantize" ? [task] : [];
   });
-  const passing = states +
-    quantized.reduce(
-      (most, { scheme, weight: { shape } }) =>
-        Math.max(most, schemeKind(scheme).linearBytes(scheme, matrixShape(shape), tokens)),
-      0,
-    );
+  const products = quantized.map(({ scheme, weight: { shape } }) =>
+    schemeKind(scheme).linearBytes(scheme, matrixShape(shape), tokens)
+  );
+  const passing = tokens * 4 * passingWidth(graph, stage, propagate) + Math.max(0, ...products);
   const calibrated = quantized.filter(isCalibrated);
   if (calibrated.length === 0) return passing;
   const observers = new Set(calibrated.flatMap((task) => {
@@ -275,8 +269,13 @@ function stageMemory(
   const moving = propagate && observers.has(gram);
   const joining = residualEdge(graph, stage)?.linear.rows;
   const statistics = sum([...observers], ({ bytes }) => bytes(channels, all)) +
-    (moving ? propagationBytes(channels, joining) + tokens * channels * 4 : 0);
-  const slices = calibrated.map(({ sliceRows }) => SLICE_COPIES * sliceRows * channels * 4);
+    (moving ? (joining ?? channels) * channels * 4 : 0);
+  const factor = observers.has(gram) ? factorBytes(channels) : 0;
+  // Sums that are solved with as a whole need as much again.
+  const solving = moving ? factor + (joining === undefined ? channels * channels * 4 : 0) : 0;
+  const slices = calibrated.map(({ sliceRows, rule: { options } }) =>
+    SLICE_COPIES[options.refit === true ? "refit" : "usual"] * sliceRows * channels * 4
+  );
   // What a search looks at of all weights of the stage is on the device together.
   const searching = calibrated.flatMap(({ chain, rule: { options } }) =>
     chain.smoothing.map(({ workBytes }) =>
@@ -284,17 +283,22 @@ function stageMemory(
     )
   );
   // The factor that targets are moved with, and that of the rounding.
-  const factors = observers.has(gram) ? (moving ? 2 : 1) * factorBytes(channels) : 0;
-  return statistics + Math.max(passing, factors + Math.max(...slices, ...searching));
+  const rounding = (moving ? 2 : 1) * factor + Math.max(...slices, ...searching);
+  const gap = moving ? tokens * (joining ?? channels) * 4 : 0;
+  return statistics + Math.max(passing + gap, solving, rounding);
 }
 
-/**
- * Bytes of the sums that targets are moved by, for a stage of C channels whose linear, if it joins
- * the residual stream, has R rows; its factor not counted.
- */
-function propagationBytes(channels: number, joining: number | undefined): number {
-  // Sums that are solved with as a whole need as much again.
-  return (joining ?? 2 * channels) * channels * 4;
+/** Floats per token of a stack's states on their way to a stage, in both streams. */
+function passingWidth(graph: BlockGraph, stage: Stage, propagate: boolean): number {
+  const before = graph.stages[graph.stages.indexOf(stage) - 1];
+  const from = before?.at ?? 0;
+  const quantized = walkWidths(graph, { from, to: stage.at });
+  if (!propagate) return quantized.most;
+  const original = walkWidths(graph, {
+    from: before ? originalPlace(graph, before) : 0,
+    to: originalPlace(graph, stage),
+  });
+  return Math.max(quantized.most, quantized.end + original.most);
 }
 
 /** Bytes of hidden states kept in memory, and of those that wait there to go to disk together. */
@@ -305,14 +309,21 @@ function statesInMemory(
   },
 ): number {
   const { kept, stores } = stateWidths(model, { propagate });
-  const held = (walk: WindowsRequest | undefined, perToken: number, stores: number) => {
+  const held = (
+    walk: WindowsRequest | undefined,
+    { perToken, stores, halves }: { perToken: number; stores: number; halves: 0 | 0.5 },
+  ) => {
     if (!walk) return 0;
     const all = walk.windows * walk.seqLen * perToken * 4;
     const spilled = spilledTokens(walk, perToken, { model, device }) * perToken * 4;
+    if (spilled === 0) return all;
     const waiting = device.name === "webgpu" ? Math.min(spilled, 2 * stores * SPILL_BYTES) : 0;
-    return all - spilled + waiting;
+    // A stack from disk, and where it goes there in bf16, that.
+    const stack = stackTokens(walk, { model, device }) * perToken * 4;
+    return all - spilled + waiting + (1 + halves) * stack;
   };
-  return held(evaluation, 2 * model.hiddenSize, 2) + held(calibration, kept, stores);
+  return held(evaluation, { perToken: 2 * model.hiddenSize, stores: 2, halves: 0 }) +
+    held(calibration, { perToken: kept, stores, halves: 0.5 });
 }
 
 /** Bytes of all hidden states as f32. */
