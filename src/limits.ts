@@ -22,3 +22,9 @@ export const SMALL_BYTES = 2 ** 20;
 
 /** Hidden states that wait on a GPU to go to disk together, of each state of a stream. */
 export const SPILL_BYTES = 32 * 2 ** 20;
+
+/**
+ * Memory of a GPU that waits to be used again, and as much that was given up and is still in use:
+ * what a stack of windows takes and leaves in a model of 8 billion parameters.
+ */
+export const POOL_BYTES = 512 * 2 ** 20;

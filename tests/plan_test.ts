@@ -261,10 +261,10 @@ Deno.test("plan() refuses a memory budget that nothing keeps, with the number th
   const { memory: { peak, device: vram } } = plan(recipe, source, { device: gpu });
   assert.deepEqual(plan(recipe, source, { device: gpu, budgets: { vram } }).memory.device, vram);
   const played = plan(recipe, source, { device: { ...gpu, software: true } });
-  assert.ok(played.memory.device === vram && played.memory.peak > peak);
+  assert.ok(played.memory.device < vram && played.memory.peak > peak);
   assert.throws(
     () => plan(recipe, source, { device: gpu, budgets: { vram: 1000 } }),
-    /Cannot keep to `budgets\.vram`: this run needs at least \S+ MB\. Give `budgets\.vram` \S+MB\./,
+    /Cannot keep to `budgets\.vram`: this run needs at least \S+ GB\. Give `budgets\.vram` \S+GB\./,
   );
   await Deno.remove(folder, { recursive: true });
 });

@@ -5,6 +5,7 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { describeAdapters, type WebgpuBackend } from "../src/backends/webgpu/mod.ts";
+import { BufferPool } from "../src/backends/webgpu/buffers.ts";
 import { tryRoom } from "../src/backends/webgpu/room.ts";
 import { DeviceError } from "../src/errors.ts";
 import { defineOp, type Op } from "../src/op.ts";
@@ -124,6 +125,26 @@ test("answers several reads that are waited for together", async (backend) => {
   });
   const read = await Promise.all(tensors.map((tensor) => backend.read(tensor)));
   assert.deepEqual(read.map(([bytes]) => new Float32Array(bytes!.buffer)[0]), [1, 2, 3]);
+});
+
+Deno.test("a pool gives buffers again, and keeps no more bytes than it may: the oldest go first", () => {
+  let made = 0;
+  const destroyed: unknown[] = [];
+  const pool = new BufferPool({
+    create: (size) => ({ size, number: ++made }) as unknown as GPUBuffer,
+    destroy: (buffer) => destroyed.push(buffer),
+  }, 1000);
+  const [a, b, c] = [pool.take(400), pool.take(300), pool.take(600)];
+  for (const buffer of [a, b]) pool.give(buffer!);
+  assert.equal(pool.take(400), a);
+  pool.give(a!);
+  assert.deepEqual(destroyed, []);
+  pool.give(c!);
+  // b has waited longest.
+  assert.deepEqual(destroyed, a!.size + c!.size <= 1000 ? [b] : [b, a]);
+  assert.notEqual(pool.take(300), b);
+  pool.clear();
+  assert.equal(new Set(destroyed).size, 3);
 });
 
 Deno.test("tryRoom() finds what a device lets tensors take, less a reserve, and gives all of it back", async () => {

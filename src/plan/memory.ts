@@ -12,6 +12,7 @@ import { originalPlace, stateWidths } from "../graph/stops.ts";
 import {
   COPY_BYTES,
   LOGIT_BYTES,
+  POOL_BYTES,
   READ_AHEAD_BYTES,
   SMALL_BYTES,
   SPILL_BYTES,
@@ -82,6 +83,8 @@ export function planMemory(
   const slice = Math.ceil(slices.both);
   // The memory of a GPU is not the process's; that of a GPU which the CPU plays is.
   const apart = device.name === "webgpu" && !device.software;
+  // Buffers that wait to be used again, and those that are destroyed when the device has done.
+  const idle = apart ? 2 * POOL_BYTES : 0;
   if (!model || !(evaluation || calibrated)) {
     const nothing = { weights: 0, calibration: 0, states: 0, activations: 0 };
     return {
@@ -89,7 +92,7 @@ export function planMemory(
       slice,
       ...nothing,
       peak: base + (apart ? Math.ceil(slices.host) : slice),
-      device: Math.ceil(slices.device) + SMALL_BYTES,
+      device: Math.ceil(slices.device) + SMALL_BYTES + idle,
     };
   }
   const { held: weights, activations } = evaluation
@@ -113,7 +116,7 @@ export function planMemory(
     states,
     activations,
     peak: base + (apart ? Math.ceil(most.host) : Math.ceil(most.both) + states),
-    device: Math.ceil(most.device) + states + SMALL_BYTES,
+    device: Math.ceil(most.device) + states + SMALL_BYTES + idle,
   };
 }
 

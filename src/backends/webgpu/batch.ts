@@ -3,6 +3,7 @@
  * uniform buffer, each with its own offset in it; a batch goes when it is long enough or when
  * somebody waits.
  */
+import { POOL_BYTES } from "../../limits.ts";
 import { dimNames, type Dims, type Op, type Scalars } from "../../op.ts";
 import type { Traffic } from "../../traffic.ts";
 import type { Faults } from "./faults.ts";
@@ -59,6 +60,8 @@ export class Batch {
   #doomed: GPUBuffer[] = [];
   #uploaded = 0;
   #work = 0;
+  /** Bytes that were destroyed since the device was last looked after. */
+  #retired = 0;
   #traffic = { dispatches: 0, submits: 0, uploaded: 0 };
 
   constructor(device: GPUDevice, faults: Faults, pipelines: Pipelines) {
@@ -122,10 +125,18 @@ export class Batch {
     if (this.#uploaded >= MOST_UPLOAD) this.submit();
   }
 
-  /** Destroy a buffer once nothing that waits needs it. */
+  /**
+   * Destroy a buffer once nothing that waits needs it. Its memory is free when the device has done
+   * all that uses it: if that is much, the device is looked after, which Deno does within the call.
+   */
   destroy(buffer: GPUBuffer): void {
     if (this.uses(buffer)) this.#doomed.push(buffer);
     else buffer.destroy();
+    this.#retired += buffer.size;
+    if (this.#retired < POOL_BYTES) return;
+    this.submit();
+    this.#retired = 0;
+    void this.#device.queue.onSubmittedWorkDone();
   }
 
   /** Hand the batch to the GPU. */

@@ -1,16 +1,11 @@
 /**
- * GPU memory that is used again. Making a buffer costs tens of microseconds and the garbage
- * collector does not know how large one is, so small buffers wait in a pool by size class and large
- * ones are destroyed at once.
+ * GPU memory that is used again. Making a buffer costs tens of microseconds, the garbage collector
+ * does not know how large one is, and one that is destroyed keeps its memory until all that was
+ * queued with it is done: so buffers wait in a pool by size class, up to some bytes, and those that
+ * have waited longest make room.
  */
-
-/**
- * Buffers above this are destroyed when given back: keeping them would hold memory the next slice
- * needs.
- */
-const LARGEST_POOLED = 64 * 2 ** 20;
-/** Bytes the pool may keep for later. */
-const POOL_BYTES = 256 * 2 ** 20;
+/** Buffers up to this have sizes of few classes, larger ones their own. */
+const LARGEST_CLASS = 64 * 2 ** 20;
 /**
  * Every buffer is a multiple of this, so that a shader may declare any of them as an array of
  * 16-byte vectors.
@@ -23,11 +18,10 @@ export function paddedBytes(bytes: number): number {
 }
 
 /**
- * The size to allocate for `bytes`: four classes per power of two, exact above the largest pooled
- * size.
+ * The size to allocate for `bytes`: four classes per power of two, exact above the largest class.
  */
 function sizeClass(bytes: number): number {
-  if (bytes > LARGEST_POOLED) return paddedBytes(bytes);
+  if (bytes > LARGEST_CLASS) return paddedBytes(bytes);
   const step = Math.max(64, 2 ** Math.floor(Math.log2(bytes)) / 4);
   return Math.ceil(bytes / step) * step;
 }
@@ -41,38 +35,50 @@ export interface BufferSource {
 /** Buffers of one usage. What a buffer from it holds is undefined. */
 export class BufferPool {
   readonly #source: BufferSource;
-  readonly #free = new Map<number, GPUBuffer[]>();
+  readonly #mostBytes: number;
+  /** Those that have waited longest first. */
+  readonly #free = new Set<GPUBuffer>();
+  readonly #bySize = new Map<number, Set<GPUBuffer>>();
   #freeBytes = 0;
 
-  constructor(source: BufferSource) {
+  /** @param mostBytes Bytes that may wait. */
+  constructor(source: BufferSource, mostBytes: number) {
     this.#source = source;
+    this.#mostBytes = mostBytes;
   }
 
   /** A buffer of at least `bytes`. */
   take(bytes: number): GPUBuffer {
     const size = sizeClass(bytes);
-    const buffer = this.#free.get(size)?.pop();
+    const [buffer] = this.#bySize.get(size) ?? [];
     if (!buffer) return this.#source.create(size);
-    this.#freeBytes -= size;
+    this.#remove(buffer);
     return buffer;
   }
 
-  /** Keep a buffer for later, or destroy it where it is large or the pool full. */
+  /** Keep a buffer for later. */
   give(buffer: GPUBuffer): void {
-    if (buffer.size > LARGEST_POOLED || this.#freeBytes + buffer.size > POOL_BYTES) {
-      this.#source.destroy(buffer);
-      return;
-    }
-    const row = this.#free.get(buffer.size);
-    if (row) row.push(buffer);
-    else this.#free.set(buffer.size, [buffer]);
+    this.#free.add(buffer);
+    this.#bySize.getOrInsertComputed(buffer.size, () => new Set()).add(buffer);
     this.#freeBytes += buffer.size;
+    for (const oldest of this.#free) {
+      if (this.#freeBytes <= this.#mostBytes) return;
+      this.#remove(oldest);
+      this.#source.destroy(oldest);
+    }
   }
 
   /** Destroy all that waits here. */
   clear(): void {
-    for (const row of this.#free.values()) for (const buffer of row) this.#source.destroy(buffer);
-    this.#free.clear();
-    this.#freeBytes = 0;
+    for (const buffer of this.#free) {
+      this.#remove(buffer);
+      this.#source.destroy(buffer);
+    }
+  }
+
+  #remove(buffer: GPUBuffer): void {
+    this.#free.delete(buffer);
+    this.#bySize.get(buffer.size)!.delete(buffer);
+    this.#freeBytes -= buffer.size;
   }
 }

@@ -6,6 +6,7 @@
 import { setImmediate } from "node:timers/promises";
 import { type Backend, makeScope, type Scope, type Tensor } from "../../backend.ts";
 import { DeviceError } from "../../errors.ts";
+import { POOL_BYTES } from "../../limits.ts";
 import {
   argumentsOf,
   bindDims,
@@ -247,7 +248,7 @@ export class WebgpuBackend implements Backend, Owner {
           { bytes },
         ),
       destroy: (buffer) => this.#batch.destroy(buffer),
-    });
+    }, this.software ? POOL_BYTES / 2 : POOL_BYTES);
   }
 
   /**
