@@ -55,6 +55,7 @@ export { makeReport, type ReportFiles } from "./src/report/files.ts";
 export type { ReportDocument } from "./src/report/document.ts";
 export type { Distribution } from "./src/metrics/distribution.ts";
 export type { Phase, PhaseReport, Timeline } from "./src/trace.ts";
+export type { Traffic } from "./src/traffic.ts";
 export type { RunOptions } from "./src/run/context.ts";
 export {
   type CorpusOptions,

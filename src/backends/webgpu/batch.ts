@@ -37,11 +37,17 @@ export interface Call {
   readonly workgroups: readonly [x: number, y: number, z: number];
 }
 
+/** A tensor as a dispatch binds it. */
+interface Binding {
+  readonly buffer: GPUBuffer;
+  readonly size: number;
+}
+
 /** A call that waits for its batch to go. */
 interface Dispatch {
   readonly op: string;
   readonly kernel: Kernel;
-  readonly entries: GPUBindGroupEntry[];
+  readonly tensors: readonly Binding[];
   readonly workgroups: readonly [x: number, y: number, z: number];
 }
 
@@ -56,6 +62,8 @@ export class Batch {
   readonly #floats = new Float32Array(this.#words.buffer);
   readonly #offset = new Uint32Array(1);
   readonly #used = new Set<GPUBuffer>();
+  readonly #numbers = new WeakMap<GPUBuffer, number>();
+  #buffers = 0;
   #dispatches: Dispatch[] = [];
   #doomed: GPUBuffer[] = [];
   #uploaded = 0;
@@ -98,10 +106,7 @@ export class Batch {
     this.#dispatches.push({
       op: op.name,
       kernel: this.#pipelines.get(op, tensors.map(({ dtype }) => dtype)),
-      entries: tensors.map(({ buffer, boundBytes }, binding) => ({
-        binding,
-        resource: { buffer, size: boundBytes },
-      })),
+      tensors: tensors.map(({ buffer, boundBytes: size }) => ({ buffer, size })),
       workgroups,
     });
     for (const { buffer } of tensors) this.#used.add(buffer);
@@ -171,14 +176,28 @@ export class Batch {
     this.#device.queue.writeBuffer(this.#uniforms, 0, this.#words, 0, words);
     const encoder = this.#device.createCommandEncoder();
     const pass = encoder.beginComputePass();
-    dispatches.forEach(({ op, kernel: { pipeline, layout }, entries, workgroups }, i) => {
+    // Making a group takes longer than the rest of a dispatch, and loops ask for the same again.
+    const groups = new Map<GPUBindGroupLayout, Map<string, GPUBindGroup>>();
+    dispatches.forEach(({ op, kernel: { pipeline, layout }, tensors, workgroups }, i) => {
+      const key = tensors.map(({ buffer, size }) => `${this.#numberOf(buffer)}:${size}`).join();
+      const group = groups.getOrInsertComputed(layout, () => new Map())
+        .getOrInsertComputed(key, () => this.#group(op, layout, tensors));
       pass.setPipeline(pipeline);
-      pass.setBindGroup(0, this.#device.createBindGroup({ label: op, layout, entries }));
+      pass.setBindGroup(0, group);
       this.#offset[0] = i * UNIFORM_BYTES;
       pass.setBindGroup(1, this.#uniformBinding, this.#offset, 0, 1);
       pass.dispatchWorkgroups(...workgroups);
     });
     pass.end();
     return encoder.finish();
+  }
+
+  #group(label: string, layout: GPUBindGroupLayout, tensors: readonly Binding[]): GPUBindGroup {
+    const entries = tensors.map((resource, binding) => ({ binding, resource }));
+    return this.#device.createBindGroup({ label, layout, entries });
+  }
+
+  #numberOf(buffer: GPUBuffer): number {
+    return this.#numbers.getOrInsertComputed(buffer, () => ++this.#buffers);
   }
 }
