@@ -61,6 +61,11 @@ export interface Backend extends Allocator, AsyncDisposable {
   allocOutside?(shape: Shape): Tensor;
   /** Bytes from which a matrix should be kept there. */
   readonly outsideBytes?: number;
+  /**
+   * Bytes of tensors that the device has room for now, up to some: found by trying. Absent where
+   * memory is the machine's.
+   */
+  room?(upTo: number): Promise<number>;
   /** Bytes a slice of a weight should have for this device to run at speed. */
   readonly sliceBytes: number;
   /** Rows that a product should have for this device to run at speed. */

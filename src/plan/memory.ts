@@ -20,7 +20,9 @@ import {
   WRITE_BEHIND_BYTES,
 } from "../limits.ts";
 import { factorBytes } from "../linalg/factor.ts";
+import { isOutside } from "../linalg/panels.ts";
 import { gram } from "../observers/gram.ts";
+import { FACTOR_BLOCK } from "../ops/factor_block.ts";
 import { schemeKind } from "../schemes/mod.ts";
 import { BITS, byteLength, matrixShape, sum } from "../tensor.ts";
 import { inputObserver, isCalibrated, observersOf } from "./needs.ts";
@@ -41,6 +43,11 @@ function heldOf(device: number, host = 0): Held {
 }
 
 const NOTHING = heldOf(0);
+
+/** What things hold that are held at the same time. */
+function together(...parts: readonly Held[]): Held {
+  return heldOf(sum(parts, ({ device }) => device), sum(parts, ({ host }) => host));
+}
 
 /** The most that each place holds, and both together, of things that are not held at once. */
 function larger(one: Held, other: Held): Held {
@@ -214,7 +221,7 @@ function calibrationMemory(
   const all = calibration.windows * calibration.seqLen;
   const tasks = new Map(units.flatMap(({ tasks }) => tasks).map((task) => [task.name, task]));
   return graphsOf(model).reduce(
-    (most, graph) => larger(most, blockMemory(graph, { tasks, tokens, all, propagate })),
+    (most, graph) => larger(most, blockMemory(graph, { tasks, tokens, all, propagate, device })),
     NOTHING,
   );
 }
@@ -226,6 +233,7 @@ interface BlockSurroundings {
   readonly tokens: number;
   readonly all: number;
   readonly propagate: boolean;
+  readonly device: DeviceLimits;
 }
 
 function blockMemory(graph: BlockGraph, how: BlockSurroundings): Held {
@@ -240,7 +248,7 @@ function blockMemory(graph: BlockGraph, how: BlockSurroundings): Held {
     host += 2 * sum(task.outputs, byteLength);
   }
   const stages = graph.stages.map((stage) => stageMemory(graph, stage, how));
-  return heldOf(device + Math.max(...stages), host);
+  return together(heldOf(device, host), stages.reduce(larger, NOTHING));
 }
 
 /**
@@ -252,8 +260,8 @@ const SLICE_COPIES = { usual: 5, refit: 8 };
 function stageMemory(
   graph: BlockGraph,
   stage: Stage,
-  { tasks, tokens, all, propagate }: BlockSurroundings,
-): number {
+  { tasks, tokens, all, propagate, device }: BlockSurroundings,
+): Held {
   const { channels, matrices } = stage;
   const quantized = matrices.flatMap(({ name }) => {
     const task = tasks.get(name);
@@ -262,20 +270,17 @@ function stageMemory(
   const products = quantized.map(({ scheme, weight: { shape } }) =>
     schemeKind(scheme).linearBytes(scheme, matrixShape(shape), tokens)
   );
-  const passing = tokens * 4 * passingWidth(graph, stage, propagate) + Math.max(0, ...products);
+  const passing = heldOf(
+    tokens * 4 * passingWidth(graph, stage, propagate) + Math.max(0, ...products),
+  );
   const calibrated = quantized.filter(isCalibrated);
   if (calibrated.length === 0) return passing;
   const observers = new Set(calibrated.flatMap((task) => {
     const fixing = inputObserver(task.scheme, task.rule.options);
     return [...observersOf(task), ...(fixing ? [fixing] : [])];
   }));
-  const moving = propagate && observers.has(gram);
-  const joining = residualEdge(graph, stage)?.linear.rows;
-  const statistics = sum([...observers], ({ bytes }) => bytes(channels, all)) +
-    (moving ? (joining ?? channels) * channels * 4 : 0);
-  const factor = observers.has(gram) ? factorBytes(channels) : 0;
-  // Sums that are solved with as a whole need as much again.
-  const solving = moving ? factor + (joining === undefined ? channels * channels * 4 : 0) : 0;
+  const others = [...observers].filter((observer) => observer !== gram);
+  const statistics = heldOf(sum(others, ({ bytes }) => bytes(channels, all)));
   const slices = calibrated.map(({ sliceRows, rule: { options } }) =>
     SLICE_COPIES[options.refit === true ? "refit" : "usual"] * sliceRows * channels * 4
   );
@@ -285,10 +290,36 @@ function stageMemory(
       calibrated.length * (workBytes?.(channels, options) ?? 0)
     )
   );
-  // The factor that targets are moved with, and that of the rounding.
-  const rounding = (moving ? 2 : 1) * factor + Math.max(...slices, ...searching);
-  const gap = moving ? tokens * (joining ?? channels) * 4 : 0;
-  return statistics + Math.max(passing + gap, solving, rounding);
+  const working = heldOf(Math.max(...slices, ...searching));
+  if (!observers.has(gram)) return together(statistics, larger(passing, working));
+  const square = matrixMemory(channels, channels, device);
+  // Of a factor that lies outside, the block at hand is on the device.
+  const block = square.host > 0 ? FACTOR_BLOCK * channels * 4 : 0;
+  const beside = factorBytes(channels) - channels * channels * 4 + block;
+  const factor = together(square, heldOf(beside));
+  if (!propagate) {
+    return together(statistics, square, larger(passing, together(factor, working)));
+  }
+  const joining = residualEdge(graph, stage)?.linear.rows;
+  const gap = heldOf(tokens * (joining ?? channels) * 4);
+  return together(
+    statistics,
+    square,
+    matrixMemory(joining ?? channels, channels, device),
+    [
+      together(passing, gap),
+      // Sums that are solved with as a whole need as much again.
+      joining === undefined ? together(factor, square) : factor,
+      // The factor that targets are moved with, and that of the rounding.
+      together(factor, factor, working),
+    ].reduce(larger),
+  );
+}
+
+/** A matrix of which products are made: on the device, or beside its kernels' memory. */
+function matrixMemory(rows: number, columns: number, device: DeviceLimits): Held {
+  const bytes = rows * columns * 4;
+  return isOutside(rows, columns, device) ? heldOf(0, bytes) : heldOf(bytes);
 }
 
 /** Floats per token of a stack's states on their way to a stage, in both streams. */
