@@ -62,8 +62,15 @@ export interface Disk extends ReadableDisk {
   mayWrite(path: string): Promise<boolean>;
   /** Open a file for reading; a `growing` one is still being written by this program. */
   open(path: string, options?: { readonly growing?: boolean }): Promise<DiskReader>;
-  /** Make a file of `size` zeros that was not there before. */
-  create(path: string, size: number): Promise<DiskWriter>;
+  /**
+   * Make a file of `size` zeros that was not there before; a `lasting` one will be synced, which
+   * begins while it is written.
+   */
+  create(
+    path: string,
+    size: number,
+    options?: { readonly lasting?: boolean },
+  ): Promise<DiskWriter>;
   /** Make a folder that was not there before; `secret` keeps other users out. */
   makeFolder(path: string, options?: { readonly secret?: boolean }): Promise<void>;
   /** Give another name; a file or an empty folder at `to` is replaced. */
@@ -104,7 +111,8 @@ export const disk: Disk = {
   list: (path) => attempt("list", path, () => list(path)),
   realPath: (path) => attempt("resolve", path, () => Deno.realPath(path)),
   open: (path, { growing = false } = {}) => attempt("open", path, () => openReader(path, growing)),
-  create: (path, size) => attempt("create", path, () => openWriter(path, size)),
+  create: (path, size, { lasting = false } = {}) =>
+    attempt("create", path, () => openWriter(path, size, lasting)),
   makeFolder: (path, { secret = false } = {}) =>
     attempt("make folder", path, () => Deno.mkdir(path, secret ? { mode: 0o700 } : {})),
   rename: (from, to) => attempt("rename", from, () => Deno.rename(from, to)),
@@ -367,7 +375,7 @@ async function openReader(path: string, growing: boolean): Promise<DiskReader> {
  */
 const SYNC_BYTES = 32 * 2 ** 20;
 
-async function openWriter(path: string, size: number): Promise<DiskWriter> {
+async function openWriter(path: string, size: number, lasting: boolean): Promise<DiskWriter> {
   const file = await Deno.open(path, { write: true, createNew: true });
   const inTurn = queue();
   let unsynced = 0;
@@ -379,7 +387,7 @@ async function openWriter(path: string, size: number): Promise<DiskWriter> {
           file.seekSync(offset, Deno.SeekMode.Start);
           for (let done = 0; done < bytes.length;) done += await file.write(bytes.subarray(done));
           unsynced += bytes.length;
-          if (unsynced < SYNC_BYTES) return;
+          if (!lasting || unsynced < SYNC_BYTES) return;
           unsynced = 0;
           // Its fault is told by `sync`.
           syncing = syncing.then(() => syncData(path));
