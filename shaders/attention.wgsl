@@ -3,25 +3,10 @@
 // head and 64 of its dimensions, 32 keys at a time. A lane computes the scores of 4 queries and 4
 // keys, then the sums of the same 4 queries and 8 dimensions.
 
-struct Args {
-  T: u32,
-  Q: u32,
-  K: u32,
-  B: u32,
-  S: u32,
-  head_dim: u32,
-  window: u32,
-  scale: f32,
-  cap: f32,
-  biased: u32,
-}
-
 @group(0) @binding(0) var<storage, read> q: array<f32>; // f32[T, Q]
 @group(0) @binding(1) var<storage, read> k: array<f32>; // f32[T, K]
 @group(0) @binding(2) var<storage, read> v: array<f32>; // f32[T, K]
-@group(0) @binding(3) var<storage, read> bias: array<f32>; // f32[B, S], by head and key
 @group(0) @binding(4) var<storage, read_write> o: array<f32>; // f32[T, Q]
-@group(1) @binding(0) var<uniform> args: Args;
 
 const BLOCK = 32u; // queries, and keys
 const PART = 64u; // dimensions of a head that one workgroup sums
@@ -58,24 +43,6 @@ fn put(i: u32, head: u32, d: u32, values: vec4<f32>) {
   for (var n = 0u; n < 4u; n++) {
     if d + n < args.head_dim { o[i * args.Q + head + d + n] = values[n]; }
   }
-}
-
-// The scores of four queries and key j, capped and with the bias of the key.
-fn score(products: vec4<f32>, head: u32, j: u32) -> vec4<f32> {
-  var s = products * args.scale;
-  if args.cap != 0.0 {
-    for (var n = 0u; n < 4u; n++) { s[n] = soft_cap(s[n], args.cap); }
-  }
-  if args.biased != 0u { s += vec4(bias[head * args.S + min(j, args.T - 1u)]); }
-  return s;
-}
-
-// Which of four queries from i on see key j.
-fn sees(i: u32, j: u32) -> vec4<bool> {
-  let queries = vec4(i, i + 1u, i + 2u, i + 3u);
-  // Of a key after its query the difference wraps, and does not count.
-  let near = queries - vec4(j) < vec4(args.window);
-  return (vec4(j) <= queries) & (near | vec4(args.window == 0u));
 }
 
 @compute @workgroup_size(64)

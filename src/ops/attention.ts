@@ -1,21 +1,17 @@
 /** Attention of one window of tokens; windows do not see each other. */
 import wgsl from "../../shaders/attention.wgsl" with { type: "text" };
-import { defineOp } from "../op.ts";
+import scores from "../../shaders/attention_scores.wgsl" with { type: "text" };
+import vectors from "../../shaders/attention_vectors.wgsl" with { type: "text" };
+import { defineOp, type Op, type Variant } from "../op.ts";
 import { SOFT_CAP_WGSL, softCap } from "./soft_cap.ts";
+import { unroll } from "./unroll.ts";
 
-/**
- * Causal attention of one window of tokens, softmax(scale·q·kᵀ)·v, with grouped key and value
- * heads: query head h uses head floor(h / (query heads / key heads)). With window > 0, token i sees
- * only keys j with i − window < j ≤ i. With cap > 0, scaled scores s become cap·tanh(s / cap); with
- * `biased`, bias[h, j] is added to them then (ALiBi), and B is the number of query heads, S that of
- * tokens.
- */
-export const attention = defineOp({
+const plain = {
   name: "attention",
   inputs: { q: "f32[T, Q]", k: "f32[T, K]", v: "f32[T, K]", bias: "f32[B, S]" },
   outputs: { o: "f32[T, Q]" },
   scalars: { head_dim: "u32", window: "u32", scale: "f32", cap: "f32", biased: "u32" },
-  wgsl: SOFT_CAP_WGSL + wgsl,
+  wgsl: SOFT_CAP_WGSL + scores + wgsl,
   workgroups: ({ T = 0, Q = 0 }, { head_dim = 1 }) => [
     Math.ceil(T / 32),
     Q / head_dim,
@@ -59,4 +55,33 @@ export const attention = defineOp({
       }
     }
   },
-});
+} as const satisfies Op;
+
+/** Attention in vectors, a workgroup for `part` dimensions of a head: 64 or 128. */
+function inVectors(part: 64 | 128): Variant {
+  const code = unroll(vectors, { FOURS: part / 32, KEYS: 1024 / part });
+  return {
+    op: {
+      ...plain,
+      name: `attention ${part}`,
+      wgsl: `const PART = ${part}u;\n${SOFT_CAP_WGSL}${scores}${code}`,
+      workgroups: ({ T = 0, Q = 0 }, { head_dim = 1 }) => [
+        Math.ceil(T / 32),
+        Q / head_dim,
+        Math.ceil(head_dim / part),
+      ],
+    },
+    fits: (_dims, { head_dim = 1 }) => head_dim % 4 === 0,
+    // Scores are computed anew for each part.
+    suits: (_dims, { head_dim = 1 }) => (head_dim > 64) === (part > 64),
+  };
+}
+
+/**
+ * Causal attention of one window of tokens, softmax(scale·q·kᵀ)·v, with grouped key and value
+ * heads: query head h uses head floor(h / (query heads / key heads)). With window > 0, token i sees
+ * only keys j with i − window < j ≤ i. With cap > 0, scaled scores s become cap·tanh(s / cap); with
+ * `biased`, bias[h, j] is added to them then (ALiBi), and B is the number of query heads, S that of
+ * tokens.
+ */
+export const attention = defineOp({ ...plain, variants: [inVectors(64), inVectors(128)] });
