@@ -3,26 +3,10 @@
 // of one head and 64 of its dimensions, 32 keys at a time. A lane computes the scores of 4 queries
 // and 4 keys, then the sums of the same 4 queries and 8 dimensions.
 
-struct Args {
-  T: u32,
-  Q: u32,
-  K: u32,
-  B: u32,
-  S: u32,
-  head_dim: u32,
-  window: u32,
-  scale: f32,
-  cap: f32,
-  biased: u32,
-  length: u32,
-}
-
 @group(0) @binding(0) var<storage, read> q: array<f32>; // f32[T, Q]
 @group(0) @binding(1) var<storage, read> k: array<f32>; // f32[T, K]
 @group(0) @binding(2) var<storage, read> v: array<f32>; // f32[T, K]
-@group(0) @binding(3) var<storage, read> bias: array<f32>; // f32[B, S], by head and key
 @group(0) @binding(4) var<storage, read_write> o: array<f32>; // f32[T, Q]
-@group(1) @binding(0) var<uniform> args: Args;
 
 const BLOCK = 32u; // queries, and keys
 const PART = 64u; // dimensions of a head that one workgroup sums
@@ -36,14 +20,12 @@ var<workgroup> tile: array<vec4<f32>, 576>;
 var<workgroup> weights: array<vec4<f32>, 288>; // [BLOCK keys][PITCH]
 var<workgroup> maxima: array<vec4<f32>, 64>; // [8 lanes of a query][8 fours of queries]
 
-var<private> begin_at: u32; // the window's first token; places count from it
-
 fn q_at(i: u32, d: u32) -> f32 {
-  return q[(begin_at + min(i, args.length - 1u)) * args.Q + d];
+  return q[(origin + min(i, args.length - 1u)) * args.Q + d];
 }
 
 fn k_at(j: u32, d: u32) -> f32 {
-  return k[(begin_at + min(j, args.length - 1u)) * args.K + d];
+  return k[(origin + min(j, args.length - 1u)) * args.K + d];
 }
 
 // Four dimensions of a value from d on; those outside the head are 0.
@@ -51,7 +33,7 @@ fn v_at(j: u32, head: u32, d: u32) -> vec4<f32> {
   var value = vec4(0.0);
   if j >= args.length { return value; }
   for (var n = 0u; n < 4u; n++) {
-    if d + n < args.head_dim { value[n] = v[(begin_at + j) * args.K + head + d + n]; }
+    if d + n < args.head_dim { value[n] = v[(origin + j) * args.K + head + d + n]; }
   }
   return value;
 }
@@ -59,33 +41,13 @@ fn v_at(j: u32, head: u32, d: u32) -> vec4<f32> {
 fn put(i: u32, head: u32, d: u32, values: vec4<f32>) {
   if i >= args.length { return; }
   for (var n = 0u; n < 4u; n++) {
-    if d + n < args.head_dim { o[(begin_at + i) * args.Q + head + d + n] = values[n]; }
+    if d + n < args.head_dim { o[(origin + i) * args.Q + head + d + n] = values[n]; }
   }
-}
-
-// The scores of four queries and key j, capped and with the bias of the key.
-fn score(products: vec4<f32>, head: u32, j: u32) -> vec4<f32> {
-  var s = products * args.scale;
-  if args.cap != 0.0 {
-    for (var n = 0u; n < 4u; n++) { s[n] = soft_cap(s[n], args.cap); }
-  }
-  if args.biased != 0u { s += vec4(bias[head * args.S + min(j, args.length - 1u)]); }
-  return s;
-}
-
-// Which of four queries from i on see key j.
-fn sees(i: u32, j: u32) -> vec4<bool> {
-  let queries = vec4(i, i + 1u, i + 2u, i + 3u);
-  // Of a key after its query the difference wraps, and does not count.
-  let near = queries - vec4(j) < vec4(args.window);
-  return (vec4(j) <= queries) & (near | vec4(args.window == 0u));
 }
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  let blocks = (args.length + BLOCK - 1u) / BLOCK;
-  begin_at = group.x / blocks * args.length;
-  let first = group.x % blocks * BLOCK;
+  let first = enter(group.x, BLOCK);
   let q_head = group.y * args.head_dim;
   let k_head = group.y / (args.Q / args.K) * args.head_dim;
   let part = group.z * PART;

@@ -83,6 +83,12 @@ export interface Backend extends Allocator, AsyncDisposable {
    */
   write(tensor: Tensor, bytes: Uint8Array): void;
   /**
+   * A tensor's own bytes, where the host shares memory with the device: to be filled before the
+   * first op that takes it, and no longer used once it is disposed of. Absent: {@linkcode write}
+   * copies.
+   */
+  shared?(tensor: Tensor): Uint8Array;
+  /**
    * Wait for all that was queued and copy tensors out, each with exactly its own bytes. One wait
    * for many tensors.
    */

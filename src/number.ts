@@ -99,7 +99,7 @@ export function widenAll(
  * The first element that is NaN, of a tensor of floats given as bytes; −1 if none is, and of other
  * dtypes. All that is copied passes here.
  */
-export function firstNaN(dtype: DType, bytes: Uint8Array<ArrayBuffer>): number {
+export function firstNaN(dtype: DType, bytes: Uint8Array): number {
   const { buffer, byteOffset, length } = bytes.byteOffset % 4 === 0 ? bytes : bytes.slice();
   if (dtype === "f32") {
     const values = new Float32Array(buffer, byteOffset, length / 4);
@@ -131,7 +131,7 @@ export function roundTo(dtype: "f32" | "bf16" | "f16", x: number): number {
 /** The values of a tensor of floats, from its bytes. */
 export function floatsFrom(
   dtype: "f32" | "bf16" | "f16",
-  bytes: Uint8Array<ArrayBuffer>,
+  bytes: Uint8Array,
 ): Float32Array<ArrayBuffer> {
   const { buffer } = bytes.slice();
   return dtype === "f32" ? new Float32Array(buffer) : widenAll(dtype, new Uint16Array(buffer));
@@ -155,7 +155,7 @@ export function bytesFrom(
  */
 export function refuseNaN(
   { name, dtype }: Pick<TensorInfo, "name" | "dtype">,
-  bytes: Uint8Array<ArrayBuffer>,
+  bytes: Uint8Array,
   doing: string,
 ): void {
   if (firstNaN(dtype, bytes) === -1) return;

@@ -50,6 +50,8 @@ export interface Op {
    * of first appearance, then the scalars.
    */
   readonly wgsl: string;
+  /** Faster WGSL for some calls; the first variant that fits and suits is run. */
+  readonly variants?: readonly Variant[];
   /** Workgroups to dispatch; a count over 65535 must be folded into y by the op. */
   workgroups(dims: Dims, scalars: Scalars): readonly [x: number, y: number, z: number];
   /**
@@ -64,6 +66,42 @@ export interface Op {
    * before widening.
    */
   reference(arrays: Arrays, dims: Dims, scalars: Scalars, dtypes: DTypes): void;
+}
+
+/** An op by other WGSL, for the calls that it fits. */
+export interface Variant {
+  /**
+   * The same op: its arguments, dims and scalars are in the same order, but it may take fewer
+   * dtypes.
+   */
+  readonly op: Op;
+  /** Whether it computes a call rightly, dtypes apart. */
+  fits(dims: Dims, scalars: Scalars): boolean;
+  /** Whether it is the fastest for a call that it fits. */
+  suits(dims: Dims, scalars: Scalars): boolean;
+}
+
+/** One call of an op, as those who choose a variant see it. */
+export interface Call {
+  readonly dims: Dims;
+  readonly scalars: Scalars;
+  /** In binding order. */
+  readonly dtypes: readonly DType[];
+}
+
+/** The variants of an op that compute a call rightly. */
+export function fittingVariants(op: Op, { dims, scalars, dtypes }: Call): readonly Variant[] {
+  return (op.variants ?? []).filter((variant) =>
+    argumentsOf(variant.op).every(([, signature], i) =>
+      (parseSignature(signature).dtypes as readonly DType[]).includes(dtypes[i]!)
+    ) && variant.fits(dims, scalars)
+  );
+}
+
+/** What a GPU runs for a call: the op itself, or its variant that suits. */
+export function chosenVariant(op: Op, call: Call): Op {
+  const { dims, scalars } = call;
+  return fittingVariants(op, call).find(({ suits }) => suits(dims, scalars))?.op ?? op;
 }
 
 /** Keep the literal type of an op's signature. */

@@ -3,7 +3,6 @@
  * once, look again. Through `commitIter` of `@huggingface/hub` without Xet, over our own requests
  * and file bodies (src/publish/ says why). Nothing is ever deleted.
  */
-import { commitIter } from "@huggingface/hub";
 import type { Backend } from "./backend.ts";
 import { factsOfCheckpoint } from "./publish/card_facts.ts";
 import { CheckpointError, HubError, quote } from "./errors.ts";
@@ -256,6 +255,7 @@ async function send(
 ): Promise<Uploaded> {
   const { report = () => {}, signal, title = `Upload ${plan.files.length} files with Sluice` } =
     options;
+  const { commitIter } = await import("@huggingface/hub");
   const events = commitIter({
     repo: { type: "model", name: repo.id },
     hubUrl: sender.transport.endpoint,

@@ -3,8 +3,8 @@
  * the format. A recipe is JSON or YAML, or a command line, whose flags make a recipe of one rule.
  * Nothing here looks at a checkpoint.
  */
-import picomatch from "picomatch";
-import { parse as parseYaml } from "yaml";
+import defer * as picomatch from "picomatch";
+import defer * as yaml from "yaml";
 import { RequestError } from "./errors.ts";
 import { chainNamed, METHODS } from "./methods/mod.ts";
 import {
@@ -239,7 +239,7 @@ function checkOutliers(rules: readonly Rule[]): void {
 export function parseRecipe(text: string, file: string): Recipe {
   let root: unknown;
   try {
-    root = parseYaml(text);
+    root = yaml.parse(text);
   } catch (cause) {
     throw new RequestError(
       `Cannot read the recipe ${file}: it is neither JSON nor YAML (${(cause as Error).message}).`,
@@ -352,7 +352,7 @@ function compile(pattern: string): (name: string) => boolean {
       }
       test = (name) => expression.test(name);
     } else {
-      const glob: (name: string) => boolean = picomatch(pattern, { dot: true });
+      const glob: (name: string) => boolean = picomatch.default(pattern, { dot: true });
       test = glob;
     }
     compiled.set(pattern, test);

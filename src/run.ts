@@ -58,13 +58,17 @@ export async function run(plan: Plan, given: RunOptions): Promise<RunReport> {
   });
   for (const warning of plan.warnings) report({ type: "warning", ...warning });
   source.schedule?.(readings(plan, { measured: streams !== undefined }));
+  await using reads = new ReadAhead(
+    plan.units.flatMap((unit) => readAhead(unit, calibration)),
+    { source, backend, trace },
+  );
   const context: Context = {
     ...given,
     plan,
     report,
     trace,
     output,
-    reads: new ReadAhead(source, plan.units.flatMap((unit) => readAhead(unit, calibration)), trace),
+    reads,
     tensors: [],
     distributions: given.distributions ? new Map() : undefined,
     packed,

@@ -42,11 +42,17 @@ export interface TensorSource extends AsyncDisposable {
   /**
    * Bytes of a tensor, or of rows of it, in its own dtype.
    *
+   * @param into Where they may be put, and are given back from: as many bytes. A source that has
+   * them elsewhere gives those.
    * @throws {RangeError} no such tensor, or rows outside it.
    * @throws {CheckpointError} the file ends early or changed since it was opened.
    * @throws {HubError} the Hub does not give them.
    */
-  read(name: string, rows?: Rows): Promise<Uint8Array<ArrayBuffer>>;
+  read<B extends ArrayBufferLike = ArrayBuffer>(
+    name: string,
+    rows?: Rows,
+    into?: Uint8Array<B>,
+  ): Promise<Uint8Array<ArrayBuffer | B>>;
   /**
    * Text of a file that Sluice writes anew instead of carrying it along (`quantize_config.json`),
    * if it is there.

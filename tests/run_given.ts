@@ -12,6 +12,7 @@ import { RECORD_FILE } from "../src/io/names.ts";
 import type { Event } from "../src/report.ts";
 import type { RunReport } from "../src/report/run_report.ts";
 import { run } from "../src/run.ts";
+import type { TensorSource } from "../src/source.ts";
 import { openFolderSink } from "../src/sinks/folder.ts";
 import { openCheckpoint } from "../src/sources/checkpoint.ts";
 import type { EvaluationInput } from "../src/forward/streams.ts";
@@ -27,6 +28,17 @@ export interface Made {
   readonly out: string;
   readonly report: RunReport;
   readonly events: Event[];
+}
+
+/** Quantize a source's weights to NF4 into a new folder in `into`. */
+export async function runOn(
+  source: TensorSource,
+  { backend, into }: { readonly backend: Backend; readonly into: string },
+): Promise<Pick<Made, "out" | "report">> {
+  const out = join(into, `out-${crypto.randomUUID()}`);
+  const work = plan(recipeFromOptions({ scheme: "NF4" }), source, { device: backend });
+  await using sink = await openFolderSink(out);
+  return { out, report: await run(work, { source, backend, sink }) };
 }
 
 /** Quantize a checkpoint into a new folder in `into`. */
@@ -92,7 +104,10 @@ export function small(backend: Backend, sliceBytes: number): Backend {
 }
 
 /** A device some of whose members are others, and whose scopes belong to it. */
-export function withOwn(backend: Backend, own: Partial<Backend>): Backend {
+export function withOwn(
+  backend: Backend,
+  own: { readonly [Name in keyof Backend]?: Backend[Name] | undefined },
+): Backend {
   const changed: Backend = new Proxy(backend, {
     get: (target, key) => {
       if (key in own) return Reflect.get(own, key) as unknown;

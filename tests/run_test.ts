@@ -19,7 +19,8 @@ import { schemeKind } from "../src/schemes/mod.ts";
 import { openFolderSink } from "../src/sinks/folder.ts";
 import { openCheckpoint } from "../src/sources/checkpoint.ts";
 import { verify } from "../src/verify.ts";
-import { bytesOf, folder, quantize, small, tinyWindows, withOwn } from "./run_given.ts";
+import type { TensorSource } from "../src/source.ts";
+import { bytesOf, folder, quantize, runOn, small, tinyWindows, withOwn } from "./run_given.ts";
 import { convolutionalTensors, makeCheckpoint, TINY_CONFIG, tinyTensors } from "./tiny.ts";
 
 const WINDOWS = tinyWindows(3, 12);
@@ -173,6 +174,64 @@ Deno.test("run() stops at a signal and leaves nothing behind", async () => {
     { name: "AbortError" },
   );
   assert.deepEqual([...Deno.readDirSync(into.path)], []);
+  await Deno.remove(model, { recursive: true });
+});
+
+Deno.test("run() has slices read into the memory that a device shares, and takes them from elsewhere too", async () => {
+  await using into = await folder();
+  const model = await makeCheckpoint(tinyTensors(), { config: TINY_CONFIG });
+  await using backend = await openWasm({ threads: 1 });
+  await using checkpoint = await openCheckpoint(model);
+  const shared = new Set<string>();
+  const options = { backend: small(backend, 256), into: into.path };
+  const direct = await runOn({
+    ...checkpoint,
+    async read(name, rows, place) {
+      const bytes = await checkpoint.read(name, rows, place);
+      if (place && bytes === place && bytes.buffer instanceof SharedArrayBuffer) shared.add(name);
+      return bytes;
+    },
+  }, options);
+  assert.deepEqual(
+    [...shared].sort(),
+    direct.report.tensors.map(({ name }) => name).sort(),
+  );
+  const elsewhere: TensorSource = {
+    ...checkpoint,
+    read: (name, rows) => checkpoint.read(name, rows),
+  };
+  const alone = withOwn(options.backend, { shared: undefined });
+  for (
+    const again of [
+      await runOn(elsewhere, options),
+      await runOn(checkpoint, { ...options, backend: alone }),
+    ]
+  ) {
+    assert.deepEqual(await bytesOf(again.out), await bytesOf(direct.out));
+  }
+  await Deno.remove(model, { recursive: true });
+});
+
+Deno.test("a run that stops waits for the reads that are on their way into the device's memory", async () => {
+  await using into = await folder();
+  const model = await makeCheckpoint(tinyTensors(), { config: TINY_CONFIG });
+  await using backend = await openWasm({ threads: 1 });
+  await using checkpoint = await openCheckpoint(model);
+  const late = Promise.withResolvers<void>();
+  let reads = 0, ended = false;
+  const stopped = runOn({
+    ...checkpoint,
+    async read(name, rows, place) {
+      if (++reads === 2) throw new Error("No more.");
+      if (reads === 3) await late.promise;
+      return await checkpoint.read(name, rows, place);
+    },
+  }, { backend, into: into.path }).finally(() => ended = true);
+  stopped.catch(() => {});
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  assert.ok(reads >= 3 && !ended);
+  late.resolve();
+  await assert.rejects(stopped, /No more/);
   await Deno.remove(model, { recursive: true });
 });
 

@@ -409,3 +409,32 @@ Deno.test({
     await Deno.remove(scoped, { recursive: true });
   },
 });
+
+Deno.test("a large file of an output begins to be synced while it is written, and is whole", async () => {
+  await withFolder(async (folder) => {
+    const asked: unknown[] = [];
+    const watched: Disk = {
+      ...disk,
+      create: (path, size, options) => {
+        if (path.endsWith("/large")) asked.push(options);
+        return disk.create(path, size, options);
+      },
+    };
+    await using sink = await openFolderSink(`${folder}/out`, { disk: watched });
+    const part = new Uint8Array(24 * 2 ** 20);
+    {
+      await using file = await sink.create("large", 3 * part.length);
+      for (const [i, byte] of [7, 8, 9].entries()) {
+        await file.write(i * part.length, part.fill(byte));
+      }
+      await file.commit();
+    }
+    await sink.commit();
+    assert.deepEqual(asked, [{ lasting: true }]);
+    const written = await Deno.readFile(`${folder}/out/large`);
+    assert.equal(written.length, 3 * part.length);
+    for (let i = 0; i < written.length; i += 4096) {
+      assert.equal(written[i], 7 + Math.floor(i / part.length));
+    }
+  });
+});

@@ -10,6 +10,7 @@ import { createHash } from "node:crypto";
 import { CheckpointError, HubError, SpaceError } from "../src/errors.ts";
 import { type Disk, disk as machine } from "../src/io/disk.ts";
 import { openCheckpoint } from "../src/sources/checkpoint.ts";
+import { BATCH, Copy } from "../src/sources/hub_copy.ts";
 import { openHub } from "../src/sources/hub.ts";
 import { Uses } from "../src/sources/hub_uses.ts";
 import { isCompanion } from "../src/sources/companions.ts";
@@ -595,6 +596,33 @@ Deno.test("the staging folder never holds more than its budget, and nothing at t
     assert.ok(most <= maxDisk && most >= LARGEST, `${most} of ${maxDisk}`);
     assert.equal(held, 0);
   }
+});
+
+Deno.test("a copy receives while some batches wait for the disk, and only some", async () => {
+  const gate = Promise.withResolvers<void>();
+  const written: number[] = [];
+  const disk: Disk = {
+    ...machine,
+    create: () =>
+      Promise.resolve({
+        async write(offset) {
+          await gate.promise;
+          written.push(offset);
+        },
+        sync: () => Promise.resolve(),
+        [Symbol.asyncDispose]: () => Promise.resolve(),
+      }),
+  };
+  let received = 0;
+  async function* chunks() {
+    for (; received < 16; received++) yield await Promise.resolve(new Uint8Array(BATCH));
+  }
+  const filling = new Copy("copy", disk).fill(16 * BATCH, chunks());
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  assert.ok(received > 2 && received < 10, `${received}`);
+  gate.resolve();
+  await filling;
+  assert.deepEqual(written, Array.from({ length: 16 }, (_, i) => i * BATCH));
 });
 
 Deno.test("any order of reading gives the same bytes, each file being fetched about once", async () => {

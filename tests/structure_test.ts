@@ -152,12 +152,21 @@ Deno.test("lines have at most 100 columns, but for texts that cannot be broken",
 /** Shaders that others are joined to; no ops. */
 const FRAGMENTS = [
   "activation",
+  "attention_scores",
+  "attention_vectors",
   "codebook",
+  "gemm_vectors",
+  "matmul_nt_vectors",
+  "matmul_packed_vectors",
   "matmul_tile",
+  "matmul_unrolled",
+  "matmul_x_y",
   "nearest",
   "prelude",
   "runtime_level",
   "soft_cap",
+  "stored_f32",
+  "stored_half",
   "tile",
 ];
 

@@ -251,6 +251,40 @@ test("refuses tensors of another backend and tensors that were disposed of", asy
   });
 });
 
+test("runs the first variant that takes the dtypes, fits and suits, else the op itself", async (backend) => {
+  using scope = backend.scope();
+  const writes = (value: number, type = "f32"): Op =>
+    defineOp({
+      name: `writes ${value}`,
+      inputs: { x: type === "f32" ? "f32[N]" : "u32[N]" },
+      outputs: { y: "f32[N]" },
+      wgsl: `
+        @group(0) @binding(0) var<storage, read> x: array<u32>;
+        @group(0) @binding(1) var<storage, read_write> y: array<f32>;
+        @compute @workgroup_size(1) fn main(@builtin(workgroup_id) id: vec3<u32>) {
+          y[id.x] = ${value}.0 + f32(x[id.x] & 0u);
+        }`,
+      workgroups: ({ N = 0 }): [number, number, number] => [N, 1, 1],
+      reference({ y }) {
+        y!.fill(value);
+      },
+    });
+  const op: Op = {
+    ...writes(1),
+    variants: [
+      { op: writes(2, "u32"), fits: () => true, suits: () => true },
+      { op: writes(3), fits: ({ N = 0 }) => N % 4 === 0, suits: ({ N = 0 }) => N > 10 },
+      { op: writes(4), fits: ({ N = 0 }) => N % 4 === 0, suits: () => true },
+    ],
+  };
+  for (const [size, value] of [[3, 1], [8, 4], [12, 3]] as const) {
+    const [x, y] = [scope.alloc("f32", [size]), scope.alloc("f32", [size])];
+    backend.run(op, { x, y });
+    const [bytes] = await backend.read(y);
+    assert.deepEqual([...new Float32Array(bytes!.buffer)], new Array<number>(size).fill(value));
+  }
+});
+
 test("refuses a dispatch over the limit of workgroups", (backend) => {
   using scope = backend.scope();
   const tensors = { x: scope.alloc("f32", [4]), y: scope.alloc("f32", [4]) };

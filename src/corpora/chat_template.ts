@@ -6,7 +6,7 @@
 import type { Conversation } from "./corpus.ts";
 import type { Message } from "./messages.ts";
 import { CheckpointError, quote, RequestError, UnsupportedError } from "../errors.ts";
-import { parseTemplate, type Program, Raised, renderTemplate } from "./jinja.ts";
+import type { Program } from "./jinja.ts";
 import { isObject, readJsonFile } from "../json.ts";
 import type { Reporter } from "../report.ts";
 import type { TensorSource } from "../source.ts";
@@ -48,6 +48,7 @@ export async function readChatTemplate(
   source: Files,
   { report = () => {}, today = new Date() }: ChatTemplateOptions = {},
 ): Promise<Render> {
+  const { parseTemplate, Raised, renderTemplate } = await import("./jinja.ts");
   const label = quote(source.label);
   const { file, text } = await findTemplate(source);
   let program: Program;

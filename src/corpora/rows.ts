@@ -4,14 +4,7 @@
  * in capitals or not.
  */
 import { Readable } from "node:stream";
-import { CsvError, parse as parseCsv } from "csv-parse";
-import {
-  type AsyncBuffer,
-  parquetMetadataAsync,
-  parquetReadObjects,
-  parquetSchema,
-} from "hyparquet";
-import { compressors } from "hyparquet-compressors";
+import type { AsyncBuffer } from "hyparquet";
 import { HubError, SpaceError } from "../errors.ts";
 import type { HubClient, HubFile } from "../hub/client.ts";
 import type { DiskReader } from "../io/disk.ts";
@@ -121,6 +114,8 @@ async function* parquetRows(
   file: RowFile,
   options: RowsOptions,
 ): AsyncGenerator<Row, void, undefined> {
+  const [{ parquetMetadataAsync, parquetReadObjects, parquetSchema }, { compressors }] =
+    await Promise.all([import("hyparquet"), import("hyparquet-compressors")]);
   const { column: wanted, fail } = options;
   const buffer = await openBuffer(file);
   const parquet = async <T>(read: () => Promise<T>): Promise<T> => {
@@ -225,6 +220,7 @@ async function* csvRows(
   file: RowFile,
   options: RowsOptions,
 ): AsyncGenerator<Row, void, undefined> {
+  const { CsvError, parse: parseCsv } = await import("csv-parse");
   const { fail } = options;
   let checked = false;
   const records = Readable.from(decoded(file, options)).pipe(parseCsv({

@@ -4,7 +4,6 @@
  */
 import { basename } from "node:path";
 import { fileURLToPath } from "node:url";
-import { Tokenizer } from "@huggingface/tokenizers";
 import { readChatTemplate } from "./chat_template.ts";
 import { type Corpus, gatherRows } from "./corpus.ts";
 import { isNamedCorpus, parseDatasetSpec } from "./dataset_spec.ts";
@@ -157,6 +156,7 @@ async function readTokenizer(
       { what: file, reason: "other tokenizer files are not read" },
     );
   }
+  const { Tokenizer } = await import("@huggingface/tokenizers");
   const definition = await readJsonFile(source, file);
   const settings = source.files.has("tokenizer_config.json")
     ? await readJsonFile(source, "tokenizer_config.json")

@@ -150,12 +150,19 @@ export class HubClient {
     }
   }
 
-  /** Bytes of a file. See `stream`. */
-  async read(
+  /**
+   * Bytes of a file. See `stream`.
+   *
+   * @param options.into Where they are put: as many bytes.
+   */
+  async read<B extends ArrayBufferLike = ArrayBuffer>(
     file: HubFile,
-    { begin, end, signal }: Span & { readonly signal?: AbortSignal | undefined },
-  ): Promise<Uint8Array<ArrayBuffer>> {
-    const bytes = new Uint8Array(end - begin);
+    { begin, end, signal, into }: Span & {
+      readonly signal?: AbortSignal | undefined;
+      readonly into?: Uint8Array<B> | undefined;
+    },
+  ): Promise<Uint8Array<ArrayBuffer | B>> {
+    const bytes = into ?? new Uint8Array(end - begin);
     let filled = 0;
     for await (const chunk of this.stream(file, { begin, end, signal })) {
       bytes.set(chunk, filled);

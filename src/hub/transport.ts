@@ -8,6 +8,7 @@ import { type HubError, quote, RequestError } from "../errors.ts";
 import type { Reporter } from "../report.ts";
 import { RetryPolicy, TransientFault } from "./retry_policy.ts";
 import { type Ask, type Asker, explain, type Failure, hubError } from "./refusals.ts";
+import { Patience, Silence } from "./patience.ts";
 import { askedWait, machineTiming, type Timing } from "./timing.ts";
 
 export { RetryPolicy, TransientFault };
@@ -33,9 +34,6 @@ export interface TransportOptions {
 const MAX_REDIRECTS = 5;
 const ERROR_TEXT = 4096;
 const PASSING: ReadonlySet<number> = new Set([408, 429, 500, 502, 503, 504]);
-
-/** A server was silent for too long. */
-class Silence extends Error {}
 
 /** One request. */
 export interface Sending {
@@ -172,37 +170,21 @@ export class Transport implements Asker {
   ): Promise<Reply> {
     signal?.throwIfAborted();
     const end = new AbortController();
-    // Starts the clock of the wait that is under way anew.
-    let alive = () => {};
-    const timed = async <T>(act: () => Promise<T>): Promise<T> => {
-      // Ends by itself: that a body hears of an abort cannot be relied on (Deno 2.9 forgets signals
-      // that AbortSignal.any made).
-      const { promise, reject } = Promise.withResolvers<never>();
-      let timer: ReturnType<typeof setTimeout> | undefined;
-      alive = () => {
-        clearTimeout(timer);
-        timer = setTimeout(() => reject(new Silence()), idle);
-      };
-      const stop = () => reject(signal!.reason);
-      alive();
-      signal?.addEventListener("abort", stop, { once: true });
+    const timed = async <T>(patience: Patience, act: () => Promise<T>): Promise<T> => {
       try {
-        return await Promise.race([act(), promise]);
+        return await patience.wait(act);
       } catch (cause) {
         end.abort();
         signal?.throwIfAborted();
         throw this.#networkFault(cause, { url, idle });
-      } finally {
-        alive = () => {};
-        clearTimeout(timer);
-        signal?.removeEventListener("abort", stop);
       }
     };
-    const response = await timed(() =>
+    using first = new Patience(idle, signal);
+    const response = await timed(first, () =>
       this.#fetch(url, {
         method,
         redirect: "manual",
-        ...(makeBody ? { body: makeBody(() => alive()) } : {}),
+        ...(makeBody ? { body: makeBody(() => first.alive()) } : {}),
         headers: {
           ...headers,
           "user-agent": this.#userAgent,
@@ -213,8 +195,7 @@ export class Transport implements Asker {
             : {}),
         },
         signal: end.signal,
-      })
-    );
+      }));
     this.reached = true;
     const { status, headers: received, body } = response;
     const refuse = (found: string) => this.#refuse(ask, url, found);
@@ -229,12 +210,13 @@ export class Transport implements Asker {
           await body?.cancel();
           return refuse(`it encodes the body (${quote(encoding)}), which was not asked for`);
         }
+        using patience = new Patience(idle, signal);
         const reader = body?.getReader();
         let open = reader !== undefined;
         try {
           while (open) {
             open = false;
-            const { done, value } = await timed(() => reader!.read());
+            const { done, value } = await timed(patience, () => reader!.read());
             open = !done;
             if (value) yield value;
           }

@@ -19,9 +19,15 @@ export interface DiskReader extends AsyncDisposable {
   /**
    * Bytes `[begin, end)`. Calls may overlap in time.
    *
+   * @param into Where they may be put, and are given back from: as many bytes. A reader that has
+   * them elsewhere gives those.
    * @throws {CheckpointError} the file changed, or ends early.
    */
-  read(begin: number, end: number): Promise<Uint8Array<ArrayBuffer>>;
+  read<B extends ArrayBufferLike = ArrayBuffer>(
+    begin: number,
+    end: number,
+    into?: Uint8Array<B>,
+  ): Promise<Uint8Array<ArrayBuffer | B>>;
 }
 
 /** A new file open for writing. */
@@ -56,8 +62,15 @@ export interface Disk extends ReadableDisk {
   mayWrite(path: string): Promise<boolean>;
   /** Open a file for reading; a `growing` one is still being written by this program. */
   open(path: string, options?: { readonly growing?: boolean }): Promise<DiskReader>;
-  /** Make a file of `size` zeros that was not there before. */
-  create(path: string, size: number): Promise<DiskWriter>;
+  /**
+   * Make a file of `size` zeros that was not there before; a `lasting` one will be synced, which
+   * begins while it is written.
+   */
+  create(
+    path: string,
+    size: number,
+    options?: { readonly lasting?: boolean },
+  ): Promise<DiskWriter>;
   /** Make a folder that was not there before; `secret` keeps other users out. */
   makeFolder(path: string, options?: { readonly secret?: boolean }): Promise<void>;
   /** Give another name; a file or an empty folder at `to` is replaced. */
@@ -98,7 +111,8 @@ export const disk: Disk = {
   list: (path) => attempt("list", path, () => list(path)),
   realPath: (path) => attempt("resolve", path, () => Deno.realPath(path)),
   open: (path, { growing = false } = {}) => attempt("open", path, () => openReader(path, growing)),
-  create: (path, size) => attempt("create", path, () => openWriter(path, size)),
+  create: (path, size, { lasting = false } = {}) =>
+    attempt("create", path, () => openWriter(path, size, lasting)),
   makeFolder: (path, { secret = false } = {}) =>
     attempt("make folder", path, () => Deno.mkdir(path, secret ? { mode: 0o700 } : {})),
   rename: (from, to) => attempt("rename", from, () => Deno.rename(from, to)),
@@ -311,15 +325,20 @@ async function openReader(path: string, growing: boolean): Promise<DiskReader> {
   const inTurn = queue();
   return {
     size,
-    read(begin, end) {
+    read(begin, end, into) {
       if (!(begin >= 0 && begin <= end && end <= size)) {
         throw new RangeError(
           `Cannot read bytes ${begin} to ${end} of ${quote(path)}: it has ${size} bytes.`,
         );
       }
+      if (into && into.length !== end - begin) {
+        throw new RangeError(
+          `Cannot read bytes ${begin} to ${end} of ${quote(path)} into ${into.length}.`,
+        );
+      }
       return inTurn(() =>
         attempt("read", path, async () => {
-          const bytes = new Uint8Array(end - begin);
+          const bytes = into ?? new Uint8Array(end - begin);
           let filled = 0;
           // Where to read and whether it changed are asked in place: each takes a microsecond, and
           // a wait for it would last as long as the kernel that the thread is in, so that nothing
@@ -350,20 +369,41 @@ async function openReader(path: string, growing: boolean): Promise<DiskReader> {
   };
 }
 
-async function openWriter(path: string, size: number): Promise<DiskWriter> {
+/**
+ * Bytes after which the system is asked to put a file on the disk while more is written to it: what
+ * it held back until the end, everybody would wait for then.
+ */
+const SYNC_BYTES = 32 * 2 ** 20;
+
+async function openWriter(path: string, size: number, lasting: boolean): Promise<DiskWriter> {
   const file = await Deno.open(path, { write: true, createNew: true });
   const inTurn = queue();
+  let unsynced = 0;
+  let syncing = Promise.resolve();
   const writer: DiskWriter = {
     write: (offset, bytes) =>
       inTurn(() =>
         attempt("write", path, async () => {
           file.seekSync(offset, Deno.SeekMode.Start);
           for (let done = 0; done < bytes.length;) done += await file.write(bytes.subarray(done));
+          unsynced += bytes.length;
+          if (!lasting || unsynced < SYNC_BYTES) return;
+          unsynced = 0;
+          // Its fault is told by `sync`.
+          syncing = syncing.then(() => syncData(path));
+          syncing.catch(() => {});
         })
       ),
-    sync: () => inTurn(() => attempt("flush", path, () => file.sync())),
+    sync: () =>
+      inTurn(() =>
+        attempt("flush", path, async () => {
+          await syncing;
+          await file.sync();
+        })
+      ),
     async [Symbol.asyncDispose]() {
       await inTurn(() => Promise.resolve(file.close()));
+      await Promise.allSettled([syncing]);
     },
   };
   try {
@@ -374,6 +414,12 @@ async function openWriter(path: string, size: number): Promise<DiskWriter> {
     throw fault;
   }
   return writer;
+}
+
+/** Put on the disk what a file has by now, by a handle of its own: writes need not wait for it. */
+async function syncData(path: string): Promise<void> {
+  using file = await Deno.open(path, { write: true });
+  await file.syncData();
 }
 
 /** Runs calls one after another: a file has one position, and each call moves it. */

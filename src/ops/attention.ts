@@ -1,16 +1,12 @@
 /** Attention of windows of tokens, which do not see each other. */
 import wgsl from "../../shaders/attention.wgsl" with { type: "text" };
-import { defineOp } from "../op.ts";
+import scores from "../../shaders/attention_scores.wgsl" with { type: "text" };
+import vectors from "../../shaders/attention_vectors.wgsl" with { type: "text" };
+import { defineOp, type Op, type Variant } from "../op.ts";
 import { SOFT_CAP_WGSL, softCap } from "./soft_cap.ts";
+import { unroll } from "./unroll.ts";
 
-/**
- * Causal attention of windows of `length` tokens that follow each other, softmax(scale·q·kᵀ)·v, with grouped key and value
- * heads: query head h uses head floor(h / (query heads / key heads)). With window > 0, token i sees
- * only keys j with i − window < j ≤ i. With cap > 0, scaled scores s become cap·tanh(s / cap); with
- * `biased`, bias[h, j] is added to them then (ALiBi), and B is the number of query heads, S that of
- * a window's tokens. i and j count from the window's first token.
- */
-export const attention = defineOp({
+const plain = {
   name: "attention",
   inputs: { q: "f32[T, Q]", k: "f32[T, K]", v: "f32[T, K]", bias: "f32[B, S]" },
   outputs: { o: "f32[T, Q]" },
@@ -22,7 +18,7 @@ export const attention = defineOp({
     biased: "u32",
     length: "u32",
   },
-  wgsl: SOFT_CAP_WGSL + wgsl,
+  wgsl: SOFT_CAP_WGSL + scores + wgsl,
   workgroups: ({ T = 0, Q = 0 }, { head_dim = 1, length = 1 }) => [
     T / length * Math.ceil(length / 32),
     Q / head_dim,
@@ -69,4 +65,33 @@ export const attention = defineOp({
       }
     }
   },
-});
+} as const satisfies Op;
+
+/** Attention in vectors, a workgroup for `part` dimensions of a head: 64 or 128. */
+function inVectors(part: 64 | 128): Variant {
+  const code = unroll(vectors, { FOURS: part / 32, KEYS: 1024 / part });
+  return {
+    op: {
+      ...plain,
+      name: `attention ${part}`,
+      wgsl: `const PART = ${part}u;\n${SOFT_CAP_WGSL}${scores}${code}`,
+      workgroups: ({ T = 0, Q = 0 }, { head_dim = 1, length = 1 }) => [
+        T / length * Math.ceil(length / 32),
+        Q / head_dim,
+        Math.ceil(head_dim / part),
+      ],
+    },
+    fits: (_dims, { head_dim = 1 }) => head_dim % 4 === 0,
+    // Scores are computed anew for each part.
+    suits: (_dims, { head_dim = 1 }) => (head_dim > 64) === (part > 64),
+  };
+}
+
+/**
+ * Causal attention of windows of `length` tokens that follow each other, softmax(scale·q·kᵀ)·v,
+ * with grouped key and value heads: query head h uses head floor(h / (query heads / key heads)).
+ * With window > 0, token i sees only keys j with i − window < j ≤ i. With cap > 0, scaled scores s
+ * become cap·tanh(s / cap); with `biased`, bias[h, j] is added to them then (ALiBi), and B is the
+ * number of query heads, S that of a window's tokens. i and j count from the window's first token.
+ */
+export const attention = defineOp({ ...plain, variants: [inVectors(64), inVectors(128)] });

@@ -3,9 +3,11 @@
  * rectangles of larger matrices.
  */
 import wgsl from "../../shaders/gemm.wgsl" with { type: "text" };
+import vectors from "../../shaders/gemm_vectors.wgsl" with { type: "text" };
 import tile from "../../shaders/matmul_tile.wgsl" with { type: "text" };
 import type { Backend, Tensor } from "../backend.ts";
-import { defineOp, type Dims, type Scalars } from "../op.ts";
+import { defineOp, type Dims, type Op, type Scalars } from "../op.ts";
+import { onTiles } from "./tiles.ts";
 
 /**
  * Blocks on one side of the diagonal, for products of which only that side is wanted; 64 rows and
@@ -16,13 +18,7 @@ export const HALF_BLOCK = 64;
 /** `half` as the op numbers it. */
 const HALF = { all: 0, lower: 1, upper: 2 } as const;
 
-/**
- * c[m, n] = alpha·Σ a[m, k]·b[n, k], added to what is there if `add` is 1, on rectangles of m × k,
- * n × k and m × n elements. A rectangle begins at its row and column; one that is transposed lies
- * in its tensor as k × m or k × n. With `half` 1 only blocks of 64 × 64 with ⌊n/64⌋ ≤ ⌊(m +
- * diagonal)/64⌋ are computed, with 2 only those with ≥; the others stay as they are.
- */
-export const gemm = defineOp({
+const plain = {
   name: "gemm",
   inputs: { a: "f32[A, D]", b: "f32[B, E]" },
   outputs: { c: "f32[C, F]" },
@@ -66,7 +62,43 @@ export const gemm = defineOp({
       }
     }
   },
+} as const satisfies Op;
+
+/**
+ * c[m, n] = alpha·Σ a[m, k]·b[n, k], added to what is there if `add` is 1, on rectangles of m × k,
+ * n × k and m × n elements. A rectangle begins at its row and column; one that is transposed lies
+ * in its tensor as k × m or k × n. With `half` 1 only blocks of 64 × 64 with ⌊n/64⌋ ≤ ⌊(m +
+ * diagonal)/64⌋ are computed, with 2 only those with ≥; the others stay as they are.
+ */
+export const gemm = defineOp({
+  ...plain,
+  variants: [[0, 0], [0, 1], [1, 0], [1, 1]].flatMap(([a, b]) =>
+    onTiles(plain, {
+      wgsl: `const A_TRANSPOSED = ${a === 1};\nconst B_TRANSPOSED = ${b === 1};\n${vectors}`,
+      fits: (dims, scalars) =>
+        scalars.a_transposed === a && scalars.b_transposed === b && isInVectors(dims, scalars),
+      product: (_dims, scalars) => ({
+        rows: scalars.m ?? 0,
+        columns: scalars.n ?? 0,
+        elements: elementsWanted(scalars),
+      }),
+    })
+  ),
 });
+
+/** Whether every fourth element of the rectangles' rows begins a vector of its tensor. */
+function isInVectors({ D = 0, E = 0, F = 0 }: Dims, scalars: Scalars): boolean {
+  const { a_column = 0, b_column = 0, c_column = 0 } = scalars;
+  return [D, E, F, a_column, b_column, c_column].every((size) => size % 4 === 0);
+}
+
+/** About how many elements of c are on the side of the diagonal that is computed. */
+function elementsWanted({ m = 0, n = 0, half = 0, diagonal = 0 }: Scalars): number {
+  if (half === HALF.all) return m * n;
+  // Rows of a trapezoid, of which none is longer than n.
+  const left = Math.min(n, diagonal + m / 2);
+  return m * (half === HALF.lower ? left : n - left);
+}
 
 /** Whether an element of c is on the side of the diagonal that is computed. */
 export function isWanted(

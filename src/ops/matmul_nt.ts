@@ -1,7 +1,12 @@
 /** Every float linear of a model, and the language model's head: where the time goes. */
 import wgsl from "../../shaders/matmul_nt.wgsl" with { type: "text" };
 import tile from "../../shaders/matmul_tile.wgsl" with { type: "text" };
-import { defineOp, type Dims, type Scalars } from "../op.ts";
+import vectors from "../../shaders/matmul_nt_vectors.wgsl" with { type: "text" };
+import blocks from "../../shaders/matmul_x_y.wgsl" with { type: "text" };
+import f32 from "../../shaders/stored_f32.wgsl" with { type: "text" };
+import half from "../../shaders/stored_half.wgsl" with { type: "text" };
+import { defineOp, type Dims, type Op, type Scalars } from "../op.ts";
+import { onTiles } from "./tiles.ts";
 
 /** Why R columns from `column` do not fit a result of Y columns, or `true`. */
 export function checkColumns({ R = 0, Y = 0 }: Dims, { column = 0 }: Scalars): true | string {
@@ -9,17 +14,14 @@ export function checkColumns({ R = 0, Y = 0 }: Dims, { column = 0 }: Scalars): t
     `R = ${R} columns from ${column} on do not fit in Y = ${Y}`;
 }
 
-/**
- * y[t, column + r] = Σ x[t, c]·w[r, c]: activations times a weight. Other columns of y stay as they
- * are.
- */
-export const matmulNt = defineOp({
+const plain = {
   name: "matmul_nt",
   inputs: { x: "f32[T, C]", w: "f32|bf16|f16[R, C]" },
   outputs: { y: "f32[T, Y]" },
   scalars: { column: "u32" },
   wgsl: wgsl + tile,
   workgroups: ({ T = 0, R = 0 }) => [Math.ceil(R / 64), Math.ceil(T / 64), 1],
+  work: ({ T = 0, R = 0, C = 0 }) => T * R * C,
   check: checkColumns,
   reference({ x, w, y }, { T = 0, R = 0, C = 0, Y = 0 }, { column = 0 }) {
     for (let t = 0; t < T; t++) {
@@ -30,4 +32,19 @@ export const matmulNt = defineOp({
       }
     }
   },
+} as const satisfies Op;
+
+/**
+ * y[t, column + r] = Σ x[t, c]·w[r, c]: activations times a weight. Other columns of y stay as they
+ * are.
+ */
+export const matmulNt = defineOp({
+  ...plain,
+  variants: ([["f32[R, C]", f32], ["bf16|f16[R, C]", half]] as const).flatMap(([w, stored]) =>
+    onTiles({ ...plain, inputs: { ...plain.inputs, w } }, {
+      wgsl: stored + vectors + blocks,
+      fits: ({ C = 0 }) => C > 0 && C % 4 === 0,
+      product: ({ T = 0, R = 0 }) => ({ rows: T, columns: R }),
+    })
+  ),
 });

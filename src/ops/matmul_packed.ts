@@ -1,21 +1,21 @@
 /** A linear of the quantized model without its weight ever being unpacked in memory. */
 import wgsl from "../../shaders/matmul_packed.wgsl" with { type: "text" };
+import vectors from "../../shaders/matmul_packed_vectors.wgsl" with { type: "text" };
 import tile from "../../shaders/matmul_tile.wgsl" with { type: "text" };
-import { defineOp } from "../op.ts";
+import blocks from "../../shaders/matmul_x_y.wgsl" with { type: "text" };
+import { defineOp, type Op } from "../op.ts";
 import { checkColumns } from "./matmul_nt.ts";
+import { onTiles } from "./tiles.ts";
 import { checkPacked, fieldOf } from "./unpack_bits.ts";
 
-/**
- * `matmul_nt` with an integer weight as `pack_bits` packs it: w = (code − zero)·scale, G groups of
- * C/G columns a row.
- */
-export const matmulPacked = defineOp({
+const plain = {
   name: "matmul_packed",
   inputs: { x: "f32[T, C]", w: "u32[R, P]", scale: "f32[R, G]", zero: "i8[R, G]" },
   outputs: { y: "f32[T, Y]" },
   scalars: { bits: "u32", column: "u32" },
   wgsl: wgsl + tile,
   workgroups: ({ T = 0, R = 0 }) => [Math.ceil(R / 64), Math.ceil(T / 64), 1],
+  work: ({ T = 0, R = 0, C = 0 }) => T * R * C,
   check(dims, scalars) {
     const { C = 0, G = 1 } = dims;
     if (C % G !== 0) return `C = ${C} columns do not divide into G = ${G} groups`;
@@ -38,4 +38,17 @@ export const matmulPacked = defineOp({
       }
     }
   },
+} as const satisfies Op;
+
+/**
+ * `matmul_nt` with an integer weight as `pack_bits` packs it: w = (code − zero)·scale, G groups of
+ * C/G columns a row.
+ */
+export const matmulPacked = defineOp({
+  ...plain,
+  variants: onTiles(plain, {
+    wgsl: vectors + blocks,
+    fits: ({ C = 0, G = 1 }) => C > 0 && C / G % 4 === 0,
+    product: ({ T = 0, R = 0 }) => ({ rows: T, columns: R }),
+  }),
 });

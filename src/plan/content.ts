@@ -185,10 +185,10 @@ export function commonDType(decisions: Decisions): FloatDType {
  *
  * @throws {CheckpointError} f16 has no room for a value.
  */
-export function copied(
+export function copied<B extends ArrayBufferLike>(
   { source: { name, dtype }, dtype: to }: Pick<CopyTask, "source" | "dtype">,
-  bytes: Uint8Array<ArrayBuffer>,
-): Uint8Array<ArrayBuffer> {
+  bytes: Uint8Array<B>,
+): Uint8Array<ArrayBuffer | B> {
   if (to === dtype || !isFloat(to) || !isFloat(dtype)) return bytes;
   const values = bytesFrom(to, floatsFrom(dtype, bytes));
   if (to === "f16") checkHalves(values, name);

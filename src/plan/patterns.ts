@@ -2,7 +2,7 @@
  * A recipe's patterns against the names of a checkpoint: one that names nothing is a slip, and is
  * refused with the name that was meant.
  */
-import { closest, distance } from "fastest-levenshtein";
+import defer * as levenshtein from "fastest-levenshtein";
 import { UnsupportedError } from "../errors.ts";
 import { matches, modulePath, type Recipe } from "../recipe.ts";
 import type { TensorSource } from "../source.ts";
@@ -64,8 +64,10 @@ function likeliest(pattern: string, names: readonly string[]): string | undefine
   if (!word) return undefined;
   const words = new Set(names.flatMap((name) => runsOf(modulePath(name))));
   if (words.size === 0) return undefined;
-  const found = closest(word, [...words]);
-  if (distance(word, found) > Math.max(1, Math.floor(word.length / 4))) return undefined;
+  const found = levenshtein.closest(word, [...words]);
+  if (levenshtein.distance(word, found) > Math.max(1, Math.floor(word.length / 4))) {
+    return undefined;
+  }
   const any = isExpression ? "re:.*" : "*";
   return [pattern.replace(word, found), any + found, `${any}${found}${isExpression ? "" : "*"}`]
     .find((candidate) => names.some((name) => matches(candidate, name)));

@@ -2,7 +2,7 @@
  * The model card: a `README.md` that says what a checkpoint was made of, how, and how it fared.
  * Front matter for the Hub's search and licence display, then prose. Only what is known is said.
  */
-import { stringify } from "yaml";
+import defer * as yaml from "yaml";
 import type { Score } from "../evaluator.ts";
 import type { Verdict } from "../format.ts";
 import { code, fenced, hubLink, oneLine, table } from "./markdown.ts";
@@ -107,7 +107,7 @@ function frontMatter(facts: CardFacts): string {
     ...card?.gate,
     tags: tagsOf(facts),
   };
-  return yaml(
+  return yamlText(
     Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)),
   );
 }
@@ -116,8 +116,8 @@ function frontMatter(facts: CardFacts): string {
  * YAML that YAML 1.1 parsers (Python's) and 1.2 parsers (JavaScript's) read alike: `no` is a
  * language, not false.
  */
-function yaml(value: unknown): string {
-  return stringify(value, { version: "1.1", lineWidth: 0 });
+function yamlText(value: unknown): string {
+  return yaml.stringify(value, { version: "1.1", lineWidth: 0 });
 }
 
 function tagsOf({ format, schemes = [], loaders = [], base }: CardFacts): string[] {
@@ -163,7 +163,7 @@ function making(facts: CardFacts): string {
   ];
   const parts = [
     ...(command === undefined ? [] : [fenced(command, "sh")]),
-    ...(recipe === undefined ? [] : [`The recipe:\n\n${fenced(yaml(recipe), "yaml")}`]),
+    ...(recipe === undefined ? [] : [`The recipe:\n\n${fenced(yamlText(recipe), "yaml")}`]),
     ...(rows.length === 0 ? [] : [table(["made with", ""], rows)]),
   ];
   return parts.length === 0 ? "" : `## How it was made\n\n${parts.join("\n\n")}`;

@@ -2,7 +2,6 @@
  * A run's report as three files: `report.json` for programs, `report.csv` for spreadsheets,
  * `report.html` for people. Nothing is written here.
  */
-import { stringify } from "csv-stringify/sync";
 import { escapeControls } from "../errors.ts";
 import { plainNumbers } from "../json.ts";
 import { METRICS } from "../metrics/mod.ts";
@@ -31,7 +30,7 @@ export async function makeReport(
   const document = reportDocument(plan, run, created);
   return {
     "report.json": reportJson(document),
-    "report.csv": reportCsv(document),
+    "report.csv": await reportCsv(document),
     "report.html": await reportPage(document),
   };
 }
@@ -55,7 +54,8 @@ export function reportJson(document: ReportDocument): string {
  * A row for each weight (RFC 4180), numbers in full. A name that a spreadsheet would run as a
  * formula gets an apostrophe.
  */
-export function reportCsv({ weights }: ReportDocument): string {
+export async function reportCsv({ weights }: ReportDocument): Promise<string> {
+  const { stringify } = await import("csv-stringify/sync");
   const rows = weights.map(({ distribution: _, metrics, name, ...weight }) => {
     const cells: Readonly<Record<string, unknown>> = { weight: name, ...weight, ...metrics };
     return CSV_COLUMNS.map((column) => csvCell(cells[column]));

@@ -1,11 +1,15 @@
 /**
- * Slices of a plan's tensors in the order they are needed, read while the ones before are computed.
+ * Slices of a plan's tensors in the order they are needed, read while the ones before are computed:
+ * those of weights into the device's own memory, where it is the host's too.
  */
+import type { Backend, Tensor } from "../backend.ts";
+import { DeviceError } from "../errors.ts";
 import { matrixReader } from "../graph/matrix_reader.ts";
 import { COPY_BYTES, READ_AHEAD_BYTES } from "../limits.ts";
-import type { TensorTask } from "../plan/tasks.ts";
+import type { DeviceDType } from "../op.ts";
+import type { QuantizeTask, TensorTask } from "../plan/tasks.ts";
 import type { Rows, TensorSource } from "../source.ts";
-import { byteLength, elementCount, type TensorInfo } from "../tensor.ts";
+import { byteLength, elementCount, matrixShape, type TensorInfo } from "../tensor.ts";
 import type { Trace } from "../trace.ts";
 
 /** A read that the run will make. */
@@ -38,23 +42,55 @@ export function readsOf(task: TensorTask): Read[] {
   });
 }
 
-/** Reads slices in the order of the plan, ahead of the computation. */
-export class ReadAhead {
-  readonly #read: (read: Read) => Promise<Uint8Array<ArrayBuffer>>;
+/** A slice that was read. Dispose of it to free what it holds on the device. */
+export interface Slice extends Disposable {
+  readonly bytes: Uint8Array;
+  /** What they are the bytes of: [rows, C] on the device; absent: they are the host's alone. */
+  readonly tensor?: Tensor;
+}
+
+interface Pending {
+  readonly read: Read;
+  readonly tensor: Tensor | undefined;
+  readonly bytes: Promise<Uint8Array>;
+}
+
+/**
+ * Reads slices in the order of the plan, ahead of the computation. Dispose of it before the device:
+ * reads may be on their way into its memory.
+ */
+export class ReadAhead implements AsyncDisposable {
+  readonly #read: (read: Read, into: Uint8Array | undefined) => Promise<Uint8Array>;
+  readonly #backend: Backend;
   readonly #reads: ReadonlyMap<TensorTask, readonly Read[]>;
   readonly #queue: Iterator<Read>;
   readonly #trace: Trace;
-  readonly #pending: { readonly read: Read; readonly bytes: Promise<Uint8Array<ArrayBuffer>> }[] =
-    [];
+  readonly #pending: Pending[] = [];
   #pendingBytes = 0;
 
-  constructor(source: TensorSource, tasks: readonly TensorTask[], trace: Trace) {
+  constructor(
+    tasks: readonly TensorTask[],
+    { source, backend, trace }: {
+      readonly source: TensorSource;
+      readonly backend: Backend;
+      readonly trace: Trace;
+    },
+  ) {
     const readMatrix = matrixReader(
       (name, rows) => source.read(name, rows),
       (name) => source.tensors.get(name)!,
     );
-    this.#read = ({ task, rows }) =>
-      task.kind === "quantize" ? readMatrix(task.at, rows) : source.read(task.name, rows);
+    this.#read = async ({ task, rows }, into) => {
+      const bytes = task.kind !== "quantize"
+        ? await source.read(task.name, rows)
+        : isTurned(task)
+        ? await readMatrix(task.at, rows)
+        : await source.read(task.at.of, rows, into);
+      if (!into || bytes === into) return bytes;
+      into.set(bytes);
+      return into;
+    };
+    this.#backend = backend;
     this.#trace = trace;
     this.#reads = new Map(tasks.map((task) => [task, readsOf(task)]));
     this.#queue = [...this.#reads.values()].flat().values();
@@ -66,14 +102,26 @@ export class ReadAhead {
     return this.#reads.get(task) ?? [];
   }
 
-  /** The bytes of the next slice of the plan. */
-  async next(): Promise<Uint8Array<ArrayBuffer>> {
-    const first = this.#pending.shift();
+  /** The next slice of the plan. */
+  async next(): Promise<Slice> {
+    const [first] = this.#pending;
     if (!first) throw new RangeError("Cannot read ahead: every slice of the plan has been read");
     const bytes = await first.bytes;
-    this.#pendingBytes -= first.read.bytes;
+    const { read, tensor } = first;
+    this.#pending.shift();
+    this.#pendingBytes -= read.bytes;
     this.#fill();
-    return bytes;
+    return {
+      bytes,
+      ...(tensor ? { tensor } : {}),
+      [Symbol.dispose]: () => tensor?.[Symbol.dispose](),
+    };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.allSettled(this.#pending.map(({ bytes }) => bytes));
+    for (const { tensor } of this.#pending) tensor?.[Symbol.dispose]();
+    this.#pending.length = 0;
   }
 
   /** Start reads until enough is under way; always one. */
@@ -81,12 +129,33 @@ export class ReadAhead {
     while (this.#pending.length === 0 || this.#pendingBytes < READ_AHEAD_BYTES) {
       const { value: read, done } = this.#queue.next();
       if (done) return;
-      const bytes = this.#trace.transfer("read", read.bytes, () => this.#read(read));
+      const tensor = this.#place(read);
+      const into = tensor && this.#backend.shared?.(tensor);
+      const bytes = this.#trace.transfer("read", read.bytes, () => this.#read(read, into));
       // A failed read is reported by the `next` that asks for it; a run that stops first must not
       // leave it unhandled.
       bytes.catch(() => {});
-      this.#pending.push({ read, bytes });
+      this.#pending.push({ read, tensor, bytes });
       this.#pendingBytes += read.bytes;
     }
   }
+
+  /** Where a slice of a weight is read to; a device that has no room left gets it when it has. */
+  #place({ task, rows }: Read): Tensor | undefined {
+    if (task.kind !== "quantize" || !this.#backend.shared) return undefined;
+    const { dtype, shape } = task.weight;
+    const [height, columns] = matrixShape(shape);
+    const count = rows ? rows.to - rows.from : height;
+    try {
+      return this.#backend.alloc(dtype as DeviceDType, [count, columns]);
+    } catch (error) {
+      if (!(error instanceof DeviceError && error.kind === "memory")) throw error;
+      return undefined;
+    }
+  }
+}
+
+/** Whether a weight does not lie in its tensor as rows of it. */
+function isTurned({ at }: QuantizeTask): boolean {
+  return at.index !== undefined || at.transposed === true;
 }

@@ -85,9 +85,14 @@ export async function openFolderSink(
       }
       const place = join(root, name);
       await makeStaged(disk, dirname(place), folders);
-      const file = new FolderFile(name, bytes, await disk.create(place, bytes), () => {
-        open.delete(file);
-      });
+      const file = new FolderFile(
+        name,
+        bytes,
+        await disk.create(place, bytes, { lasting: true }),
+        () => {
+          open.delete(file);
+        },
+      );
       open.add(file);
       return file;
     },

@@ -219,9 +219,9 @@ async function openFiles(
       await using reader = await disk.open(path);
       return new TextDecoder().decode(await reader.read(0, found.size));
     },
-    read(name, rows) {
+    read(name, rows, into) {
       const { file, begin, end } = locate(name, rows);
-      return readers.get(file)!.read(begin, end);
+      return readers.get(file)!.read(begin, end, into);
     },
     async readFile(path) {
       const info = files.get(path);

@@ -20,9 +20,9 @@ export function readingDoubles<S extends TensorSource>(source: S): S {
   return {
     ...source,
     tensors,
-    async read(name, rows) {
+    async read(name, rows, into) {
+      if (!doubles.has(name)) return await source.read(name, rows, into);
       const bytes = await source.read(name, rows);
-      if (!doubles.has(name)) return bytes;
       return new Uint8Array(Float32Array.from(new Float64Array(bytes.slice().buffer)).buffer);
     },
   };

@@ -100,9 +100,9 @@ export async function openHub(
     label,
     bufferBytes: downloads * BUFFER_BYTES,
     id: `${pinned.id}@${pinned.commit}`,
-    async read(name, rows) {
+    async read(name, rows, into) {
       const { file, begin, end } = source.locate(name, rows);
-      return await staging.read(file, { begin, end });
+      return await staging.read(file, { begin, end }, into);
     },
     schedule(order) {
       staging.schedule(order.map(({ name, rows }) => source.locate(name, rows)));

@@ -9,6 +9,12 @@ import type { Disk, DiskReader } from "../io/disk.ts";
 /** Bytes that are written to disk, or read from it to be hashed, at once. */
 export const BATCH = 2 * 2 ** 20;
 
+/**
+ * Batches that are on their way to the disk at once: on a busy machine each of them waits for a
+ * turn, and the network would wait with it.
+ */
+const WRITES = 4;
+
 /** A copy of a file. */
 export class Copy {
   readonly path: string;
@@ -39,8 +45,11 @@ export class Copy {
     return this.#settled && !this.#fault && this.#reading === 0;
   }
 
-  /** Bytes of it, as soon as they are there. */
-  async read({ begin, end }: Span): Promise<Uint8Array<ArrayBuffer>> {
+  /** Bytes of it, as soon as they are there; see `DiskReader.read`. */
+  async read<B extends ArrayBufferLike = ArrayBuffer>(
+    { begin, end }: Span,
+    into?: Uint8Array<B>,
+  ): Promise<Uint8Array<ArrayBuffer | B>> {
     this.#reading++;
     try {
       while (this.#available < end && !this.#fault) {
@@ -49,7 +58,7 @@ export class Copy {
       if (this.#fault) throw this.#fault.error;
       this.#served = true;
       this.#reader ??= this.#disk.open(this.path, { growing: true });
-      return await (await this.#reader).read(begin, end);
+      return await (await this.#reader).read(begin, end, into);
     } finally {
       if (--this.#reading === 0) this.#quiet?.();
     }
@@ -68,18 +77,25 @@ export class Copy {
   async fill(size: number, chunks: AsyncIterable<Uint8Array<ArrayBuffer>>): Promise<void> {
     await using writer = await this.#disk.create(this.path, size);
     let offset = 0;
-    let writing = Promise.resolve();
-    for await (const bytes of batches(chunks)) {
+    const free: Uint8Array<ArrayBuffer>[] = [];
+    const writes: Promise<void>[] = [];
+    const write = async (bytes: Uint8Array<ArrayBuffer>, before: Promise<void> | undefined) => {
       const begin = offset;
       offset += bytes.length;
-      // The next bytes are received while these are written.
-      await writing;
-      writing = writer.write(begin, bytes).then(() => this.#arrived(begin + bytes.length));
+      await Promise.all([writer.write(begin, bytes), before]);
+      this.#arrived(begin + bytes.length);
+      if (bytes.length === BATCH) free.push(bytes);
+    };
+    for await (const bytes of batches(chunks, () => free.pop() ?? new Uint8Array(BATCH))) {
+      const writing = write(bytes, writes.at(-1));
       // A failed write is reported by the wait for it; a transfer that fails first must not leave
       // it unhandled.
       writing.catch(() => {});
+      writes.push(writing);
+      // The next bytes are received while these are written.
+      if (writes.length > WRITES) await writes.shift();
     }
-    await writing;
+    await Promise.all(writes);
   }
 
   /** Throw away what has come, to begin again. Nothing may have been given out. */
@@ -112,11 +128,12 @@ export class Copy {
   }
 }
 
-/** The same bytes in pieces that are worth a write. */
+/** The same bytes in pieces that are worth a write, of `BATCH` bytes each but the last. */
 async function* batches(
   chunks: AsyncIterable<Uint8Array<ArrayBuffer>>,
+  room: () => Uint8Array<ArrayBuffer>,
 ): AsyncGenerator<Uint8Array<ArrayBuffer>, void, undefined> {
-  let batch = new Uint8Array(BATCH), filled = 0;
+  let batch = room(), filled = 0;
   for await (const chunk of chunks) {
     for (let taken = 0; taken < chunk.length;) {
       const part = chunk.subarray(taken, taken + batch.length - filled);
@@ -126,7 +143,7 @@ async function* batches(
       if (filled < batch.length) continue;
       yield batch;
       filled = 0;
-      batch = new Uint8Array(BATCH);
+      batch = room();
     }
   }
   if (filled > 0) yield batch.subarray(0, filled);

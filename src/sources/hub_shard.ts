@@ -107,19 +107,28 @@ export class Shard {
     this.#head = undefined;
   }
 
-  /** Bytes, by the shortest way that there is. */
-  async read(span: Span): Promise<Uint8Array<ArrayBuffer>> {
+  /** Bytes, by the shortest way that there is; see `DiskReader.read`. */
+  async read<B extends ArrayBufferLike = ArrayBuffer>(
+    span: Span,
+    into?: Uint8Array<B>,
+  ): Promise<Uint8Array<ArrayBuffer | B>> {
     if (span.begin === span.end) return new Uint8Array();
-    if (this.isCached) return await this.#readCached(span);
-    return this.#copy ? await this.#copy.read(span) : await this.#readRange(span);
+    if (this.isCached) return await this.#readCached(span, into);
+    return this.#copy ? await this.#copy.read(span, into) : await this.#readRange(span, into);
   }
 
-  async #readCached({ begin, end }: Span): Promise<Uint8Array<ArrayBuffer>> {
+  async #readCached<B extends ArrayBufferLike = ArrayBuffer>(
+    { begin, end }: Span,
+    into?: Uint8Array<B>,
+  ): Promise<Uint8Array<ArrayBuffer | B>> {
     this.#cachedReader ??= this.#context.disk.open(this.#cached!);
-    return await (await this.#cachedReader).read(begin, end);
+    return await (await this.#cachedReader).read(begin, end, into);
   }
 
-  async #readRange(span: Span): Promise<Uint8Array<ArrayBuffer>> {
+  async #readRange<B extends ArrayBufferLike = ArrayBuffer>(
+    span: Span,
+    into?: Uint8Array<B>,
+  ): Promise<Uint8Array<ArrayBuffer | B>> {
     const { client, signal } = this.#context;
     const { promise, resolve } = Promise.withResolvers<string | undefined>();
     const known = this.#known.get(keyOf(span));
@@ -128,7 +137,7 @@ export class Shard {
     let digest: string | undefined;
     try {
       for (let again = false;; again = true) {
-        const bytes = await client.read(this.file, { ...span, signal });
+        const bytes = await client.read(this.file, { ...span, signal, into });
         if (this.#checkable) digest = sha256(bytes);
         if (known === undefined || known === digest) return bytes;
         if (again) {

@@ -77,13 +77,17 @@ export class Staging implements AsyncDisposable {
     this.#goOn();
   }
 
-  /** Bytes of a file. */
-  async read(file: string, span: Span): Promise<Uint8Array<ArrayBuffer>> {
+  /** Bytes of a file; see `DiskReader.read`. */
+  async read<B extends ArrayBufferLike = ArrayBuffer>(
+    file: string,
+    span: Span,
+    into?: Uint8Array<B>,
+  ): Promise<Uint8Array<ArrayBuffer | B>> {
     const shard = this.#shards.get(file)!;
     if (this.#fault) throw this.#fault.error;
     if (this.#isWanted(shard)) await this.#inTurn(() => this.#admit(shard));
     if (!this.#uses && !shard.isCached) this.#warn([shard.file]);
-    const bytes = await shard.read(span);
+    const bytes = await shard.read(span, into);
     this.#uses?.consume({ file, ...span });
     if (this.#uses?.left(file) === 0) this.#goOn();
     return bytes;

@@ -2,7 +2,7 @@
  * Reading the front matter of a base model's card, which is anybody's text: what cannot be read is
  * left out, and nothing is thrown.
  */
-import { isMap, isScalar, isSeq, parseDocument } from "yaml";
+import defer * as yaml from "yaml";
 
 /** What of a base model's card travels along. Absent: the card does not say it. */
 export interface SourceCard {
@@ -40,7 +40,7 @@ export function readSourceCard(text: string): SourceCard {
   if (!/^---\s*$/.test(lines[0] ?? "") || end < 0) return nothing;
   // Reports faults as a list, bombs of brackets and aliases too; the nodes it could make of the
   // rest are there.
-  const { contents } = parseDocument(lines.slice(1, end).join("\n"), {
+  const { contents } = yaml.parseDocument(lines.slice(1, end).join("\n"), {
     uniqueKeys: false,
     logLevel: "silent",
   });
@@ -67,7 +67,7 @@ export function readSourceCard(text: string): SourceCard {
 
 /** A node without aliases, tags and anything deeper than a card needs. */
 function plainOf(node: unknown, depth: number): Plain {
-  if (isScalar(node)) {
+  if (yaml.isScalar(node)) {
     const { value, source } = node;
     if (typeof value === "string" || typeof value === "number" || typeof value === "boolean") {
       return value;
@@ -75,11 +75,11 @@ function plainOf(node: unknown, depth: number): Plain {
     return value === null || source === undefined ? null : source;
   }
   if (depth > 6) return null;
-  if (isSeq(node)) return node.items.map((item) => plainOf(item, depth + 1));
-  if (!isMap(node)) return null;
+  if (yaml.isSeq(node)) return node.items.map((item) => plainOf(item, depth + 1));
+  if (!yaml.isMap(node)) return null;
   return Object.fromEntries(
     node.items.flatMap(({ key, value }) =>
-      isScalar(key) ? [[String(key.value), plainOf(value, depth + 1)] as const] : []
+      yaml.isScalar(key) ? [[String(key.value), plainOf(value, depth + 1)] as const] : []
     ),
   );
 }

@@ -3,7 +3,7 @@
  * tenth elsewhere, JSON lines, a log with the time of day. Each is a {@linkcode View}; several may
  * watch one run.
  */
-import cliProgress from "cli-progress";
+import defer * as cliProgress from "cli-progress";
 import { styleText } from "node:util";
 import type { TextStream } from "./command.ts";
 import type { Event, Reporter } from "../report.ts";
@@ -78,7 +78,7 @@ interface Bar {
   update(value: number, payload: Readonly<Record<string, string>>): void;
   stop(): void;
 }
-const SingleBar = cliProgress.SingleBar as new (options: Readonly<Record<string, unknown>>) => Bar;
+type BarClass = new (options: Readonly<Record<string, unknown>>) => Bar;
 
 /** A bar in the last line of a terminal, gone when it is done. */
 export function barView(
@@ -92,6 +92,7 @@ export function barView(
   // width.
   const width = Math.max(10, Math.min(30, err.columns - 50));
   const room = Math.max(0, err.columns - width - 34);
+  const SingleBar = cliProgress.default.SingleBar as BarClass;
   const bar = new SingleBar({
     stream: { write: (text: string) => err.write(text), isTTY: true, columns: err.columns },
     format: `${paint("{bar}")} {percentage}% {place} {time}`,

@@ -1,7 +1,6 @@
 /**
  * Results as tables for a person: a finished run, scores, metrics, an inspection, a verification.
  */
-import { stringify } from "csv-stringify/sync";
 import type { Score } from "../evaluator.ts";
 import type { Inspection } from "../inspect.ts";
 import { METRICS } from "../metrics/mod.ts";
@@ -138,7 +137,8 @@ export function showTensors(tensors: readonly TensorReport[]): string {
  * The same as CSV (RFC 4180), numbers in full. A name that a spreadsheet would run as a formula
  * gets an apostrophe.
  */
-export function tensorsCsv(tensors: readonly TensorReport[]): string {
+export async function tensorsCsv(tensors: readonly TensorReport[]): Promise<string> {
+  const { stringify } = await import("csv-stringify/sync");
   return stringify(
     tensors.map(({ name, scheme, bitsPerWeight, metrics }) => [
       visible(name),

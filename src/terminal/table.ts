@@ -1,5 +1,5 @@
 /** Tables of text: columns apart by two spaces, no lines, so that they can be cut and searched. */
-import CliTable from "cli-table3";
+import defer * as cliTable from "cli-table3";
 
 /** One column. */
 export interface Column {
@@ -31,7 +31,7 @@ function render(
   rows: readonly (readonly string[])[],
   options: { head?: string[]; colAligns?: ("left" | "right")[] },
 ): string {
-  const grid = new CliTable({
+  const grid = new cliTable.default({
     ...options,
     chars: { ...NO_LINES, middle: "  " },
     style: { head: [], border: [], "padding-left": 0, "padding-right": 0 },

@@ -67,12 +67,14 @@ export async function run(rounds = 5): Promise<Ratio[]> {
         },
       },
       { name: "int4 g64", work, turn: () => quantize("W4A16", 64) },
+      { name: "int4 g128", work, turn: () => quantize("W4A16", 128) },
       { name: "nf4", work, turn: () => quantize("NF4") },
     ], { rounds });
     const [copy, ...others] = rates;
     return others.map(({ name, rate }) => ({
       what: `${name}, file to file / copying the file`,
       ratio: rate / copy!.rate,
+      goal: 0.9,
       detail: `${rate.toFixed(2)} against ${copy!.rate.toFixed(2)} GB/s`,
     }));
   } finally {

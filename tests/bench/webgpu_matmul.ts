@@ -1,214 +1,278 @@
 // deno-lint-ignore-file no-console
 /**
- * The shipped WGSL matrix product against the best of a sweep over its own kind on this adapter:
- * tile sizes, lanes and depths, with and without workgroup memory. The goal for one fixed default
- * is 0.75 of each adapter's best.
+ * The WGSL kernels of the matrix products and of attention side by side: the plain one and each variant, in TFLOP/s,
+ * at the sizes of a large model on a GPU, at small ones on a software adapter. The ratio is of the
+ * kernel that a run takes to the fastest of them; SLUICE_PEERS_PYTHON names a Python whose torch,
+ * if it has CUDA, gives the float32 rate of the same card in the same run.
  */
-import matmulHead from "../../shaders/matmul_nt.wgsl" with { type: "text" };
-import { openWebgpu } from "../../src/backends/webgpu/mod.ts";
+import type { Tensor } from "../../src/backend.ts";
+import { openWebgpu, type WebgpuBackend } from "../../src/backends/webgpu/mod.ts";
 import { DeviceError } from "../../src/errors.ts";
-import type { Op } from "../../src/op.ts";
-import { matmulNt } from "../../src/ops/mod.ts";
+import {
+  argumentsOf,
+  bindDims,
+  chosenVariant,
+  type DeviceDType,
+  fittingVariants,
+  type Op,
+  type Scalars,
+} from "../../src/op.ts";
+import { attention, gemm, matmulNt, matmulPacked } from "../../src/ops/mod.ts";
+import { byteLength } from "../../src/tensor.ts";
 import { compare, formatRatio, type Ratio } from "./measure.ts";
 
-/**
- * A kernel of the sweep: a lane computes `rows` × `columns` elements, a workgroup has `down` ×
- * `across` lanes.
- */
-interface Variant {
-  readonly rows: number;
-  readonly columns: number;
-  readonly down: number;
-  readonly across: number;
-  /** Columns of C held in workgroup memory at a time; 0: lanes read global memory. */
-  readonly depth: number;
+/** One product: a call, and the multiply-adds in it. */
+interface Product {
+  readonly what: string;
+  readonly op: Op;
+  readonly tensors: Readonly<Record<string, readonly [dtype: DeviceDType, shape: number[]]>>;
+  readonly scalars: Scalars;
+  readonly work: number;
+  /** T, C, R of a product that torch is asked for, too. */
+  readonly torch?: readonly [number, number, number];
 }
 
-const SWEEP: readonly Variant[] = [
-  { rows: 8, columns: 8, down: 8, across: 8, depth: 8 },
-  { rows: 8, columns: 8, down: 8, across: 8, depth: 16 },
-  { rows: 8, columns: 8, down: 8, across: 8, depth: 32 },
-  { rows: 8, columns: 8, down: 16, across: 16, depth: 8 },
-  { rows: 8, columns: 4, down: 8, across: 8, depth: 16 },
-  { rows: 4, columns: 4, down: 8, across: 8, depth: 16 },
-  { rows: 4, columns: 4, down: 16, across: 16, depth: 16 },
-  { rows: 8, columns: 8, down: 8, across: 8, depth: 0 },
-  { rows: 8, columns: 8, down: 8, across: 4, depth: 0 },
-  { rows: 8, columns: 4, down: 8, across: 8, depth: 0 },
-  { rows: 4, columns: 8, down: 8, across: 8, depth: 0 },
-];
-
-function range(count: number): number[] {
-  return Array.from({ length: count }, (_, i) => i);
-}
-
-function lines<T>(items: readonly T[], line: (item: T) => string): string {
-  return items.map(line).join("\n");
-}
-
-/** `matmul_nt` by another kernel. */
-function opOf(variant: Variant): Op {
-  const { rows, columns, down, across, depth } = variant;
-  const [height, width] = [rows * down, columns * across];
+function floatProduct(dtype: "f32" | "bf16" | "f16", [T, C, R]: [number, number, number]): Product {
   return {
-    ...matmulNt,
-    name: `${rows}x${columns} lanes ${down}x${across} ${depth ? `depth ${depth}` : "direct"}`,
-    workgroups: ({ T = 0, R = 0 }) => [Math.ceil(R / width), Math.ceil(T / height), 1],
-    wgsl: matmulHead + (depth ? sharedKernel(variant) : directKernel(variant)),
+    what: `matmul_nt ${dtype}, T×R = ${T}×${R}, C = ${C}`,
+    op: matmulNt,
+    tensors: { x: ["f32", [T, C]], w: [dtype, [R, C]], y: ["f32", [T, R]] },
+    scalars: { column: 0 },
+    work: T * R * C,
+    ...(dtype === "bf16" ? { torch: [T, C, R] } : {}),
   };
 }
 
-/**
- * Registers of a lane, their update from row values `a0…` and column vectors `b0…`, and their
- * store.
- */
-function registers({ rows, columns }: Variant) {
-  const all = range(rows).flatMap((i) => range(columns / 4).map((j) => ({ i, j })));
+function packedProduct(bits: number, [T, C, R]: [number, number, number]): Product {
   return {
-    declare: lines(all, ({ i, j }) => `var s${i}_${j} = vec4(0.0);`),
-    update: (row: (i: number) => string) =>
-      lines(all, ({ i, j }) => `s${i}_${j} += ${row(i)} * b${j};`),
-    store: (t: (i: number) => string, r: (j: number) => string) =>
-      lines(all, ({ i, j }) => `put_four(${t(i)}, ${r(j)}, s${i}_${j});`),
+    what: `matmul_packed ${bits} bits, T×R = ${T}×${R}, C = ${C}`,
+    op: matmulPacked,
+    tensors: {
+      x: ["f32", [T, C]],
+      w: ["u32", [R, C * bits / 32]],
+      scale: ["f32", [R, C / 64]],
+      zero: ["i8", [R, C / 64]],
+      y: ["f32", [T, R]],
+    },
+    scalars: { bits, column: 0 },
+    work: T * R * C,
   };
 }
 
-const PUT_FOUR = `
-fn put_four(t: u32, r: u32, values: vec4<f32>) {
-  if t >= args.T { return; }
-  for (var k = 0u; k < min(4u, args.R - min(r, args.R)); k++) { put(t, r + k, values[k]); }
-}`;
+/** What calibration asks of gemm: Gram matrices, products with them, GPTQ's updates. */
+function rectangles(
+  what: string,
+  [m, n, k]: readonly [number, number, number],
+  given: { a_transposed?: 0 | 1; b_transposed?: 0 | 1; half?: 0 | 1 },
+): Product {
+  const { a_transposed = 0, b_transposed = 0, half = 0 } = given;
+  const shape = (rows: number, turned: number) => turned ? [k, rows] : [rows, k];
+  return {
+    what: `${what}, ${m}×${n}, k = ${k}`,
+    op: gemm,
+    tensors: {
+      a: ["f32", shape(m, a_transposed)],
+      b: ["f32", shape(n, b_transposed)],
+      c: ["f32", [m, n]],
+    },
+    scalars: {
+      ...{ m, n, k, a_row: 0, a_column: 0, a_transposed, b_row: 0, b_column: 0, b_transposed },
+      ...{ c_row: 0, c_column: 0, add: 1, half, diagonal: 0, alpha: 1 },
+    },
+    work: m * n * k / (half ? 2 : 1),
+  };
+}
 
-/** Tiles of both operands in workgroup memory, four rows to a vector, as in matmul_tile.wgsl. */
-function sharedKernel(variant: Variant): string {
-  const { rows, columns, down, across, depth } = variant;
-  const lanes = down * across;
-  const [pitchX, pitchW] = [rows * down / 4 + 1, columns * across / 4 + 1];
-  const { declare, update, store } = registers(variant);
-  const load = (array: string, { pitch, from, last, at }: Record<string, string | number>) => `
-    for (var four = lane / ${depth}u; four < ${pitch}u - 1u; four += ${lanes / depth}u) {
-      let i = min(vec4(${from} + four * 4u) + vec4(0u, 1u, 2u, 3u), vec4(${last} - 1u));
-      let values = vec4(${at}(i.x, column), ${at}(i.y, column), ${at}(i.z, column), ${at}(i.w, column));
-      ${array}[lane % ${depth}u * ${pitch}u + four] = select(vec4(0.0), values, inside);
-    }`;
-  return `${PUT_FOUR}
-var<workgroup> xs: array<vec4<f32>, ${depth * pitchX}>;
-var<workgroup> ws: array<vec4<f32>, ${depth * pitchW}>;
-@compute @workgroup_size(${lanes})
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  let ty = lane / ${across}u;
-  let tx = lane % ${across}u;
-  let t0 = group.y * ${rows * down}u;
-  let r0 = group.x * ${columns * across}u;
-  ${declare}
-  for (var c = 0u; c < args.C; c += ${depth}u) {
-    let column = min(c + lane % ${depth}u, args.C - 1u);
-    let inside = c + lane % ${depth}u < args.C;
-    ${load("xs", { pitch: pitchX, from: "t0", last: "args.T", at: "x_at" })}
-    ${load("ws", { pitch: pitchW, from: "r0", last: "args.R", at: "w_at" })}
-    workgroupBarrier();
-    for (var k = 0u; k < ${depth}u; k++) {
-      ${lines(range(rows / 4), (i) => `let a${i} = xs[k * ${pitchX}u + ${i * down}u + ty];`)}
-      ${lines(range(columns / 4), (j) => `let b${j} = ws[k * ${pitchW}u + ${j * across}u + tx];`)}
-      ${update((i) => `a${i >> 2}.${"xyzw"[i & 3]}`)}
+/** Causal attention of one window: half of the scores count. */
+function attend(T: number, [heads, shared, d]: readonly [number, number, number]): Product {
+  return {
+    what: `attention of ${T} tokens, ${heads} heads of ${d} that share ${shared}`,
+    op: attention,
+    tensors: {
+      q: ["f32", [T, heads * d]],
+      k: ["f32", [T, shared * d]],
+      v: ["f32", [T, shared * d]],
+      bias: ["f32", [1, 1]],
+      o: ["f32", [T, heads * d]],
+    },
+    scalars: { head_dim: d, window: 0, scale: d ** -0.5, cap: 0, biased: 0 },
+    work: heads * T * T * d,
+  };
+}
+
+function productsOf({ software }: WebgpuBackend): Product[] {
+  const C = software ? 256 : 4096;
+  const sizes = software
+    ? [[128, 256], [256, 384]]
+    : [[512, 4096], [2048, 4096], [2048, 14336], [8192, 14336]];
+  const tokens = software ? [128] : [512, 2048, 8192];
+  return [
+    ...sizes.flatMap(([T = 0, R = 0]) => [
+      ...(["bf16", "f16", "f32"] as const).map((dtype) => floatProduct(dtype, [T, C, R])),
+      ...[4, 3].map((bits) => packedProduct(bits, [T, C, R])),
+    ]),
+    ...tokens.map((T) =>
+      rectangles("Gram, half of it", [C, C, T], { a_transposed: 1, b_transposed: 1, half: 1 })
+    ),
+    rectangles("a·b", [C, C, C], { b_transposed: 1 }),
+    rectangles("a·bᵀ", [C, C, C], {}),
+    rectangles("GPTQ's update of 128 columns", [C, 128, C / 2], {}),
+    ...(software ? [64] : [512, 2048]).flatMap((T) => [
+      attend(T, [32, 8, software ? 16 : 128]),
+      attend(T, [9, 3, 64]),
+    ]),
+  ];
+}
+
+/** Bytes that look like noise, but for floats whose exponents are in the middle. */
+function fill(backend: WebgpuBackend, tensor: Tensor): void {
+  const bytes = new Uint8Array(byteLength(tensor));
+  const words = new Uint32Array(bytes.buffer, 0, bytes.length >> 2);
+  let state = 1;
+  const next = () => state = Math.imul(state, 1664525) + 1013904223 | 0;
+  // Signs and fractions of a noise, and exponents of 2^-8 to 2^-1.
+  const masks: Partial<Record<DeviceDType, readonly [and: number, or: number]>> = {
+    f32: [0x83ffffff, 0x3c000000],
+    bf16: [0x83ff83ff, 0x3c003c00],
+    f16: [0x9fff9fff, 0x20002000],
+  };
+  const [and, or] = masks[tensor.dtype as DeviceDType] ?? [0xffffffff, 0];
+  for (let i = 0; i < words.length; i++) words[i] = next() & and | or;
+  backend.write(tensor, bytes);
+}
+
+/** TFLOP/s of every kernel that computes a product, the plain one first. */
+async function measure(
+  backend: WebgpuBackend,
+  { what, op, tensors: given, scalars, work }: Product,
+  rounds: number,
+): Promise<Ratio & { readonly rate: number }> {
+  using scope = backend.scope();
+  const tensors = Object.fromEntries(
+    Object.entries(given).map(([name, [dtype, shape]]) => [name, scope.alloc(dtype, shape)]),
+  );
+  const names = argumentsOf(op).map(([name]) => name);
+  const call = {
+    dims: bindDims(op, tensors, scalars),
+    scalars,
+    dtypes: names.map((name) => tensors[name]!.dtype),
+  };
+  const kernels = [
+    { ...op, name: "plain", variants: [] },
+    ...fittingVariants(op, call).map(({ op }) => op),
+  ];
+  const output = tensors[names.at(-1)!]!;
+  for (const name of names.slice(0, -1)) fill(backend, tensors[name]!);
+
+  // Every kernel must agree with the plain one, or its rate means nothing.
+  let right: Float32Array | undefined;
+  for (const kernel of kernels) {
+    backend.write(output, new Uint8Array(byteLength(output)));
+    backend.run(kernel, tensors, scalars);
+    const [bytes] = await backend.read(output);
+    const got = new Float32Array(bytes!.buffer);
+    right ??= got;
+    const size = Math.sqrt(right.reduce((sum, value) => sum + value * value, 0) / right.length);
+    const wrong = got.findIndex((value, i) => !(Math.abs(value - right![i]!) <= 1e-3 * size));
+    if (wrong >= 0) {
+      throw new Error(`${what}: ${kernel.name} gives ${got[wrong]}, not ${right[wrong]}`);
     }
-    workgroupBarrier();
   }
-  ${
-    store(
-      (i) => `t0 + ${(i >> 2) * down * 4 + (i & 3)}u + ty * 4u`,
-      (j) => `r0 + ${j * across * 4}u + tx * 4u`,
-    )
-  }
-}`;
+
+  /** Seconds of `times` products, without what an idle wait costs. */
+  const seconds = async (kernel: Op, times: number) => {
+    const begun = performance.now();
+    await backend.finish();
+    const idle = performance.now();
+    for (let i = 0; i < times; i++) backend.run(kernel, tensors, scalars);
+    await backend.finish();
+    return (performance.now() - idle - (idle - begun)) / 1000;
+  };
+  // An idle card runs at a fraction of its clock.
+  const begun = performance.now();
+  while (!backend.software && performance.now() - begun < 300) await seconds(kernels.at(-1)!, 1);
+  const least = backend.software ? 0.02 : 0.1;
+  let times = 1;
+  while (await seconds(kernels.at(-1)!, times) < least) times *= 2;
+  const rates = await compare(
+    kernels.map((kernel) => ({
+      name: kernel.name,
+      work: 2 * work * times / 1e12,
+      turn: () => seconds(kernel, times),
+    })),
+    { rounds },
+  );
+  const chosen = chosenVariant(op, call);
+  const best = rates.reduce((a, b) => a.rate > b.rate ? a : b);
+  const { rate } = rates[kernels.indexOf(chosen)]!;
+  const table = rates.map(({ name, rate }) => `${name} ${rate.toPrecision(3)}`).join(", ");
+  return {
+    what: `${what}: ${chosen.name} / the fastest, ${best.name}`,
+    ratio: rate / best.rate,
+    detail: `TFLOP/s: ${table}`,
+    rate,
+  };
 }
 
-/** Every lane reads its rows of both operands from global memory. */
-function directKernel(variant: Variant): string {
-  const { rows, columns, down, across } = variant;
-  const { declare, update, store } = registers(variant);
-  const four = (j: number) => range(4).map((k) => `w_at(r${4 * j + k}, c)`).join(", ");
-  return `${PUT_FOUR}
-@compute @workgroup_size(${down * across})
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  let t = (group.y * ${down}u + lane / ${across}u) * ${rows}u;
-  let r = (group.x * ${across}u + lane % ${across}u) * ${columns}u;
-  ${lines(range(rows), (i) => `let t${i} = min(t + ${i}u, args.T - 1u);`)}
-  ${lines(range(columns), (j) => `let r${j} = min(r + ${j}u, args.R - 1u);`)}
-  ${declare}
-  for (var c = 0u; c < args.C; c++) {
-    ${lines(range(rows), (i) => `let a${i} = x_at(t${i}, c);`)}
-    ${lines(range(columns / 4), (j) => `let b${j} = vec4(${four(j)});`)}
-    ${update((i) => `a${i}`)}
-  }
-  ${store((i) => `t + ${i}u`, (j) => `r + ${4 * j}u`)}
-}`;
+/** Seconds of the same products in torch's float32, or why there are none. */
+async function torchSeconds(products: readonly Product[], rounds: number): Promise<
+  { readonly seconds: readonly number[]; readonly device: string } | { readonly absent: string }
+> {
+  const python = Deno.env.get("SLUICE_PEERS_PYTHON");
+  if (!python) return { absent: "SLUICE_PEERS_PYTHON names no Python that has torch with CUDA" };
+  const script = new URL("torch_matmul.py", import.meta.url).pathname;
+  const { stdout, stderr, success } = await new Deno.Command(python, {
+    args: [script, `${rounds}`, ...products.map(({ torch }) => torch!.join())],
+  }).output();
+  if (!success) throw new Error(`torch_matmul.py failed: ${new TextDecoder().decode(stderr)}`);
+  return JSON.parse(new TextDecoder().decode(stdout));
 }
 
 /** Run it. */
-export async function run(rounds = 7): Promise<Ratio[]> {
-  const what = "WGSL matmul_nt, bf16 weights / the best of its sweep";
+export async function run(rounds = 5): Promise<Ratio[]> {
   let backend;
   try {
     backend = await openWebgpu();
   } catch (error) {
     if (!(error instanceof DeviceError && error.kind === "absent")) throw error;
-    return [{ what, ratio: NaN, detail: `not measured: ${error.message}` }];
+    return [{ what: "WGSL products", ratio: NaN, detail: `not measured: ${error.message}` }];
   }
   await using _open = backend;
-  const [T, R, C] = backend.software ? [512, 512, 1024] : [2048, 4096, 4096];
-  using scope = backend.scope();
-  const tensors = {
-    x: scope.alloc("f32", [T, C]),
-    w: scope.alloc("bf16", [R, C]),
-    y: scope.alloc("f32", [T, R]),
-  };
-  backend.write(tensors.x, new Uint8Array(new Float32Array(T * C).map((_, i) => i % 7 - 3).buffer));
-  // bf16 from 0x3c00 on: 2^-7 and a little more.
-  backend.write(
-    tensors.w,
-    new Uint8Array(new Uint16Array(R * C).map((_, i) => 0x3c00 + i % 251).buffer),
-  );
-
-  /** Seconds of `times` products, without what an idle wait costs. */
-  async function seconds(op: Op, times: number): Promise<number> {
-    const begun = performance.now();
-    await backend!.finish();
-    const idle = performance.now();
-    for (let i = 0; i < times; i++) backend!.run(op, tensors, { column: 0 });
-    await backend!.finish();
-    return Math.max(1e-6, (performance.now() - idle - (idle - begun)) / 1000) / times;
+  const results: Ratio[] = [];
+  const rates = new Map<Product, number>();
+  for (const product of productsOf(backend)) {
+    const bytes = Object.values(product.tensors).map(([dtype, shape]) =>
+      byteLength({ dtype, shape })
+    );
+    if (Math.max(...bytes) > backend.maxTensorBytes) {
+      const detail = `not measured: ${backend.description} binds ${backend.maxTensorBytes} bytes`;
+      results.push({ what: product.what, ratio: NaN, detail });
+      continue;
+    }
+    const { rate, ...ratio } = await measure(backend, product, rounds);
+    rates.set(product, rate);
+    results.push({ ...ratio, detail: `${ratio.detail}; ${backend.description}` });
   }
-  /** Every kernel must agree, or its rate means nothing. */
-  async function result(op: Op): Promise<Float32Array> {
-    backend!.run(op, tensors, { column: 0 });
-    const [bytes] = await backend!.read(tensors.y);
-    return new Float32Array(bytes!.buffer);
+  const asked = [...rates.keys()].filter(({ torch }) => torch);
+  const torch = await torchSeconds(asked, rounds);
+  if ("absent" in torch) {
+    const detail = `not measured: ${torch.absent}`;
+    return [...results, { what: "WGSL bf16 / torch float32", ratio: NaN, detail }];
   }
-
-  const ops = [matmulNt, ...SWEEP.map(opOf)];
-  const right = await result(matmulNt);
-  for (const op of ops) {
-    const got = await result(op);
-    const wrong = got.findIndex((value, i) => Math.abs(value - right[i]!) > 1e-3);
-    if (wrong >= 0) throw new Error(`Kernel ${op.name} gives ${got[wrong]}, not ${right[wrong]}`);
-  }
-  const times = Math.max(1, Math.ceil(0.1 / await seconds(matmulNt, 1)));
-  const work = 2 * T * R * C / 1e9;
-  const rates = await compare(
-    ops.map((op) => ({ name: op.name, work, turn: () => seconds(op, times) })),
-    { rounds },
-  );
-  const [shipped, ...others] = rates;
-  const best = others.reduce((a, b) => a.rate > b.rate ? a : b);
-  return [{
-    what,
-    ratio: shipped!.rate / best.rate,
-    goal: 0.75,
-    detail: `${shipped!.rate.toFixed(1)} against ${
-      best.rate.toFixed(1)
-    } GFLOP/s of ${best.name}, ${T}×${C}×${R} on ${backend.description}`,
-  }];
+  return [
+    ...results,
+    ...asked.map((product, i) => {
+      const theirs = 2 * product.work / 1e12 / torch.seconds[i]!;
+      return {
+        what: `${product.what} / torch float32`,
+        ratio: rates.get(product)! / theirs,
+        goal: 0.75,
+        detail: `${rates.get(product)!.toPrecision(3)} against ${
+          theirs.toPrecision(3)
+        } TFLOP/s on ${torch.device}`,
+      };
+    }),
+  ];
 }
 
 if (import.meta.main) {

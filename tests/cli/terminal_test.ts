@@ -256,8 +256,8 @@ Deno.test("describe() makes one line of every event", () => {
   );
 });
 
-Deno.test("tensorsCsv() writes no cell that a spreadsheet would run", () => {
-  const csv = tensorsCsv([
+Deno.test("tensorsCsv() writes no cell that a spreadsheet would run", async () => {
+  const csv = await tensorsCsv([
     { name: "=cmd()", scheme: "int4, groups of 64", bitsPerWeight: 4.25, metrics: { sqnr_db: 1 } },
   ]);
   assert.equal(csv.split("\n")[1], `'=cmd(),"int4, groups of 64",4.25,1,,,,`);

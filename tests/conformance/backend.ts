@@ -8,7 +8,7 @@ import { Buffer } from "node:buffer";
 import fc from "fast-check";
 import type { Backend, Tensor } from "../../src/backend.ts";
 import { referenceBackend } from "../../src/backends/reference.ts";
-import { bindDims, deviceBytes, type Op } from "../../src/op.ts";
+import { argumentsOf, bindDims, deviceBytes, fittingVariants, type Op } from "../../src/op.ts";
 import { OPS } from "../../src/ops/mod.ts";
 import { calibrationCases } from "./cases_calibration.ts";
 import { codebookCases } from "./cases_codebook.ts";
@@ -100,27 +100,52 @@ function withoutSubnormals(dtype: string, bytes: Uint8Array<ArrayBuffer>): Uint8
   return copy;
 }
 
-/** Run one case on a backend and judge what it gives. */
+/** Ops without their variants, so that a GPU runs the WGSL of the op itself. */
+const plainOps = new Map<Op, Op>();
+
+function plainOp(op: Op): Op {
+  return plainOps.getOrInsertComputed(op, () => ({ ...op, variants: [] }));
+}
+
+/** The variants of an op that compute a case. */
+function variantsOf({ op, tensors, scalars = {} }: Case): Op[] {
+  const call = {
+    dims: bindDims(op, tensors, scalars),
+    scalars,
+    dtypes: argumentsOf(op).map(([name]) => tensors[name]!.dtype),
+  };
+  return fittingVariants(op, call).map(({ op }) => op);
+}
+
+/** Run one case on a backend, on a GPU with every kernel for it, and judge what it gives. */
 async function check(backend: Backend, row: Case): Promise<void> {
   const { op, tensors, scalars = {} } = row;
   const exact = backend.name !== "webgpu";
   await using definition = referenceBackend();
   const want = await runCase(definition, row, { dirty: 0 });
   const also = exact ? want : await runCase(definition, row, { dirty: 0, flush: true });
-  const got = await runCase(backend, row, { dirty: 0xff });
   const before = Object.fromEntries(
     Object.entries(tensors).map(([name, { dtype, bytes }]) => [name, valuesOf(dtype, bytes)]),
   );
-  const view: View = {
-    dims: bindDims(op, tensors, scalars),
-    scalars,
-    before,
-    want,
-    also,
-    got,
-    exact,
-  };
-  for (const output of Object.keys(op.outputs)) (row.judge?.[output] ?? equal)(view, output);
+  const kernels = exact ? [op] : [plainOp(op), ...variantsOf(row)];
+  for (const kernel of kernels) {
+    const view: View = {
+      dims: bindDims(op, tensors, scalars),
+      scalars,
+      before,
+      want,
+      also,
+      got: await runCase(backend, { ...row, op: kernel }, { dirty: 0xff }),
+      exact,
+    };
+    for (const output of Object.keys(op.outputs)) {
+      try {
+        (row.judge?.[output] ?? equal)(view, output);
+      } catch (error) {
+        throw new Error(`${kernel.name}: ${(error as Error).message}`, { cause: error });
+      }
+    }
+  }
 }
 
 /** A case of an op by chance, judged as those of the lists are. */
@@ -176,6 +201,10 @@ export async function testBackend(
   for (const op of OPS) {
     if (!CASES.some((row) => row.op === op)) throw new Error(`No case tests ${op.name}`);
     if (!(op.name in DRAWS)) throw new Error(`No case of ${op.name} is drawn`);
+    const tested = new Set(CASES.filter((row) => row.op === op).flatMap(variantsOf));
+    for (const variant of op.variants ?? []) {
+      if (!tested.has(variant.op)) throw new Error(`No case tests ${variant.op.name}`);
+    }
   }
   for (const row of CASES) {
     if (!tested.includes(row.op) || (row.ieeeOnly && device.name === "webgpu")) continue;

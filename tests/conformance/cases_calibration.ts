@@ -85,6 +85,39 @@ function product(
   };
 }
 
+const GRAM = { a_transposed: 1, b_transposed: 1, add: 1 } as const;
+
+/** A product whose rows and first columns 4 divides, amid numbers that may not matter. */
+function productInVectors(
+  [m, n, k]: readonly [number, number, number],
+  scalars: Partial<typeof WHOLE_PRODUCT>,
+): Case {
+  const all = { ...WHOLE_PRODUCT, ...scalars, m, n, k };
+  const [a_row, a_column, b_row, b_column, c_row, c_column] = [3, 8, 1, 4, 2, 12];
+  const around = (
+    [rows, columns]: readonly [number, number],
+    { row, column, seed }: Record<"row" | "column" | "seed", number>,
+  ) => {
+    const size = [row + rows + 2, Math.ceil((column + columns + 1) / 4) * 4] as const;
+    const values = gaussian(size[0] * size[1], seed).map((value, i) => {
+      const [y, x] = [Math.floor(i / size[1]) - row, i % size[1] - column];
+      return y >= 0 && y < rows && x >= 0 && x < columns ? value : NaN;
+    });
+    return floats("f32", size, values);
+  };
+  return {
+    op: gemm,
+    note: "in vectors, NaN around",
+    tensors: {
+      a: around(all.a_transposed ? [k, m] : [m, k], { row: a_row, column: a_column, seed: 61 }),
+      b: around(all.b_transposed ? [k, n] : [n, k], { row: b_row, column: b_column, seed: 62 }),
+      c: around([m, n], { row: c_row, column: c_column, seed: 63 }),
+    },
+    scalars: { ...all, a_row, a_column, b_row, b_column, c_row, c_column },
+    judge: { c: within(gemmBound) },
+  };
+}
+
 /** H = XᵀX/T + damping: symmetric, positive definite, of moderate condition. */
 export function gram(size: number, seed: number): Float32Array<ArrayBuffer> {
   const rows = 2 * size;
@@ -267,6 +300,18 @@ export const calibrationCases: readonly Case[] = [
     product(sizes, { half: 2, alpha: -1, add: 1 }, 2),
     product(sizes, { half: 1, diagonal: 128 }),
     product(sizes, { half: 2, diagonal: 64, add: 1 }),
+  ]),
+  ...([[1, 1, 1], [66, 131, 18], [130, 67, 37], [259, 3, 4]] as const).flatMap((sizes) =>
+    [[0, 0], [0, 1], [1, 0], [1, 1]].flatMap(([a_transposed = 0, b_transposed = 0]) => [
+      productInVectors(sizes, { a_transposed, b_transposed }),
+      productInVectors(sizes, { a_transposed, b_transposed, add: 1, alpha: -1 }),
+    ])
+  ),
+  // Gram products: of any number of tokens, and a panel of one.
+  ...[1, 17, 64].flatMap((tokens) => [
+    productInVectors([258, 258, tokens], { ...GRAM, half: 1 }),
+    productInVectors([194, 386, tokens], { ...GRAM, half: 1, diagonal: 192 }),
+    productInVectors([194, 386, tokens], { ...GRAM, half: 2, diagonal: 64 }),
   ]),
 
   ...[[1, 1], [3, 65], [70, 33]].flatMap(([rows = 0, columns = 0]) =>

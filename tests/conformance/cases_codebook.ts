@@ -17,6 +17,7 @@ import {
   whole,
 } from "./given.ts";
 import { type Case, equal, equalButTies, type Judge, type View, within } from "./judge.ts";
+import { bf16ToF32, f32ToBf16 } from "../../src/number.ts";
 import { brokenWeights, nearBound, nearHalf, ODD_ROWS, oddWeights } from "./weights.ts";
 /** Codes of a 4-bit tensor, two to a byte. */
 function nibbles(codes: Values): Uint8Array {
@@ -57,6 +58,19 @@ function dynamicBound({ before: { codes, table, absmax }, want: { x }, scalars }
     const product = table![code]! * absmax![Math.floor(i / block)]!;
     return 2 ** -24 * (Math.abs(product) + 2 * Math.abs(x![i]!));
   });
+}
+
+/** The numbers of bf16 from 2^-14 to `absmax` and their negatives, `absmax` first in every 16. */
+function everyNumber(absmax: number): number[] {
+  const numbers: number[] = [];
+  for (let bits = f32ToBf16(2 ** -14); bf16ToF32(bits) <= absmax; bits++) {
+    for (const number of [bf16ToF32(bits), -bf16ToF32(bits)]) {
+      if (numbers.length % 16 === 0) numbers.push(absmax);
+      numbers.push(number);
+    }
+  }
+  while (numbers.length % 16 > 0) numbers.push(0);
+  return numbers;
 }
 
 /** Runs of a signature over flat elements: the same bytes as a vector. */
@@ -120,6 +134,17 @@ export const codebookCases: readonly Case[] = [
       scalars: { block: 64, kind, given: 0 },
       judge: { codes: codes4bit },
     },
+    ...[1, 1.5].map(everyNumber).map((numbers) => ({
+      op: quantize4bit,
+      note: "every number of bf16 from 2^-14 to the absmax",
+      tensors: {
+        w: floats("bf16", [numbers.length], numbers),
+        codes: blank("u8", [numbers.length / 2]),
+        absmax: blank("f32", [numbers.length / 16]),
+      },
+      scalars: { block: 16, kind, given: 0 },
+      judge: { codes: codes4bit },
+    })),
     ...[[3, 32], [1033, 64]].map(([n = 0, block = 0]) => ({
       op: quantize4bit,
       note: "by an absmax that is given",

@@ -201,18 +201,20 @@ export const gridCases: readonly Case[] = [
       }))
     )
   ),
-  ...[0, 1, 2, 3].map((grid) => ({
-    op: scaleParams,
-    note: "a range that is not finite",
-    tensors: {
-      low: floats("f32", [1, 3], [-Infinity, -1, -Infinity]),
-      high: floats("f32", [1, 3], [Infinity, 2, Infinity]),
-      scale: blank("f32", [1, 3]),
-      zero: blank("i8", [1, 3]),
-    },
-    scalars: { bits: 4, grid, scale_dtype: 0 },
-    judge: { scale: within(scaleBound), zero: zeroPoint },
-  })),
+  ...[0, 1, 2, 3].flatMap((grid) =>
+    [0, 1, 2].map((scale_dtype) => ({
+      op: scaleParams,
+      note: "a range that is not finite",
+      tensors: {
+        low: floats("f32", [1, 6], [-Infinity, -1, -Infinity, 0, -0.1, -Infinity]),
+        high: floats("f32", [1, 6], [Infinity, 2, Infinity, 0, 3, Infinity]),
+        scale: blank("f32", [1, 6]),
+        zero: blank("i8", [1, 6]),
+      },
+      scalars: { bits: 4, grid, scale_dtype },
+      judge: { scale: within(scaleBound), zero: zeroPoint },
+    }))
+  ),
 
   ...FLOATS.flatMap((dtype) =>
     TILED.map(tiled).flatMap(({ shape, tiles, scalars }) =>
@@ -254,18 +256,20 @@ export const gridCases: readonly Case[] = [
     scalars: { bits: 4, grid: 0, tile_rows: 1, tile_columns: 40 },
     judge: { codes: codesInt },
   },
-  {
-    op: quantizeInt,
-    note: "a scale that is not finite",
-    ieeeOnly: true,
-    tensors: {
-      w: brokenWeights("f32"),
-      scale: floats("f32", [5, 1], [0.1, Infinity, 0.1, Infinity, 0.1]),
-      zero: integers("i8", [5, 1], [0, 0, 0, 0, 0]),
-      codes: blank("i8", [5, 40]),
-    },
-    scalars: { bits: 4, grid: 0, tile_rows: 1, tile_columns: 40 },
-  },
+  ...FLOATS.flatMap((dtype) =>
+    [0, 2].map((grid) => ({
+      op: quantizeInt,
+      note: "a scale that is not finite",
+      ieeeOnly: true as const,
+      tensors: {
+        w: brokenWeights(dtype),
+        scale: floats("f32", [5, 1], [0.1, Infinity, 0.1, Infinity, 0.1]),
+        zero: integers("i8", [5, 1], grid === 2 ? [-8, 3, 7, -2, 0] : [0, 0, 0, 0, 0]),
+        codes: blank("i8", [5, 40]),
+      },
+      scalars: { bits: 4, grid, tile_rows: 1, tile_columns: 40 },
+    }))
+  ),
   ...TILED.map(tiled).flatMap(({ shape, tiles, scalars }) => [
     {
       op: dequantizeInt,

@@ -75,7 +75,11 @@ function rescaleBound({ want }: View): Float64Array {
   return Float64Array.from(want.z!, (value) => 12 * U * Math.abs(value));
 }
 
-const MATMULS = [[1, 1, 1], [3, 65, 33], [1, 257, 65], [31, 3, 257], [65, 64, 64], [130, 129, 131]];
+const MATMULS = [
+  ...[[1, 1, 1], [3, 65, 33], [1, 257, 65], [31, 3, 257], [65, 64, 64], [130, 129, 131]],
+  // In vectors: one of them, less than a tile's depth, just past a tile of either size.
+  ...[[1, 4, 1], [64, 16, 128], [129, 12, 66], [65, 132, 130], [257, 20, 5], [3, 36, 259]],
+];
 
 export const matmulCases: readonly Case[] = [
   ...FLOATS.flatMap((dtype) =>
@@ -91,7 +95,7 @@ export const matmulCases: readonly Case[] = [
     }))
   ),
   ...FLOATS.flatMap((dtype) =>
-    [[3, 65, 33, 5, 70], [64, 32, 32, 96, 128], [33, 577, 36, 1, 37]].map((
+    [[3, 65, 33, 5, 70], [64, 32, 32, 96, 128], [33, 577, 36, 1, 37], [131, 28, 133, 3, 139]].map((
       [t = 0, c = 0, r = 0, column = 0, y = 0],
     ) => ({
       op: matmulNt,
@@ -105,6 +109,17 @@ export const matmulCases: readonly Case[] = [
       judge: { y: within(matmulBound) },
     }))
   ),
+  ...FLOATS.map((dtype) => ({
+    op: matmulNt,
+    note: "a row of NaN on each side, which is nobody else's",
+    tensors: {
+      x: floats("f32", [5, 20], gaussian(100, 16).map((v, i) => i >= 40 && i < 60 ? NaN : v)),
+      w: floats(dtype, [6, 20], gaussian(120, 17).map((v, i) => i >= 60 && i < 80 ? NaN : v)),
+      y: blank("f32", [5, 6]),
+    },
+    scalars: { column: 0 },
+    judge: { y: within(matmulBound) },
+  })),
   {
     op: matmulNt,
     note: "sums that cancel",
@@ -118,7 +133,10 @@ export const matmulCases: readonly Case[] = [
   },
 
   ...[2, 3, 4, 5, 6, 7, 8].flatMap((bits) =>
-    [[1, 32, 1, 1], [3, 96, 5, 3], [17, 128, 33, 2], [65, 130, 67, 10], [2, 33, 7, 1]].map((
+    [
+      ...[[1, 32, 1, 1], [3, 96, 5, 3], [17, 128, 33, 2], [65, 130, 67, 10], [2, 33, 7, 1]],
+      ...[[1, 4, 1, 1], [129, 20, 67, 5], [66, 132, 131, 3]],
+    ].map((
       [t = 0, c = 0, r = 0, groups = 0],
     ) => ({
       op: matmulPacked,

@@ -328,6 +328,8 @@ export const modelCases: readonly Case[] = [
     ),
   ...[[1, 1, 1, 1, 0], [3, 2, 1, 8, 0], [33, 3, 3, 31, 0], [65, 9, 3, 64, 0], [130, 4, 2, 16, 0]]
     .concat([[33, 2, 1, 8, 1], [70, 4, 2, 16, 31], [20, 2, 2, 128, 64]])
+    // Heads that fill no tile, and such as take two.
+    .concat([[34, 2, 1, 20, 0], [66, 2, 1, 100, 5], [37, 2, 1, 256, 0]])
     // Several blocks of queries, with windows whose first key is in the middle of a block of keys.
     .concat([2, 32, 63, 100, 300].map((window) => [330, 2, 1, 8, window]))
     // Windows that follow each other: shorter than a block, as long, longer.

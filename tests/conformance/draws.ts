@@ -73,13 +73,17 @@ function columns(draw: Draw, R: number): { readonly Y: number; readonly scalars:
   return { Y: column + R + draw.size(40), scalars: { column } };
 }
 
-/** A rectangle somewhere in a matrix that is no smaller. */
-function placed(draw: Draw, rows: number, width: number): {
+/**
+ * A rectangle somewhere in a matrix that is no smaller; with a step, its first column and the
+ * matrix's columns are multiples of it.
+ */
+function placed(draw: Draw, [rows, width]: readonly [number, number], step = 1): {
   readonly at: readonly [row: number, column: number];
   readonly size: readonly [rows: number, columns: number];
 } {
-  const at = [draw.size(20), draw.size(20)] as const;
-  return { at, size: [at[0] + rows + draw.size(9), at[1] + width + draw.size(9)] };
+  const whole = (size: number) => Math.ceil(size / step) * step;
+  const at = [draw.size(20), whole(draw.size(20))] as const;
+  return { at, size: [at[0] + rows + draw.size(9), whole(at[1] + width + draw.size(9))] };
 }
 
 /** Rows `first` … of a matrix of which a panel holds some. */
@@ -286,7 +290,9 @@ export const DRAWS: Readonly<Record<string, Row>> = {
     };
   },
   matmul_nt: (draw) => {
-    const [T = 0, C = 0, R = 0] = product(draw);
+    const [T = 0, width = 0, R = 0] = product(draw);
+    const step = draw.pick(1, 4);
+    const C = Math.ceil(width / step) * step;
     const { Y, scalars } = columns(draw, R);
     return { dims: { T, C, R, Y }, scalars };
   },
@@ -294,7 +300,8 @@ export const DRAWS: Readonly<Record<string, Row>> = {
     const [T = 0, width = 0, R = 0] = product(draw);
     const { Y, scalars } = columns(draw, R);
     const [G, bits] = [draw.size(5, 1), bitsOf(draw)];
-    const C = Math.floor(width / G) * G;
+    const group = G * draw.pick(1, 4);
+    const C = Math.ceil(width / group) * group;
     const { low, high } = codeRange({ bits });
     return {
       dims: { T, C, R, G, P: Math.ceil(C * bits / 32), Y },
@@ -353,7 +360,8 @@ export const DRAWS: Readonly<Record<string, Row>> = {
     };
   },
   attention: (draw) => {
-    const head_dim = draw.size(draw.pick(16, 300), 1);
+    const step = draw.pick(1, 4);
+    const head_dim = Math.ceil(draw.size(draw.pick(16, 300), 1) / step) * step;
     const windows = draw.whole(0, 3);
     const most = Math.floor(200 / Math.sqrt(head_dim / 8) / Math.max(1, windows)) + 1;
     const [length, K] = [draw.size(most, 1), draw.whole(1, 2)];
@@ -397,10 +405,11 @@ export const DRAWS: Readonly<Record<string, Row>> = {
   gemm: (draw) => {
     const [m = 0, n = 0, k = 1] = draw.sizes(3, 400_000, { max: 600 });
     const depth = Math.max(1, k);
+    const step = draw.pick(1, 4);
     const [a_transposed, b_transposed] = [draw.whole(0, 1), draw.whole(0, 1)];
-    const a = a_transposed ? placed(draw, depth, m) : placed(draw, m, depth);
-    const b = b_transposed ? placed(draw, depth, n) : placed(draw, n, depth);
-    const c = placed(draw, m, n);
+    const a = a_transposed ? placed(draw, [depth, m], step) : placed(draw, [m, depth], step);
+    const b = b_transposed ? placed(draw, [depth, n], step) : placed(draw, [n, depth], step);
+    const c = placed(draw, [m, n], step);
     return {
       dims: { A: a.size[0], D: a.size[1], B: b.size[0], E: b.size[1], C: c.size[0], F: c.size[1] },
       scalars: {
@@ -414,8 +423,8 @@ export const DRAWS: Readonly<Record<string, Row>> = {
   copy: (draw) => {
     const [rows = 0, width = 0] = draw.sizes(2, 10_000);
     const transposed = draw.whole(0, 1);
-    const from = transposed ? placed(draw, width, rows) : placed(draw, rows, width);
-    const to = placed(draw, rows, width);
+    const from = transposed ? placed(draw, [width, rows]) : placed(draw, [rows, width]);
+    const to = placed(draw, [rows, width]);
     return {
       dims: { A: from.size[0], D: from.size[1], B: to.size[0], E: to.size[1] },
       scalars: {

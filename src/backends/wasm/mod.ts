@@ -180,6 +180,10 @@ class WasmBackend implements Backend {
     target.set(bytes);
   }
 
+  shared(tensor: Tensor): Uint8Array {
+    return this.#own(tensor).bytes;
+  }
+
   async read(...tensors: Tensor[]): Promise<Uint8Array<ArrayBuffer>[]> {
     await this.finish();
     return tensors.map((tensor) => new Uint8Array(this.#own(tensor).bytes));

@@ -10,6 +10,7 @@ import { POOL_BYTES } from "../../limits.ts";
 import {
   argumentsOf,
   bindDims,
+  chosenVariant,
   defineOp,
   deviceBytes,
   type DeviceDType,
@@ -194,14 +195,16 @@ export class WebgpuBackend implements Backend, Owner {
     const dims = bindDims(op, tensors, scalars);
     const args = argumentsOf(op).map(([name]) => this.#own(tensors[name]!));
     checkAliases(op, args);
-    const workgroups = op.workgroups(dims, scalars);
+    const dtypes = args.map(({ dtype }) => dtype);
+    const chosen = chosenVariant(op, { dims, scalars, dtypes });
+    const workgroups = chosen.workgroups(dims, scalars);
     if (workgroups.some((count) => count > MAX_WORKGROUPS)) {
       throw new RangeError(
         `Cannot run ${op.name}: it asks for ${workgroups} workgroups, a GPU takes ${MAX_WORKGROUPS} a dimension`,
       );
     }
     if (workgroups.every((count) => count > 0)) {
-      this.#batch.add({ op, tensors: args, dims, scalars, workgroups });
+      this.#batch.add({ op: chosen, tensors: args, dims, scalars, workgroups });
     }
   }
 

@@ -258,7 +258,7 @@ async function writeFiles(
   { plan, report, folder, host }: Made & { readonly folder: ReportFolder | undefined },
 ): Promise<void> {
   const csv = parsed.get("metrics");
-  if (typeof csv === "string") await host.writeText(csv, tensorsCsv(report.tensors));
+  if (typeof csv === "string") await host.writeText(csv, await tensorsCsv(report.tensors));
   const svg = parsed.get("timeline");
   if (svg !== undefined) {
     await host.writeText(String(svg), await timelineSvg(report.timeline, planSentence(plan)));

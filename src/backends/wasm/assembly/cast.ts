@@ -26,14 +26,24 @@ function widenF8(bits: v128): v128 {
   return v128.or(v128.or(scaled, nan), i32x4.shl(v128.and(bits, i32x4.splat(0x80)), 24));
 }
 
+/** The first, or the last, four of eight bf16 numbers as f32. */
+@inline
+export function lowBF16(v: v128): v128 {
+  return v128.shuffle<i16>(i32x4.splat(0), v, 0, 8, 1, 9, 2, 10, 3, 11);
+}
+
+@inline
+export function highBF16(v: v128): v128 {
+  return v128.shuffle<i16>(i32x4.splat(0), v, 4, 12, 5, 13, 6, 14, 7, 15);
+}
+
 /** Write `n` widened elements to `out`, and up to 15 more. */
 export function widenRun(out: usize, source: usize, n: i32, type: i32): void {
-  const zero = i32x4.splat(0);
   if (type == BF16) {
     for (let i: i32 = 0; i < n; i += 8) {
       const v = v128.load(source);
-      v128.store(out, v128.shuffle<i16>(zero, v, 0, 8, 1, 9, 2, 10, 3, 11));
-      v128.store(out, v128.shuffle<i16>(zero, v, 4, 12, 5, 13, 6, 14, 7, 15), 16);
+      v128.store(out, lowBF16(v));
+      v128.store(out, highBF16(v), 16);
       source += 16;
       out += 32;
     }

@@ -1,7 +1,7 @@
 // NF4 and FP4 (two codes a byte, the first in the high nibble), and the 8-bit dynamic map.
 // src/codebook.ts has the tables' origin.
-import { ceilDiv, CHUNK, claim, dim, dtype, scalarF, scalarU, scratch, tensor } from "./call";
-import { run } from "./cast";
+import { BF16, ceilDiv, CHUNK, claim, dim, dtype, scalarF, scalarU, scratch, tensor } from "./call";
+import { highBF16, lowBF16, run } from "./cast";
 
 /** Levels by code: NF4, then FP4. */
 export const TABLES = memory.data<u32>([
@@ -40,6 +40,98 @@ function absmaxOf(p: usize, n: i32): f32 {
   most = i32x4.max_s(most, v128.shuffle<i32>(most, most, 1, 0, 3, 2));
   const bits = i32x4.extract_lane(most, 0);
   return bits >= 0x7f800000 ? Infinity : reinterpret<f32>(bits);
+}
+
+/** max |x| of a run of n bf16 numbers, n a multiple of 8; see absmaxOf(). */
+function absmaxOfBF16(p: usize, n: i32): f32 {
+  const magnitude = i16x8.splat(0x7fff);
+  let most = i16x8.splat(0);
+  for (let i: i32 = 0; i < n; i += 8) {
+    most = i16x8.max_s(most, v128.and(v128.load(p), magnitude));
+    p += 16;
+  }
+  const low = lowBF16(most), high = highBF16(most);
+  let top = i32x4.max_s(low, high);
+  top = i32x4.max_s(top, v128.shuffle<i32>(top, top, 2, 3, 0, 1));
+  top = i32x4.max_s(top, v128.shuffle<i32>(top, top, 1, 0, 3, 2));
+  const bits = i32x4.extract_lane(top, 0);
+  return bits >= 0x7f800000 ? Infinity : reinterpret<f32>(bits);
+}
+
+/**
+ * How levels from −1 to 1 are found: they are cut into BINS equal parts, in none of which there is
+ * more than one bound between codes. Of each part: how many bounds are below it, and the four bytes
+ * of the bound in it, or of one that nothing exceeds.
+ */
+const BINS: i32 = 32, BIN_TABLES: usize = 5;
+
+/** Fill the tables of the bins, BINS bytes each, from 15 ascending bounds, each in a vector. */
+function makeBins(bins: usize, bounds: usize): void {
+  let below: i32 = 0;
+  for (let i: i32 = 0; i < BINS; i++) {
+    const end = <f32>(i + 1 - BINS / 2) / <f32>(BINS / 2);
+    store<u8>(bins + <usize>i, <u8>below);
+    let bound: f32 = Infinity;
+    if (below < 15) {
+      const next = load<f32>(bounds + <usize>(16 * below));
+      if (next < end) bound = next, below++;
+    }
+    const bits = reinterpret<u32>(bound);
+    for (let k: i32 = 0; k < 4; k++) {
+      store<u8>(bins + <usize>(BINS * (k + 1) + i), <u8>(bits >> (8 * k)));
+    }
+  }
+}
+
+/** The bins of four levels. Which of two a level on their border counts to makes no difference. */
+@inline
+function binsOf(x: v128): v128 {
+  // Above 1 there is the last bin; NaN stays NaN, which becomes a number below 0, as what is below
+  // −1 does: the first.
+  const most = f32x4.pmin(x, f32x4.splat(1));
+  const half = f32x4.splat(<f32>(BINS / 2));
+  return i32x4.relaxed_trunc_f32x4_s(f32x4.add(f32x4.mul(most, half), half));
+}
+
+/** A byte of one of the tables for each of 16 bins; `upper` is the bins less 16. */
+@inline
+function look(table: usize, bin: v128, upper: v128): v128 {
+  return v128.or(i8x16.swizzle(v128.load(table), bin), i8x16.swizzle(v128.load(table, 16), upper));
+}
+
+/** How many bounds each of 16 levels exceeds, a byte each: the codes of NF4. */
+@inline
+function ranksOf(bins: usize, x0: v128, x1: v128, x2: v128, x3: v128): v128 {
+  const found = i8x16.narrow_i16x8_u(
+    i16x8.narrow_i32x4_s(binsOf(x0), binsOf(x1)), i16x8.narrow_i32x4_s(binsOf(x2), binsOf(x3)));
+  const bin = i8x16.min_u(found, i8x16.splat(<i8>(BINS - 1)));
+  const upper = i8x16.sub(bin, i8x16.splat(16));
+  const b0 = look(bins + 32, bin, upper), b1 = look(bins + 64, bin, upper);
+  const b2 = look(bins + 96, bin, upper), b3 = look(bins + 128, bin, upper);
+  const l01 = v128.shuffle<i8>(b0, b1, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const l23 = v128.shuffle<i8>(b2, b3, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const h01 = v128.shuffle<i8>(b0, b1, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15,
+    31);
+  const h23 = v128.shuffle<i8>(b2, b3, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15,
+    31);
+  const c0 = f32x4.gt(x0, v128.shuffle<i16>(l01, l23, 0, 8, 1, 9, 2, 10, 3, 11));
+  const c1 = f32x4.gt(x1, v128.shuffle<i16>(l01, l23, 4, 12, 5, 13, 6, 14, 7, 15));
+  const c2 = f32x4.gt(x2, v128.shuffle<i16>(h01, h23, 0, 8, 1, 9, 2, 10, 3, 11));
+  const c3 = f32x4.gt(x3, v128.shuffle<i16>(h01, h23, 4, 12, 5, 13, 6, 14, 7, 15));
+  const more = i8x16.narrow_i16x8_s(i16x8.narrow_i32x4_s(c0, c1), i16x8.narrow_i32x4_s(c2, c3));
+  return i8x16.sub(look(bins, bin, upper), more);
+}
+
+/** codesOf() for n numbers of bf16 in NF4, n a multiple of 16, times `factor`. */
+function codesNF4(p: usize, out: usize, n: i32, factor: f32, bins: usize): void {
+  const f = f32x4.splat(factor);
+  for (let i: i32 = 0; i < n; i += 16) {
+    const v = v128.load(p), w = v128.load(p, 16);
+    v128.store(out, ranksOf(bins, f32x4.mul(lowBF16(v), f), f32x4.mul(highBF16(v), f),
+      f32x4.mul(lowBF16(w), f), f32x4.mul(highBF16(w), f)));
+    p += 32;
+    out += 16;
+  }
 }
 
 /**
@@ -83,13 +175,17 @@ export function quantize_4bit(thread: i32): void {
   const w = tensor(0), codes = tensor(1), absmax = tensor(2), type = dtype(0), N = dim(0);
   const block = scalarU(0), kind = scalarU(1), given = scalarU(2) != 0;
   const table = TABLES + <usize>(64 * kind), order = v128.load(ORDERS + <usize>(16 * kind));
-  const bounds = scratch(thread), buffer = bounds + 256, bytes = buffer + ((RUN + 16) << 2);
+  const bounds = scratch(thread), bins = bounds + 256,
+    buffer = bins + <usize>BINS * BIN_TABLES, bytes = buffer + ((RUN + 16) << 2);
   for (let i: i32 = 0; i < 15; i++) {
     const lower = load<u8>(ORDERS + <usize>(16 * kind + i)),
       upper = load<u8>(ORDERS + <usize>(16 * kind + i + 1));
     const sum = load<f32>(table + (<usize>lower << 2)) + load<f32>(table + (<usize>upper << 2));
     v128.store(bounds + <usize>(16 * i), f32x4.splat(sum / 2));
   }
+  // Two bounds of FP4, 0 and the one above it, are too close for bins.
+  const fast = kind == 0 && type == BF16 && block % 16 == 0;
+  if (fast) makeBins(bins, bounds);
   const zero: u8 = kind == 0 ? 7 : 0;
   const step = block >= N ? N : ceilDiv(CHUNK, 2 * block) * 2 * block;
   for (let from = claim() * step; from < N; from = claim() * step) {
@@ -99,7 +195,8 @@ export function quantize_4bit(thread: i32): void {
       let most: f32 = 0;
       for (let i = at; i < end; i += RUN) {
         const n = min(RUN, end - i);
-        most = max<f32>(most, absmaxOf(run(w, i, n, type, buffer), n));
+        most = max<f32>(most, fast && n % 8 == 0 ? absmaxOfBF16(w + (<usize>i << 1), n)
+          : absmaxOf(run(w, i, n, type, buffer), n));
       }
       store<f32>(absmax + (<usize>(at / block) << 2), most);
     }
@@ -109,7 +206,9 @@ export function quantize_4bit(thread: i32): void {
         const b = i / block, full = N - b * block >= block, end = min(stop, (b + 1) * block);
         const most = load<f32>(absmax + (<usize>b << 2)), out = bytes + <usize>(i - at);
         if (most == Infinity) memory.fill(out, zero, <usize>(end - i));
-        else {
+        else if (fast && full) {
+          codesNF4(w + (<usize>i << 1), out, end - i, 1 / max<f32>(most, LEAST_ABSMAX), bins);
+        } else {
           const divisor = max<f32>(most, LEAST_ABSMAX);
           const p = run(w, i, end - i, type, buffer);
           codesOf(p, out, end - i, full ? 1 / divisor : divisor, !full, bounds, order);

@@ -1,8 +1,8 @@
 // Scales of tiles, and integer and E4M3 codes by them. Divisions are real f32 divisions and
 // rounding is half to even, so codes equal the definition's.
-import { CHUNK, claim, claimChunk, dim, dtype, F32, rowsPerItem, scalarU, scratch,
+import { BF16, CHUNK, claim, claimChunk, dim, dtype, F32, rowsPerItem, scalarU, scratch,
   tensor } from "./call";
-import { bytesOf, narrowF8, run, valueF8 } from "./cast";
+import { bytesOf, highBF16, lowBF16, narrowF8, run, valueF8 } from "./cast";
 import { extendRange, highest, lowest, RUN, startRange } from "./range";
 
 /** low and high of each tile; a tile that holds NaN or an infinity gets −inf and +inf. */
@@ -55,19 +55,23 @@ export function scale_rows(thread: i32): void {
 
 const AFFINE: i32 = 2;
 
+/** What the range of a tile is divided by. */
+@inline
+function stepsOf(bits: i32, grid: i32): f32 {
+  const levels = <f32>((1 << bits) - 1);
+  return grid == AFFINE ? levels
+    : grid == 0 ? levels / 2 : grid == 1 ? <f32>((1 << (bits - 1)) - 1) : 448;
+}
+
 /**
  * The scale of a tile with this range, as it is stored: grid 0 full, 1 restricted, 2 affine, 3
  * E4M3.
  */
 export function scaleOf(low: f32, high: f32, bits: i32, grid: i32, dtype: i32): f32 {
-  const levels = <f32>((1 << bits) - 1);
-  let span: f32, steps: f32;
-  if (grid == AFFINE) span = max<f32>(0, high) - min<f32>(0, low), steps = levels;
-  else {
-    span = max<f32>(abs<f32>(low), abs<f32>(high));
-    steps = grid == 0 ? levels / 2 : grid == 1 ? <f32>((1 << (bits - 1)) - 1) : 448;
-  }
-  return span == 0 ? 1 : max<f32>(roundScale(span / steps, dtype), smallestScale(dtype));
+  const span = grid == AFFINE ? max<f32>(0, high) - min<f32>(0, low)
+    : max<f32>(abs<f32>(low), abs<f32>(high));
+  if (span == 0) return 1;
+  return max<f32>(roundScale(span / stepsOf(bits, grid), dtype), smallestScale(dtype));
 }
 
 /** The zero point of an affine tile; 0 on a symmetric grid, and where the scale is infinite. */
@@ -77,11 +81,45 @@ export function zeroOf(low: f32, scale: f32, bits: i32, grid: i32): i32 {
   return <i32>min<f32>(max<f32>(nearest<f32>(least - min<f32>(0, low) / scale), least), -1 - least);
 }
 
+/** roundScale() of four numbers that are not negative. */
+@inline
+function roundScales(s: v128, dtype: i32): v128 {
+  if (dtype == 0) return s;
+  if (dtype == 1) {
+    const odd = v128.and(i32x4.shr_u(s, 16), i32x4.splat(1));
+    return v128.and(i32x4.add(s, i32x4.add(odd, i32x4.splat(0x7fff))), i32x4.splat(0xffff0000));
+  }
+  const odd = v128.and(i32x4.shr_u(s, 13), i32x4.splat(1)), half = f32x4.splat(0.5);
+  const raised = i32x4.add(s, i32x4.add(odd, i32x4.splat(0xfff)));
+  const normal = v128.and(raised, i32x4.splat(0xffffe000));
+  const small = f32x4.sub(f32x4.add(s, half), half);
+  const found = v128.bitselect(normal, small, i32x4.ge_s(s, i32x4.splat(0x38800000)));
+  return v128.bitselect(f32x4.splat(Infinity), found, f32x4.ge(s, f32x4.splat(65520)));
+}
+
+/** scaleOf() of four tiles on a symmetric grid. */
+@inline
+function symmetricScales(low: v128, high: v128, steps: v128, least: v128, dtype: i32): v128 {
+  const span = f32x4.max(f32x4.abs(low), f32x4.abs(high));
+  const scale = f32x4.max(roundScales(f32x4.div(span, steps), dtype), least);
+  return v128.bitselect(f32x4.splat(1), scale, f32x4.eq(span, f32x4.splat(0)));
+}
+
 export function scale_params(thread: i32): void {
   const low = tensor(0), high = tensor(1), scale = tensor(2), zero = tensor(3), n = dim(0) * dim(1);
   const bits = scalarU(0), grid = scalarU(1), dtype = scalarU(2), step: i32 = 1024;
   for (let from = claim() * step; from < n; from = claim() * step) {
-    for (let i = from, end = min(n, from + step); i < end; i++) {
+    const end = min(n, from + step);
+    let i = from;
+    if (grid != AFFINE) {
+      const steps = f32x4.splat(stepsOf(bits, grid)), least = f32x4.splat(smallestScale(dtype));
+      for (; i + 4 <= end; i += 4) {
+        const at = <usize>i << 2, l = v128.load(low + at), h = v128.load(high + at);
+        v128.store(scale + at, symmetricScales(l, h, steps, least, dtype));
+        store<u32>(zero + <usize>i, 0);
+      }
+    }
+    for (; i < end; i++) {
       const at = <usize>i << 2, l = load<f32>(low + at);
       const s = scaleOf(l, load<f32>(high + at), bits, grid, dtype);
       store<f32>(scale + at, s);
@@ -96,34 +134,52 @@ export function codes4(w: v128, scale: v128, zero: v128, least: v128, most: v128
   return f32x4.pmin(most, f32x4.pmax(least, f32x4.add(f32x4.nearest(f32x4.div(w, scale)), zero)));
 }
 
-/** The same from memory, as integers; a quotient that is NaN counts as 0. */
+/** From here on the unit in the last place of an f32 is one: adding it rounds half to even. */
+const ROUNDER: f32 = 12582912;
+
+/**
+ * The same as integers; a quotient that is NaN counts as 0. `least` and `most` are whole numbers,
+ * less the zero point, so that it is the same to clamp before rounding; `bias` is the bits of
+ * ROUNDER, less the zero point.
+ */
 @inline
-function int4(p: usize, scale: v128, zero: v128, least: v128, most: v128): v128 {
-  const quotient = f32x4.nearest(f32x4.div(v128.load(p), scale));
-  const q = f32x4.add(v128.and(quotient, f32x4.eq(quotient, quotient)), zero);
-  return i32x4.trunc_sat_f32x4_s(f32x4.pmin(most, f32x4.pmax(least, q)));
+function int4(w: v128, scale: v128, bias: v128, least: v128, most: v128): v128 {
+  const quotient = f32x4.div(w, scale);
+  const q = v128.and(quotient, f32x4.eq(quotient, quotient));
+  const clamped = f32x4.pmin(most, f32x4.pmax(least, q));
+  return i32x4.sub(f32x4.add(clamped, f32x4.splat(ROUNDER)), bias);
 }
 
 @inline
-function int16(w: usize, scale: v128, zero: v128, least: v128, most: v128): v128 {
-  const a = int4(w, scale, zero, least, most), b = int4(w + 16, scale, zero, least, most);
-  const c = int4(w + 32, scale, zero, least, most), d = int4(w + 48, scale, zero, least, most);
+function narrow4(a: v128, b: v128, c: v128, d: v128): v128 {
   return i8x16.narrow_i16x8_s(i16x8.narrow_i32x4_s(a, b), i16x8.narrow_i32x4_s(c, d));
 }
 
-/** Codes of a run of n floats. */
-function quantizeRun(w: usize, out: usize, n: i32, s: f32, z: i32, qmin: i32, qmax: i32): void {
-  const scale = f32x4.splat(s), zero = f32x4.splat(<f32>z);
-  const least = f32x4.splat(<f32>qmin), most = f32x4.splat(<f32>qmax);
-  let i: i32 = 0;
-  for (; i + 16 <= n; i += 16) {
-    v128.store(out, int16(w, scale, zero, least, most));
-    w += 64;
-    out += 16;
+/** Codes of elements [at, at + n) of a weight. */
+function quantizeRun(base: usize, at: i32, n: i32, type: i32, buffer: usize, out: usize, s: f32,
+  z: i32, qmin: i32, qmax: i32): void {
+  const scale = f32x4.splat(s), bias = i32x4.splat(reinterpret<i32>(ROUNDER) - z);
+  const least = f32x4.splat(<f32>(qmin - z)), most = f32x4.splat(<f32>(qmax - z));
+  if (type == BF16) {
+    let p = base + (<usize>at << 1);
+    for (; n >= 16; n -= 16, at += 16, p += 32, out += 16) {
+      const v = v128.load(p), x = v128.load(p, 16);
+      v128.store(out, narrow4(
+        int4(lowBF16(v), scale, bias, least, most), int4(highBF16(v), scale, bias, least, most),
+        int4(lowBF16(x), scale, bias, least, most), int4(highBF16(x), scale, bias, least, most)));
+    }
+    if (n == 0) return;
   }
-  for (; i < n; i++) {
-    store<i8>(out++, <i8>i32x4.extract_lane(int4(w, scale, zero, least, most), 0));
-    w += 4;
+  let w = run(base, at, n, type, buffer);
+  for (; n >= 16; n -= 16, w += 64, out += 16) {
+    v128.store(out, narrow4(
+      int4(v128.load(w), scale, bias, least, most),
+      int4(v128.load(w, 16), scale, bias, least, most),
+      int4(v128.load(w, 32), scale, bias, least, most),
+      int4(v128.load(w, 48), scale, bias, least, most)));
+  }
+  for (; n > 0; n--, w += 4) {
+    store<i8>(out++, <i8>i32x4.extract_lane(int4(v128.load(w), scale, bias, least, most), 0));
   }
 }
 
@@ -141,7 +197,7 @@ export function quantize_int(thread: i32): void {
           z = load<i8>(zero + <usize>(tiles + b));
         for (let c = b * columns, end = min(C, c + columns); c < end; c += RUN) {
           const n = min(RUN, end - c), at = r * C + c;
-          quantizeRun(run(w, at, n, type, buffer), out + <usize>at, n, s, z, qmin, qmax);
+          quantizeRun(w, at, n, type, buffer, out + <usize>at, s, z, qmin, qmax);
         }
       }
     }
