@@ -90,6 +90,7 @@ export function planMemory(
   const slice = Math.ceil(slices.both);
   // The memory of a GPU is not the process's; that of a GPU which the CPU plays is.
   const apart = device.name === "webgpu" && !device.software;
+  const ahead = device.name === "wasm" ? aheadOnDevice(units, calibrated !== undefined) : 0;
   // Buffers that wait to be used again, and those that are destroyed when the device has done.
   const idle = apart ? 2 * POOL_BYTES : 0;
   if (!model || !(evaluation || calibrated)) {
@@ -99,7 +100,7 @@ export function planMemory(
       slice,
       ...nothing,
       peak: base + (apart ? Math.ceil(slices.host) : slice),
-      device: Math.ceil(slices.device) + SMALL_BYTES + idle,
+      device: Math.ceil(slices.device) + SMALL_BYTES + idle + ahead,
     };
   }
   const { held: weights, activations } = evaluation
@@ -123,8 +124,24 @@ export function planMemory(
     states,
     activations,
     peak: base + (apart ? Math.ceil(most.host) : Math.ceil(most.both) + states),
-    device: Math.ceil(most.device) + states + SMALL_BYTES + idle,
+    device: Math.ceil(most.device) + states + SMALL_BYTES + idle + ahead,
   };
+}
+
+/**
+ * Slices of weights that are read ahead into the CPU's kernels' memory; blocks that are calibrated
+ * are read as a whole. The base counts them already for the process.
+ */
+function aheadOnDevice(units: readonly Unit[], calibrated: boolean): number {
+  const weights = units.filter(({ place }) => !calibrated || typeof place !== "number")
+    .flatMap(({ tasks }) => tasks)
+    .flatMap((task) => task.kind === "quantize" ? [task] : []);
+  const slices = weights.map(({ weight, sliceRows }) => {
+    const [rows] = matrixShape(weight.shape);
+    return byteLength(weight) * Math.min(1, sliceRows / rows);
+  });
+  const all = sum(weights, ({ weight }) => byteLength(weight));
+  return Math.ceil(Math.min(all, READ_AHEAD_BYTES + Math.max(0, ...slices)));
 }
 
 /** What one tensor's slice on its way holds. */
