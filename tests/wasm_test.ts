@@ -166,10 +166,14 @@ Deno.test("a kernel that traps on any thread is a DeviceError, and the device is
   }
 });
 
-Deno.test("exp4 is within 2 units in the last place and pow24 within 7e-6", async () => {
+Deno.test("exp4 and expDown4 are within 2 units in the last place and pow24 within 7e-6", async () => {
   const module = await WebAssembly.compile(
     await buildKernels({
-      "kernels.ts": `import { exp4, pow24 } from "./math";
+      "kernels.ts": `import { exp4, expDown4, pow24 } from "./math";
+        export function downs(p: usize, n: i32): void {
+          const end = p + (<usize>n << 2);
+          for (; p < end; p += 16) v128.store(p, expDown4(v128.load(p)));
+        }
         export function exps(p: usize, n: i32): void {
           for (const end = p + (<usize>n << 2); p < end; p += 16) v128.store(p, exp4(v128.load(p)));
         }
@@ -190,17 +194,23 @@ Deno.test("exp4 is within 2 units in the last place and pow24 within 7e-6", asyn
     kernel(from, n);
     return before;
   };
-  apply("exps", -87, 88.7).forEach((x, i) => {
-    const want = Math.exp(x);
-    const unit = 2 ** (Math.floor(Math.log2(want)) - 23);
-    assert.ok(Math.abs(values[i]! - want) <= 2 * unit, `e^${x} is ${values[i]}`);
-  });
+  for (const [name, low, high] of [["exps", -87, 88.7], ["downs", -86, 0]] as const) {
+    apply(name, low, high).forEach((x, i) => {
+      const want = Math.exp(x);
+      const unit = 2 ** (Math.floor(Math.log2(want)) - 23);
+      assert.ok(Math.abs(values[i]! - want) <= 2 * unit, `${name}: e^${x} is ${values[i]}`);
+    });
+  }
   apply("exps", -104, -87).forEach((x, i) => {
     assert.ok(Math.abs(values[i]! - Math.exp(x)) <= 2 ** -148, `e^${x} is ${values[i]}`);
   });
   values.set([-Infinity, -1e30, 0, 89]);
   (exports.exps as (p: number, n: number) => void)(from, 4);
   assert.deepEqual([...values.subarray(0, 4)], [0, 0, 1, Infinity]);
+  values.set([-Infinity, -1e30, 0, NaN]);
+  (exports.downs as (p: number, n: number) => void)(from, 4);
+  assert.ok(values[0]! < 1e-37 && values[1] === values[0]);
+  assert.deepEqual([...values.subarray(2, 4)], [1, NaN]);
   apply("powers", 1e-6, 2).forEach((x, i) => {
     const want = x ** 2.4;
     assert.ok(Math.abs(values[i]! - want) <= 7e-6 * want, `${x}^2.4 is ${values[i]}`);

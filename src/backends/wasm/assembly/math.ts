@@ -16,6 +16,8 @@ const BIAS = memory.data<i32>([127]);
 /** Where e^x is 0 or infinity. */
 const EXP_LEAST = memory.data<f32>([-104]);
 const EXP_MOST = memory.data<f32>([89]);
+/** Above this e^x is a normal number. */
+const EXP_NORMAL = memory.data<f32>([-86]);
 const LOG2_E = memory.data<f32>([1.44269504]);
 /** ln 2 in two parts, the first with few bits, so that a whole number times it is exact. */
 const LN2_HIGH = memory.data<f32>([0.693359375]);
@@ -76,6 +78,12 @@ function line(table: usize, i: i32, x: v128): v128 {
   return f32x4.add(at(table, i), f32x4.mul(at(table, i + 1), x));
 }
 
+/** The same in one step where the CPU has it. */
+@inline
+function fusedLine(table: usize, i: i32, x: v128): v128 {
+  return f32x4.relaxed_madd(at(table, i + 1), x, at(table, i));
+}
+
 /** 2^n of whole numbers from −126 to 127. */
 @inline
 function powerOf2(n: v128): v128 {
@@ -99,6 +107,23 @@ export function exp4(x: v128): v128 {
   // In two factors: n runs from −150 to 128, beyond the exponents of normal numbers.
   const whole = i32x4.sub(rounded, at(ROUNDER)), half = i32x4.shr_s(whole, 1);
   return f32x4.mul(f32x4.mul(e, powerOf2(half)), powerOf2(i32x4.sub(whole, half)));
+}
+
+/**
+ * e^x of x ≤ 0 within 2 units in the last place (tests/wasm_test.ts), but that below −86 it is
+ * e^−86; NaN stays NaN.
+ */
+@inline
+export function expDown4(x: v128): v128 {
+  x = f32x4.pmax(x, at(EXP_NORMAL));
+  const rounded = f32x4.relaxed_madd(x, at(LOG2_E), at(ROUNDER)),
+    n = f32x4.sub(rounded, at(ROUNDER));
+  const r = f32x4.relaxed_nmadd(n, at(LN2_LOW), f32x4.relaxed_nmadd(n, at(LN2_HIGH), x));
+  const r2 = f32x4.mul(r, r);
+  const upper = f32x4.relaxed_madd(r2, fusedLine(EXP, 4, r), fusedLine(EXP, 2, r));
+  const p = f32x4.relaxed_madd(r2, upper, fusedLine(EXP, 0, r));
+  const e = f32x4.add(f32x4.relaxed_madd(r2, p, r), at(ONE));
+  return f32x4.mul(e, powerOf2(i32x4.sub(rounded, at(ROUNDER))));
 }
 
 /** erf(x), off by 2e-7 at most. */
@@ -161,6 +186,12 @@ export function sum2(v: v128): f64 {
 @inline
 export function promoteHigh(v: v128): v128 {
   return f64x2.promote_low_f32x4(v128.shuffle<i64>(v, v, 1, 1));
+}
+
+/** The sum of four f32 lanes, in f64. */
+@inline
+export function sum4(v: v128): f64 {
+  return sum2(f64x2.add(f64x2.promote_low_f32x4(v), promoteHigh(v)));
 }
 
 /** The greatest of four lanes. */

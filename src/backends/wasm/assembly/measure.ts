@@ -2,9 +2,12 @@
 import { CHUNK, claim, claimChunk, dim, dtype, scalarF, scalarU, SCRATCH_BYTES, scratch,
   tensor } from "./call";
 import { run } from "./cast";
-import { exp4, max4, promoteHigh, sum2 } from "./math";
+import { expDown4, max4, promoteHigh, sum2, sum4 } from "./math";
 
-/** The greatest of a row of n ≥ 1 logits. */
+/** Logits whose exponentials are summed in f32. */
+const PART: i32 = 64;
+
+/** The greatest of a row of n ≥ 1 logits, of those that are numbers. */
 function maxOf(p: usize, n: i32): f32 {
   if (n < 4) {
     let most = load<f32>(p);
@@ -12,9 +15,23 @@ function maxOf(p: usize, n: i32): f32 {
     return most;
   }
   const last = p + (<usize>(n - 4) << 2);
-  let most = v128.load(last);
-  for (; p < last; p += 16) most = f32x4.max(most, v128.load(p));
-  return max4(most);
+  let a = f32x4.splat(-Infinity), b = a, c = a, d = a;
+  for (; p + 48 < last; p += 64) {
+    a = f32x4.pmax(a, v128.load(p)), b = f32x4.pmax(b, v128.load(p, 16));
+    c = f32x4.pmax(c, v128.load(p, 32)), d = f32x4.pmax(d, v128.load(p, 48));
+  }
+  for (; p < last; p += 16) a = f32x4.pmax(a, v128.load(p));
+  a = f32x4.pmax(a, v128.load(last));
+  return max4(f32x4.pmax(f32x4.pmax(a, b), f32x4.pmax(c, d)));
+}
+
+/** The place of the first of a row of n logits that is this one of them. */
+function placeOf(row: usize, n: i32, value: f32): i32 {
+  const four = f32x4.splat(value);
+  let i: i32 = 0;
+  while (i + 4 <= n && !v128.any_true(f32x4.eq(v128.load(row + (<usize>i << 2)), four))) i += 4;
+  while (load<f32>(row + (<usize>i << 2)) != value) i++;
+  return i;
 }
 
 /**
@@ -24,10 +41,8 @@ function maxOf(p: usize, n: i32): f32 {
 function raise(row: usize, n: i32, first: i32, top: usize, place: usize): f64 {
   const before = load<f32>(top), most = maxOf(row, n);
   if (!(most > before)) return 1;
-  let i: i32 = 0;
-  while (load<f32>(row + (<usize>i << 2)) != most) i++;
   store<f32>(top, most);
-  store<f32>(place, <f32>(first + i));
+  store<f32>(place, <f32>(first + placeOf(row, n, most)));
   return Math.exp(<f64>before - <f64>most);
 }
 
@@ -41,23 +56,25 @@ export function divergence(thread: i32): void {
     const fadeP = raise(rowP, V, first, state, state + 28),
       fadeQ = raise(rowQ, V, first, state + 8, state + 32);
     const topP = f32x4.splat(load<f32>(state)), topQ = f32x4.splat(load<f32>(state, 8));
-    let sumP = f64x2.splat(0), sumQ = sumP, cross = sumP;
-    for (let i: i32 = 0; i < V; i += 4) {
-      const at = <usize>i << 2, vp = v128.load(rowP + at), vq = v128.load(rowQ + at);
-      let ep = exp4(f32x4.sub(vp, topP)), eq = exp4(f32x4.sub(vq, topQ)), apart = f32x4.sub(vp, vq);
-      if (i + 4 > V) {
-        const kept = i32x4.lt_s(i32x4(0, 1, 2, 3), i32x4.splat(V - i));
-        ep = v128.and(ep, kept), eq = v128.and(eq, kept), apart = v128.and(apart, kept);
+    let sumP: f64 = 0, sumQ: f64 = 0, cross: f64 = 0;
+    for (let from: i32 = 0; from < V; from += PART) {
+      let partP = f32x4.splat(0), partQ = partP, partCross = partP;
+      for (let i = from, end = min(V, from + PART); i < end; i += 4) {
+        const at = <usize>i << 2, vp = v128.load(rowP + at), vq = v128.load(rowQ + at);
+        let ep = expDown4(f32x4.sub(vp, topP)), eq = expDown4(f32x4.sub(vq, topQ));
+        let apart = f32x4.sub(vp, vq);
+        if (i + 4 > V) {
+          const kept = i32x4.lt_s(i32x4(0, 1, 2, 3), i32x4.splat(V - i));
+          ep = v128.and(ep, kept), eq = v128.and(eq, kept), apart = v128.and(apart, kept);
+        }
+        partP = f32x4.add(partP, ep), partQ = f32x4.add(partQ, eq);
+        partCross = f32x4.relaxed_madd(ep, apart, partCross);
       }
-      const low = f64x2.promote_low_f32x4(ep), high = promoteHigh(ep);
-      sumP = f64x2.add(sumP, f64x2.add(low, high));
-      sumQ = f64x2.add(sumQ, f64x2.add(f64x2.promote_low_f32x4(eq), promoteHigh(eq)));
-      cross = f64x2.add(cross, f64x2.mul(low, f64x2.promote_low_f32x4(apart)));
-      cross = f64x2.add(cross, f64x2.mul(high, promoteHigh(apart)));
+      sumP += sum4(partP), sumQ += sum4(partQ), cross += sum4(partCross);
     }
-    store<f32>(state, <f32>(<f64>load<f32>(state, 4) * fadeP + sum2(sumP)), 4);
-    store<f32>(state, <f32>(<f64>load<f32>(state, 12) * fadeQ + sum2(sumQ)), 12);
-    store<f32>(state, <f32>(<f64>load<f32>(state, 16) * fadeP + sum2(cross)), 16);
+    store<f32>(state, <f32>(<f64>load<f32>(state, 4) * fadeP + sumP), 4);
+    store<f32>(state, <f32>(<f64>load<f32>(state, 12) * fadeQ + sumQ), 12);
+    store<f32>(state, <f32>(<f64>load<f32>(state, 16) * fadeP + cross), 16);
     const label = load<u32>(labels + (<usize>t << 2)) - <u32>first;
     if (label < <u32>V) {
       store<f32>(state, load<f32>(rowP + (<usize>label << 2)), 20);

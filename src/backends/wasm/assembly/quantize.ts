@@ -32,6 +32,15 @@ export function roundScale(s: f32, dtype: i32): f32 {
   return s + 0.5 - 0.5;
 }
 
+/** The same of four positive numbers that are neither subnormal nor too large in that dtype. */
+@inline
+export function roundScale4(s: v128, dtype: i32): v128 {
+  if (dtype == 0) return s;
+  const cut = dtype == 1 ? 16 : 13, unit = 1 << cut;
+  const odd = v128.and(i32x4.shr_u(s, cut), i32x4.splat(1));
+  return v128.and(i32x4.add(i32x4.add(s, i32x4.splat((unit >> 1) - 1)), odd), i32x4.splat(-unit));
+}
+
 /** The smallest normal number of that dtype. */
 @inline
 export function smallestScale(dtype: i32): f32 {
