@@ -10,12 +10,23 @@ const FP8: i32 = 1;
 /** Rows of an item: what is read of V serves all of them. */
 export const ROWS: i32 = 32;
 
+/** Of a square matrix of f64 in lines of `count`. */
 @inline
-function factorAt(r: usize, count: i32, i: i32, j: i32): usize {
-  return r + (<usize>(i * count + j) << 3);
+function elementAt(matrix: usize, count: i32, line: i32, place: i32): usize {
+  return matrix + (<usize>(line * count + place) << 3);
 }
 
-/** The reverse Cholesky factor of a diagonal block, in float64, and its inverse. */
+/** sum − x·y, two lanes with the same x. */
+@inline
+function less2(sum: v128, x: usize, y: usize): v128 {
+  return f64x2.sub(sum, f64x2.mul(v128.load64_splat(x), v128.load(y)));
+}
+
+/**
+ * The reverse Cholesky factor of a diagonal block, in float64, and its inverse. Columns of the
+ * factor are lines of scratch memory, so that two rows are one vector, as are two columns of the
+ * inverse.
+ */
 export function factor_block(thread: i32): void {
   if (claim() > 0) return;
   const m = tensor(0), s = tensor(1), t = tensor(2), status = tensor(3), C = dim(1), K = dim(2);
@@ -23,33 +34,44 @@ export function factor_block(thread: i32): void {
   const a = m + (<usize>((first - panel) * C + first) << 2), r = scratch(thread);
   let smallest: f64 = load<f32>(status);
   for (let j = count - 1; j >= 0; j--) {
-    for (let i = j; i >= 0; i--) {
-      let sum = <f64>load<f32>(a + (<usize>(i * C + j) << 2));
-      for (let k = j + 1; k < count; k++) {
-        sum -= load<f64>(factorAt(r, count, i, k)) * load<f64>(factorAt(r, count, j, k));
-      }
-      if (i < j) {
-        store<f64>(factorAt(r, count, i, j), sum / load<f64>(factorAt(r, count, j, j)));
-        continue;
-      }
-      const sound = sum >= least && sum < Infinity;
-      smallest = min(smallest, sound ? sum : -1);
-      store<f64>(factorAt(r, count, j, j), sqrt(sound ? sum : 1));
+    let square: f64 = load<f32>(a + (<usize>(j * C + j) << 2));
+    for (let k = j + 1; k < count; k++) {
+      const x = load<f64>(elementAt(r, count, k, j));
+      square -= x * x;
     }
+    const sound = square >= least && square < Infinity;
+    smallest = min(smallest, sound ? square : -1);
+    const diagonal = sqrt(sound ? square : 1);
+    // With an odd j the last vector goes over the diagonal, which is stored afterwards.
+    for (let i: i32 = 0; i < j; i += 2) {
+      let sum = f64x2(load<f32>(a + (<usize>(i * C + j) << 2)),
+        load<f32>(a + (<usize>((i + 1) * C + j) << 2)));
+      for (let k = j + 1; k < count; k++) {
+        sum = less2(sum, elementAt(r, count, k, j), elementAt(r, count, k, i));
+      }
+      v128.store(elementAt(r, count, j, i), f64x2.div(sum, f64x2.splat(diagonal)));
+    }
+    store<f64>(elementAt(r, count, j, j), diagonal);
   }
   store<f32>(status, <f32>smallest);
-  const inverse = factorAt(r, count, count, 0);
+  // Lines of an even length, below the diagonal 0.
+  const inverse = elementAt(r, count, count, 0), width = (count + 1) & ~1;
   for (let i = count - 1; i >= 0; i--) {
-    const diagonal = load<f64>(factorAt(r, count, i, i));
-    for (let j: i32 = 0; j < count; j++) {
-      let sum: f64 = i == j ? 1 : 0;
-      for (let k = i + 1; k <= j; k++) {
-        sum -= load<f64>(factorAt(r, count, i, k)) * load<f64>(factorAt(inverse, count, k, j));
+    const diagonal = load<f64>(elementAt(r, count, i, i));
+    for (let j: i32 = 0; j < count; j += 2) {
+      let sum = f64x2(i == j ? 1 : 0, i == j + 1 ? 1 : 0);
+      for (let k = i + 1, last = min(count - 1, j + 1); k <= last; k++) {
+        sum = less2(sum, elementAt(r, count, k, i), elementAt(inverse, width, k, j));
       }
-      sum = i > j ? 0 : sum / diagonal;
-      store<f64>(factorAt(inverse, count, i, j), sum);
-      store<f32>(t + (<usize>(i * K + j) << 2), <f32>sum);
-      store<f32>(s + (<usize>((first + i) * K + j) << 2), i == j ? 1 : 0);
+      sum = f64x2.div(sum, f64x2.splat(diagonal));
+      if (i > j) sum = f64x2.replace_lane(sum, 0, 0);
+      if (i > j + 1) sum = f64x2.replace_lane(sum, 1, 0);
+      v128.store(elementAt(inverse, width, i, j), sum);
+      for (let lane: i32 = 0, lanes = min(2, count - j); lane < lanes; lane++) {
+        const value = lane == 0 ? f64x2.extract_lane(sum, 0) : f64x2.extract_lane(sum, 1);
+        store<f32>(t + (<usize>(i * K + j + lane) << 2), <f32>value);
+        store<f32>(s + (<usize>((first + i) * K + j + lane) << 2), i == j + lane ? 1 : 0);
+      }
     }
   }
 }
