@@ -1,8 +1,8 @@
-// deno-lint-ignore-file no-console
 /**
  * A checkpoint file to a quantized file, against copying the same file: a 512 MB synthetic
  * checkpoint of bf16 linears.
  */
+import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import {
   open,
@@ -13,7 +13,8 @@ import {
   run as runPlan,
 } from "../../mod.ts";
 import { layoutFile } from "../../src/containers/safetensors.ts";
-import { compare, formatRatio, type Ratio } from "./measure.ts";
+import { cpuName } from "./environment.ts";
+import { compare, type Ratio } from "./measure.ts";
 
 async function synthetic(folder: string): Promise<{ path: string; size: number }> {
   const tensors = Array.from({ length: 16 }, (_, i) => ({
@@ -72,16 +73,14 @@ export async function run(rounds = 5): Promise<Ratio[]> {
     ], { rounds });
     const [copy, ...others] = rates;
     return others.map(({ name, rate }) => ({
-      what: `${name}, file to file / copying the file`,
+      what: `${name}, file to file`,
+      ours: `${rate.toFixed(2)} GB/s`,
+      against: `copying the file: ${copy!.rate.toFixed(2)} GB/s`,
       ratio: rate / copy!.rate,
       goal: 0.9,
-      detail: `${rate.toFixed(2)} against ${copy!.rate.toFixed(2)} GB/s`,
+      device: cpuName(availableParallelism()),
     }));
   } finally {
     await Deno.remove(folder, { recursive: true });
   }
-}
-
-if (import.meta.main) {
-  for (const ratio of await run()) console.log(formatRatio(ratio));
 }

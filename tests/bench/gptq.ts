@@ -1,14 +1,9 @@
 /**
  * Calibrated quantization of a model against llm-compressor's GPTQ, in turns on the same threads,
  * windows and bits; what ours spends its time on; and how far it is from the multiply-adds in it.
- * Needs a model and a Python environment:
- *
- *   SLUICE_BENCH_MODEL    a folder with a Llama (SmolLM2-135M)
- *   SLUICE_BENCH_PYTHON   a Python that has llmcompressor; without it only Sluice runs
- *   SLUICE_BENCH_TURNS    [1]
  */
 import { availableParallelism } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import {
   type Backend,
   open,
@@ -23,22 +18,30 @@ import {
 } from "../../mod.ts";
 import type { PreparedWindows } from "../../src/evaluate.ts";
 import { multiply } from "../../src/ops/gemm.ts";
-import { median, type Ratio } from "./measure.ts";
+import { blasHere, cpuName, findModel, findPython, runScript } from "./environment.ts";
+import { median, type Ratio, type Skipped } from "./measure.ts";
 import { counting } from "./multiply_adds.ts";
 
-const PEER = new URL("./llm_compressor_gptq.py", import.meta.url).pathname;
 const CORPUS = new URL("../../sample/corpus/calibration.txt", import.meta.url).pathname;
 
-/** What ours is compared in: as much as llm-compressor's does, and all that there is. */
+const [WINDOWS, SEQ_LEN] = [64, 512];
+
+/**
+ * What ours is compared in: as much as llm-compressor's does, and all that there is. Goals with a
+ * BLAS, and with Sluice's own kernels.
+ */
 const OURS = {
   "GPTQ alone": {
-    method: "gptq",
-    propagate: false,
-    "unsigned-scales": true,
-    scale: "minmax",
-    sweeps: 0,
+    options: {
+      method: "gptq",
+      propagate: false,
+      "unsigned-scales": true,
+      scale: "minmax",
+      sweeps: 0,
+    },
+    goals: { blas: 2.5, own: 0.88 },
   },
-  "the default, AWQ with GPTQ and propagation": {},
+  "AWQ, GPTQ, propagation (default)": { options: {}, goals: { blas: 1.1, own: 0.4 } },
 } as const;
 
 interface Turn {
@@ -97,32 +100,26 @@ async function theirs(
   python: string,
   { model, windows, threads }: { model: string; windows: string; threads: number },
 ): Promise<number> {
-  const { success, stdout, stderr } = await new Deno.Command(python, {
-    args: [PEER, model, windows, String(threads)],
-    env: { HF_HUB_OFFLINE: "1", TQDM_DISABLE: "1", OMP_NUM_THREADS: String(threads) },
-  }).output();
-  const line = new TextDecoder().decode(stdout).trim().split("\n").at(-1) ?? "";
-  if (!success) throw new Error(new TextDecoder().decode(stderr));
-  return (JSON.parse(line) as { seconds: number }).seconds;
+  const result = await runScript(python, "llm_compressor_gptq.py", [model, windows, `${threads}`]);
+  return (result as { readonly seconds: number }).seconds;
 }
 
 /** Run it. */
-export async function run(): Promise<Ratio[]> {
-  const model = Deno.env.get("SLUICE_BENCH_MODEL");
-  if (!model) {
-    return [{ what: "not run: SLUICE_BENCH_MODEL names no model", ratio: NaN, detail: "" }];
-  }
-  const python = Deno.env.get("SLUICE_BENCH_PYTHON");
-  const turns = Number(Deno.env.get("SLUICE_BENCH_TURNS") ?? 1);
+export async function run(turns = 1): Promise<(Ratio | Skipped)[]> {
+  const given = await findModel();
+  if ("skipped" in given) return [{ skipped: `gptq. ${given.skipped}` }];
+  const { model } = given;
+  const found = await findPython("torch", "llmcompressor");
   const threads = availableParallelism();
+  const library = blasHere();
   const folder = await Deno.makeTempDir();
   try {
     await using device = await openBackend("wasm", { threads });
     await using source = await open(model);
     const calibration = await prepareCalibration(source, {
       corpus: CORPUS,
-      seqLen: 512,
-      numSamples: 64,
+      seqLen: SEQ_LEN,
+      numSamples: WINDOWS,
     });
     const windows = join(folder, "windows.json");
     const lists = calibration.windows.map((window) => [...window]);
@@ -132,36 +129,50 @@ export async function run(): Promise<Ratio[]> {
     const peers: number[] = [];
     const rates: number[] = [];
     for (let turn = 0; turn < turns; turn++) {
-      for (const [name, options] of Object.entries(OURS)) {
-        rates.push(await productRate(device, size, 512));
+      for (const [name, { options }] of Object.entries(OURS)) {
+        rates.push(await productRate(device, size, SEQ_LEN));
         made.get(name)!.push(await ours(model, options, { calibration, folder, device }));
       }
-      rates.push(await productRate(device, size, 512));
-      if (python) peers.push(await theirs(python, { model, windows, threads }));
+      rates.push(await productRate(device, size, SEQ_LEN));
+      if ("python" in found) peers.push(await theirs(found.python, { model, windows, threads }));
     }
     const rate = median(rates);
-    return [...made].flatMap(([name, turns]) => {
+    const rows = Object.entries(OURS).flatMap(([name, { goals }]): Ratio[] => {
+      const turns = made.get(name)!;
       const seconds = median(turns.map(({ seconds }) => seconds));
       const { products, report } = turns[0]!;
       const phases = Object.entries(report.phases.total)
-        .map(([phase, use]) => `${phase} ${use.seconds.toFixed(1)}`).join(", ");
+        .map(([phase, { seconds }]) => `${phase} ${seconds.toFixed(1)} s`).join(", ");
+      const row = {
+        what: `${name}, of ${basename(model)}, ${calibration.windows.length} × ${SEQ_LEN} tokens`,
+        ours: `${seconds.toFixed(1)} s`,
+        device: cpuName(threads, library),
+      };
       const work = products / rate;
-      const ratios: Ratio[] = [{
-        what: `${name}: time / time of its products`,
-        ratio: seconds / work,
-        detail: `${seconds.toFixed(0)} s on ${threads} threads, of ${
-          (2 * products / 1e12).toFixed(2)
-        } TFLOP at ${(2 * rate / 1e9).toFixed(0)} GFLOP/s; ${phases}`,
-      }];
-      if (peers.length > 0) {
-        ratios.push({
-          what: `${name}: llm-compressor's GPTQ's time / time`,
-          ratio: median(peers) / seconds,
-          detail: `llm-compressor ${median(peers).toFixed(0)} s`,
-        });
-      }
-      return ratios;
+      const limit = `its ${(2 * products / 1e12).toFixed(2)} TFLOP of products, ${
+        (2 * rate / 1e9).toFixed(0)
+      } GFLOP/s`;
+      const rival = median(peers);
+      return [
+        {
+          ...row,
+          against: `${limit}: ${work.toFixed(1)} s`,
+          ratio: work / seconds,
+          detail: `${name}: ${phases}`,
+        },
+        ...(peers.length > 0
+          ? [{
+            ...row,
+            against: `llm-compressor's GPTQ: ${rival.toFixed(1)} s`,
+            ratio: rival / seconds,
+            goal: library ? goals.blas : goals.own,
+          }]
+          : []),
+      ];
     });
+    return "python" in found
+      ? rows
+      : [...rows, { skipped: `llm-compressor's GPTQ. ${found.skipped}` }];
   } finally {
     await Deno.remove(folder, { recursive: true });
   }

@@ -1,8 +1,8 @@
-// deno-lint-ignore-file no-console
 /**
  * A checkpoint on the Hub to a quantized file, against a plain reader of the same files: a fake Hub
  * in a process of its own.
  */
+import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import {
   open,
@@ -12,7 +12,8 @@ import {
   recipeFromOptions,
   run as runPlan,
 } from "../../mod.ts";
-import { compare, formatRatio, type Ratio } from "./measure.ts";
+import { cpuName } from "./environment.ts";
+import { compare, type Ratio } from "./measure.ts";
 
 const MODEL = "big/model";
 
@@ -99,10 +100,12 @@ export async function run(rounds = 3): Promise<Ratio[]> {
       ], { rounds });
       for (const { name, rate } of ours) {
         ratios.push({
-          what: `nf4, Hub to file over ${line}, ${name} / a plain reader`,
+          what: `nf4, Hub to file over ${line}, ${name}`,
+          ours: `${rate.toFixed(2)} GB/s`,
+          against: `a plain reader: ${plain!.rate.toFixed(2)} GB/s`,
           ratio: rate / plain!.rate,
           goal: throttle ? 0.8 : 0.7,
-          detail: `${rate.toFixed(2)} against ${plain!.rate.toFixed(2)} GB/s`,
+          device: cpuName(availableParallelism()),
         });
       }
     }
@@ -110,8 +113,4 @@ export async function run(rounds = 3): Promise<Ratio[]> {
   } finally {
     await Deno.remove(folder, { recursive: true });
   }
-}
-
-if (import.meta.main) {
-  for (const ratio of await run()) console.log(formatRatio(ratio));
 }

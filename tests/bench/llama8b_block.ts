@@ -1,20 +1,23 @@
 // deno-lint-ignore-file no-console
 /**
- * Blocks of a large model's sizes, calibrated: seconds a block by phase, TFLOP/s, memory planned
- * and measured. The weights are made up, so that nothing is downloaded.
+ * Blocks of a large model's sizes, calibrated: seconds a block by phase, waits for a GPU and bytes to
+ * and from it, TFLOP/s, memory planned and measured. The weights are made up, so that nothing is
+ * downloaded.
  *
  *   deno run -A tests/bench/llama8b_block.ts [--device webgpu] [--like llama-70b] [--method gptq]
  *       [--blocks 1] [--windows 128] [--seq-len 512] [--python PATH]
  *
  * --method gptq is what llm-compressor's GPTQ does; default is AWQ with GPTQ, propagation and
- * sweeps. With --python, a Python that has llmcompressor, llm_compressor_block.py does the same
- * blocks and windows.
+ * sweeps. A Python that has llmcompressor (--python, or SLUICE_BENCH_PYTHON) does the same blocks and
+ * windows.
  */
 import { resourceUsage } from "node:process";
 import { parseArgs } from "node:util";
 import { openBackend, plan, recipeFromOptions, run } from "../../mod.ts";
 import { counted } from "../counted.ts";
+import { table } from "../../src/terminal/table.ts";
 import { blockModel, SIZES, tokenWindows } from "./block_model.ts";
+import { findPython, runScript } from "./environment.ts";
 import { counting } from "./multiply_adds.ts";
 
 const METHODS: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
@@ -87,17 +90,47 @@ const sink = {
   [Symbol.asyncDispose]: () => Promise.resolve(),
 };
 const report = await run(work, { source, backend, sink, calibration });
-const phases = Object.entries(report.phases.total).sort(([, a], [, b]) => b.seconds - a.seconds);
-for (const [phase, { seconds }] of phases) {
-  console.log(`  ${phase.padEnd(10)} ${(seconds / blocks).toFixed(2).padStart(9)} s a block`);
+
+/** What passed between the host and a device with memory of its own; a CPU has none. */
+interface Traffic {
+  readonly dispatches: number;
+  readonly waits: number;
+  /** Waits that brought tensors back. */
+  readonly reads: number;
+  /** Bytes. */
+  readonly uploaded: number;
+  readonly downloaded: number;
 }
+
+const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(2)} GB`;
+const trafficCells = ({ waits, reads, dispatches, uploaded, downloaded }: Traffic) => [
+  ...[waits, reads, dispatches].map((count) => (count / blocks).toFixed(0)),
+  ...[uploaded, downloaded].map((bytes) => gigabytes(bytes / blocks)),
+];
+const phases: [string, { readonly seconds: number; readonly traffic?: Traffic }][] = Object.entries(
+  report.phases.total,
+).sort(([, a], [, b]) => b.seconds - a.seconds);
+const counts = phases.some(([, { traffic }]) => traffic)
+  ? ["waits", "read-backs", "dispatches", "up", "down"]
+  : [];
+console.log(table(
+  [
+    { head: "of a block" },
+    ...["seconds", ...counts].map((head) => ({ head, align: "right" as const })),
+  ],
+  [
+    ...phases.map(([phase, { seconds, traffic }]) => [
+      phase,
+      (seconds / blocks).toFixed(2),
+      ...(traffic ? trafficCells(traffic) : counts.map(() => "")),
+    ]),
+    ["in all", (report.seconds / blocks).toFixed(2), ...counts.map(() => "")],
+  ],
+));
+
 const walked = report.phases.total.walk?.seconds ?? NaN;
 const flops = 2 * taken();
-const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(2)} GB`;
 const peak = resourceUsage().maxRSS * 1024;
-console.log(
-  `  ${"in all".padEnd(10)} ${(report.seconds / blocks).toFixed(2).padStart(9)} s a block`,
-);
 console.log(
   `products: ${(flops / 1e12).toFixed(2)} TFLOP, ${
     (flops / report.seconds / 1e12).toFixed(3)
@@ -110,18 +143,19 @@ console.log(
     (work.memory.device / memory.peakBytes()).toFixed(2)
   } ×)`,
 );
-if (values.python) {
-  const script = new URL("./llm_compressor_block.py", import.meta.url).pathname;
-  const { success, stdout, stderr } = await new Deno.Command(values.python, {
-    args: [script, JSON.stringify({ ...sizes, blocks, windows: count, seqLen })],
-    env: { HF_HUB_OFFLINE: "1", TQDM_DISABLE: "1" },
-  }).output();
-  if (!success) throw new Error(new TextDecoder().decode(stderr));
-  const line = new TextDecoder().decode(stdout).trim().split("\n").at(-1)!;
-  const theirs = JSON.parse(line) as { seconds: number; device: string };
+const found = values.python
+  ? { python: values.python }
+  : await findPython("torch", "llmcompressor");
+if ("skipped" in found) console.log(`llm-compressor was not run. ${found.skipped}`);
+else {
+  const asked = JSON.stringify({ ...sizes, blocks, windows: count, seqLen });
+  const theirs = await runScript(found.python, "llm_compressor_block.py", [asked]) as {
+    readonly seconds: number;
+    readonly device: string;
+  };
   console.log(
     `llm-compressor's GPTQ on ${theirs.device}: ${
       (theirs.seconds / blocks).toFixed(2)
     } s a block, ${(theirs.seconds / report.seconds).toFixed(2)} × ours`,
   );
-} else console.log("llm-compressor was not run: --python names no Python that has it");
+}

@@ -1,7 +1,8 @@
 /**
  * Timing on a noisy machine: contestants take turns, medians are compared, and what is printed is a
- * ratio.
+ * table of ratios.
  */
+import { type Column, table } from "../../src/terminal/table.ts";
 
 /** A contestant: what one turn does, and how much work a turn is, in `unit`s. */
 export interface Contestant {
@@ -45,20 +46,51 @@ export async function compare(
   });
 }
 
-/** One line of a result: a ratio, and the goal it is held against. */
+/** One row of the table: what Sluice does, and the rival or limit it is held against. */
 export interface Ratio {
   readonly what: string;
-  readonly ratio: number;
+  /** With its unit: `1.9 GB/s`. */
+  readonly ours: string;
+  /** Its name and its value: `copying the file: 2.0 GB/s`; absent where there was none. */
+  readonly against?: string;
+  /** How often as fast as that ours is: above 1 is faster, whatever the units. */
+  readonly ratio?: number;
+  /** What the ratio should reach. */
   readonly goal?: number;
-  readonly detail: string;
+  readonly device: string;
+  /** Printed under the table. */
+  readonly detail?: string;
 }
 
-/** `x.xx of goal y.yy  what  (detail)`. */
-export function formatRatio({ what, ratio, goal, detail }: Ratio): string {
-  const mark = goal === undefined
-    ? ""
-    : ratio >= goal
-    ? `  (goal ${goal}: reached)`
-    : `  (goal ${goal}: missed)`;
-  return `${ratio.toFixed(2).padStart(6)}  ${what}${mark}\n        ${detail}`;
+/** What was not measured, and why, as a sentence. */
+export interface Skipped {
+  readonly skipped: string;
+}
+
+const COLUMNS: readonly Column[] = [
+  { head: "what" },
+  { head: "ours", align: "right" },
+  { head: "rival or limit" },
+  { head: "ratio", align: "right" },
+  { head: "goal" },
+  { head: "device" },
+];
+
+/** All that was measured as a table, its footnotes, and what was skipped. */
+export function formatRatios(results: readonly (Ratio | Skipped)[]): string {
+  const ratios = results.filter((result) => "what" in result);
+  const notes = [...new Set(ratios.flatMap(({ detail }) => detail ?? []))];
+  const rows = ratios.map(({ what, ours, against = "", ratio, goal, device, detail }) => [
+    detail === undefined ? what : `${what} [${notes.indexOf(detail) + 1}]`,
+    ours,
+    against,
+    ratio?.toFixed(2) ?? "",
+    goal === undefined || ratio === undefined ? "" : `${goal}${ratio < goal ? ", missed" : ""}`,
+    device,
+  ]);
+  return [
+    ...(rows.length > 0 ? [table(COLUMNS, rows)] : []),
+    notes.map((note, i) => `[${i + 1}] ${note}\n`).join(""),
+    results.flatMap((result) => "skipped" in result ? `Skipped: ${result.skipped}\n` : []).join(""),
+  ].filter((part) => part !== "").join("\n");
 }

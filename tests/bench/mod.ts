@@ -1,35 +1,56 @@
 // deno-lint-ignore-file no-console
 /**
- * Every benchmark, one after the other: ratios, measured side by side in one run. `deno task bench
- * [name…]`
+ * Every benchmark, one after the other, and one table of what came out: Sluice beside rivals and
+ * limits that were measured in the same run. `deno task bench [name…]`
+ *
+ *   SLUICE_BENCH_MODEL     a folder with a Llama, for `gptq` and `evaluate`
+ *   SLUICE_BENCH_PYTHON    a Python that has rivals: torch, bitsandbytes, transformers, llmcompressor
+ *   SLUICE_BENCH_TURNS     turns of every contestant; absent: as many as each benchmark needs
+ *   SLUICE_BENCH_DEVICE    wasm or webgpu, for `wide_layer` [wasm]
+ *   SLUICE_BENCH_CHANNELS  inputs of that layer [14336]
  */
+import { run as evaluate } from "./evaluate.ts";
 import { run as fileToFile } from "./file_to_file.ts";
 import { run as gptq } from "./gptq.ts";
 import { run as hubToFile } from "./hub_to_file.ts";
-import { formatRatio, type Ratio } from "./measure.ts";
+import { formatRatios, type Ratio, type Skipped } from "./measure.ts";
 import { run as pack } from "./pack.ts";
 import { run as wasmMatmul } from "./wasm_matmul.ts";
 import { run as webgpuMatmul } from "./webgpu_matmul.ts";
 import { run as wideLayer } from "./wide_layer.ts";
 
-const BENCHES: Readonly<Record<string, () => Promise<Ratio[]>>> = {
+const BENCHES: Readonly<Record<string, (turns?: number) => Promise<(Ratio | Skipped)[]>>> = {
   wasm_matmul: wasmMatmul,
   webgpu_matmul: webgpuMatmul,
   pack,
   file_to_file: fileToFile,
   hub_to_file: hubToFile,
   wide_layer: wideLayer,
+  evaluate,
   gptq,
 };
 
 const asked = Deno.args.length > 0 ? Deno.args : Object.keys(BENCHES);
-for (const name of asked) {
-  const bench = BENCHES[name];
-  if (!bench) {
-    throw new RangeError(
-      `There is no benchmark "${name}"; there are ${Object.keys(BENCHES).join(", ")}`,
-    );
+const unknown = asked.find((name) => !Object.hasOwn(BENCHES, name));
+if (unknown !== undefined) {
+  throw new RangeError(
+    `There is no benchmark "${unknown}"; there are ${Object.keys(BENCHES).join(", ")}`,
+  );
+}
+const wanted = Deno.env.get("SLUICE_BENCH_TURNS");
+const turns = wanted === undefined ? undefined : Number(wanted);
+if (turns !== undefined && !(Number.isInteger(turns) && turns > 0)) {
+  throw new RangeError(`SLUICE_BENCH_TURNS is a number of turns, 1 or more, not "${wanted}"`);
+}
+const results: (Ratio | Skipped)[] = [];
+try {
+  for (const name of asked) {
+    const begun = performance.now();
+    console.error(`${name} …`);
+    results.push(...await BENCHES[name]!(turns));
+    console.error(`${name} took ${((performance.now() - begun) / 1000).toFixed(0)} s`);
   }
-  console.log(`\n${name}`);
-  for (const ratio of await bench()) console.log(formatRatio(ratio));
+} finally {
+  // Also when a later benchmark failed: what was measured took long.
+  console.log(formatRatios(results));
 }

@@ -1,4 +1,4 @@
-"""Seconds of x @ w.T in float32 on a CUDA device: argv [rounds, "T,C,R", ...] → a JSON list."""
+"""Seconds of x @ w.T in float32 on a CUDA device: argv [rounds, "T,C,R", ...] → JSON."""
 import json
 import statistics
 import sys
@@ -7,7 +7,7 @@ import time
 import torch
 
 if not torch.cuda.is_available():
-    print(json.dumps({"absent": "torch has no CUDA device"}))
+    print(json.dumps({"skipped": "The torch of SLUICE_BENCH_PYTHON has no CUDA device."}))
     sys.exit()
 torch.backends.cuda.matmul.allow_tf32 = False
 torch.set_float32_matmul_precision("highest")

@@ -1,14 +1,16 @@
 /**
  * matmul_nt on the CPU: the whole product (packing included) on one thread against a loop of
- * nothing but 128-bit fused multiply-adds, and two threads against one. The same loop beside a
- * second one tells whether the host really gives two cores.
+ * nothing but 128-bit fused multiply-adds, and two threads against one; the same products by a
+ * BLAS, if there is one, against ours. The loop beside a second one tells whether the host really
+ * gives two cores.
  */
 import assert from "node:assert/strict";
 import type { Backend, Tensor } from "../../src/backend.ts";
 import { buildKernels } from "../../src/backends/wasm/build.ts";
 import { openWasm } from "../../src/backends/wasm/mod.ts";
 import { matmulNt } from "../../src/ops/matmul_nt.ts";
-import { compare, median, type Ratio } from "./measure.ts";
+import { blasHere, cpuName } from "./environment.ts";
+import { compare, type Contestant, median, type Ratio, type Skipped } from "./measure.ts";
 
 const N = 1024;
 /** Rounds of the FMA loop in a turn: about as long as a product takes. */
@@ -38,8 +40,8 @@ const SPINNER = `onmessage = ({ data }) => {
   postMessage("done");
 };`;
 
-/** One product per call, seconds. */
-function product(backend: Backend, weight: "f32" | "bf16"): () => number {
+/** A product per call, and its seconds. */
+function multiplier(backend: Backend, weight: "f32" | "bf16"): () => number {
   const random = (tensor: Tensor, bytes: number) => {
     const words = new Uint16Array(bytes / 2);
     // A sign and an exponent near 2^-6 in every half word: normal numbers, whichever float it is
@@ -62,10 +64,25 @@ function product(backend: Backend, weight: "f32" | "bf16"): () => number {
   };
 }
 
+const WEIGHTS = ["f32", "bf16"] as const;
+const THREADS = [1, 2] as const;
+
+const gigaflops = (rate: number) => `${rate.toFixed(1)} GFLOP/s`;
+
 /** Run it. */
-export async function run(rounds = 15): Promise<Ratio[]> {
-  await using one = await openWasm({ threads: 1 });
-  await using two = await openWasm({ threads: 2 });
+export async function run(rounds = 15): Promise<(Ratio | Skipped)[]> {
+  const library = blasHere();
+  await using opened = new AsyncDisposableStack();
+  const contestants: Contestant[] = [];
+  for (const threads of THREADS) {
+    for (const blas of library ? ["none", "auto"] as const : ["none"] as const) {
+      const backend = opened.use(await openWasm({ threads, blas }));
+      for (const weight of WEIGHTS) {
+        const turn = multiplier(backend, weight);
+        contestants.push({ name: `${weight} ${threads} ${blas}`, work: 2 * N ** 3 / 1e9, turn });
+      }
+    }
+  }
   const memory = new WebAssembly.Memory({ initial: 1, maximum: 65536, shared: true });
   const module = await WebAssembly.compile(await buildKernels({ "kernels.ts": LOOP }));
   const { loop } = new WebAssembly.Instance(module, { env: { memory } }).exports;
@@ -81,10 +98,9 @@ export async function run(rounds = 15): Promise<Ratio[]> {
   try {
     const alone: number[] = [];
     const beside: number[] = [];
-    const work = 2 * N ** 3 / 1e9;
     const rates = await compare([
       {
-        name: "FMA loop",
+        name: "loop",
         work: LOOPS * SUMS * 8 / 1e9,
         turn: () => {
           const seconds = peak();
@@ -92,11 +108,9 @@ export async function run(rounds = 15): Promise<Ratio[]> {
           return seconds;
         },
       },
-      { name: "f32, one thread", work, turn: product(one, "f32") },
-      { name: "f32, two threads", work, turn: product(two, "f32") },
-      { name: "bf16, one thread", work, turn: product(one, "bf16") },
+      ...contestants,
       {
-        name: "FMA loop beside a busy thread",
+        name: "loop beside a busy thread",
         work: LOOPS * SUMS * 8 / 1e9,
         turn: async () => {
           const { promise, resolve } = Promise.withResolvers<void>();
@@ -111,27 +125,47 @@ export async function run(rounds = 15): Promise<Ratio[]> {
       },
     ], { rounds });
     const rate = (name: string) => rates.find((one) => one.name === name)!.rate;
-    const cores = 2 * median(alone) / median(beside);
-    const detail = rates.map(({ name, rate }) => `${name} ${rate.toFixed(1)}`).join(", ");
+    const against = (
+      [name, of]: readonly [name: string, of: string],
+      [rival, than]: readonly [name: string, of: string],
+      rest: { readonly goal: number; readonly device: string; readonly detail?: string },
+    ): Ratio => ({
+      what: `${name}, ${N}³`,
+      ours: gigaflops(rate(of)),
+      against: `${rival}: ${gigaflops(rate(than))}`,
+      ratio: rate(of) / rate(than),
+      ...rest,
+    });
+    const cores = (2 * median(alone) / median(beside)).toFixed(2);
+    const ours = [
+      ...WEIGHTS.map((weight) =>
+        against([`matmul_nt ${weight}`, `${weight} 1 none`], ["128-bit FMA loop", "loop"], {
+          goal: 0.7,
+          device: cpuName(1),
+        })
+      ),
+      ...WEIGHTS.map((weight) =>
+        against([`matmul_nt ${weight}`, `${weight} 2 none`], ["1 thread", `${weight} 1 none`], {
+          goal: 1.6,
+          device: cpuName(2),
+          detail: `two spinning threads had ${cores} cores of this host meanwhile`,
+        })
+      ),
+    ];
+    if (!library) {
+      return [...ours, { skipped: "A BLAS's products. There is no BLAS that Sluice would take." }];
+    }
     return [
-      {
-        what: `matmul_nt ${N}³ on one thread / pure 128-bit FMA loop`,
-        ratio: rate("f32, one thread") / rate("FMA loop"),
-        goal: 0.7,
-        detail: `GFLOP/s: ${detail}`,
-      },
-      {
-        what: `matmul_nt ${N}³ with bf16 weights on one thread / pure 128-bit FMA loop`,
-        ratio: rate("bf16, one thread") / rate("FMA loop"),
-        goal: 0.7,
-        detail: "the weights are widened while they are packed",
-      },
-      {
-        what: `matmul_nt ${N}³ on two threads / one`,
-        ratio: rate("f32, two threads") / rate("f32, one thread"),
-        goal: 1.6,
-        detail: `two spinning threads had ${cores.toFixed(2)} cores of this host meanwhile`,
-      },
+      ...ours,
+      ...THREADS.flatMap((threads) =>
+        WEIGHTS.map((weight) =>
+          against(
+            [`matmul_nt ${weight}, with a BLAS`, `${weight} ${threads} auto`],
+            ["Sluice's own kernels", `${weight} ${threads} none`],
+            { goal: 1, device: cpuName(threads, library) },
+          )
+        )
+      ),
     ];
   } finally {
     spinner.terminate();

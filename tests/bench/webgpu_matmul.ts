@@ -1,13 +1,11 @@
-// deno-lint-ignore-file no-console
 /**
  * The WGSL kernels of the matrix products and of attention side by side: the plain one and each variant, in TFLOP/s,
  * at the sizes of a large model on a GPU, at small ones on a software adapter. The ratio is of the
- * kernel that a run takes to the fastest of them; SLUICE_PEERS_PYTHON names a Python whose torch,
- * if it has CUDA, gives the float32 rate of the same card in the same run.
+ * kernel that a run takes to the fastest of them; a torch that has CUDA gives the float32 rate of
+ * the same card in the same run.
  */
 import type { Tensor } from "../../src/backend.ts";
 import { openWebgpu, type WebgpuBackend } from "../../src/backends/webgpu/mod.ts";
-import { DeviceError } from "../../src/errors.ts";
 import {
   argumentsOf,
   bindDims,
@@ -19,7 +17,8 @@ import {
 } from "../../src/op.ts";
 import { attention, gemm, matmulNt, matmulPacked } from "../../src/ops/mod.ts";
 import { byteLength } from "../../src/tensor.ts";
-import { compare, formatRatio, type Ratio } from "./measure.ts";
+import { findPython, openPresent, runScript } from "./environment.ts";
+import { compare, type Ratio, type Skipped } from "./measure.ts";
 
 /** One product: a call, and the multiply-adds in it. */
 interface Product {
@@ -141,6 +140,8 @@ function fill(backend: WebgpuBackend, tensor: Tensor): void {
   backend.write(tensor, bytes);
 }
 
+const teraflops = (rate: number) => `${rate.toPrecision(3)} TFLOP/s`;
+
 /** TFLOP/s of every kernel that computes a product, the plain one first. */
 async function measure(
   backend: WebgpuBackend,
@@ -207,74 +208,67 @@ async function measure(
   const { rate } = rates[kernels.indexOf(chosen)]!;
   const table = rates.map(({ name, rate }) => `${name} ${rate.toPrecision(3)}`).join(", ");
   return {
-    what: `${what}: ${chosen.name} / the fastest, ${best.name}`,
+    what: `${what}: ${chosen.name}`,
+    ours: teraflops(rate),
+    against: `the fastest, ${best.name}: ${teraflops(best.rate)}`,
     ratio: rate / best.rate,
-    detail: `TFLOP/s: ${table}`,
+    device: backend.description,
+    // Only of interest where another one is faster.
+    ...(rate < best.rate ? { detail: `TFLOP/s for ${what}: ${table}` } : {}),
     rate,
   };
 }
 
 /** Seconds of the same products in torch's float32, or why there are none. */
-async function torchSeconds(products: readonly Product[], rounds: number): Promise<
-  { readonly seconds: readonly number[]; readonly device: string } | { readonly absent: string }
-> {
-  const python = Deno.env.get("SLUICE_PEERS_PYTHON");
-  if (!python) return { absent: "SLUICE_PEERS_PYTHON names no Python that has torch with CUDA" };
-  const script = new URL("torch_matmul.py", import.meta.url).pathname;
-  const { stdout, stderr, success } = await new Deno.Command(python, {
-    args: [script, `${rounds}`, ...products.map(({ torch }) => torch!.join())],
-  }).output();
-  if (!success) throw new Error(`torch_matmul.py failed: ${new TextDecoder().decode(stderr)}`);
-  return JSON.parse(new TextDecoder().decode(stdout));
+async function torchSeconds(
+  products: readonly Product[],
+  rounds: number,
+): Promise<{ readonly seconds: readonly number[]; readonly device: string } | Skipped> {
+  const found = await findPython("torch");
+  if ("skipped" in found) return found;
+  const sizes = products.map(({ torch }) => torch!.join());
+  return await runScript(found.python, "torch_matmul.py", [`${rounds}`, ...sizes]) as
+    | { readonly seconds: readonly number[]; readonly device: string }
+    | Skipped;
 }
 
 /** Run it. */
-export async function run(rounds = 5): Promise<Ratio[]> {
-  let backend;
-  try {
-    backend = await openWebgpu();
-  } catch (error) {
-    if (!(error instanceof DeviceError && error.kind === "absent")) throw error;
-    return [{ what: "WGSL products", ratio: NaN, detail: `not measured: ${error.message}` }];
-  }
-  await using _open = backend;
-  const results: Ratio[] = [];
+export async function run(rounds = 5): Promise<(Ratio | Skipped)[]> {
+  const opened = await openPresent(openWebgpu);
+  if ("skipped" in opened) return [{ skipped: `WGSL products. ${opened.skipped}` }];
+  await using backend = opened;
+  const results: (Ratio | Skipped)[] = [];
   const rates = new Map<Product, number>();
   for (const product of productsOf(backend)) {
     const bytes = Object.values(product.tensors).map(([dtype, shape]) =>
       byteLength({ dtype, shape })
     );
     if (Math.max(...bytes) > backend.maxTensorBytes) {
-      const detail = `not measured: ${backend.description} binds ${backend.maxTensorBytes} bytes`;
-      results.push({ what: product.what, ratio: NaN, detail });
+      const limit = `${backend.description} binds ${backend.maxTensorBytes} bytes at most.`;
+      results.push({ skipped: `${product.what}. ${limit}` });
       continue;
     }
     const { rate, ...ratio } = await measure(backend, product, rounds);
     rates.set(product, rate);
-    results.push({ ...ratio, detail: `${ratio.detail}; ${backend.description}` });
+    results.push(ratio);
   }
   const asked = [...rates.keys()].filter(({ torch }) => torch);
   const torch = await torchSeconds(asked, rounds);
-  if ("absent" in torch) {
-    const detail = `not measured: ${torch.absent}`;
-    return [...results, { what: "WGSL bf16 / torch float32", ratio: NaN, detail }];
+  if ("skipped" in torch) {
+    return [...results, { skipped: `torch's float32 products on a GPU. ${torch.skipped}` }];
   }
   return [
     ...results,
-    ...asked.map((product, i) => {
+    ...asked.map((product, i): Ratio => {
       const theirs = 2 * product.work / 1e12 / torch.seconds[i]!;
       return {
-        what: `${product.what} / torch float32`,
+        what: product.what,
+        ours: teraflops(rates.get(product)!),
+        against: `torch float32: ${teraflops(theirs)}`,
         ratio: rates.get(product)! / theirs,
         goal: 0.75,
-        detail: `${rates.get(product)!.toPrecision(3)} against ${
-          theirs.toPrecision(3)
-        } TFLOP/s on ${torch.device}`,
+        device: torch.device,
       };
     }),
   ];
-}
-
-if (import.meta.main) {
-  for (const ratio of await run()) console.log(formatRatio(ratio));
 }

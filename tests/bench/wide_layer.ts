@@ -2,10 +2,11 @@
  * GPTQ for a layer with 14336 inputs (the down projections of Llama 8B) where a kernel binds 128
  * MiB at most, as WebGPU guarantees: its Gram matrix of 822 MB is seven panels. What is rounded is
  * checked by what makes it GPTQ, solving with the damped Gram matrix; the time is held against that
- * of the multiply-adds in it. `SLUICE_BENCH_DEVICE`: wasm (default) or webgpu;
- * `SLUICE_BENCH_CHANNELS`: other widths.
+ * of the multiply-adds in it. SLUICE_BENCH_DEVICE names another device than the CPU,
+ * SLUICE_BENCH_CHANNELS another number of inputs.
  */
 import assert from "node:assert/strict";
+import { availableParallelism } from "node:os";
 import { resourceUsage } from "node:process";
 import type { Backend, Tensor } from "../../src/backend.ts";
 import { openBackend } from "../../src/open.ts";
@@ -17,7 +18,8 @@ import { gram } from "../../src/observers/gram.ts";
 import { multiplyByPanels, multiplyByTransposed } from "../../src/linalg/panels.ts";
 import { gaussian } from "../conformance/given.ts";
 import { withOwn } from "../run_given.ts";
-import type { Ratio } from "./measure.ts";
+import { blasHere, cpuName, openPresent } from "./environment.ts";
+import type { Ratio, Skipped } from "./measure.ts";
 
 const CHANNELS = Number(Deno.env.get("SLUICE_BENCH_CHANNELS") ?? 14336);
 const DEVICE = Deno.env.get("SLUICE_BENCH_DEVICE") ?? "wasm";
@@ -55,8 +57,13 @@ async function gemmRate(backend: Backend): Promise<number> {
 }
 
 /** Run it. */
-export async function run(): Promise<Ratio[]> {
-  await using device = await openBackend(DEVICE === "webgpu" ? "webgpu" : "wasm");
+export async function run(): Promise<(Ratio | Skipped)[]> {
+  if (DEVICE !== "wasm" && DEVICE !== "webgpu") {
+    throw new RangeError(`SLUICE_BENCH_DEVICE is wasm or webgpu, not "${DEVICE}"`);
+  }
+  const found = await openPresent(() => openBackend(DEVICE));
+  if ("skipped" in found) return [{ skipped: `GPTQ of a wide layer. ${found.skipped}` }];
+  await using device = found;
   const backend = withOwn(device, { maxTensorBytes: BINDING });
   const rate = await gemmRate(backend);
   using scope = backend.scope();
@@ -102,19 +109,18 @@ export async function run(): Promise<Ratio[]> {
   // Half of tokens × C² for the sums; C³/6 for the factor and as much for its inverse; rows × C²/2
   // to spread errors.
   const work = TOKENS * CHANNELS ** 2 / 2 + CHANNELS ** 3 / 3 + ROWS * CHANNELS ** 2 / 2;
-  const spent = (from: number, to: number) => ((to - from) / 1000).toFixed(1);
+  const spent = (from: number, to: number) => `${((to - from) / 1000).toFixed(1)} s`;
   return [{
-    what: `${CHANNELS} inputs in panels of ${
-      BINDING / 2 ** 20
-    } MiB: time of its multiply-adds / time`,
+    what: `GPTQ of a layer with ${CHANNELS} inputs, panels: ${sums.panels.length}`,
+    ours: `${seconds.toFixed(1)} s`,
+    against: `its products, ${(2 * rate / 1e9).toFixed(0)} GFLOP/s: ${(work / rate).toFixed(1)} s`,
     ratio: work / rate / seconds,
-    detail: `${DEVICE}, ${sums.panels.length} panels; ${
-      seconds.toFixed(1)
-    } s: sums of ${TOKENS} tokens ${spent(begun, observed)}, factor ${
+    device: DEVICE === "wasm" ? cpuName(availableParallelism(), blasHere()) : device.description,
+    detail: `sums of ${TOKENS} tokens took ${spent(begun, observed)}, the factor ${
       spent(observed, opened)
-    }; products run at ${(2 * rate / 1e9).toFixed(0)} GFLOP/s; solving leaves ${
-      residual.toExponential(1)
-    }; peak memory ${(resourceUsage().maxRSS / 1e6).toFixed(2)} GB`,
+    }; solving with it leaves ${residual.toExponential(1)} of the right side; peak memory ${
+      (resourceUsage().maxRSS * 1024 / 1e9).toFixed(2)
+    } GB`,
   }];
 }
 
