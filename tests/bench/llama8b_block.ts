@@ -103,31 +103,28 @@ interface Traffic {
 }
 
 const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(2)} GB`;
-const trafficCells = ({ waits, reads, dispatches, uploaded, downloaded }: Traffic) => [
-  ...[waits, reads, dispatches].map((count) => (count / blocks).toFixed(0)),
-  ...[uploaded, downloaded].map((bytes) => gigabytes(bytes / blocks)),
+const whole = (value: number) => value.toFixed(0);
+const COLUMNS: readonly (readonly [head: string, format: (value: number) => string])[] = [
+  ["seconds", (seconds) => seconds.toFixed(2)],
+  ...["waits", "read-backs", "dispatches"].map((head) => [head, whole] as const),
+  ...["up", "down"].map((head) => [head, gigabytes] as const),
 ];
-const phases: [string, { readonly seconds: number; readonly traffic?: Traffic }][] = Object.entries(
+const uses: [string, { readonly seconds: number; readonly traffic?: Traffic }][] = Object.entries(
   report.phases.total,
-).sort(([, a], [, b]) => b.seconds - a.seconds);
-const counts = phases.some(([, { traffic }]) => traffic)
-  ? ["waits", "read-backs", "dispatches", "up", "down"]
-  : [];
+);
+const phases = uses.map(([phase, { seconds, traffic: t }]): [string, number[]] => [
+  phase,
+  t ? [seconds, t.waits, t.reads, t.dispatches, t.uploaded, t.downloaded] : [seconds],
+]).sort(([, [a = 0]], [, [b = 0]]) => b - a);
+const columns = COLUMNS.slice(0, phases[0]![1].length);
+const all = columns.map((_, i) => phases.reduce((sum, [, values]) => sum + values[i]!, 0));
 console.log(table(
-  [
-    { head: "of a block" },
-    ...["seconds", ...counts].map((head) => ({ head, align: "right" as const })),
-  ],
-  [
-    ...phases.map(([phase, { seconds, traffic }]) => [
-      phase,
-      (seconds / blocks).toFixed(2),
-      ...(traffic ? trafficCells(traffic) : counts.map(() => "")),
-    ]),
-    ["in all", (report.seconds / blocks).toFixed(2), ...counts.map(() => "")],
-  ],
+  [{ head: "of a block" }, ...columns.map(([head]) => ({ head, align: "right" as const }))],
+  [...phases, ["in all", all] as const].map(([name, values]) => [
+    name,
+    ...columns.map(([, format], i) => format(values[i]! / blocks)),
+  ]),
 ));
-
 const walked = report.phases.total.walk?.seconds ?? NaN;
 const flops = 2 * taken();
 const peak = resourceUsage().maxRSS * 1024;
