@@ -19,7 +19,7 @@ import {
 import type { PreparedWindows } from "../../src/evaluate.ts";
 import { multiply } from "../../src/ops/gemm.ts";
 import { blasHere, cpuName, findModel, findPython, runScript } from "./environment.ts";
-import { median, type Ratio, type Skipped } from "./measure.ts";
+import { flopRate, median, type Ratio, type Skipped } from "./measure.ts";
 import { counting } from "./multiply_adds.ts";
 
 const CORPUS = new URL("../../sample/corpus/calibration.txt", import.meta.url).pathname;
@@ -150,8 +150,8 @@ export async function run(turns = 1): Promise<(Ratio | Skipped)[]> {
       };
       const work = products / rate;
       const limit = `its ${(2 * products / 1e12).toFixed(2)} TFLOP of products, ${
-        (2 * rate / 1e9).toFixed(0)
-      } GFLOP/s`;
+        flopRate(2 * rate)
+      }`;
       const rival = median(peers);
       return [
         {

@@ -15,6 +15,7 @@ import { resourceUsage } from "node:process";
 import { parseArgs } from "node:util";
 import { openBackend, plan, recipeFromOptions, run } from "../../mod.ts";
 import { counted } from "../counted.ts";
+import { size } from "../../src/size.ts";
 import { table } from "../../src/terminal/table.ts";
 import { blockModel, SIZES, tokenWindows } from "./block_model.ts";
 import { findPython, runScript } from "./environment.ts";
@@ -102,12 +103,11 @@ interface Traffic {
   readonly downloaded: number;
 }
 
-const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(2)} GB`;
 const whole = (value: number) => value.toFixed(0);
 const COLUMNS: readonly (readonly [head: string, format: (value: number) => string])[] = [
   ["seconds", (seconds) => seconds.toFixed(2)],
   ...["waits", "read-backs", "dispatches"].map((head) => [head, whole] as const),
-  ...["up", "down"].map((head) => [head, gigabytes] as const),
+  ...["up", "down"].map((head) => [head, size] as const),
 ];
 const uses: [string, { readonly seconds: number; readonly traffic?: Traffic }][] = Object.entries(
   report.phases.total,
@@ -134,9 +134,9 @@ console.log(
   } TFLOP/s over the run, at most ${(flops / walked / 1e12).toFixed(3)} in walks`,
 );
 console.log(
-  `memory: ${gigabytes(peak)} at most, planned ${gigabytes(work.memory.peak)} (${
+  `memory: ${size(peak)} at most, planned ${size(work.memory.peak)} (${
     (work.memory.peak / peak).toFixed(2)
-  } ×); on the device ${gigabytes(memory.peakBytes())}, planned ${gigabytes(work.memory.device)} (${
+  } ×); on the device ${size(memory.peakBytes())}, planned ${size(work.memory.device)} (${
     (work.memory.device / memory.peakBytes()).toFixed(2)
   } ×)`,
 );

@@ -6,6 +6,7 @@ Prints the seconds that it took, the model being loaded, and the device. Needs l
 """
 import json
 import sys
+import tempfile
 import time
 
 import torch
@@ -13,7 +14,9 @@ from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from datasets import Dataset
 from llmcompressor import oneshot
 from llmcompressor.modifiers.gptq import GPTQModifier
-from transformers import LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 asked = json.loads(sys.argv[1])
 device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -32,6 +35,13 @@ with torch.device(device):
     model = LlamaForCausalLM(config).eval()
 tokens = torch.randint(4096, (asked["windows"], asked["seqLen"]), device="cpu").tolist()
 rows = [{"input_ids": window, "attention_mask": [1] * len(window)} for window in tokens]
+# llm-compressor looks for a tokenizer and, on disk, for the model's config, though it needs neither here.
+tokenizer = PreTrainedTokenizerFast(
+    tokenizer_object=Tokenizer(WordLevel({"none": 0}, unk_token="none")), unk_token="none", pad_token="none"
+)
+folder = tempfile.TemporaryDirectory()
+config.save_pretrained(folder.name)
+model.config.name_or_path = folder.name
 weights = QuantizationArgs(num_bits=4, type="int", symmetric=True, strategy="group", group_size=64)
 recipe = GPTQModifier(
     config_groups={"all": QuantizationScheme(targets=["Linear"], weights=weights)}, ignore=["lm_head"]
@@ -39,6 +49,7 @@ recipe = GPTQModifier(
 begun = time.perf_counter()
 oneshot(
     model=model,
+    tokenizer=tokenizer,
     dataset=Dataset.from_list(rows),
     recipe=recipe,
     num_calibration_samples=len(rows),

@@ -46,6 +46,12 @@ export async function compare(
   });
 }
 
+/** A rate of floating-point operations a second: `23.1 GFLOP/s`, `4.07 TFLOP/s`. */
+export function flopRate(rate: number): string {
+  const [size, unit] = rate < 1e12 ? [1e9, "G"] : [1e12, "T"];
+  return `${Number((rate / size).toPrecision(3))} ${unit}FLOP/s`;
+}
+
 /** One row of the table: what Sluice does, and the rival or limit it is held against. */
 export interface Ratio {
   readonly what: string;

@@ -10,7 +10,7 @@ import { buildKernels } from "../../src/backends/wasm/build.ts";
 import { openWasm } from "../../src/backends/wasm/mod.ts";
 import { matmulNt } from "../../src/ops/matmul_nt.ts";
 import { blasHere, cpuName } from "./environment.ts";
-import { compare, type Contestant, median, type Ratio, type Skipped } from "./measure.ts";
+import { compare, type Contestant, flopRate, median, type Ratio, type Skipped } from "./measure.ts";
 
 const N = 1024;
 /** Rounds of the FMA loop in a turn: about as long as a product takes. */
@@ -67,8 +67,6 @@ function multiplier(backend: Backend, weight: "f32" | "bf16"): () => number {
 const WEIGHTS = ["f32", "bf16"] as const;
 const THREADS = [1, 2] as const;
 
-const gigaflops = (rate: number) => `${rate.toFixed(1)} GFLOP/s`;
-
 /** Run it. */
 export async function run(rounds = 15): Promise<(Ratio | Skipped)[]> {
   const library = blasHere();
@@ -79,7 +77,7 @@ export async function run(rounds = 15): Promise<(Ratio | Skipped)[]> {
       const backend = opened.use(await openWasm({ threads, blas }));
       for (const weight of WEIGHTS) {
         const turn = multiplier(backend, weight);
-        contestants.push({ name: `${weight} ${threads} ${blas}`, work: 2 * N ** 3 / 1e9, turn });
+        contestants.push({ name: `${weight} ${threads} ${blas}`, work: 2 * N ** 3, turn });
       }
     }
   }
@@ -101,7 +99,7 @@ export async function run(rounds = 15): Promise<(Ratio | Skipped)[]> {
     const rates = await compare([
       {
         name: "loop",
-        work: LOOPS * SUMS * 8 / 1e9,
+        work: LOOPS * SUMS * 8,
         turn: () => {
           const seconds = peak();
           alone.push(seconds);
@@ -111,7 +109,7 @@ export async function run(rounds = 15): Promise<(Ratio | Skipped)[]> {
       ...contestants,
       {
         name: "loop beside a busy thread",
-        work: LOOPS * SUMS * 8 / 1e9,
+        work: LOOPS * SUMS * 8,
         turn: async () => {
           const { promise, resolve } = Promise.withResolvers<void>();
           spinner.onmessage = () => resolve();
@@ -131,8 +129,8 @@ export async function run(rounds = 15): Promise<(Ratio | Skipped)[]> {
       rest: { readonly goal: number; readonly device: string; readonly detail?: string },
     ): Ratio => ({
       what: `${name}, ${N}³`,
-      ours: gigaflops(rate(of)),
-      against: `${rival}: ${gigaflops(rate(than))}`,
+      ours: flopRate(rate(of)),
+      against: `${rival}: ${flopRate(rate(than))}`,
       ratio: rate(of) / rate(than),
       ...rest,
     });

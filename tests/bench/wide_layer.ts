@@ -19,7 +19,7 @@ import { multiplyByPanels, multiplyByTransposed } from "../../src/linalg/panels.
 import { gaussian } from "../conformance/given.ts";
 import { withOwn } from "../run_given.ts";
 import { blasHere, cpuName, openPresent } from "./environment.ts";
-import type { Ratio, Skipped } from "./measure.ts";
+import { flopRate, type Ratio, type Skipped } from "./measure.ts";
 
 const CHANNELS = Number(Deno.env.get("SLUICE_BENCH_CHANNELS") ?? 14336);
 const DEVICE = Deno.env.get("SLUICE_BENCH_DEVICE") ?? "wasm";
@@ -113,7 +113,7 @@ export async function run(): Promise<(Ratio | Skipped)[]> {
   return [{
     what: `GPTQ of a layer with ${CHANNELS} inputs, panels: ${sums.panels.length}`,
     ours: `${seconds.toFixed(1)} s`,
-    against: `its products, ${(2 * rate / 1e9).toFixed(0)} GFLOP/s: ${(work / rate).toFixed(1)} s`,
+    against: `its products, ${flopRate(2 * rate)}: ${(work / rate).toFixed(1)} s`,
     ratio: work / rate / seconds,
     device: DEVICE === "wasm" ? cpuName(availableParallelism(), blasHere()) : device.description,
     detail: `sums of ${TOKENS} tokens took ${spent(begun, observed)}, the factor ${
