@@ -106,7 +106,7 @@ Deno.test("attention gets a kernel for the width of its heads, if 4 divides it",
   const attend = (head_dim: number) => {
     const [q, k] = [["f32", [100, 6 * head_dim]], ["f32", [100, 2 * head_dim]]] as const;
     const bias = ["f32", [1, 1]] as const;
-    const scalars = { head_dim, window: 0, scale: 1, cap: 0, biased: 0 };
+    const scalars = { head_dim, window: 0, scale: 1, cap: 0, biased: 0, length: 100 };
     return kernel(attention, { q, k, v: k, bias, o: q }, scalars);
   };
   assert.deepEqual([4, 64, 68, 128, 256].map(attend), [
