@@ -92,27 +92,15 @@ const sink = {
 };
 const report = await run(work, { source, backend, sink, calibration });
 
-/** What passed between the host and a device with memory of its own; a CPU has none. */
-interface Traffic {
-  readonly dispatches: number;
-  readonly waits: number;
-  /** Waits that brought tensors back. */
-  readonly reads: number;
-  /** Bytes. */
-  readonly uploaded: number;
-  readonly downloaded: number;
-}
-
 const whole = (value: number) => value.toFixed(0);
 const COLUMNS: readonly (readonly [head: string, format: (value: number) => string])[] = [
   ["seconds", (seconds) => seconds.toFixed(2)],
   ...["waits", "read-backs", "dispatches"].map((head) => [head, whole] as const),
   ...["up", "down"].map((head) => [head, size] as const),
 ];
-const uses: [string, { readonly seconds: number; readonly traffic?: Traffic }][] = Object.entries(
-  report.phases.total,
-);
-const phases = uses.map(([phase, { seconds, traffic: t }]): [string, number[]] => [
+const phases = Object.entries(report.phases.total).map((
+  [phase, { seconds, traffic: t }],
+): [string, number[]] => [
   phase,
   t ? [seconds, t.waits, t.reads, t.dispatches, t.uploaded, t.downloaded] : [seconds],
 ]).sort(([, [a = 0]], [, [b = 0]]) => b - a);
