@@ -141,7 +141,8 @@ Deno.test("a library that is not there, or no BLAS, is refused with its name", a
   }
 });
 
-Deno.test("without permission for FFI there is no BLAS, and nobody is asked", async () => {
+/** What a device that is opened with these permissions calls itself. */
+async function descriptionWith(...permissions: string[]): Promise<string> {
   const url = JSON.stringify(new URL("../src/backends/wasm/mod.ts", import.meta.url).href);
   const script = await Deno.makeTempFile({ suffix: ".ts" });
   try {
@@ -152,11 +153,22 @@ Deno.test("without permission for FFI there is no BLAS, and nobody is asked", as
        console.log(backend.description);`,
     );
     const { stdout, stderr, code } = await new Deno.Command(Deno.execPath(), {
-      args: ["run", "--no-prompt", "--no-check", "--config", CONFIG, script],
+      args: ["run", "--no-prompt", "--no-check", "--config", CONFIG, ...permissions, script],
     }).output();
     assert.equal(code, 0, new TextDecoder().decode(stderr));
-    assert.match(new TextDecoder().decode(stdout), /multiply-add\n$/);
+    return new TextDecoder().decode(stdout).trim();
   } finally {
     await Deno.remove(script);
   }
+}
+
+Deno.test("without permission for FFI there is no BLAS, and nobody is asked", async () => {
+  assert.match(await descriptionWith(), /multiply-add$/);
+  // Deno takes addresses only from those who may call every library.
+  assert.match(await descriptionWith("--allow-ffi=libopenblas.so.0"), /multiply-add$/);
+});
+
+withBlas("permission for FFI alone is enough for the same BLAS with the same kernels", async () => {
+  await using backend = await openWasm({ threads: 2, blas: "auto" });
+  assert.equal(await descriptionWith("--allow-ffi"), backend.description);
 });

@@ -130,16 +130,19 @@ export function describeBlas({ name, core }: Pick<Blas, "name" | "core">): strin
   return core ? `${name} (${core})` : name;
 }
 
-/** Whether a library may be opened, without asking. */
-function mayOpen(library: string): boolean {
-  const path = library.includes("/") || library.includes("\\");
-  const state = Deno.permissions.querySync({ name: "ffi", ...(path ? { path: library } : {}) });
-  return state.state === "granted";
+/**
+ * Whether libraries may be opened, without asking. Addresses are handed over, for which Deno wants
+ * the permission for all of them.
+ */
+function mayCall(): boolean {
+  return Deno.permissions.querySync({ name: "ffi" }).state === "granted";
 }
 
 /** Open one library and check its answers. */
 function openLibrary(library: string): Blas | Passed {
-  if (!mayOpen(library)) return { library, reason: "--allow-ffi is not given", faulty: false };
+  if (!mayCall()) {
+    return { library, reason: "--allow-ffi is not given, for all libraries", faulty: false };
+  }
   const opened = load(library);
   if ("reason" in opened) return opened;
   const blas = isNarrow(opened) ? reopened(opened) : opened;
@@ -159,7 +162,8 @@ function load(library: string): Blas | Passed {
     opened = Deno.dlopen(library, SYMBOLS);
   } catch (error) {
     if (!(error instanceof Error)) throw error;
-    return { library, reason: error.message, faulty: false };
+    const reason = error.message.replace(/^(Could not open library: )+/, "it cannot be opened: ");
+    return { library, reason, faulty: false };
   }
   const { symbols } = opened;
   for (const name of THREAD_SETTERS) (symbols[name] as ((n: number) => void) | null)?.(1);
@@ -193,7 +197,7 @@ function nameOf(library: string): string {
  */
 function reopened(blas: Blas): Blas {
   const core = widestCore();
-  if (!core || !mayOpen("libc.so.6")) return blas;
+  if (!core) return blas;
   using libc = closing(Deno.dlopen("libc.so.6", {
     setenv: { parameters: ["buffer", "buffer", "i32"], result: "i32" },
   }));
@@ -216,15 +220,34 @@ function cString(text: string): Uint8Array<ArrayBuffer> {
   return new TextEncoder().encode(`${text}\0`);
 }
 
-/** OpenBLAS's name for a processor with the features of this one, of Linux on x86. */
+/**
+ * OpenBLAS's name for a processor with the features of this one, of Linux on x86, as glibc tells
+ * them (2.33 and later, sys/platform/x86.h); undefined elsewhere.
+ */
 function widestCore(): string | undefined {
   if (Deno.build.os !== "linux" || Deno.build.arch !== "x86_64") return undefined;
-  const path = "/proc/cpuinfo";
-  if (Deno.permissions.querySync({ name: "read", path }).state !== "granted") return undefined;
-  const flags = Deno.readTextFileSync(path).match(/^flags\s*:(.*)$/m)?.[1]?.split(" ") ?? [];
-  const has = (...names: string[]) => names.every((name) => flags.includes(name));
-  if (has("avx512f", "avx512bw", "avx512dq", "avx512vl", "fma")) return "SkylakeX";
-  return has("avx2", "fma") ? "Haswell" : undefined;
+  let glibc;
+  try {
+    glibc = Deno.dlopen("ld-linux-x86-64.so.2", {
+      __x86_get_cpuid_feature_leaf: { parameters: ["u32"], result: "pointer" },
+    });
+  } catch (error) {
+    // Another C library, or an older one.
+    if (error instanceof Error) return undefined;
+    throw error;
+  }
+  using opened = closing(glibc);
+  /** A bit of what the system lets programs use; registers are eax, ebx, ecx, edx. */
+  const uses = (leaf: number, register: number, ...bits: number[]) => {
+    const feature = opened.symbols.__x86_get_cpuid_feature_leaf(leaf);
+    if (!feature) return false;
+    const active = new Deno.UnsafePointerView(feature).getUint32(4 * (4 + register));
+    return bits.every((bit) => (active >>> bit & 1) === 1);
+  };
+  const [LEAF_1, LEAF_7, EBX, ECX] = [0, 1, 1, 2] as const;
+  const [FMA, AVX2, AVX512F, AVX512DQ, AVX512BW, AVX512VL] = [12, 5, 16, 17, 30, 31] as const;
+  if (!uses(LEAF_1, ECX, FMA) || !uses(LEAF_7, EBX, AVX2)) return undefined;
+  return uses(LEAF_7, EBX, AVX512F, AVX512DQ, AVX512BW, AVX512VL) ? "SkylakeX" : "Haswell";
 }
 
 /** A product with odd sizes, an offset and both orders, against its definition in float64. */
