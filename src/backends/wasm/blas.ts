@@ -228,7 +228,7 @@ function widestCore(): string | undefined {
   if (Deno.build.os !== "linux" || Deno.build.arch !== "x86_64") return undefined;
   let glibc;
   try {
-    glibc = Deno.dlopen("ld-linux-x86-64.so.2", {
+    glibc = Deno.dlopen("libc.so.6", {
       __x86_get_cpuid_feature_leaf: { parameters: ["u32"], result: "pointer" },
     });
   } catch (error) {
