@@ -16,12 +16,11 @@ import { plan } from "../src/plan.ts";
 import { recipeFromOptions } from "../src/recipe.ts";
 import { run } from "../src/run.ts";
 import { openCheckpoint } from "../src/sources/checkpoint.ts";
-import type { Sink } from "../src/sink.ts";
 import type { TensorSource } from "../src/source.ts";
 import { byteLength, type TensorInfo } from "../src/tensor.ts";
 import { counted } from "./counted.ts";
 import { idleDevice } from "./idle_device.ts";
-import { memorySink, memorySource } from "./memory.ts";
+import { memorySink, memorySource, nowhereSink } from "./memory.ts";
 import { folder } from "./run_given.ts";
 import { livelyNorms, makeCheckpoint, TINY_CONFIG } from "./tiny.ts";
 
@@ -160,18 +159,6 @@ const NOWHERE: SpillStore = {
   },
 };
 
-const NO_OUTPUT: Sink = {
-  label: "nowhere",
-  create: () =>
-    Promise.resolve({
-      write: () => Promise.resolve(),
-      commit: () => Promise.resolve(),
-      [Symbol.asyncDispose]: () => Promise.resolve(),
-    }),
-  commit: () => Promise.resolve(),
-  [Symbol.asyncDispose]: () => Promise.resolve(),
-};
-
 for (const { hidden, intermediate } of WIDTHS.filter(({ fits }) => fits)) {
   Deno.test(`what is planned with ${intermediate} inputs finds its places in the CPU's memory`, async () => {
     const sizes = { hidden, intermediate, vocab: 4096 };
@@ -194,7 +181,7 @@ for (const { hidden, intermediate } of WIDTHS.filter(({ fits }) => fits)) {
       await run(work, {
         source: zeros,
         backend,
-        sink: NO_OUTPUT,
+        sink: nowhereSink(),
         metrics: true,
         calibration: { windows, stateBudget: work.calibration!.stateBudget, spill: NOWHERE },
       });

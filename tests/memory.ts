@@ -69,6 +69,21 @@ export function memorySink(): Sink & { readonly files: Map<string, Uint8Array<Ar
   };
 }
 
+/** An output that forgets what it is given. */
+export function nowhereSink(): Sink {
+  return {
+    label: "nowhere",
+    create: () =>
+      Promise.resolve({
+        write: () => Promise.resolve(),
+        commit: () => Promise.resolve(),
+        [Symbol.asyncDispose]: () => Promise.resolve(),
+      }),
+    commit: () => Promise.resolve(),
+    [Symbol.asyncDispose]: () => Promise.resolve(),
+  };
+}
+
 /** The bytes of a safetensors file with these tensors. */
 export function safetensorsFile(
   filled: readonly Filled[],

@@ -19,7 +19,7 @@ import { originalPlace, placeOf, stateWidths } from "../graph/stops.ts";
 import { type ResidualEdge, residualEdge } from "../graph/residual.ts";
 import type { ObserveOptions } from "../observer.ts";
 import { scaleColumns } from "../linalg/channels.ts";
-import { residentStacks, stackSizes, stackWindows } from "../plan/stacks.ts";
+import { keepStacks, type KeptStacks, stackWindows } from "../plan/stacks.ts";
 import { add, scaleCap } from "../ops/mod.ts";
 import type { TextFacts } from "../report.ts";
 import type { StepCounter } from "../report.ts";
@@ -106,16 +106,10 @@ export class Calibration implements AsyncDisposable {
     const [first] = input.windows;
     this.#tables = new ModelTables(model, { tokens: first!.length, scope: this.#held });
     const perToken = stateWidths(model, { propagate }).kept;
-    const { windows, stateBudget: budget, spill } = input;
-    const [{ length: seqLen }] = windows as [Uint32Array];
-    const sizes = stackSizes({ windows: windows.length, seqLen }, { model, device: backend });
-    const kept = {
-      backend,
-      rows: sizes.map((size) => size * seqLen),
-      // Of as many stacks as fit, everything is kept; of the others nothing.
-      resident: residentStacks(sizes, { seqLen, bytesPerToken: 4 * perToken, budget }),
-      spill,
-    };
+    const { windows, stateBudget, spill } = input;
+    const walk = { windows: windows.length, seqLen: first!.length, stateBudget };
+    // Of as many stacks as fit, everything is kept; of the others nothing.
+    const kept = { backend, spill, ...keepStacks(walk, perToken, { model, device: backend }) };
     this.#quantized = new KeptStates(kept);
     this.#original = propagate ? new KeptStates(kept) : undefined;
     const passes = graphsOf(model).reduce((sum, { stages }) => sum + stages.length + 1, 0);
@@ -282,12 +276,8 @@ function scaleInput(
 }
 
 /** Where what is kept of windows goes. */
-interface Keeping {
+interface Keeping extends KeptStacks {
   readonly backend: Backend;
-  /** Tokens of each stack. */
-  readonly rows: readonly number[];
-  /** How many stacks stay on the device. */
-  readonly resident: number;
   readonly spill: SpillStore | undefined;
 }
 

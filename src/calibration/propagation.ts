@@ -20,7 +20,7 @@ import { type Factor, soundFactor } from "../linalg/factor.ts";
 import type { Gram } from "../linalg/panels.ts";
 import { add } from "../ops/add.ts";
 import { addBias } from "../ops/add_bias.ts";
-import { copy } from "../ops/copy.ts";
+import { copyRectangle } from "../ops/copy.ts";
 import { embedding } from "../ops/embedding.ts";
 import { multiply } from "../ops/gemm.ts";
 import { scaleCap } from "../ops/scale_cap.ts";
@@ -179,9 +179,11 @@ function rowsOf(table: Tensor, rows: Uint32Array, scope: Scope): Tensor {
   const [, columns = 0] = table.shape;
   const x = scope.alloc("f32", [rows.length, columns]);
   if (table.outside) {
-    const place = { rows: 1, columns, from_column: 0, to_column: 0, transposed: 0 };
-    rows.forEach((from_row, to_row) =>
-      backend.run(copy, { from: table, to: x }, { ...place, from_row, to_row })
+    rows.forEach((row, i) =>
+      copyRectangle(backend, {
+        from: { tensor: table, row },
+        to: { tensor: x, row: i },
+      }, { rows: 1, columns })
     );
     return x;
   }

@@ -11,9 +11,9 @@ import { EVALUATORS } from "../evaluators/mod.ts";
 import type { Head, Model } from "../family.ts";
 import { type BlockGraph, graphsOf } from "../graph/block_graph.ts";
 import { LOGIT_BYTES } from "../limits.ts";
-import { copyRows } from "../linalg/channels.ts";
+import { copyRectangle } from "../ops/copy.ts";
 import { scaleCap } from "../ops/mod.ts";
-import { residentStacks, stackSizes, stackWindows } from "../plan/stacks.ts";
+import { keepStacks, stackWindows } from "../plan/stacks.ts";
 import type { Place } from "../plan/tasks.ts";
 import type { TextFacts } from "../report.ts";
 import type { StepCounter } from "../report.ts";
@@ -121,16 +121,14 @@ export class Streams implements AsyncDisposable {
       weights: readonly ModelWeights[];
     },
   ): Promise<Streams> {
-    const { windows, stateBudget: budget, spill } = evaluation;
+    const { windows, stateBudget, spill } = evaluation;
     const [{ length: seqLen }] = windows as [Uint32Array];
-    const sizes = stackSizes({ windows: windows.length, seqLen }, { model, device: backend });
     const { hiddenSize: channels } = model;
-    const bytesPerToken = 4 * weights.length * channels;
-    const resident = residentStacks(sizes, { seqLen, bytesPerToken, budget });
-    const rows = sizes.map((size) => size * seqLen);
+    const walk = { windows: windows.length, seqLen, stateBudget };
+    const kept = keepStacks(walk, weights.length * channels, { model, device: backend });
     const states: HiddenStates[] = [];
     for (let i = 0; i < weights.length; i++) {
-      states.push(await HiddenStates.open({ backend, rows, channels, resident, spill }));
+      states.push(await HiddenStates.open({ backend, channels, spill, ...kept }));
     }
     const streams = new Streams(model, { backend, evaluation, counter, weights, states });
     counter.total += streams.#steps;
@@ -293,8 +291,12 @@ class WindowReader implements Disposable {
     while (before + sizeOf(stack) <= window) before += sizeOf(stack++);
     const tensor = await this.#stack(stack);
     if (sizeOf(stack) === 1) return tensor;
-    const x = scope.alloc("f32", [tokens, tensor.shape[1]!]);
-    copyRows(tensor, x, { from: (window - before) * tokens, rows: tokens }, this.#backend);
+    const [, columns = 0] = tensor.shape;
+    const x = scope.alloc("f32", [tokens, columns]);
+    copyRectangle(this.#backend, {
+      from: { tensor, row: (window - before) * tokens },
+      to: { tensor: x },
+    }, { rows: tokens, columns });
     return x;
   }
 

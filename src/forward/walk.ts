@@ -8,11 +8,11 @@ import type { BlockGraph } from "../graph/block_graph.ts";
 import type { Matrix } from "../graph/matrices.ts";
 import { readsOf, writesOf } from "../graph/block_graph.ts";
 import { ACTIVATIONS } from "../ops/activation.ts";
+import { copyRectangle } from "../ops/copy.ts";
 import {
   act,
   add,
   attention,
-  copy,
   gate,
   gatherColumns,
   layerNorm,
@@ -128,8 +128,7 @@ function changeable(state: State, states: States, { scope, lastUse }: NodeContex
 export function copyOf(from: Tensor, scope: Scope): Tensor {
   const to = scope.alloc("f32", from.shape);
   const [rows = 0, columns = 0] = from.shape;
-  const origin = { from_row: 0, from_column: 0, to_row: 0, to_column: 0, transposed: 0 };
-  scope.backend.run(copy, { from, to }, { rows, columns, ...origin });
+  copyRectangle(scope.backend, { from: { tensor: from }, to: { tensor: to } }, { rows, columns });
   return to;
 }
 

@@ -1,6 +1,6 @@
 /** Numbers by channel, on the host and on the device. */
-import type { Backend, Scope, Tensor } from "../backend.ts";
-import { copy } from "../ops/copy.ts";
+import type { Scope, Tensor } from "../backend.ts";
+import { copyRectangle } from "../ops/copy.ts";
 import { permuteColumns } from "../ops/permute_columns.ts";
 
 /** f32[N] or u32[N] on the device. */
@@ -47,30 +47,9 @@ export function stackRows(parts: readonly Tensor[], scope: Scope): Tensor {
   const rows = parts.map(({ shape: [rows = 0] }) => rows);
   const whole = scope.alloc("f32", [rows.reduce((a, b) => a + b), columns]);
   parts.reduce((first, part, i) => {
-    copyRows(part, whole, { to: first, rows: rows[i]! }, scope.backend);
+    const place = { from: { tensor: part }, to: { tensor: whole, row: first } };
+    copyRectangle(scope.backend, place, { rows: rows[i]!, columns });
     return first + rows[i]!;
   }, 0);
   return whole;
-}
-
-/** Queue the copying of rows from a matrix to another, f32[·, C] both. */
-export function copyRows(
-  source: Tensor,
-  target: Tensor,
-  { from = 0, to = 0, rows }: {
-    readonly from?: number;
-    readonly to?: number;
-    readonly rows: number;
-  },
-  backend: Backend,
-): void {
-  backend.run(copy, { from: source, to: target }, {
-    rows,
-    columns: source.shape[1]!,
-    from_row: from,
-    from_column: 0,
-    to_row: to,
-    to_column: 0,
-    transposed: 0,
-  });
 }

@@ -11,7 +11,7 @@
  */
 import type { Backend, Scope, Tensor } from "../backend.ts";
 import type { Gram } from "./panels.ts";
-import { copy } from "../ops/copy.ts";
+import { copyRectangle } from "../ops/copy.ts";
 import { diagonal } from "../ops/diagonal.ts";
 import { FACTOR_BLOCK, factorBlock } from "../ops/factor_block.ts";
 import { multiply } from "../ops/gemm.ts";
@@ -146,15 +146,10 @@ function takeColumns(
   { first: top, rows, tensor }: Panel,
   { first, count, to, backend }: { first: number; count: number; to: Tensor; backend: Backend },
 ): void {
-  backend.run(copy, { from: tensor, to }, {
-    rows,
-    columns: count,
-    from_row: 0,
-    from_column: first,
-    to_row: top,
-    to_column: 0,
-    transposed: 0,
-  });
+  copyRectangle(backend, {
+    from: { tensor, column: first },
+    to: { tensor: to, row: top },
+  }, { rows, columns: count });
 }
 
 /**
@@ -192,15 +187,10 @@ function putColumns(
   const above = Math.max(0, Math.min(rows, first - top));
   for (const [from, begin, end] of [[zeros, 0, above], [after, above, rows]] as const) {
     if (end <= begin) continue;
-    backend.run(copy, { from, to: tensor }, {
-      rows: end - begin,
-      columns: count,
-      from_row: top + begin,
-      from_column: 0,
-      to_row: begin,
-      to_column: first,
-      transposed: 0,
-    });
+    copyRectangle(backend, {
+      from: { tensor: from, row: top + begin },
+      to: { tensor, row: begin, column: first },
+    }, { rows: end - begin, columns: count });
   }
 }
 

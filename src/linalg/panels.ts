@@ -4,7 +4,7 @@
  * its kernels' memory has room for lies beside it.
  */
 import type { Backend, Scope, Tensor } from "../backend.ts";
-import { copy } from "../ops/copy.ts";
+import { copyRectangle } from "../ops/copy.ts";
 import { HALF_BLOCK, multiply } from "../ops/gemm.ts";
 
 /** Rows of a matrix that one tensor holds. */
@@ -98,15 +98,10 @@ export function diagonalBlocks(
   }
   const rows = scope.alloc("f32", [most, size]);
   return ({ first: top, tensor }, first, count) => {
-    scope.backend.run(copy, { from: tensor, to: rows }, {
-      rows: count,
-      columns: count,
-      from_row: first - top,
-      from_column: first,
-      to_row: 0,
-      to_column: first,
-      transposed: 0,
-    });
+    copyRectangle(scope.backend, {
+      from: { tensor, row: first - top, column: first },
+      to: { tensor: rows, column: first },
+    }, { rows: count, columns: count });
     return { tensor: rows, panel: first };
   };
 }

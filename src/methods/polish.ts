@@ -18,7 +18,7 @@
  */
 import type { Scope, Tensor } from "../backend.ts";
 import type { Gram } from "../linalg/panels.ts";
-import { copy } from "../ops/copy.ts";
+import { copyRectangle } from "../ops/copy.ts";
 import { DESCEND_BLOCK, descendBlock } from "../ops/descend_block.ts";
 import { permuteColumns } from "../ops/permute_columns.ts";
 import { refitScales } from "../ops/refit_scales.ts";
@@ -150,15 +150,10 @@ function descend(
       // … and of what the columns of the span itself have become.
       const alone = span.count === size;
       if (!alone) {
-        backend.run(copy, { from: far, to: g }, {
-          rows,
-          columns: block.count,
-          from_row: 0,
-          from_column: first - begin,
-          to_row: 0,
-          to_column: 0,
-          transposed: 0,
-        });
+        copyRectangle(backend, {
+          from: { tensor: far, column: first - begin },
+          to: { tensor: g },
+        }, { rows, columns: block.count });
       }
       multiplyByRows(e, gram, g, { backend, ...block, within: span, add: !alone });
       backend.run(descendBlock, { h, factor, g, scale, zero, w, e, loss }, {

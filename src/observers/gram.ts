@@ -3,7 +3,7 @@
  * 2/tokens: symmetric, accumulated by its lower half, one window's products at a time, so that a
  * sum of many tokens is a sum of few partial sums (f32 throughout).
  */
-import { copy } from "../ops/copy.ts";
+import { copyRectangle } from "../ops/copy.ts";
 import { diagonal } from "../ops/diagonal.ts";
 import { multiply } from "../ops/gemm.ts";
 import { mirror } from "../ops/mirror.ts";
@@ -44,15 +44,10 @@ function fillUpperHalf({ panels }: Panels, backend: Backend): void {
   for (const [i, panel] of panels.entries()) {
     backend.run(mirror, { h: panel.tensor }, { first: panel.first });
     for (const later of panels.slice(i + 1)) {
-      backend.run(copy, { from: later.tensor, to: panel.tensor }, {
-        rows: panel.rows,
-        columns: later.rows,
-        from_row: 0,
-        from_column: panel.first,
-        to_row: 0,
-        to_column: later.first,
-        transposed: 1,
-      });
+      copyRectangle(backend, {
+        from: { tensor: later.tensor, column: panel.first, transposed: true },
+        to: { tensor: panel.tensor, column: later.first },
+      }, { rows: panel.rows, columns: later.rows });
     }
   }
 }

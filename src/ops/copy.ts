@@ -3,7 +3,9 @@
  * symmetric one.
  */
 import wgsl from "../../shaders/copy.wgsl" with { type: "text" };
+import type { Backend } from "../backend.ts";
 import { defineOp, spread } from "../op.ts";
+import type { View } from "./gemm.ts";
 
 /**
  * to[i, j] = from[i, j], or from[j, i] if `transposed`, on rectangles of rows × columns elements
@@ -44,3 +46,23 @@ export const copy = defineOp({
     }
   },
 });
+
+/**
+ * Queue to[i, j] = from[i, j] on rectangles of rows × columns; see {@linkcode copy}. What is read
+ * `transposed` lies as columns × rows.
+ */
+export function copyRectangle(
+  backend: Backend,
+  { from, to }: { readonly from: View; readonly to: Omit<View, "transposed"> },
+  { rows, columns }: { readonly rows: number; readonly columns: number },
+): void {
+  backend.run(copy, { from: from.tensor, to: to.tensor }, {
+    rows,
+    columns,
+    from_row: from.row ?? 0,
+    from_column: from.column ?? 0,
+    to_row: to.row ?? 0,
+    to_column: to.column ?? 0,
+    transposed: from.transposed ? 1 : 0,
+  });
+}

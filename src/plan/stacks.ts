@@ -18,7 +18,7 @@ export interface Stacking {
 }
 
 /** How many windows each stack has: as few stacks as the device likes, as equal as they can be. */
-export function stackSizes(
+function stackSizes(
   { windows, seqLen }: Windows,
   { model, device: { productRows, maxTensorBytes } }: Stacking,
 ): number[] {
@@ -42,20 +42,22 @@ export function stackTokens(windows: Windows, stacking: Stacking): number {
   return (stackSizes(windows, stacking)[0] ?? 0) * windows.seqLen;
 }
 
-/**
- * How many stacks stay in memory, from the first on, where each of their tokens takes some bytes.
- */
-export function residentStacks(
-  sizes: readonly number[],
-  { seqLen, bytesPerToken, budget }: {
-    readonly seqLen: number;
-    readonly bytesPerToken: number;
-    readonly budget: number;
-  },
-): number {
+/** Tokens of each stack, and how many of the stacks stay in memory, from the first on. */
+export interface KeptStacks {
+  readonly rows: readonly number[];
+  readonly resident: number;
+}
+
+/** What is kept of the windows where, if each token has `perToken` floats. */
+export function keepStacks(
+  { stateBudget, ...windows }: WindowsRequest,
+  perToken: number,
+  stacking: Stacking,
+): KeptStacks {
+  const rows = stackSizes(windows, stacking).map((size) => size * windows.seqLen);
   let held = 0;
-  const beyond = sizes.findIndex((size) => (held += size * seqLen * bytesPerToken) > budget);
-  return beyond < 0 ? sizes.length : beyond;
+  const beyond = rows.findIndex((tokens) => (held += tokens * perToken * 4) > stateBudget);
+  return { rows, resident: beyond < 0 ? rows.length : beyond };
 }
 
 /** Tokens of the windows that do not stay in memory, where each has `perToken` floats. */
@@ -64,10 +66,8 @@ export function spilledTokens(
   perToken: number,
   stacking: Stacking,
 ): number {
-  const { seqLen, stateBudget: budget } = walk;
-  const sizes = stackSizes(walk, stacking);
-  const resident = residentStacks(sizes, { seqLen, bytesPerToken: 4 * perToken, budget });
-  return sum(sizes.slice(resident), (size) => size * seqLen);
+  const { rows, resident } = keepStacks(walk, perToken, stacking);
+  return sum(rows.slice(resident), (tokens) => tokens);
 }
 
 /** The tokens of each stack. */

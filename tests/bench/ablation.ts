@@ -19,9 +19,9 @@ import {
   prepareWindows,
   recipeFromOptions,
   run,
-  type Sink,
   type TensorSource,
 } from "../../mod.ts";
+import { nowhereSink } from "../memory.ts";
 
 /** A setting: its name, and what differs from the defaults. */
 type Setting = readonly [name: string, options: Readonly<Record<string, unknown>>];
@@ -68,21 +68,6 @@ interface Row {
 
 const HEAD = ["setting", "kl", "kl_error", "perplexity", "original_perplexity", "seconds"];
 
-/** A sink that forgets. */
-function nowhere(): Sink {
-  return {
-    label: "nowhere",
-    create: () =>
-      Promise.resolve({
-        write: () => Promise.resolve(),
-        commit: () => Promise.resolve(),
-        [Symbol.asyncDispose]: () => Promise.resolve(),
-      }),
-    commit: () => Promise.resolve(),
-    [Symbol.asyncDispose]: () => Promise.resolve(),
-  };
-}
-
 async function measure(
   [name, options]: Setting,
   { source, backend, base, calibration, evaluation }: {
@@ -105,7 +90,7 @@ async function measure(
     evaluation: request(evaluation),
     ...(calibrated ? { calibration: request(calibration) } : {}),
   });
-  await using sink = nowhere();
+  await using sink = nowhereSink();
   const { scores, seconds } = await run(work, {
     source,
     backend,

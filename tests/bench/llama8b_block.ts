@@ -15,6 +15,7 @@ import { resourceUsage } from "node:process";
 import { parseArgs } from "node:util";
 import { openBackend, plan, recipeFromOptions, run } from "../../mod.ts";
 import { counted } from "../counted.ts";
+import { nowhereSink } from "../memory.ts";
 import { size } from "../../src/size.ts";
 import { table } from "../../src/terminal/table.ts";
 import { blockModel, SIZES, tokenWindows } from "./block_model.ts";
@@ -78,19 +79,7 @@ const work = plan(
 console.log(
   `${blocks} × ${values.like}, ${values.method}, ${count} × ${seqLen} tokens, on ${device.name}: ${device.description}`,
 );
-/** What was packed is counted, and dropped. */
-const sink = {
-  label: "nowhere",
-  create: () =>
-    Promise.resolve({
-      write: () => Promise.resolve(),
-      commit: () => Promise.resolve(),
-      [Symbol.asyncDispose]: () => Promise.resolve(),
-    }),
-  commit: () => Promise.resolve(),
-  [Symbol.asyncDispose]: () => Promise.resolve(),
-};
-const report = await run(work, { source, backend, sink, calibration });
+const report = await run(work, { source, backend, sink: nowhereSink(), calibration });
 
 const whole = (value: number) => value.toFixed(0);
 const COLUMNS: readonly (readonly [head: string, format: (value: number) => string])[] = [

@@ -21,7 +21,7 @@ import { byteLength, elementCount, type Shape } from "../../tensor.ts";
 import { addressOf, type Blas, type BlasChoice, openBlas, type Passed } from "./blas.ts";
 import { Heap, MAX_PAGES } from "./heap.ts";
 import { describeCpu, MAX_TENSOR_BYTES, wasmLimits } from "./limits.ts";
-import { moveNumbers, moveRectangle, OutsideTensor, productTiles, STAGED } from "./outside.ts";
+import { type Matrix, moveNumbers, multiplyStaged, OutsideTensor, STAGED } from "./outside.ts";
 import { KERNEL_NAMES, Kernels, Pool, WORDS } from "./pool.ts";
 import { WasmTensor } from "./tensor.ts";
 
@@ -122,9 +122,6 @@ interface Call {
   readonly dims: Dims;
   readonly scalars: Scalars;
 }
-
-/** Where something begins, and how many there are. */
-type Span = readonly [from: number, count: number];
 
 class WasmBackend implements Backend {
   readonly name = "wasm";
@@ -259,41 +256,18 @@ class WasmBackend implements Backend {
   /** A product by Sluice's own kernels, tile by tile through their memory. */
   #multiplyStaged(gemm: Op, { tensors, scalars }: Call): void {
     using scope = this.scope();
-    const [a, b, c] = ["a", "b", "c"].map(() =>
-      this.#inMemory(scope.alloc("f32", [STAGED, STAGED]))
-    );
-    const at = (name: string, row: number, column: number) => ({
-      array: this.#arrayOf(tensors[name]!) as Float32Array,
-      columns: tensors[name]!.shape[1]!,
-      row: scalars[`${name}_row`]! + row,
-      column: scalars[`${name}_column`]! + column,
+    const tile = () => scope.alloc("f32", [STAGED, STAGED]);
+    const tiles = { a: tile(), b: tile(), c: tile() };
+    multiplyStaged(scalars, {
+      whole: (name) => this.#matrixOf(tensors[name]!),
+      staged: (name) => this.#matrixOf(tiles[name]),
+      multiply: (part) => this.run(gemm, tiles, part),
     });
-    const staged = (tensor: WasmTensor) => ({
-      array: this.#arrayOf(tensor) as Float32Array,
-      columns: STAGED,
-      row: 0,
-      column: 0,
-    });
-    /** Rows and columns that an operand has where it lies. */
-    const bring = (name: "a" | "b", [row, rows]: Span, [k, depth]: Span, to: WasmTensor) => {
-      const turned = scalars[`${name}_transposed`] === 1;
-      const from = turned ? at(name, k, row) : at(name, row, k);
-      const [height, width] = turned ? [depth, rows] : [rows, depth];
-      moveRectangle(from, staged(to), { rows: height, columns: width });
-    };
-    for (const { m, rows, n, columns, k, depth } of productTiles(scalars)) {
-      const rectangle = { rows, columns };
-      if (k === 0 && scalars.add === 1) moveRectangle(at("c", m, n), staged(c!), rectangle);
-      bring("a", [m, rows], [k, depth], a!);
-      bring("b", [n, columns], [k, depth], b!);
-      this.run(gemm, { a: a!, b: b!, c: c! }, {
-        ...scalars,
-        ...{ m: rows, n: columns, k: depth, half: 0, diagonal: 0 },
-        ...{ a_row: 0, a_column: 0, b_row: 0, b_column: 0, c_row: 0, c_column: 0 },
-        add: k > 0 ? 1 : scalars.add!,
-      });
-      if (k + depth === scalars.k) moveRectangle(staged(c!), at("c", m, n), rectangle);
-    }
+  }
+
+  #matrixOf(tensor: Tensor): Matrix {
+    const [, columns = 0] = tensor.shape;
+    return { array: this.#arrayOf(tensor) as Float32Array, columns };
   }
 
   /** A tensor that kernels reach. */

@@ -59,7 +59,7 @@ interface Corner {
 }
 
 /** to[i, j] = from[i, j], or from[j, i] if `transposed`, on rectangles of rows × columns. */
-export function moveRectangle(
+function moveRectangle(
   from: Matrix & Corner,
   to: Matrix & Corner,
   { rows, columns, transposed = false }: {
@@ -90,7 +90,7 @@ export function moveRectangle(
 }
 
 /** The op `mirror`: the square of `rows` columns from `first` on becomes symmetric. */
-export function mirrorSquare(h: Matrix, { rows, first }: { rows: number; first: number }): void {
+function mirrorSquare(h: Matrix, { rows, first }: { rows: number; first: number }): void {
   for (let top = 0; top < rows; top += TURNED) {
     const count = Math.min(TURNED, rows - top);
     for (let i = top; i < top + count; i++) {
@@ -109,7 +109,7 @@ export function mirrorSquare(h: Matrix, { rows, first }: { rows: number; first: 
 }
 
 /** A part of a product that is computed at once: c[m …, n …] += a[m …, k …]·b[n …, k …]ᵀ. */
-export interface ProductTile {
+interface ProductTile {
   readonly m: number;
   readonly rows: number;
   readonly n: number;
@@ -122,7 +122,7 @@ export interface ProductTile {
 const BLOCK = 64;
 
 /** The tiles of a `gemm`, those of its half if it has one, k by k for each place of c. */
-export function* productTiles(
+function* productTiles(
   { m = 0, n = 0, k = 0, half = 0, diagonal = 0 }: Scalars,
 ): Generator<ProductTile> {
   /** Columns of c that rows of one block of the diagonal want. */
@@ -143,6 +143,52 @@ export function* productTiles(
       }
     }
     top += rows;
+  }
+}
+
+/** Where something begins, and how many there are. */
+type Span = readonly [from: number, count: number];
+
+/** The matrices of a product. */
+type Operand = "a" | "b" | "c";
+
+/** How a product goes through the kernels' memory. */
+interface Staging {
+  /** An operand where it lies. */
+  readonly whole: (name: Operand) => Matrix;
+  /** Room for a tile of it where kernels reach it, of `STAGED` rows and columns. */
+  readonly staged: (name: Operand) => Matrix;
+  /** `gemm` of what was put there. */
+  readonly multiply: (scalars: Scalars) => void;
+}
+
+/** `gemm` by kernels that do not reach its operands: tile by tile through memory that they reach. */
+export function multiplyStaged(scalars: Scalars, { whole, staged, multiply }: Staging): void {
+  const at = (name: Operand, row: number, column: number) => ({
+    ...whole(name),
+    row: scalars[`${name}_row`]! + row,
+    column: scalars[`${name}_column`]! + column,
+  });
+  const room = (name: Operand) => ({ ...staged(name), row: 0, column: 0 });
+  /** Rows and columns of an operand as they lie. */
+  const bring = (name: Operand, [row, rows]: Span, [k, depth]: Span) => {
+    const turned = scalars[`${name}_transposed`] === 1;
+    const from = turned ? at(name, k, row) : at(name, row, k);
+    const [height, width] = turned ? [depth, rows] : [rows, depth];
+    moveRectangle(from, room(name), { rows: height, columns: width });
+  };
+  for (const { m, rows, n, columns, k, depth } of productTiles(scalars)) {
+    const rectangle = { rows, columns };
+    if (k === 0 && scalars.add === 1) moveRectangle(at("c", m, n), room("c"), rectangle);
+    bring("a", [m, rows], [k, depth]);
+    bring("b", [n, columns], [k, depth]);
+    multiply({
+      ...scalars,
+      ...{ m: rows, n: columns, k: depth, half: 0, diagonal: 0 },
+      ...{ a_row: 0, a_column: 0, b_row: 0, b_column: 0, c_row: 0, c_column: 0 },
+      add: k > 0 ? 1 : scalars.add!,
+    });
+    if (k + depth === scalars.k) moveRectangle(room("c"), at("c", m, n), rectangle);
   }
 }
 

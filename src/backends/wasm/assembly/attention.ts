@@ -57,6 +57,20 @@ function shapeRow(row: usize, scale: f32, cap: f32, bias: usize, count: i32): vo
   }
 }
 
+/**
+ * One row of `length` scores becomes the weights of its keys [start, end), and what was summed under
+ * a smaller maximum, at `out` as d floats and at `sum`, fades accordingly.
+ */
+@inline
+function weighRow(row: usize, length: i32, start: i32, end: i32, scale: f32, top: usize, sum: usize,
+  out: usize, d: i32, summed: bool): void {
+  const before = load<f32>(top), weight = softmaxRow(row, length, start, end, scale, before);
+  const fade = f32x4.extract_lane(exp4(f32x4.splat(before - most)), 0);
+  store<f32>(top, most);
+  store<f32>(sum, load<f32>(sum) * fade + weight);
+  if (summed && fade != 1) scaleRow(out, d, fade);
+}
+
 /** o[0 … n) *= factor; up to three more floats are read, none written. */
 function scaleRow(p: usize, n: i32, factor: f32): void {
   const f = f32x4.splat(factor);
@@ -132,18 +146,15 @@ function ownAttention(thread: i32): void {
         }
       }
       for (let i: i32 = 0; i < rows; i++) {
-        const at = <usize>i << 2, before = load<f32>(tops + at);
+        const at = <usize>i << 2;
         const start = window > 0 ? max(0, i0 + i - window + 1 - j0) : 0;
         // With a window, the last keys may all come after the row's query.
         const end = max(0, min(count, i0 + i + 1 - j0));
         const row = scores + <usize>i * LINE;
         if (shaped) shapeRow(row, scale, cap, biased ? bias + (<usize>(head * S + j0) << 2) : 0,
           count);
-        const sum = softmaxRow(row, BLOCK, start, end, left, before);
-        const fade = f32x4.extract_lane(exp4(f32x4.splat(before - most)), 0);
-        store<f32>(tops + at, most);
-        store<f32>(sums + at, load<f32>(sums + at) * fade + sum);
-        if (j0 > first && fade != 1) scaleRow(out + <usize>i * qStride, d, fade);
+        weighRow(row, BLOCK, start, end, left, tops + at, sums + at, out + <usize>i * qStride, d,
+          j0 > first);
       }
       const padded = (count + 3) & -4;
       for (let i: i32 = 0; i < rows; i += 4) {
@@ -204,16 +215,13 @@ function blasAttention(thread: i32): void {
       const places = <usize>(j0 * K + from) << 2;
       sgemm(false, false, rows, count, d, 1, queries, Q, k + places, K, 0, scores, BLAS_KEYS);
       for (let i: i32 = 0; i < rows; i++) {
-        const at = <usize>i << 2, before = load<f32>(tops + at), row = scores + <usize>i * line;
+        const at = <usize>i << 2, row = scores + <usize>i * line;
         const start = window > 0 ? min(padded, max(0, i0 + i - window + 1 - j0)) : 0;
         const end = max(0, min(count, i0 + i + 1 - j0));
         if (shaped) shapeRow(row, scale, cap, biased ? bias + (<usize>(head * S + j0) << 2) : 0,
           count);
-        const sum = softmaxRow(row, padded, start, end, left, before);
-        const fade = f32x4.extract_lane(exp4(f32x4.splat(before - most)), 0);
-        store<f32>(tops + at, most);
-        store<f32>(sums + at, load<f32>(sums + at) * fade + sum);
-        if (j0 > first && fade != 1) scaleRow(out + (<usize>(i * Q) << 2), d, fade);
+        weighRow(row, padded, start, end, left, tops + at, sums + at, out + (<usize>(i * Q) << 2), d,
+          j0 > first);
       }
       sgemm(false, true, rows, d, count, 1, scores, BLAS_KEYS, v + places, K, j0 > first ? 1 : 0,
         out, Q);
