@@ -1,0 +1,31 @@
+/** Bytes by where they are held, and how they add up over the parts of a run. */
+import { sum } from "../tensor.ts";
+
+/** What some part of a run holds: on the device, on the host, and on both at once. */
+export interface Held {
+  readonly device: number;
+  readonly host: number;
+  readonly both: number;
+}
+
+/** Bytes that are held at the same time. */
+export function heldOf(device: number, host = 0): Held {
+  return { device, host, both: device + host };
+}
+
+/** Nothing in either place. */
+export const NOTHING = heldOf(0);
+
+/** What things hold that are held at the same time. */
+export function together(...parts: readonly Held[]): Held {
+  return heldOf(sum(parts, ({ device }) => device), sum(parts, ({ host }) => host));
+}
+
+/** The most that each place holds, and both together, of things that are not held at once. */
+export function larger(one: Held, other: Held): Held {
+  return {
+    device: Math.max(one.device, other.device),
+    host: Math.max(one.host, other.host),
+    both: Math.max(one.both, other.both),
+  };
+}
