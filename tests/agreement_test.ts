@@ -5,7 +5,8 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { openWasm } from "../src/backends/wasm/mod.ts";
-import { evaluate, prepareCalibration, prepareWindows } from "../src/evaluate.ts";
+import { evaluate } from "../src/evaluate.ts";
+import { prepareCalibration, prepareWindows } from "../src/windows.ts";
 import { requestOf } from "../src/plan/planned.ts";
 import { plan } from "../src/plan.ts";
 import { recipeFromOptions } from "../src/recipe.ts";

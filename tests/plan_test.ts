@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { UnsupportedError } from "../src/errors.ts";
 import { openCheckpoint } from "../src/sources/checkpoint.ts";
 import type { Plan } from "../src/plan/planned.ts";
-import { prepareCalibration, prepareWindows } from "../src/evaluate.ts";
+import { prepareCalibration, prepareWindows } from "../src/windows.ts";
 import { plan } from "../src/plan.ts";
 import { quantizeTasks } from "../src/plan/tasks.ts";
 import { DEVICE, fates, planOf, tasksOf } from "./plan_given.ts";

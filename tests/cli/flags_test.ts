@@ -1,7 +1,7 @@
 /** The flags that say what text a model is calibrated on, and what text it is measured on. */
 import assert from "node:assert/strict";
 import { denoHost } from "../../cli.ts";
-import type { PreparedWindows } from "../../src/evaluate.ts";
+import type { PreparedWindows } from "../../src/windows.ts";
 import type { Event } from "../../src/report.ts";
 import { openCheckpoint } from "../../src/sources/checkpoint.ts";
 import { SAMPLE_MODEL } from "../../src/sources/sample.ts";
