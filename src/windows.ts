@@ -2,7 +2,6 @@
  * The windows of text that a model is measured or calibrated on: a text that is read, tokenized and
  * cut.
  */
-import { createHash } from "node:crypto";
 import { CheckpointError, quote } from "./errors.ts";
 import type { EvaluationInput } from "./forward/streams.ts";
 import type { HubClient } from "./hub/client.ts";
@@ -152,7 +151,7 @@ async function prepare(
     seed,
     available: Math.floor(tokens.length / seqLen),
     tokens: tokens.length,
-    sha256: digest(windows),
+    sha256: await digest(windows),
   };
 }
 
@@ -172,11 +171,10 @@ function checkTokens(
   );
 }
 
-/** See `TextFacts.sha256`. */
-function digest(windows: readonly Uint32Array<ArrayBuffer>[]): string {
-  const hash = createHash("sha256");
-  for (const { buffer, byteOffset, byteLength } of windows) {
-    hash.update(new Uint8Array(buffer, byteOffset, byteLength));
-  }
-  return hash.digest("hex");
+/** See `TextFacts.sha256`; windows are of one length. */
+async function digest(windows: readonly Uint32Array<ArrayBuffer>[]): Promise<string> {
+  const [{ length }] = windows as [Uint32Array];
+  const tokens = new Uint32Array(windows.length * length);
+  for (const [i, window] of windows.entries()) tokens.set(window, i * length);
+  return new Uint8Array(await crypto.subtle.digest("SHA-256", tokens)).toHex();
 }

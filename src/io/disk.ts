@@ -3,7 +3,6 @@
  * wrap to make it fail. Faults of the system become `SpaceError`; a file that is not there is
  * `undefined`, not a fault.
  */
-import { statfs } from "node:fs/promises";
 import { dirname } from "node:path";
 import { CheckpointError, quote, RequestError, SpaceError } from "../errors.ts";
 
@@ -445,6 +444,8 @@ async function freeBytes(path: string): Promise<number | undefined> {
   // Asked first: a program that may not know the free space should not have to stop at a prompt.
   const { state } = await Deno.permissions.query({ name: "sys", kind: "statfs" });
   if (state !== "granted") return undefined;
+  // Here, because Node's file system takes longer to load than most of what is asked of Sluice.
+  const { statfs } = await import("node:fs/promises");
   const { bavail, bsize } = await statfs(path);
   return bavail * bsize;
 }
