@@ -340,6 +340,28 @@ const refusals: readonly (readonly [
     /`group-size` with NF4/,
   ],
   [
+    "an option that the method does not take",
+    () => planOf(recipeFromOptions({ scheme: "W8A16", method: "rtn", damping: 0.1 })),
+    "RequestError",
+    /Cannot use `damping` with method rtn: it is an option of gptq\./,
+  ],
+  [
+    "an option that no method takes which auto chooses",
+    () => planOf(recipeFromOptions({ scheme: "W8A16", "awq-rows": 8 })),
+    "RequestError",
+    /Cannot use `awq-rows` with method rtn \(which auto takes here\): it is an option of awq\./,
+  ],
+  [
+    "a method's option in a rule of a recipe that goes by another method",
+    () =>
+      planOf(parseRecipe(
+        "scheme: W8A16\nrules: [{match: '*.down_proj', scheme: W8A16, method: hqq, sweeps: 2}]",
+        "r",
+      )),
+    "RequestError",
+    /Cannot use `sweeps` with method hqq in the rule for "\*\.down_proj": it is an option of gptq/,
+  ],
+  [
     "a checkpoint that is quantized already",
     () =>
       planOf(recipeFromOptions({}), {

@@ -103,6 +103,15 @@ Deno.test("numbers that make no windows are refused, and evaluate has no flags o
   }
 });
 
+Deno.test("what says how the CPU computes is refused beside --device webgpu", async () => {
+  for (const flag of ["--blas none", "--blas auto", "--threads 2"]) {
+    const words = ["plan", "sample", "--scheme", "NF4", "--device", "webgpu", ...flag.split(" ")];
+    const { code, err } = await sluice(words);
+    assert.equal(code, 1, err);
+    assert.match(err, new RegExp(`Cannot use ${flag.split(" ")[0]} with --device webgpu`));
+  }
+});
+
 Deno.test("flags of what is not done are refused, not passed over", async () => {
   const words = ["quantize", "sample", "--scheme", "W8A16", "--output", "none", "--quiet"];
   for (
