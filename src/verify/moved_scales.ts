@@ -197,7 +197,10 @@ function mean(values: readonly number[]): number {
 
 /** Pearson's coefficient; NaN where one side does not vary. */
 function correlation(a: readonly number[], b: readonly number[]): number {
-  const [x, y] = [a, b].map((values) => values.map((value) => value - mean(values)));
+  const [x, y] = [a, b].map((values) => {
+    const middle = mean(values);
+    return values.map((value) => value - middle);
+  });
   const dot = (p: readonly number[], q: readonly number[]) =>
     p.reduce((sum, value, i) => sum + value * q[i]!, 0);
   return dot(x!, y!) / Math.sqrt(dot(x!, x!) * dot(y!, y!));
