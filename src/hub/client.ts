@@ -113,12 +113,16 @@ export class HubClient {
    * Bytes of a file as they come, in order, each once. What breaks off is asked for again from
    * there.
    *
+   * @param options.lent Each chunk is good only until the next is asked for; see `Reply.body`.
    * @throws {HubError} it cannot be had, or the answers are not those bytes' (hashes are for the
    * caller to check).
    */
   async *stream(
     file: HubFile,
-    { begin, end, signal }: Span & { readonly signal?: AbortSignal | undefined },
+    { begin, end, signal, lent = false }: Span & {
+      readonly signal?: AbortSignal | undefined;
+      readonly lent?: boolean;
+    },
   ): AsyncGenerator<Uint8Array<ArrayBuffer>, void, undefined> {
     const ask: Ask = {
       doing: `read ${quote(file.path)} of ${quote(file.repo.id)}`,
@@ -129,7 +133,7 @@ export class HubClient {
     for (let at = begin; at < end;) {
       try {
         const reply = await this.#openSpan(file, { ask, begin: at, end, signal });
-        for await (const chunk of reply.body()) {
+        for await (const chunk of reply.body({ lent })) {
           if (chunk.length > end - at) {
             throw this.#passing(`sent more than the ${end - begin} bytes asked for`, reply);
           }
@@ -164,7 +168,7 @@ export class HubClient {
   ): Promise<Uint8Array<ArrayBuffer | B>> {
     const bytes = into ?? new Uint8Array(end - begin);
     let filled = 0;
-    for await (const chunk of this.stream(file, { begin, end, signal })) {
+    for await (const chunk of this.stream(file, { begin, end, signal, lent: true })) {
       bytes.set(chunk, filled);
       filled += chunk.length;
     }

@@ -32,6 +32,9 @@ export interface TransportOptions {
 }
 
 const MAX_REDIRECTS = 5;
+/** Room for what a connection has at once: as much as the kernel lets wait, or what is kept. */
+const LENT_BYTES = 256 * 2 ** 10;
+const KEPT_BYTES = 64 * 2 ** 10;
 const ERROR_TEXT = 4096;
 const PASSING: ReadonlySet<number> = new Set([408, 429, 500, 502, 503, 504]);
 
@@ -62,8 +65,15 @@ export interface Reply {
   /**
    * The body as it comes; ends when the connection does, whether all came or not. Throws
    * `TransientFault`.
+   *
+   * @param options.lent Each chunk is good only until the next is asked for: one large buffer takes
+   * them all, in a quarter of the time that many small ones take.
    */
-  body(): AsyncGenerator<Uint8Array<ArrayBuffer>, void, undefined>;
+  body(options?: { readonly lent?: boolean }): AsyncGenerator<
+    Uint8Array<ArrayBuffer>,
+    void,
+    undefined
+  >;
   /** Close the connection without reading the body. */
   discard(): Promise<void>;
 }
@@ -204,21 +214,25 @@ export class Transport implements Asker {
       headers: received,
       url,
       passed,
-      async *body() {
+      async *body({ lent = false } = {}) {
         const encoding = received.get("content-encoding") ?? "identity";
         if (encoding !== "identity") {
           await body?.cancel();
           return refuse(`it encodes the body (${quote(encoding)}), which was not asked for`);
         }
         using patience = new Patience(idle, signal);
-        const reader = body?.getReader();
+        // Read into a buffer of ours: a stream that makes its own makes one for every 60 kB.
+        const reader = body?.getReader({ mode: "byob" });
         let open = reader !== undefined;
+        let room = new Uint8Array(lent ? LENT_BYTES : KEPT_BYTES);
         try {
           while (open) {
             open = false;
-            const { done, value } = await timed(patience, () => reader!.read());
+            const { done, value } = await timed(patience, () => reader!.read(room));
             open = !done;
-            if (value) yield value;
+            if (!value || done) continue;
+            yield value;
+            room = lent ? new Uint8Array(value.buffer) : new Uint8Array(KEPT_BYTES);
           }
         } finally {
           if (open) await reader!.cancel();

@@ -188,10 +188,10 @@ export class Shard {
     }
   }
 
-  /** The whole file from the Hub. */
+  /** The whole file from the Hub; each chunk is good until the next is asked for. */
   #stream(): AsyncGenerator<Uint8Array<ArrayBuffer>, void, undefined> {
     const { client, signal } = this.#context;
-    return client.stream(this.file, { begin: 0, end: this.file.size, signal });
+    return client.stream(this.file, { begin: 0, end: this.file.size, signal, lent: true });
   }
 
   /**
