@@ -2,6 +2,7 @@
  * What tests of the Hub have in common: a small repository, a client that waits for nothing, a
  * token whose every trace would be seen.
  */
+import { type Disk, disk as machine, type DiskWriter } from "../src/io/disk.ts";
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { HubError } from "../src/errors.ts";
@@ -126,6 +127,10 @@ export interface ReadingOptions {
   readonly open?: Partial<OpenHubOptions>;
   /** Keep whole files, at most so many bytes of them; without it tensors are read by range. */
   readonly maxDisk?: number;
+  /**
+   * Read nothing until the first file, which is planned, lies in the staging folder, or cannot.
+   */
+  readonly idle?: boolean;
   /** The order of reading; that of the files unless given. */
   readonly order?: (names: string[]) => string[];
 }
@@ -139,6 +144,19 @@ export async function readModel(hub: FakeHub, options: ReadingOptions = {}): Pro
   const report = (event: Event) => void events.push(event);
   const parent = await Deno.makeTempDir({ prefix: "sluice_hub_" });
   const { maxDisk } = options;
+  const wrote = Promise.withResolvers<void>();
+  const { disk = machine } = options.open ?? {};
+  const seen: Disk = {
+    ...disk,
+    create: async (path, size) => {
+      const writer = await disk.create(path, size);
+      const write: DiskWriter["write"] = async (offset, bytes) => {
+        await writer.write(offset, bytes).finally(wrote.resolve);
+      };
+      const end = () => writer[Symbol.asyncDispose]();
+      return { write, sync: () => writer.sync(), [Symbol.asyncDispose]: end };
+    },
+  };
   let digest: string | undefined, error: unknown;
   try {
     await using source = await openHub("org/model", {
@@ -146,11 +164,13 @@ export async function readModel(hub: FakeHub, options: ReadingOptions = {}): Pro
       report,
       ...(maxDisk === undefined ? {} : { maxDisk, stagingFolder: `${parent}/staging` }),
       ...options.open,
+      disk: seen,
     });
     const hash = createHash("sha256");
     const order = options.order ?? ((names) => names);
     const names = order([...source.tensors.keys()]);
     if (maxDisk !== undefined) source.schedule!(names.map((name) => ({ name })));
+    if (options.idle) await wrote.promise;
     const parts = new Map<string, string>();
     for (const name of names) {
       parts.set(

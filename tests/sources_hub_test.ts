@@ -10,8 +10,9 @@ import { createHash } from "node:crypto";
 import { CheckpointError, HubError, SpaceError } from "../src/errors.ts";
 import { type Disk, disk as machine } from "../src/io/disk.ts";
 import { openCheckpoint } from "../src/sources/checkpoint.ts";
-import { BATCH, Copy } from "../src/sources/hub_copy.ts";
+import { BATCH, BatchPool, Copy, WINDOW } from "../src/sources/hub_copy.ts";
 import { openHub } from "../src/sources/hub.ts";
+import type { Span } from "../src/hub/client.ts";
 import { Uses } from "../src/sources/hub_uses.ts";
 import { isCompanion } from "../src/sources/companions.ts";
 import type { Fault, FaultMatch } from "./fake_hub/mod.ts";
@@ -591,38 +592,65 @@ Deno.test("the staging folder never holds more than its budget, and nothing at t
         sizes.delete(path);
       },
     };
-    const { digest } = await readModel(hub, { maxDisk, open: { disk } });
+    const { digest } = await readModel(hub, { maxDisk, open: { disk }, idle: true });
     assert.equal(digest, GOLDEN);
     assert.ok(most <= maxDisk && most >= LARGEST, `${most} of ${maxDisk}`);
     assert.equal(held, 0);
   }
 });
 
-Deno.test("a copy receives while some batches wait for the disk, and only some", async () => {
-  const gate = Promise.withResolvers<void>();
+/** A copy of `count` batches on a disk that writes down what it is given, when `gate` lets it. */
+function copyOf(count: number, planned: readonly Span[], gate?: Promise<void>) {
   const written: number[] = [];
   const disk: Disk = {
     ...machine,
     create: () =>
       Promise.resolve({
         async write(offset) {
-          await gate.promise;
+          await gate;
           written.push(offset);
         },
         sync: () => Promise.resolve(),
         [Symbol.asyncDispose]: () => Promise.resolve(),
       }),
   };
-  let received = 0;
+  const { signal } = new AbortController();
+  const pool = new BatchPool();
+  const copy = new Copy("copy", { size: count * BATCH, planned, disk, pool, signal });
+  const received = { batches: 0 };
   async function* chunks() {
-    for (; received < 16; received++) yield await Promise.resolve(new Uint8Array(BATCH));
+    for (; received.batches < count; received.batches++) {
+      yield await Promise.resolve(new Uint8Array(BATCH).fill(received.batches));
+    }
   }
-  const filling = new Copy("copy", disk).fill(16 * BATCH, chunks());
+  return { copy, written, received, fill: () => copy.fill(chunks(), () => Promise.resolve()) };
+}
+
+Deno.test("a copy that nobody reads receives while some batches wait for the disk, and only some", async () => {
+  const gate = Promise.withResolvers<void>();
+  const size = 32 * BATCH;
+  const { written, received, fill } = copyOf(32, [{ begin: 0, end: size }], gate.promise);
+  const filling = fill();
   await new Promise((resolve) => setTimeout(resolve, 20));
-  assert.ok(received > 2 && received < 10, `${received}`);
+  assert.equal(received.batches, WINDOW);
   gate.resolve();
   await filling;
-  assert.deepEqual(written, Array.from({ length: 16 }, (_, i) => i * BATCH));
+  assert.deepEqual(written, Array.from({ length: 32 }, (_, i) => i * BATCH));
+});
+
+Deno.test("what is read as it comes, and what nobody will read, never goes to the disk", async () => {
+  const planned = { begin: BATCH / 2, end: 50 * BATCH + 1 };
+  const { copy, written, fill } = copyOf(64, [planned]);
+  const filling = fill();
+  const target = new Uint8Array(planned.end - planned.begin);
+  assert.equal(await copy.read(planned, target), target);
+  await filling;
+  for (let i = 0; i < target.length; i += BATCH / 4) {
+    assert.equal(target[i], Math.floor((planned.begin + i) / BATCH));
+  }
+  assert.deepEqual(written, []);
+  // It was not planned, and is not there.
+  assert.equal(await copy.read({ begin: 0, end: 1 }), undefined);
 });
 
 Deno.test("any order of reading gives the same bytes, each file being fetched about once", async () => {
@@ -673,7 +701,7 @@ Deno.test("a disk that is full stops the reading with its own error", async () =
       };
     },
   };
-  const { error } = await readModel(hub, { maxDisk: LARGEST, open: { disk } });
+  const { error } = await readModel(hub, { maxDisk: LARGEST, open: { disk }, idle: true });
   assert.ok(error instanceof SpaceError, describe(error));
 });
 

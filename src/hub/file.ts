@@ -40,9 +40,15 @@ export interface Span {
   readonly end: number;
 }
 
-/** A hash of a file that has seen what git puts before its bytes. */
-export function createFileHash({ hash, size }: Pick<HubFile, "hash" | "size">) {
+/** The algorithm of a file's hash, and what git puts before its bytes. */
+export function hashStart({ hash, size }: Pick<HubFile, "hash" | "size">) {
   return hash.kind === "sha256"
-    ? createHash("sha256")
-    : createHash("sha1").update(`blob ${size}\0`);
+    ? { algorithm: "sha256", before: "" }
+    : { algorithm: "sha1", before: `blob ${size}\0` };
+}
+
+/** A hash of a file that has seen what git puts before its bytes. */
+export function createFileHash(file: Pick<HubFile, "hash" | "size">) {
+  const { algorithm, before } = hashStart(file);
+  return createHash(algorithm).update(before);
 }

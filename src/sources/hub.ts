@@ -11,7 +11,9 @@ import type { Reporter } from "../report.ts";
 import type { TensorSource } from "../source.ts";
 import { openFolder, type ReadOptions } from "./checkpoint.ts";
 import { readingDoubles } from "./doubles.ts";
+import { HashThread } from "./hash_thread.ts";
 import { findCached, findSnapshot } from "./hub_cache.ts";
+import { BatchPool } from "./hub_copy.ts";
 import { hubFolder, isWeightFile, safeFiles } from "./hub_folder.ts";
 import { Staging } from "./hub_staging.ts";
 
@@ -76,7 +78,8 @@ export async function openHub(
     await disk.makeFolder(folder, { secret: true });
     opened.defer(() => disk.remove(folder));
   }
-  const context = { client, disk, cached, report, signal };
+  const hashes = opened.use(new HashThread());
+  const context = { client, disk, cached, report, signal, hashes, pool: new BatchPool() };
   const staging = opened.use(
     new Staging({
       ...context,

@@ -4,7 +4,8 @@
  */
 import { createHash } from "node:crypto";
 import { CheckpointError, quote } from "../errors.ts";
-import { createFileHash, type HubClient, type HubFile, type Span } from "../hub/client.ts";
+import type { HubClient, HubFile, Span } from "../hub/client.ts";
+import type { Hashing, HashThread } from "./hash_thread.ts";
 
 /**
  * Bytes of a file that were read by range and given out; their digest once they have arrived,
@@ -25,43 +26,30 @@ export class StreamCheck {
   readonly handed: readonly Handed[];
   readonly #file: HubFile;
   readonly #client: HubClient;
-  readonly #whole: ReturnType<typeof createFileHash>;
-  readonly #parts: {
-    readonly handed: Handed;
-    readonly hash: ReturnType<typeof createHash>;
-  }[];
-  #at = 0;
+  readonly #hashing: Hashing;
 
   constructor(
     file: HubFile,
-    { client, handed }: { readonly client: HubClient; readonly handed: readonly Handed[] },
+    { client, hashes, handed }: {
+      readonly client: HubClient;
+      readonly hashes: HashThread;
+      readonly handed: readonly Handed[];
+    },
   ) {
     this.handed = handed;
     this.#file = file;
     this.#client = client;
-    this.#whole = createFileHash(file);
-    this.#parts = handed.map((handed) => ({ handed, hash: createHash("sha256") }));
+    this.#hashing = hashes.open(file, handed.map(({ begin, end }) => ({ begin, end })));
   }
 
-  /** Pass a stream of the file on, looking at every chunk. */
-  async *follow(
-    chunks: AsyncIterable<Uint8Array<ArrayBuffer>>,
-  ): AsyncGenerator<Uint8Array<ArrayBuffer>, void, undefined> {
-    for await (const chunk of chunks) {
-      this.update(chunk);
-      yield chunk;
-    }
+  /** The next bytes of the file: leave them alone until this is done. */
+  async update(bytes: Uint8Array<SharedArrayBuffer>): Promise<void> {
+    await this.#hashing.update(bytes);
   }
 
-  /** The next bytes of the file. */
-  update(chunk: Uint8Array): void {
-    this.#whole.update(chunk);
-    const [from, to] = [this.#at, this.#at + chunk.length];
-    for (const { handed: { begin, end }, hash } of this.#parts) {
-      if (begin >= to || end <= from) continue;
-      hash.update(chunk.subarray(Math.max(0, begin - from), Math.min(chunk.length, end - from)));
-    }
-    this.#at = to;
+  /** The file did not come to its end. */
+  async giveUp(): Promise<void> {
+    await this.#hashing.close();
   }
 
   /**
@@ -72,11 +60,11 @@ export class StreamCheck {
    */
   async finish(): Promise<void> {
     const { path, repo, hash: { hex } } = this.#file;
-    const found = this.#whole.digest("hex");
-    if (found !== hex) throw this.#client.damaged(this.#file, found);
-    for (const { handed: { begin, end, digest }, hash } of this.#parts) {
+    const { whole, parts } = await this.#hashing.close();
+    if (whole !== hex) throw this.#client.damaged(this.#file, whole);
+    for (const [i, { begin, end, digest }] of this.handed.entries()) {
       const given = await digest;
-      if (given === undefined || given === hash.digest("hex")) continue;
+      if (given === undefined || given === parts[i]) continue;
       throw new CheckpointError(
         `Cannot use ${quote(path)} of ${quote(repo.id)}: bytes ${begin} to ${end} came otherwise ` +
           `when they were read alone than in the whole file, whose hash is right. They were ` +

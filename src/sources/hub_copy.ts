@@ -1,13 +1,17 @@
 /**
- * A file on this machine that is complete or still arriving: what has come can be read, who wants
- * more waits for it.
+ * A file that arrives from the network, in batches. What has come is given at once to those who
+ * wait for it and kept in memory for those who come soon; only what nobody takes for a while goes
+ * to the disk.
  */
 import { createHash } from "node:crypto";
 import type { Span } from "../hub/client.ts";
-import type { Disk, DiskReader } from "../io/disk.ts";
+import type { Disk, DiskReader, DiskWriter } from "../io/disk.ts";
 
-/** Bytes that are written to disk, or read from it to be hashed, at once. */
+/** Bytes that are hashed, written to disk, or read from it to be hashed, at once. */
 export const BATCH = 2 * 2 ** 20;
+
+/** Batches of a copy that are in memory at once. */
+export const WINDOW = 16;
 
 /**
  * Batches that are on their way to the disk at once: on a busy machine each of them waits for a
@@ -15,24 +19,96 @@ export const BATCH = 2 * 2 ** 20;
  */
 const WRITES = 4;
 
+/**
+ * Milliseconds for which the network waits for a reader, once the memory is full: who reads a
+ * little more slowly than bytes come needs no disk, and who computes for minutes does.
+ */
+const PATIENCE = 200;
+
+/** Bytes of a file that wait in memory: hashed on another thread, hence shared. */
+export type BatchBytes = Uint8Array<SharedArrayBuffer>;
+
+/** Memory for batches, used again and again. */
+export class BatchPool {
+  readonly #free: BatchBytes[] = [];
+
+  /** Room for a batch. */
+  take(): BatchBytes {
+    return this.#free.pop() ?? new Uint8Array(new SharedArrayBuffer(BATCH));
+  }
+
+  /** The room is free again; `bytes` may be a part of it. */
+  give(bytes: BatchBytes): void {
+    this.#free.push(new Uint8Array(bytes.buffer));
+  }
+}
+
+/** A batch in memory. */
+interface Held {
+  readonly index: number;
+  readonly bytes: BatchBytes;
+  hashed: boolean;
+  writing: boolean;
+}
+
+/** A read of which something has still to come. */
+interface Want extends Span {
+  readonly target: Uint8Array;
+  /** Bytes that are missing. */
+  left: number;
+  readonly resolve: () => void;
+  readonly reject: (error: unknown) => void;
+}
+
+/** What a copy works with. */
+export interface CopyOptions {
+  /** Bytes of the file. */
+  readonly size: number;
+  /** What will be read of it; the rest need not be kept. */
+  readonly planned: readonly Span[];
+  readonly disk: Disk;
+  readonly pool: BatchPool;
+  /** Ends waiting. */
+  readonly signal: AbortSignal;
+}
+
 /** A copy of a file. */
 export class Copy {
   readonly path: string;
-  readonly #disk: Disk;
+  readonly #options: CopyOptions;
+  /** Of each batch, the bytes that are still to be read. */
+  readonly #left: number[];
+  /** By number of the batch, in the order they came. */
+  readonly #held = new Map<number, Held>();
+  /** Numbers of the batches that are in the file. */
+  readonly #stored = new Set<number>();
+  /** Batches that have come. */
+  #arrived = 0;
+  #writer: Promise<DiskWriter> | undefined;
   #reader: Promise<DiskReader> | undefined;
-  /** Bytes from the start that can be read. */
-  #available = 0;
+  #writes = 0;
   #reading = 0;
   /** To be called when nobody reads. */
   #quiet: (() => void) | undefined;
-  #waiting: { readonly end: number; readonly wake: () => void }[] = [];
+  #wants: Want[] = [];
+  /** When somebody took bytes. */
+  #taken = -Infinity;
+  /** To be called when a batch was taken, hashed or written. */
+  #change = Promise.withResolvers<void>();
+  /** What went wrong beside the transfer. */
+  #broken: { readonly error: unknown } | undefined;
   #fault: { readonly error: unknown } | undefined;
   #served = false;
   #settled = false;
 
-  constructor(path: string, disk: Disk) {
+  /** @param path Where it goes as far as it does not stay in memory; nothing may be there. */
+  constructor(path: string, options: CopyOptions) {
     this.path = path;
-    this.#disk = disk;
+    this.#options = options;
+    this.#left = new Array(Math.ceil(options.size / BATCH)).fill(0);
+    for (const span of options.planned) {
+      for (const { index, begin, end } of parts(span)) this.#left[index]! += end - begin;
+    }
   }
 
   /** Whether any of its bytes were given out. */
@@ -45,97 +121,243 @@ export class Copy {
     return this.#settled && !this.#fault && this.#reading === 0;
   }
 
-  /** Bytes of it, as soon as they are there; see `DiskReader.read`. */
+  /**
+   * Bytes of it, as soon as they are there; see `DiskReader.read`. Undefined where some of them
+   * were not kept, because all reads that were planned were made.
+   */
   async read<B extends ArrayBufferLike = ArrayBuffer>(
-    { begin, end }: Span,
+    span: Span,
     into?: Uint8Array<B>,
-  ): Promise<Uint8Array<ArrayBuffer | B>> {
+  ): Promise<Uint8Array<ArrayBuffer | B> | undefined> {
     this.#reading++;
     try {
-      while (this.#available < end && !this.#fault) {
-        await new Promise<void>((wake) => this.#waiting.push({ end, wake }));
-      }
       if (this.#fault) throw this.#fault.error;
-      this.#served = true;
-      this.#reader ??= this.#disk.open(this.path, { growing: true });
-      return await (await this.#reader).read(begin, end, into);
+      const target = into ?? new Uint8Array(span.end - span.begin);
+      const stored: Part[] = [];
+      let coming = 0;
+      for (const part of parts(span)) {
+        const held = this.#held.get(part.index);
+        if (held) this.#give(held, part, { ...span, target });
+        else if (part.index >= this.#arrived) coming += part.end - part.begin;
+        else if (this.#stored.has(part.index)) stored.push(part);
+        else return undefined;
+      }
+      await Promise.all([
+        ...coming > 0 ? [this.#wait({ ...span, target, left: coming })] : [],
+        ...stored.map((part) =>
+          this.#load(part, target.subarray(part.begin - span.begin, part.end - span.begin))
+        ),
+      ]);
+      return target;
     } finally {
       if (--this.#reading === 0) this.#quiet?.();
     }
   }
 
-  /** SHA-256 of some of it, in hexadecimal. */
-  async digest({ begin, end }: Span): Promise<string> {
+  /** SHA-256 of some of it, in hexadecimal; undefined where not all of it is in the file. */
+  async digest(span: Span): Promise<string | undefined> {
     const hash = createHash("sha256");
-    for (let at = begin; at < end; at += BATCH) {
-      hash.update(await this.read({ begin: at, end: Math.min(end, at + BATCH) }));
+    for (const part of parts(span)) {
+      if (!this.#stored.has(part.index)) return undefined;
+      hash.update(await this.#load(part));
     }
     return hash.digest("hex");
   }
 
-  /** Make the file and write `chunks` into it. Those who wait are woken as the bytes arrive. */
-  async fill(size: number, chunks: AsyncIterable<Uint8Array<ArrayBuffer>>): Promise<void> {
-    await using writer = await this.#disk.create(this.path, size);
-    let offset = 0;
-    const free: Uint8Array<ArrayBuffer>[] = [];
-    const writes: Promise<void>[] = [];
-    const write = async (bytes: Uint8Array<ArrayBuffer>, before: Promise<void> | undefined) => {
-      const begin = offset;
-      offset += bytes.length;
-      await Promise.all([writer.write(begin, bytes), before]);
-      this.#arrived(begin + bytes.length);
-      if (bytes.length === BATCH) free.push(bytes);
-    };
-    for await (const bytes of batches(chunks, () => free.pop() ?? new Uint8Array(BATCH))) {
-      const writing = write(bytes, writes.at(-1));
-      // A failed write is reported by the wait for it; a transfer that fails first must not leave
-      // it unhandled.
-      writing.catch(() => {});
-      writes.push(writing);
-      // The next bytes are received while these are written.
-      if (writes.length > WRITES) await writes.shift();
+  /**
+   * Take in the whole file. Ends when all of it was read or is on the disk.
+   *
+   * @param hash Told of every batch in order; done when the batch has been seen.
+   */
+  async fill(
+    chunks: AsyncIterable<Uint8Array>,
+    hash: (batch: BatchBytes) => Promise<void>,
+  ): Promise<void> {
+    const { signal } = this.#options;
+    const wake = () => this.#changed();
+    signal.addEventListener("abort", wake);
+    try {
+      for await (const bytes of batches(chunks, () => this.#room())) this.#arrive(bytes, hash);
+      while (this.#held.size > 0) await this.#makeRoom();
+    } finally {
+      signal.removeEventListener("abort", wake);
+      // Nothing more is read from memory; what is being hashed or written is let finish.
+      while ([...this.#held.values()].some(({ hashed, writing }) => !hashed || writing)) {
+        await this.#change.promise;
+      }
+      for (const { bytes } of this.#held.values()) this.#options.pool.give(bytes);
+      this.#held.clear();
+      await (await this.#writer)?.[Symbol.asyncDispose]();
     }
-    await Promise.all(writes);
   }
 
   /** Throw away what has come, to begin again. Nothing may have been given out. */
   async startAgain(): Promise<void> {
-    this.#available = 0;
-    await this.#disk.remove(this.path);
+    this.#arrived = 0;
+    this.#stored.clear();
+    if (this.#writer) await this.#options.disk.remove(this.path);
+    this.#writer = undefined;
   }
 
   /** Nothing more will come. With a fault, that is what reading gives from now on. */
   settle(fault?: { readonly error: unknown }): void {
     this.#fault = fault;
     this.#settled = true;
-    for (const { wake } of this.#waiting.splice(0)) wake();
+    if (fault) { for (const { reject } of this.#wants.splice(0)) reject(fault.error); }
   }
 
   /** Remove the file when nobody reads it any more. */
   async remove(): Promise<void> {
     if (this.#reading > 0) await new Promise<void>((quiet) => this.#quiet = quiet);
     await (await this.#reader)?.[Symbol.asyncDispose]();
-    // A copy that never began has no file.
-    if (await this.#disk.lstat(this.path)) await this.#disk.remove(this.path);
+    // A copy that stayed in memory has no file.
+    const { disk } = this.#options;
+    if (await disk.lstat(this.path)) await disk.remove(this.path);
   }
 
-  #arrived(available: number): void {
-    this.#available = available;
-    this.#waiting = this.#waiting.filter(({ end, wake }) => {
-      if (end <= available) wake();
-      return end > available;
+  /** A batch has come. */
+  #arrive(bytes: BatchBytes, hash: (batch: BatchBytes) => Promise<void>): void {
+    const held: Held = { index: this.#arrived++, bytes, hashed: false, writing: false };
+    this.#held.set(held.index, held);
+    const begin = held.index * BATCH;
+    for (const want of this.#wants) {
+      const part = {
+        begin: Math.max(begin, want.begin),
+        end: Math.min(begin + bytes.length, want.end),
+      };
+      if (part.begin >= part.end) continue;
+      this.#give(held, part, want);
+      want.left -= part.end - part.begin;
+      if (want.left === 0) want.resolve();
+    }
+    this.#wants = this.#wants.filter(({ left }) => left > 0);
+    const done = () => {
+      held.hashed = true;
+      this.#release(held);
+    };
+    hash(bytes).then(done, (error: unknown) => {
+      this.#broken ??= { error };
+      done();
     });
+  }
+
+  /** Copy a part of a batch to where it is wanted. */
+  #give(
+    held: Held,
+    { begin, end }: Span,
+    { begin: first, target }: Pick<Want, "begin" | "target">,
+  ): void {
+    const start = held.index * BATCH;
+    target.set(held.bytes.subarray(begin - start, end - start), begin - first);
+    this.#count(held.index, end - begin);
+    this.#release(held);
+  }
+
+  /** Some of a batch was read. */
+  #count(index: number, bytes: number): void {
+    this.#left[index]! -= bytes;
+    this.#served = true;
+    this.#taken = performance.now();
+  }
+
+  /** Forget a batch that is of no more use. */
+  #release(held: Held): void {
+    const { index, bytes, hashed, writing } = held;
+    const wanted = this.#left[index]! > 0 && !this.#stored.has(index);
+    if (hashed && !writing && !wanted && this.#held.delete(index)) this.#options.pool.give(bytes);
+    this.#changed();
+  }
+
+  #changed(): void {
+    this.#change.resolve();
+    this.#change = Promise.withResolvers();
+  }
+
+  async #wait(want: Omit<Want, "resolve" | "reject">): Promise<void> {
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    this.#wants.push({ ...want, resolve, reject });
+    // The network waits for a reader no longer, if it does.
+    this.#changed();
+    await promise;
+  }
+
+  async #load(part: Part, into?: Uint8Array): Promise<Uint8Array> {
+    this.#reader ??= this.#options.disk.open(this.path, { growing: true });
+    const bytes = await (await this.#reader).read(part.begin, part.end, into);
+    if (into) this.#count(part.index, part.end - part.begin);
+    return bytes;
+  }
+
+  /** Room for the next batch. */
+  async #room(): Promise<BatchBytes> {
+    while (this.#held.size >= WINDOW) await this.#makeRoom();
+    return this.#options.pool.take();
+  }
+
+  /** Wait until a batch was taken, or have some written to the disk. */
+  async #makeRoom(): Promise<void> {
+    const { promise } = this.#change;
+    if (this.#broken) throw this.#broken.error;
+    this.#options.signal.throwIfAborted();
+    const still = this.#taken + PATIENCE - performance.now();
+    if (this.#wants.length === 0 && still > 0) return await within(promise, still);
+    for (const held of this.#held.values()) {
+      if (this.#writes < WRITES && !held.writing && this.#left[held.index]! > 0) this.#store(held);
+    }
+    await promise;
+  }
+
+  /** Write a batch to the disk. */
+  async #store(held: Held): Promise<void> {
+    const { disk, size } = this.#options;
+    held.writing = true;
+    this.#writes++;
+    try {
+      this.#writer ??= disk.create(this.path, size);
+      await (await this.#writer).write(held.index * BATCH, held.bytes);
+      this.#stored.add(held.index);
+    } catch (error) {
+      // Whoever fills the copy is told.
+      this.#broken ??= { error };
+    } finally {
+      this.#writes--;
+      held.writing = false;
+      this.#release(held);
+    }
   }
 }
 
-/** The same bytes in pieces that are worth a write, of `BATCH` bytes each but the last. */
-async function* batches(
-  chunks: AsyncIterable<Uint8Array<ArrayBuffer>>,
-  room: () => Uint8Array<ArrayBuffer>,
-): AsyncGenerator<Uint8Array<ArrayBuffer>, void, undefined> {
-  let batch = room(), filled = 0;
+/** A part of a span that lies in one batch. */
+interface Part extends Span {
+  readonly index: number;
+}
+
+function parts({ begin, end }: Span): Part[] {
+  const first = Math.floor(begin / BATCH);
+  return Array.from({ length: Math.ceil(end / BATCH) - first }, (_, i) => ({
+    index: first + i,
+    begin: Math.max(begin, (first + i) * BATCH),
+    end: Math.min(end, (first + i + 1) * BATCH),
+  }));
+}
+
+/** Wait for a promise, but not longer than so many milliseconds. */
+async function within(promise: Promise<void>, milliseconds: number): Promise<void> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const end = new Promise<void>((resolve) => timer = setTimeout(resolve, milliseconds));
+  await Promise.race([promise, end]).finally(() => clearTimeout(timer));
+}
+
+/** The same bytes in batches, each of `BATCH` bytes but the last. */
+export async function* batches(
+  chunks: AsyncIterable<Uint8Array>,
+  room: () => BatchBytes | Promise<BatchBytes>,
+): AsyncGenerator<BatchBytes, void, undefined> {
+  let batch: BatchBytes | undefined;
+  let filled = 0;
   for await (const chunk of chunks) {
     for (let taken = 0; taken < chunk.length;) {
+      batch ??= await room();
       const part = chunk.subarray(taken, taken + batch.length - filled);
       batch.set(part, filled);
       filled += part.length;
@@ -143,8 +365,8 @@ async function* batches(
       if (filled < batch.length) continue;
       yield batch;
       filled = 0;
-      batch = room();
+      batch = undefined;
     }
   }
-  if (filled > 0) yield batch.subarray(0, filled);
+  if (batch && filled > 0) yield batch.subarray(0, filled);
 }

@@ -6,8 +6,9 @@
 import { HubError, quote } from "../errors.ts";
 import type { HubClient, HubFile, Span } from "../hub/client.ts";
 import type { Disk, DiskReader } from "../io/disk.ts";
+import type { HashThread } from "./hash_thread.ts";
 import { type Handed, sha256, StreamCheck } from "./hub_check.ts";
-import { BATCH, Copy } from "./hub_copy.ts";
+import { BATCH, batches, type BatchPool, Copy } from "./hub_copy.ts";
 
 /** Bytes that are fetched first: most headers are shorter. */
 const HEAD = 64 * 2 ** 10;
@@ -17,6 +18,8 @@ export interface ShardContext {
   readonly client: HubClient;
   readonly disk: Disk;
   readonly signal: AbortSignal;
+  readonly hashes: HashThread;
+  readonly pool: BatchPool;
 }
 
 /** A weight file. */
@@ -114,7 +117,7 @@ export class Shard {
   ): Promise<Uint8Array<ArrayBuffer | B>> {
     if (span.begin === span.end) return new Uint8Array();
     if (this.isCached) return await this.#readCached(span, into);
-    return this.#copy ? await this.#copy.read(span, into) : await this.#readRange(span, into);
+    return await this.#copy?.read(span, into) ?? await this.#readRange(span, into);
   }
 
   async #readCached<B extends ArrayBufferLike = ArrayBuffer>(
@@ -155,11 +158,12 @@ export class Shard {
   }
 
   /**
-   * Begin a copy at `path`; reads go there from now on. Resolves when it has ended, well or not:
-   * `check` tells.
+   * Begin a copy at `path`, for the reads that are `planned`; they go there from now on. Resolves
+   * when it has ended, well or not: `check` tells.
    */
-  async stage(path: string): Promise<void> {
-    const copy = new Copy(path, this.#context.disk);
+  async stage(path: string, planned: readonly Span[]): Promise<void> {
+    const { size } = this.file;
+    const copy = new Copy(path, { ...this.#context, size, planned });
     this.#copy = copy;
     this.#copied = this.#fill(copy);
     try {
@@ -172,12 +176,11 @@ export class Shard {
   }
 
   async #fill(copy: Copy): Promise<void> {
-    const { size } = this.file;
     for (let again = false;; again = true) {
-      const check = this.#startCheck();
       try {
-        await copy.fill(size, check.follow(this.#stream()));
-        await this.#finishCheck(check);
+        await this.#checked((check) =>
+          copy.fill(this.#stream(), async (batch) => await check.update(batch))
+        );
         return;
       } catch (fault) {
         const wrong = fault instanceof HubError && fault.kind === "damaged";
@@ -200,7 +203,10 @@ export class Shard {
    */
   async unstage(later: readonly Span[] = []): Promise<void> {
     const copy = this.#copy!;
-    for (const span of later) this.#known.set(keyOf(span), await copy.digest(span));
+    for (const span of later) {
+      const digest = await copy.digest(span);
+      if (digest !== undefined) this.#known.set(keyOf(span), digest);
+    }
     // From here on bytes come by range; reads that began before are let finish.
     this.#copy = this.#copied = undefined;
     await copy.remove();
@@ -218,20 +224,30 @@ export class Shard {
     if (this.isCached) {
       if (this.#cachedReader) await this.checkCached();
     } else if (this.#handed.length > 0) {
-      const check = this.#startCheck();
-      for await (const _ of check.follow(this.#stream()));
-      await this.#finishCheck(check);
+      await this.#checked((check) => this.#follow(this.#stream(), check));
     }
   }
 
-  /** Compare with what was given out so far. */
-  #startCheck(): StreamCheck {
-    return new StreamCheck(this.file, { client: this.#context.client, handed: this.#handed });
-  }
-
-  async #finishCheck(check: StreamCheck): Promise<void> {
+  /** Read the whole file by `read`, and compare it with what was given out so far. */
+  async #checked(read: (check: StreamCheck) => Promise<void>): Promise<void> {
+    const check = new StreamCheck(this.file, { ...this.#context, handed: this.#handed });
+    try {
+      await read(check);
+    } catch (fault) {
+      await check.giveUp();
+      throw fault;
+    }
     await check.finish();
     this.#handed = this.#handed.filter((span) => !check.handed.includes(span));
+  }
+
+  /** Have every byte seen. */
+  async #follow(chunks: AsyncIterable<Uint8Array>, check: StreamCheck): Promise<void> {
+    const { pool } = this.#context;
+    for await (const batch of batches(chunks, () => pool.take())) {
+      await check.update(batch);
+      pool.give(batch);
+    }
   }
 
   /** Compare the user's cache with the repository's hash. Read once. */
@@ -241,13 +257,14 @@ export class Shard {
   }
 
   async #hashCached(): Promise<void> {
-    const check = this.#startCheck();
+    await this.#checked((check) => this.#follow(this.#cachedBytes(), check));
+  }
+
+  async *#cachedBytes(): AsyncGenerator<Uint8Array, void, undefined> {
     for (let begin = 0; begin < this.file.size; begin += BATCH) {
       this.#context.signal.throwIfAborted();
-      const end = Math.min(this.file.size, begin + BATCH);
-      check.update(await this.#readCached({ begin, end }));
+      yield await this.#readCached({ begin, end: Math.min(this.file.size, begin + BATCH) });
     }
-    await check.finish();
   }
 
   /** Close and remove what is on this machine. The transfers must have been aborted. */

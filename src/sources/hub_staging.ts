@@ -155,7 +155,7 @@ export class Staging implements AsyncDisposable {
   #stage(shard: Shard): void {
     this.#used += shard.file.size;
     const path = `${this.#options.folder}/${this.#copies++}.part`;
-    this.#begin(() => shard.stage(path));
+    this.#begin(() => shard.stage(path, this.#uses!.spans(shard.file.path)));
   }
 
   /** Do something that takes its time, and see afterwards what comes next. */
@@ -228,8 +228,9 @@ export class Staging implements AsyncDisposable {
     });
   }
 
-  /** See what comes next, when it is its turn. */
+  /** See what comes next, when it is its turn; nothing does once the staging is closed. */
   #goOn(): void {
+    if (this.#closed) return;
     this.#inTurn(() => this.#fetchAhead()).catch((error: unknown) => {
       this.#fault ??= { error };
     });
