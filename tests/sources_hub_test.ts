@@ -623,7 +623,12 @@ function copyOf(count: number, planned: readonly Span[], gate?: Promise<void>) {
       yield await Promise.resolve(new Uint8Array(BATCH).fill(received.batches));
     }
   }
-  return { copy, written, received, fill: () => copy.fill(chunks(), () => Promise.resolve()) };
+  return {
+    copy,
+    written,
+    received,
+    fill: () => copy.fill(chunks(), (batch) => Promise.resolve(batch)),
+  };
 }
 
 Deno.test("a copy that nobody reads receives while some batches wait for the disk, and only some", async () => {

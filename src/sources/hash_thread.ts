@@ -15,8 +15,8 @@ export interface Digests {
 
 /** Hashes one file. */
 export interface Hashing {
-  /** The next bytes of the file: leave them alone until this is done. */
-  update(bytes: Uint8Array<SharedArrayBuffer>): Promise<void>;
+  /** The next bytes of the file, which go away with their buffer and come back. */
+  update(bytes: Uint8Array<ArrayBuffer>): Promise<Uint8Array<ArrayBuffer>>;
   /** After the last byte, or when there will be none. */
   close(): Promise<Digests>;
 }
@@ -34,16 +34,17 @@ export class HashThread implements Disposable {
     // A thread that fails tells those who wait for the bytes.
     this.#ask({ id, open: { ...hashStart(file), spans } }).catch(() => {});
     return {
-      update: async (bytes) => void await this.#ask({ id, bytes }),
+      update: async (bytes) =>
+        await this.#ask({ id, bytes }, [bytes.buffer]) as Uint8Array<ArrayBuffer>,
       close: async () => await this.#ask({ id, close: true }) as Digests,
     };
   }
 
-  #ask(message: unknown): Promise<unknown> {
+  #ask(message: unknown, moved: Transferable[] = []): Promise<unknown> {
     this.#worker ??= this.#start();
     const answer = Promise.withResolvers<unknown>();
     this.#waiting.push(answer);
-    this.#worker.postMessage(message);
+    this.#worker.postMessage(message, moved);
     return answer.promise;
   }
 

@@ -18,9 +18,8 @@ self.onmessage = ({ data: { id, open, bytes, close } }) => {
       hash.update(bytes.subarray(Math.max(0, begin - from), Math.min(bytes.length, end - from)));
     }
   }
-  if (close) files.delete(id);
-  self.postMessage(
-    close &&
-      { whole: file.whole.digest("hex"), parts: file.parts.map(({ hash }) => hash.digest("hex")) },
-  );
+  if (!close) return self.postMessage(bytes, bytes ? [bytes.buffer] : []);
+  files.delete(id);
+  const parts = file.parts.map(({ hash }) => hash.digest("hex"));
+  self.postMessage({ whole: file.whole.digest("hex"), parts });
 };

@@ -42,9 +42,9 @@ export class StreamCheck {
     this.#hashing = hashes.open(file, handed.map(({ begin, end }) => ({ begin, end })));
   }
 
-  /** The next bytes of the file: leave them alone until this is done. */
-  async update(bytes: Uint8Array<SharedArrayBuffer>): Promise<void> {
-    await this.#hashing.update(bytes);
+  /** The next bytes of the file, which go away with their buffer and come back. */
+  async update(bytes: Uint8Array<ArrayBuffer>): Promise<Uint8Array<ArrayBuffer>> {
+    return await this.#hashing.update(bytes);
   }
 
   /** The file did not come to its end. */

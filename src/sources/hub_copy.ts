@@ -25,8 +25,14 @@ const WRITES = 4;
  */
 const PATIENCE = 200;
 
-/** Bytes of a file that wait in memory: hashed on another thread, hence shared. */
-export type BatchBytes = Uint8Array<SharedArrayBuffer>;
+/** Bytes of a file that wait in memory. */
+export type BatchBytes = Uint8Array<ArrayBuffer>;
+
+/**
+ * Hash a batch: the bytes are lent to another thread and come back. (Memory that threads share
+ * would not have to move, but V8 copies into it and out of it three times as slowly.)
+ */
+export type HashBatch = (batch: BatchBytes) => Promise<BatchBytes>;
 
 /** Memory for batches, used again and again. */
 export class BatchPool {
@@ -34,7 +40,7 @@ export class BatchPool {
 
   /** Room for a batch. */
   take(): BatchBytes {
-    return this.#free.pop() ?? new Uint8Array(new SharedArrayBuffer(BATCH));
+    return this.#free.pop() ?? new Uint8Array(BATCH);
   }
 
   /** The room is free again; `bytes` may be a part of it. */
@@ -46,16 +52,18 @@ export class BatchPool {
 /** A batch in memory. */
 interface Held {
   readonly index: number;
-  readonly bytes: BatchBytes;
-  hashed: boolean;
+  /** Absent while they are hashed. */
+  bytes: BatchBytes | undefined;
   writing: boolean;
 }
 
 /** A read of which something has still to come. */
-interface Want extends Span {
+interface Want {
+  /** What is still missing, by number of the batch. */
+  readonly missing: Map<number, Span>;
+  /** Where the byte at `begin` is put, and what follows. */
   readonly target: Uint8Array;
-  /** Bytes that are missing. */
-  left: number;
+  readonly begin: number;
   readonly resolve: () => void;
   readonly reject: (error: unknown) => void;
 }
@@ -134,16 +142,18 @@ export class Copy {
       if (this.#fault) throw this.#fault.error;
       const target = into ?? new Uint8Array(span.end - span.begin);
       const stored: Part[] = [];
-      let coming = 0;
+      const missing = new Map<number, Span>();
       for (const part of parts(span)) {
         const held = this.#held.get(part.index);
-        if (held) this.#give(held, part, { ...span, target });
-        else if (part.index >= this.#arrived) coming += part.end - part.begin;
+        if (held?.bytes) {
+          this.#give(held, part, { ...span, target });
+          this.#release(held);
+        } else if (held || part.index >= this.#arrived) missing.set(part.index, part);
         else if (this.#stored.has(part.index)) stored.push(part);
         else return undefined;
       }
       await Promise.all([
-        ...coming > 0 ? [this.#wait({ ...span, target, left: coming })] : [],
+        ...missing.size > 0 ? [this.#wait({ missing, target, begin: span.begin })] : [],
         ...stored.map((part) =>
           this.#load(part, target.subarray(part.begin - span.begin, part.end - span.begin))
         ),
@@ -167,13 +177,13 @@ export class Copy {
   /**
    * Take in the whole file. Ends when all of it was read or is on the disk.
    *
-   * @param hash Told of every batch in order; done when the batch has been seen.
+   * @param hash Given every batch in order.
    */
   async fill(
     chunks: AsyncIterable<Uint8Array>,
-    hash: (batch: BatchBytes) => Promise<void>,
+    hash: HashBatch,
   ): Promise<void> {
-    const { signal } = this.#options;
+    const { pool, signal } = this.#options;
     const wake = () => this.#changed();
     signal.addEventListener("abort", wake);
     try {
@@ -182,10 +192,10 @@ export class Copy {
     } finally {
       signal.removeEventListener("abort", wake);
       // Nothing more is read from memory; what is being hashed or written is let finish.
-      while ([...this.#held.values()].some(({ hashed, writing }) => !hashed || writing)) {
+      while ([...this.#held.values()].some(({ bytes, writing }) => !bytes || writing)) {
         await this.#change.promise;
       }
-      for (const { bytes } of this.#held.values()) this.#options.pool.give(bytes);
+      for (const { bytes } of this.#held.values()) pool.give(bytes!);
       this.#held.clear();
       await (await this.#writer)?.[Symbol.asyncDispose]();
     }
@@ -215,30 +225,33 @@ export class Copy {
     if (await disk.lstat(this.path)) await disk.remove(this.path);
   }
 
-  /** A batch has come. */
-  #arrive(bytes: BatchBytes, hash: (batch: BatchBytes) => Promise<void>): void {
-    const held: Held = { index: this.#arrived++, bytes, hashed: false, writing: false };
+  /** A batch has come: first those are served who wait for it, then it is hashed. */
+  #arrive(bytes: BatchBytes, hash: HashBatch): void {
+    const held: Held = { index: this.#arrived++, bytes, writing: false };
     this.#held.set(held.index, held);
-    const begin = held.index * BATCH;
-    for (const want of this.#wants) {
-      const part = {
-        begin: Math.max(begin, want.begin),
-        end: Math.min(begin + bytes.length, want.end),
-      };
-      if (part.begin >= part.end) continue;
-      this.#give(held, part, want);
-      want.left -= part.end - part.begin;
-      if (want.left === 0) want.resolve();
-    }
-    this.#wants = this.#wants.filter(({ left }) => left > 0);
-    const done = () => {
-      held.hashed = true;
+    this.#serve(held);
+    held.bytes = undefined;
+    const back = (bytes: BatchBytes) => {
+      held.bytes = bytes;
+      this.#serve(held);
       this.#release(held);
     };
-    hash(bytes).then(done, (error: unknown) => {
+    hash(bytes).then(back, (error: unknown) => {
       this.#broken ??= { error };
-      done();
+      back(this.#options.pool.take());
     });
+  }
+
+  /** Give a batch to those who wait for it. */
+  #serve(held: Held): void {
+    for (const want of this.#wants) {
+      const part = want.missing.get(held.index);
+      if (!part) continue;
+      this.#give(held, part, want);
+      want.missing.delete(held.index);
+      if (want.missing.size === 0) want.resolve();
+    }
+    this.#wants = this.#wants.filter(({ missing }) => missing.size > 0);
   }
 
   /** Copy a part of a batch to where it is wanted. */
@@ -248,9 +261,8 @@ export class Copy {
     { begin: first, target }: Pick<Want, "begin" | "target">,
   ): void {
     const start = held.index * BATCH;
-    target.set(held.bytes.subarray(begin - start, end - start), begin - first);
+    target.set(held.bytes!.subarray(begin - start, end - start), begin - first);
     this.#count(held.index, end - begin);
-    this.#release(held);
   }
 
   /** Some of a batch was read. */
@@ -262,9 +274,9 @@ export class Copy {
 
   /** Forget a batch that is of no more use. */
   #release(held: Held): void {
-    const { index, bytes, hashed, writing } = held;
+    const { index, bytes, writing } = held;
     const wanted = this.#left[index]! > 0 && !this.#stored.has(index);
-    if (hashed && !writing && !wanted && this.#held.delete(index)) this.#options.pool.give(bytes);
+    if (bytes && !writing && !wanted && this.#held.delete(index)) this.#options.pool.give(bytes);
     this.#changed();
   }
 
@@ -302,19 +314,20 @@ export class Copy {
     const still = this.#taken + PATIENCE - performance.now();
     if (this.#wants.length === 0 && still > 0) return await within(promise, still);
     for (const held of this.#held.values()) {
-      if (this.#writes < WRITES && !held.writing && this.#left[held.index]! > 0) this.#store(held);
+      if (this.#writes === WRITES) break;
+      if (held.bytes && !held.writing && this.#left[held.index]! > 0) this.#store(held, held.bytes);
     }
     await promise;
   }
 
   /** Write a batch to the disk. */
-  async #store(held: Held): Promise<void> {
+  async #store(held: Held, bytes: BatchBytes): Promise<void> {
     const { disk, size } = this.#options;
     held.writing = true;
     this.#writes++;
     try {
       this.#writer ??= disk.create(this.path, size);
-      await (await this.#writer).write(held.index * BATCH, held.bytes);
+      await (await this.#writer).write(held.index * BATCH, bytes);
       this.#stored.add(held.index);
     } catch (error) {
       // Whoever fills the copy is told.

@@ -245,8 +245,7 @@ export class Shard {
   async #follow(chunks: AsyncIterable<Uint8Array>, check: StreamCheck): Promise<void> {
     const { pool } = this.#context;
     for await (const batch of batches(chunks, () => pool.take())) {
-      await check.update(batch);
-      pool.give(batch);
+      pool.give(await check.update(batch));
     }
   }
 
