@@ -14,7 +14,9 @@ import { openWasm } from "../src/backends/wasm/mod.ts";
 import { Kernels, Pool, WORDS } from "../src/backends/wasm/pool.ts";
 import { DeviceError } from "../src/errors.ts";
 import { argumentsOf, bindDims, type Op, parseSignature, type Scalars } from "../src/op.ts";
+import { NF4 } from "../src/ops/codebook.ts";
 import { OPS } from "../src/ops/mod.ts";
+import { quantize4bit } from "../src/ops/quantize_4bit.ts";
 import { type Given, integers, normal, whole } from "./conformance/given.ts";
 
 Deno.test("kernels.wasm is, byte for byte, what build.ts makes of assembly/", async () => {
@@ -596,5 +598,41 @@ Deno.test("a worker that is woken late, for an op that it has done or that is ov
     assert.equal(Atomics.load(control, WORDS.entered), -1);
   } finally {
     pool.stop();
+  }
+});
+
+Deno.test("quantize_4bit gives bf16 numbers the codes of NF4, whatever the absmax of their block", async () => {
+  await using backend = await openWasm({ threads: 2 });
+  // Every mantissa once, and exponents about those where rounding is no longer the same.
+  const tops = [
+    ...Array.from({ length: 128 }, (_, mantissa) => 127 << 7 | mantissa),
+    ...[0, 1, 15, 16, 17, 239, 240, 241, 254].flatMap((exponent) =>
+      [1, 77].map((m) => exponent << 7 | m)
+    ),
+  ];
+  for (const top of tops) {
+    // What is near enough to matter, then a few that are not; each with both signs.
+    const near = Array.from({ length: Math.min(top, 700) + 1 }, (_, i) => top - i);
+    const numbers = [...near, 0, 1, top >> 1].flatMap((bits) => [bits, bits | 0x8000]);
+    const rows = Math.ceil(numbers.length / 63);
+    const halves = Uint16Array.from(
+      { length: rows * 64 },
+      (_, i) => i % 64 === 0 ? top : numbers[(i >> 6) * 63 + i % 64 - 1] ?? 0,
+    );
+    const w = backend.alloc("bf16", [rows, 64]), codes = backend.alloc("u8", [rows * 32]);
+    const absmax = backend.alloc("f32", [rows, 1]);
+    backend.write(w, new Uint8Array(halves.buffer));
+    backend.run(quantize4bit, { w, codes, absmax }, { block: 64, kind: 0, given: 0 });
+    const [packed] = await backend.read(codes);
+    const floats = new Float32Array(Uint32Array.from(halves, (bits) => bits << 16).buffer);
+    const factor = Math.fround(1 / Math.max(floats[0]!, Math.fround(1e-38)));
+    const expected = new Uint8Array(rows * 32);
+    floats.forEach((x, i) => {
+      const level = Math.fround(x * factor);
+      const code = NF4.bounds.filter((bound) => level > bound).length;
+      expected[i >> 1]! |= i % 2 === 0 ? code << 4 : code;
+    });
+    assert.deepEqual(packed, expected, `absmax ${floats[0]}`);
+    for (const tensor of [w, codes, absmax]) tensor[Symbol.dispose]();
   }
 });

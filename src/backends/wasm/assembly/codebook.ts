@@ -59,76 +59,89 @@ function absmaxOfBF16(p: usize, n: i32): f32 {
 }
 
 /**
- * How levels from −1 to 1 are found: they are cut into BINS equal parts, in none of which there is
- * more than one bound between codes. Of each part: how many bounds are below it, and the four bytes
- * of the bound in it, or of one that nothing exceeds.
+ * The codes of NF4 of bf16 numbers are found from the bits they are stored as: from the distance of
+ * a magnitude to the block's absmax, in steps of bf16. At which distances the code changes depends
+ * on the seven bits of the absmax's mantissa alone (a power of two changes no rounding). Distances
+ * are cut into BINS of 32, in none of which the code changes twice, those of negative numbers after
+ * those of positive ones. A table for each mantissa has for each bin the code and, ROOM bytes on,
+ * the first distance in it at which there is another.
  */
-const BINS: i32 = 32, BIN_TABLES: usize = 5;
+const MANTISSAS: i32 = 128, BINS: i32 = 20, ROOM: usize = 48, TABLE: usize = 2 * ROOM;
 
-/** Fill the tables of the bins, BINS bytes each, from 15 ascending bounds, each in a vector. */
-function makeBins(bins: usize, bounds: usize): void {
-  let below: i32 = 0;
-  for (let i: i32 = 0; i < BINS; i++) {
-    const end = <f32>(i + 1 - BINS / 2) / <f32>(BINS / 2);
-    store<u8>(bins + <usize>i, <u8>below);
-    let bound: f32 = Infinity;
-    if (below < 15) {
-      const next = load<f32>(bounds + <usize>(16 * below));
-      if (next < end) bound = next, below++;
+/** Of an absmax as bf16: where neither its reciprocal nor a bound leaves the normal numbers. */
+const LEAST_BITS: i32 = 16 << 7, MOST_BITS: i32 = 240 << 7;
+
+const TABLES_NF4 = memory.data(128 * 96);
+
+/** Whether this thread has filled the tables. */
+let made: bool = false;
+
+/**
+ * Fill the tables from 15 ascending bounds, each in a vector; seven are below 0. Every thread does,
+ * and stores each byte once: they are the same, so that others may read meanwhile.
+ */
+function makeBins(bounds: usize, limits: usize): void {
+  for (let m: i32 = 0; m < MANTISSAS; m++) {
+    const top: i32 = 0x3f80 + m, absmax = reinterpret<f32>(<u32>top << 16), factor: f32 = 1 / absmax;
+    for (let b: i32 = 0; b < 15; b++) {
+      const bound = load<f32>(bounds + <usize>(16 * b)), far = abs<f32>(bound);
+      // The largest magnitude that is on the side of 0 of the bound.
+      let bits: i32 = <i32>(reinterpret<u32>(far * absmax) >> 16) + 1;
+      for (;; bits--) {
+        const level = reinterpret<f32>(<u32>bits << 16) * factor;
+        if (bound < 0 ? level < far : level <= far) break;
+      }
+      // Distances under this one are beyond the bound, where the code is one further from 7.
+      store<i32>(limits + <usize>(4 * b), top - bits);
     }
-    const bits = reinterpret<u32>(bound);
-    for (let k: i32 = 0; k < 4; k++) {
-      store<u8>(bins + <usize>(BINS * (k + 1) + i), <u8>(bits >> (8 * k)));
+    const table = TABLES_NF4 + <usize>m * TABLE;
+    for (let i: i32 = 0; i < 2 * BINS; i++) {
+      const negative = i >= BINS, from = 32 * (negative ? i - BINS : i);
+      let beyond: i32 = 0, inside: i32 = 0;
+      for (let b = negative ? 0 : 7, end = b + (negative ? 7 : 8); b < end; b++) {
+        const limit = load<i32>(limits + <usize>(4 * b)) - from;
+        if (limit >= 32) beyond++;
+        else if (limit > 0) inside = limit;
+      }
+      // A negative number takes the code after this one, unless its distance is below the limit.
+      store<u8>(table + <usize>i, <u8>(negative ? 6 - beyond : 7 + beyond));
+      store<u8>(table + <usize>i, <u8>inside, ROOM);
     }
   }
 }
 
-/** The bins of four levels. Which of two a level on their border counts to makes no difference. */
+/** Whether an absmax is one that the bins are made for. */
 @inline
-function binsOf(x: v128): v128 {
-  // Above 1 there is the last bin; NaN stays NaN, which becomes a number below 0, as what is below
-  // −1 does: the first.
-  const most = f32x4.pmin(x, f32x4.splat(1));
-  const half = f32x4.splat(<f32>(BINS / 2));
-  return i32x4.relaxed_trunc_f32x4_s(f32x4.add(f32x4.mul(most, half), half));
+function hasBins(absmax: f32): bool {
+  const bits = reinterpret<u32>(absmax), half = <i32>(bits >> 16);
+  return (bits & 0xffff) == 0 && half >= LEAST_BITS && half <= MOST_BITS;
 }
 
-/** A byte of one of the tables for each of 16 bins; `upper` is the bins less 16. */
+/** A byte of a table of up to 48 for each of 16 places. */
 @inline
-function look(table: usize, bin: v128, upper: v128): v128 {
-  return v128.or(i8x16.swizzle(v128.load(table), bin), i8x16.swizzle(v128.load(table, 16), upper));
+function look(t0: v128, t1: v128, t2: v128, at: v128, at1: v128, at2: v128): v128 {
+  return v128.or(i8x16.swizzle(t0, at), v128.or(i8x16.swizzle(t1, at1), i8x16.swizzle(t2, at2)));
 }
 
-/** How many bounds each of 16 levels exceeds, a byte each: the codes of NF4. */
-@inline
-function ranksOf(bins: usize, x0: v128, x1: v128, x2: v128, x3: v128): v128 {
-  const found = i8x16.narrow_i16x8_u(
-    i16x8.narrow_i32x4_s(binsOf(x0), binsOf(x1)), i16x8.narrow_i32x4_s(binsOf(x2), binsOf(x3)));
-  const bin = i8x16.min_u(found, i8x16.splat(<i8>(BINS - 1)));
-  const upper = i8x16.sub(bin, i8x16.splat(16));
-  const b0 = look(bins + 32, bin, upper), b1 = look(bins + 64, bin, upper);
-  const b2 = look(bins + 96, bin, upper), b3 = look(bins + 128, bin, upper);
-  const l01 = v128.shuffle<i8>(b0, b1, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-  const l23 = v128.shuffle<i8>(b2, b3, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-  const h01 = v128.shuffle<i8>(b0, b1, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15,
-    31);
-  const h23 = v128.shuffle<i8>(b2, b3, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15,
-    31);
-  const c0 = f32x4.gt(x0, v128.shuffle<i16>(l01, l23, 0, 8, 1, 9, 2, 10, 3, 11));
-  const c1 = f32x4.gt(x1, v128.shuffle<i16>(l01, l23, 4, 12, 5, 13, 6, 14, 7, 15));
-  const c2 = f32x4.gt(x2, v128.shuffle<i16>(h01, h23, 0, 8, 1, 9, 2, 10, 3, 11));
-  const c3 = f32x4.gt(x3, v128.shuffle<i16>(h01, h23, 4, 12, 5, 13, 6, 14, 7, 15));
-  const more = i8x16.narrow_i16x8_s(i16x8.narrow_i32x4_s(c0, c1), i16x8.narrow_i32x4_s(c2, c3));
-  return i8x16.sub(look(bins, bin, upper), more);
-}
-
-/** codesOf() for n numbers of bf16 in NF4, n a multiple of 16, times `factor`. */
-function codesNF4(p: usize, out: usize, n: i32, factor: f32, bins: usize): void {
-  const f = f32x4.splat(factor);
+/** codesOf() for n numbers of bf16 in NF4, n a multiple of 16, in blocks of this absmax. */
+function codesNF4(p: usize, out: usize, n: i32, absmax: f32): void {
+  const half = <i32>(reinterpret<u32>(absmax) >> 16), table = TABLES_NF4 + <usize>(half & 127) * TABLE;
+  const c0 = v128.load(table), c1 = v128.load(table, 16), c2 = v128.load(table, 32);
+  const d0 = v128.load(table, 48), d1 = v128.load(table, 64), d2 = v128.load(table, 80);
+  const top = i16x8.splat(<i16>half), magnitude = i16x8.splat(0x7fff),
+    last = i16x8.splat(<i16>(32 * BINS - 1)), rest = i16x8.splat(31);
   for (let i: i32 = 0; i < n; i += 16) {
     const v = v128.load(p), w = v128.load(p, 16);
-    v128.store(out, ranksOf(bins, f32x4.mul(lowBF16(v), f), f32x4.mul(highBF16(v), f),
-      f32x4.mul(lowBF16(w), f), f32x4.mul(highBF16(w), f)));
+    const negative = i8x16.lt_s(i8x16.narrow_i16x8_s(v, w), i8x16.splat(0));
+    const far = i16x8.min_u(i16x8.sub_sat_u(top, v128.and(v, magnitude)), last);
+    const far1 = i16x8.min_u(i16x8.sub_sat_u(top, v128.and(w, magnitude)), last);
+    const bin = i8x16.narrow_i16x8_u(i16x8.shr_u(far, 5), i16x8.shr_u(far1, 5));
+    const inside = i8x16.narrow_i16x8_u(v128.and(far, rest), v128.and(far1, rest));
+    const at = i8x16.add(bin, v128.and(negative, i8x16.splat(<i8>BINS)));
+    const at1 = i8x16.sub(at, i8x16.splat(16)), at2 = i8x16.sub(at, i8x16.splat(32));
+    const beyond = i8x16.gt_s(look(d0, d1, d2, at, at1, at2), inside);
+    const code = look(c0, c1, c2, at, at1, at2);
+    v128.store(out, i8x16.sub(code, v128.xor(beyond, negative)));
     p += 32;
     out += 16;
   }
@@ -175,17 +188,19 @@ export function quantize_4bit(thread: i32): void {
   const w = tensor(0), codes = tensor(1), absmax = tensor(2), type = dtype(0), N = dim(0);
   const block = scalarU(0), kind = scalarU(1), given = scalarU(2) != 0;
   const table = TABLES + <usize>(64 * kind), order = v128.load(ORDERS + <usize>(16 * kind));
-  const bounds = scratch(thread), bins = bounds + 256,
-    buffer = bins + <usize>BINS * BIN_TABLES, bytes = buffer + ((RUN + 16) << 2);
+  const bounds = scratch(thread), buffer = bounds + 256,
+    bytes = buffer + ((RUN + 16) << 2);
   for (let i: i32 = 0; i < 15; i++) {
     const lower = load<u8>(ORDERS + <usize>(16 * kind + i)),
       upper = load<u8>(ORDERS + <usize>(16 * kind + i + 1));
     const sum = load<f32>(table + (<usize>lower << 2)) + load<f32>(table + (<usize>upper << 2));
     v128.store(bounds + <usize>(16 * i), f32x4.splat(sum / 2));
   }
-  // Two bounds of FP4, 0 and the one above it, are too close for bins.
   const fast = kind == 0 && type == BF16 && block % 16 == 0;
-  if (fast) makeBins(bins, bounds);
+  if (fast && !made) {
+    makeBins(bounds, buffer);
+    made = true;
+  }
   const zero: u8 = kind == 0 ? 7 : 0;
   const step = block >= N ? N : ceilDiv(CHUNK, 2 * block) * 2 * block;
   for (let from = claim() * step; from < N; from = claim() * step) {
@@ -206,8 +221,8 @@ export function quantize_4bit(thread: i32): void {
         const b = i / block, full = N - b * block >= block, end = min(stop, (b + 1) * block);
         const most = load<f32>(absmax + (<usize>b << 2)), out = bytes + <usize>(i - at);
         if (most == Infinity) memory.fill(out, zero, <usize>(end - i));
-        else if (fast && full) {
-          codesNF4(w + (<usize>i << 1), out, end - i, 1 / max<f32>(most, LEAST_ABSMAX), bins);
+        else if (fast && full && hasBins(most)) {
+          codesNF4(w + (<usize>i << 1), out, end - i, most);
         } else {
           const divisor = max<f32>(most, LEAST_ABSMAX);
           const p = run(w, i, end - i, type, buffer);
