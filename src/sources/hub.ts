@@ -13,7 +13,7 @@ import { openFolder, type ReadOptions } from "./checkpoint.ts";
 import { readingDoubles } from "./doubles.ts";
 import { HashThread } from "./hash_thread.ts";
 import { findCached, findSnapshot } from "./hub_cache.ts";
-import { BatchPool } from "./hub_copy.ts";
+import { BATCH, BatchPool, WINDOW } from "./hub_copy.ts";
 import { hubFolder, isWeightFile, safeFiles } from "./hub_folder.ts";
 import { Staging } from "./hub_staging.ts";
 
@@ -38,11 +38,8 @@ export interface OpenHubOptions extends ReadOptions {
   readonly disk?: Disk;
 }
 
-/**
- * Memory of one download, measured: what the network gave and the disk has not taken, and what
- * waits to be collected.
- */
-const BUFFER_BYTES = 40e6;
+/** Memory of one download: its batches, and what its connection holds. */
+const BUFFER_BYTES = WINDOW * BATCH + 4e6;
 
 /**
  * Open `org/name` or `org/name@revision`.
