@@ -14,16 +14,18 @@ type Windows = Pick<WindowsRequest, "windows" | "seqLen">;
 /** What decides how many windows are stacked. */
 export interface Stacking {
   readonly model: Model;
-  readonly device: Pick<DeviceLimits, "productRows" | "maxTensorBytes">;
+  readonly device: Pick<DeviceLimits, "productRows" | "productElements" | "maxTensorBytes">;
 }
 
 /** How many windows each stack has: as few stacks as the device likes, as equal as they can be. */
 function stackSizes(
   { windows, seqLen }: Windows,
-  { model, device: { productRows, maxTensorBytes } }: Stacking,
+  { model, device: { productRows, productElements = Infinity, maxTensorBytes } }: Stacking,
 ): number[] {
-  const fitting = Math.floor(maxTensorBytes / (4 * widestState(model) * seqLen));
-  const most = Math.max(1, Math.min(fitting, Math.ceil(productRows / seqLen)));
+  const width = widestState(model);
+  const fitting = Math.floor(maxTensorBytes / (4 * width * seqLen));
+  const wanted = Math.ceil(Math.min(productRows, productElements / width) / seqLen);
+  const most = Math.max(1, Math.min(fitting, wanted));
   const count = Math.ceil(windows / most);
   return Array.from(
     { length: count },

@@ -131,7 +131,8 @@ class WasmBackend implements Backend {
   readonly memoryBytes: number;
   readonly sliceBytes = SLICE_BYTES;
   readonly outsideBytes = OUTSIDE_BYTES;
-  readonly productRows = 512;
+  readonly productRows = 2048;
+  readonly productElements = 2 ** 22;
   readonly #heap: Heap;
   readonly #pool: Pool;
   readonly #blas: Blas | undefined;
