@@ -70,6 +70,8 @@ export interface Backend extends Allocator, AsyncDisposable {
   readonly sliceBytes: number;
   /** Rows that a product should have for this device to run at speed. */
   readonly productRows: number;
+  /** Elements of a product's input or output from which more rows make it no faster, if any do. */
+  readonly productElements?: number;
   /** What has passed to and fro so far; absent where the host's memory is the device's. */
   readonly traffic?: Traffic;
   /**
@@ -115,6 +117,7 @@ export type DeviceLimits = Pick<
   | "memoryBytes"
   | "sliceBytes"
   | "productRows"
+  | "productElements"
   | "supports"
   | "outsideBytes"
 >;

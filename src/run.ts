@@ -9,6 +9,7 @@ import { scoreTokens, Streams } from "./forward/streams.ts";
 import { type ModelWeights, originalWeights, quantizedWeights } from "./forward/weights.ts";
 import { graphsOf } from "./graph/block_graph.ts";
 import type { Plan } from "./plan/planned.ts";
+import { stackedAs } from "./plan/stacks.ts";
 import type { Unit } from "./plan/tasks.ts";
 import { readSourceCard } from "./sources/source_card.ts";
 import { recordOf, recordSidecar } from "./report/record.ts";
@@ -45,7 +46,12 @@ export async function run(plan: Plan, given: RunOptions): Promise<RunReport> {
   const original = originalWeights(source);
   const weights = [original, quantizedWeights(plan, { source, packed })];
   await using streams = evaluation && plan.model
-    ? await Streams.open(plan.model, { backend, evaluation, counter, weights })
+    ? await Streams.open(plan.model, {
+      backend,
+      evaluation: stackedAs(evaluation, plan.evaluation),
+      counter,
+      weights,
+    })
     : undefined;
   await using calibration = openCalibration(plan, { ...given, report }, counter);
   report({

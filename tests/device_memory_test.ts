@@ -82,7 +82,8 @@ const CPU: DeviceLimits = {
   maxTensorBytes: 2 ** 30,
   memoryBytes: 4.02e9,
   sliceBytes: 2 ** 22,
-  productRows: 512,
+  productRows: 2048,
+  productElements: 2 ** 22,
   software: false,
   supports: () => true,
 };

@@ -168,10 +168,14 @@ Deno.test("a kernel that traps on any thread is a DeviceError, and the device is
   }
 });
 
-Deno.test("exp4 and expDown4 are within 2 units in the last place and pow24 within 7e-6", async () => {
+Deno.test("exp4, expDown4 and exp2Down4 are within 2 units in the last place and pow24 within 7e-6", async () => {
   const module = await WebAssembly.compile(
     await buildKernels({
-      "kernels.ts": `import { exp4, expDown4, pow24 } from "./math";
+      "kernels.ts": `import { exp2Down4, exp4, expDown4, pow24 } from "./math";
+        export function halvings(p: usize, n: i32): void {
+          const end = p + (<usize>n << 2);
+          for (; p < end; p += 16) v128.store(p, exp2Down4(v128.load(p)));
+        }
         export function downs(p: usize, n: i32): void {
           const end = p + (<usize>n << 2);
           for (; p < end; p += 16) v128.store(p, expDown4(v128.load(p)));
@@ -196,11 +200,16 @@ Deno.test("exp4 and expDown4 are within 2 units in the last place and pow24 with
     kernel(from, n);
     return before;
   };
-  for (const [name, low, high] of [["exps", -87, 88.7], ["downs", -86, 0]] as const) {
+  const near = [
+    ["exps", -87, 88.7, 1],
+    ["downs", -86, 0, 1],
+    ["halvings", -125, 0, Math.LN2],
+  ] as const;
+  for (const [name, low, high, per] of near) {
     apply(name, low, high).forEach((x, i) => {
-      const want = Math.exp(x);
+      const want = Math.exp(per * x);
       const unit = 2 ** (Math.floor(Math.log2(want)) - 23);
-      assert.ok(Math.abs(values[i]! - want) <= 2 * unit, `${name}: e^${x} is ${values[i]}`);
+      assert.ok(Math.abs(values[i]! - want) <= 2 * unit, `${name}: of ${x} it is ${values[i]}`);
     });
   }
   apply("exps", -104, -87).forEach((x, i) => {
@@ -213,6 +222,10 @@ Deno.test("exp4 and expDown4 are within 2 units in the last place and pow24 with
   (exports.downs as (p: number, n: number) => void)(from, 4);
   assert.ok(values[0]! < 1e-37 && values[1] === values[0]);
   assert.deepEqual([...values.subarray(2, 4)], [1, NaN]);
+  values.set([-Infinity, -1e30, -1, NaN]);
+  (exports.halvings as (p: number, n: number) => void)(from, 4);
+  assert.ok(values[0]! < 1e-37 && values[1] === values[0]);
+  assert.ok(Math.abs(values[2]! - 0.5) <= 2 ** -24 && Number.isNaN(values[3]));
   apply("powers", 1e-6, 2).forEach((x, i) => {
     const want = x ** 2.4;
     assert.ok(Math.abs(values[i]! - want) <= 7e-6 * want, `${x}^2.4 is ${values[i]}`);

@@ -19,6 +19,7 @@ import { originalPlace, placeOf, stateWidths } from "../graph/stops.ts";
 import { type ResidualEdge, residualEdge } from "../graph/residual.ts";
 import type { ObserveOptions } from "../observer.ts";
 import { scaleColumns } from "../linalg/channels.ts";
+import { requestOf } from "../plan/planned.ts";
 import { keepStacks, type KeptStacks, stackWindows } from "../plan/stacks.ts";
 import { add, scaleCap } from "../ops/mod.ts";
 import type { TextFacts } from "../report.ts";
@@ -30,6 +31,8 @@ export interface CalibrationInput extends Partial<TextFacts> {
   readonly windows: readonly Uint32Array<ArrayBuffer>[];
   /** Bytes of hidden states kept on the device. */
   readonly stateBudget: number;
+  /** Most tokens that walk together, as the plan has it. */
+  readonly stackTokens?: number;
   /** Where the rest goes, in bf16; required when the budget is smaller than the states. */
   readonly spill?: SpillStore;
 }
@@ -99,15 +102,15 @@ export class Calibration implements AsyncDisposable {
     this.#model = model;
     this.#backend = backend;
     this.#input = input;
-    this.#stacks = stackWindows(input.windows, { model, device: backend });
+    this.#stacks = stackWindows(input, { model, device: backend });
     this.#counter = counter;
     this.#held = backend.scope();
     this.#pace = new Pace(backend);
     const [first] = input.windows;
     this.#tables = new ModelTables(model, { tokens: first!.length, scope: this.#held });
     const perToken = stateWidths(model, { propagate }).kept;
-    const { windows, stateBudget, spill } = input;
-    const walk = { windows: windows.length, seqLen: first!.length, stateBudget };
+    const { spill } = input;
+    const walk = requestOf({ ...input, seqLen: first!.length });
     // Of as many stacks as fit, everything is kept; of the others nothing.
     const kept = { backend, spill, ...keepStacks(walk, perToken, { model, device: backend }) };
     this.#quantized = new KeptStates(kept);

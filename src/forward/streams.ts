@@ -13,6 +13,7 @@ import { type BlockGraph, graphsOf } from "../graph/block_graph.ts";
 import { LOGIT_BYTES } from "../limits.ts";
 import { copyRectangle } from "../ops/copy.ts";
 import { scaleCap } from "../ops/mod.ts";
+import { requestOf } from "../plan/planned.ts";
 import { keepStacks, stackWindows } from "../plan/stacks.ts";
 import type { Place } from "../plan/tasks.ts";
 import type { TextFacts } from "../report.ts";
@@ -33,6 +34,8 @@ export interface EvaluationInput extends Partial<TextFacts> {
   readonly windows: readonly Uint32Array<ArrayBuffer>[];
   /** Bytes of hidden states kept on the device. */
   readonly stateBudget: number;
+  /** Most tokens that walk together, as the plan has it. */
+  readonly stackTokens?: number;
   /** Where the rest goes; required when the budget is smaller than the states. */
   readonly spill?: SpillStore;
 }
@@ -103,7 +106,7 @@ export class Streams implements AsyncDisposable {
     this.#backend = backend;
     this.#pace = new Pace(backend);
     this.#input = evaluation;
-    this.#stacks = stackWindows(evaluation.windows, { model, device: backend });
+    this.#stacks = stackWindows(evaluation, { model, device: backend });
     this.#counter = counter;
     this.#weights = weights;
     this.#states = states;
@@ -121,10 +124,9 @@ export class Streams implements AsyncDisposable {
       weights: readonly ModelWeights[];
     },
   ): Promise<Streams> {
-    const { windows, stateBudget, spill } = evaluation;
-    const [{ length: seqLen }] = windows as [Uint32Array];
+    const { windows: [first], spill } = evaluation;
     const { hiddenSize: channels } = model;
-    const walk = { windows: windows.length, seqLen, stateBudget };
+    const walk = requestOf({ ...evaluation, seqLen: first!.length });
     const kept = keepStacks(walk, weights.length * channels, { model, device: backend });
     const states: HiddenStates[] = [];
     for (let i = 0; i < weights.length; i++) {

@@ -48,7 +48,10 @@ export function checkWalk(
   doing: string,
   model: Model,
   { backend, streams, windows, statesPerToken }: {
-    readonly backend: Pick<Backend, "name" | "memoryBytes" | "maxTensorBytes" | "productRows">;
+    readonly backend: Pick<
+      Backend,
+      "name" | "memoryBytes" | "maxTensorBytes" | "productRows" | "productElements"
+    >;
     readonly streams: readonly ModelWeights[];
     readonly windows: WindowsRequest;
     readonly statesPerToken: number;

@@ -1,6 +1,6 @@
 /**
- * How a run keeps its budgets and fits on its device: hidden states go to disk, then slices shrink.
- * Refuses what cannot be done.
+ * How a run keeps its budgets and fits on its device: fewer windows walk together, hidden states go
+ * to disk, then slices shrink. Refuses what cannot be done.
  */
 import type { DeviceLimits } from "../backend.ts";
 import { UnsupportedError } from "../errors.ts";
@@ -9,7 +9,7 @@ import { stateWidths } from "../graph/stops.ts";
 import { size, sizeToGive } from "../size.ts";
 import { type Surroundings, walkBytes } from "./memory.ts";
 import type { MemoryPlan } from "./planned.ts";
-import { spilledTokens } from "./stacks.ts";
+import { spilledTokens, stackTokens } from "./stacks.ts";
 import type { Walks, WindowsRequest } from "./planned.ts";
 
 /** Bytes a run may use; what is absent is unlimited. */
@@ -54,7 +54,7 @@ export interface Choice {
 
 /**
  * Find hidden states' memory and a slice size with which a run keeps its budgets and fits on its
- * device: first hidden states go to disk, then slices shrink.
+ * device: first fewer windows walk together, then hidden states go to disk, then slices shrink.
  *
  * @throws {UnsupportedError} none does; the sentence has the number that would.
  */
@@ -92,7 +92,9 @@ export function fit<T extends { readonly memory: MemoryPlan }>(
         }, more memory, or fewer \`numSamples\``,
       );
     }
-    const fewer = model && fewerStates(over, model, { ...around, windows: choice.windows });
+    const fewer = model &&
+      (smallerStacks(model, { windows: choice.windows, device }) ??
+        fewerStates(over, model, { ...around, windows: choice.windows }));
     if (fewer) {
       choice = { ...choice, windows: fewer };
     } else if (choice.sliceBytes > SMALLEST_SLICE) {
@@ -111,6 +113,22 @@ export function fit<T extends { readonly memory: MemoryPlan }>(
       );
     }
   }
+}
+
+/** The same walks with half of the largest stack's tokens; undefined when each is one window. */
+function smallerStacks(
+  model: Model,
+  { windows, device }: { readonly windows: Walks; readonly device: DeviceLimits },
+): Walks | undefined {
+  let largest: { readonly walk: keyof Walks; readonly tokens: number } | undefined;
+  for (const walk of ["evaluation", "calibration"] as const) {
+    const asked = windows[walk];
+    const tokens = asked ? stackTokens(asked, { model, device }) : 0;
+    if (asked && tokens > Math.max(asked.seqLen, largest?.tokens ?? 0)) largest = { walk, tokens };
+  }
+  if (!largest) return undefined;
+  const { walk, tokens } = largest;
+  return { ...windows, [walk]: { ...windows[walk]!, stackTokens: tokens / 2 } };
 }
 
 /**

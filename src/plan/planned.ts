@@ -30,6 +30,8 @@ export interface WindowsRequest {
   readonly windows: number;
   /** Bytes of hidden states kept in memory; more are spilled to disk. */
   readonly stateBudget: number;
+  /** Most tokens that walk together, a window at least; absent: as many as the device likes. */
+  readonly stackTokens?: number;
 }
 
 /** Windows that walk through the model. */
@@ -102,9 +104,10 @@ export interface Plan extends Walks {
 
 /** What a plan needs to know of windows that were prepared. */
 export function requestOf(
-  { seqLen, windows, stateBudget }: Omit<WindowsRequest, "windows"> & {
+  { seqLen, windows, stateBudget, stackTokens }: Omit<WindowsRequest, "windows"> & {
     readonly windows: { readonly length: number };
   },
 ): WindowsRequest {
-  return { seqLen, windows: windows.length, stateBudget };
+  const most = stackTokens === undefined ? {} : { stackTokens };
+  return { seqLen, windows: windows.length, stateBudget, ...most };
 }

@@ -9,21 +9,23 @@ import { graphsOf } from "../graph/block_graph.ts";
 import { sum } from "../tensor.ts";
 import type { WindowsRequest } from "./planned.ts";
 
-type Windows = Pick<WindowsRequest, "windows" | "seqLen">;
+type Windows = Pick<WindowsRequest, "windows" | "seqLen" | "stackTokens">;
 
 /** What decides how many windows are stacked. */
 export interface Stacking {
   readonly model: Model;
-  readonly device: Pick<DeviceLimits, "productRows" | "maxTensorBytes">;
+  readonly device: Pick<DeviceLimits, "productRows" | "productElements" | "maxTensorBytes">;
 }
 
 /** How many windows each stack has: as few stacks as the device likes, as equal as they can be. */
 function stackSizes(
-  { windows, seqLen }: Windows,
-  { model, device: { productRows, maxTensorBytes } }: Stacking,
+  { windows, seqLen, stackTokens = Infinity }: Windows,
+  { model, device: { productRows, productElements = Infinity, maxTensorBytes } }: Stacking,
 ): number[] {
-  const fitting = Math.floor(maxTensorBytes / (4 * widestState(model) * seqLen));
-  const most = Math.max(1, Math.min(fitting, Math.ceil(productRows / seqLen)));
+  const width = widestState(model);
+  const fitting = Math.floor(maxTensorBytes / (4 * width * seqLen));
+  const wanted = Math.ceil(Math.min(productRows, productElements / width) / seqLen);
+  const most = Math.max(1, Math.min(fitting, wanted, Math.floor(stackTokens / seqLen)));
   const count = Math.ceil(windows / most);
   return Array.from(
     { length: count },
@@ -70,14 +72,25 @@ export function spilledTokens(
   return sum(rows.slice(resident), (tokens) => tokens);
 }
 
+/** Windows that are stacked as a plan has them. */
+export function stackedAs<T extends object>(
+  input: T,
+  { stackTokens }: Pick<WindowsRequest, "stackTokens"> = {},
+): T {
+  return stackTokens === undefined ? input : { ...input, stackTokens };
+}
+
 /** The tokens of each stack. */
 export function stackWindows(
-  windows: readonly Uint32Array<ArrayBuffer>[],
+  { windows, stackTokens }: Pick<WindowsRequest, "stackTokens"> & {
+    readonly windows: readonly Uint32Array<ArrayBuffer>[];
+  },
   stacking: Stacking,
 ): Uint32Array<ArrayBuffer>[] {
   const [{ length: seqLen }] = windows as [Uint32Array];
+  const most = stackTokens === undefined ? {} : { stackTokens };
   let first = 0;
-  return stackSizes({ windows: windows.length, seqLen }, stacking).map((size) => {
+  return stackSizes({ windows: windows.length, seqLen, ...most }, stacking).map((size) => {
     const ids = new Uint32Array(size * seqLen);
     windows.slice(first, first += size).forEach((window, i) => ids.set(window, i * seqLen));
     return ids;

@@ -8,6 +8,7 @@ import { LoadedBlock } from "../forward/loaded_block.ts";
 import type { ModelWeights } from "../forward/weights.ts";
 import { type BlockGraph, graphsOf } from "../graph/block_graph.ts";
 import type { Plan } from "../plan/planned.ts";
+import { stackedAs } from "../plan/stacks.ts";
 import type { TensorTask } from "../plan/tasks.ts";
 import type { Reporter, StepCounter } from "../report.ts";
 import type { Context, RunOptions } from "./context.ts";
@@ -28,7 +29,7 @@ export function openCalibration(
     );
   }
   warnOfFewTokens(model, input, report);
-  return new Calibration(model, { backend, input, propagate, counter });
+  return new Calibration(model, { backend, input: stackedAs(input, planned), propagate, counter });
 }
 
 /** A Gram matrix of fewer tokens than it has rows does not have full rank. */

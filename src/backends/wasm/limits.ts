@@ -27,7 +27,8 @@ export class CpuLimits implements DeviceLimits {
   readonly memoryBytes: number;
   readonly sliceBytes = SLICE_BYTES;
   readonly outsideBytes = OUTSIDE_BYTES;
-  readonly productRows = 512;
+  readonly productRows = 2048;
+  readonly productElements = 2 ** 22;
 
   constructor(threads: number) {
     const scratchBytes = threads * probe().constant("scratchBytes");

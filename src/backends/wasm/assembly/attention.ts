@@ -3,9 +3,9 @@
 // larger blocks through a BLAS. Keys are visited in one order, so a query's result does not depend
 // on which thread took its block.
 import { hasBlas, sgemm } from "./blas";
-import { ceilDiv, claim, dim, F32, scalarF, scalarU, scratch, tensor } from "./call";
+import { ceilDiv, claim, dim, F32, scalarF, scalarU, scratch, SCRATCH_BYTES, tensor } from "./call";
 import { micro, microEdge, packRows } from "./gemm";
-import { exp4, max4, softCap4 } from "./math";
+import { exp2Down4, max4, softCap4 } from "./math";
 
 const BLOCK: i32 = 64;
 /** Floats of a head taken at a time. */
@@ -13,36 +13,20 @@ const PART: i32 = 256;
 const PANEL: usize = (64 * 256) << 2;
 const LINE: usize = 64 << 2;
 
-/**
- * Scores [from, to) of one row of `length`, which 4 divides, become scaled weights
- * e^(score − most), the others 0; returns their sum.
- */
-function softmaxRow(row: usize, length: i32, from: i32, to: i32, scale: f32, before: f32): f32 {
-  for (let j: i32 = 0; j < from; j++) store<f32>(row + (<usize>j << 2), -Infinity);
-  // Whole vectors past the last score are 0 without being computed.
-  const end = (to + 3) & -4, line = <usize>end << 2;
-  for (let j = to; j < end; j++) store<f32>(row + (<usize>j << 2), -Infinity);
-  memory.fill(row + line, 0, <usize>(length - end) << 2);
-  let top = f32x4.splat(before);
-  for (let p = row; p < row + line; p += 16) {
-    const v = f32x4.mul(v128.load(p), f32x4.splat(scale));
-    v128.store(p, v);
-    top = f32x4.max(top, v);
-  }
-  most = max4(top);
-  const shift = f32x4.splat(most);
-  let sum = f32x4.splat(0);
-  for (let p = row; p < row + line; p += 16) {
-    const e = exp4(f32x4.sub(v128.load(p), shift));
-    v128.store(p, e);
-    sum = f32x4.add(sum, e);
-  }
-  return f32x4.extract_lane(sum, 0) + f32x4.extract_lane(sum, 1) +
-    f32x4.extract_lane(sum, 2) + f32x4.extract_lane(sum, 3);
-}
+/** log2 e: weights are powers of 2, which are made in fewer steps than those of e. */
+const LOG2_E: f32 = 1.44269504;
 
-// Thread-private: the greatest score so far of the row `softmaxRow` was last given.
-let most: f32 = 0;
+/** The greatest of a row's numbers from p to `end`, whole vectors; NaN is passed over. */
+@inline
+function mostOf(p: usize, end: usize): f32 {
+  let first = v128.load(p), second = first;
+  for (; p + 16 < end; p += 32) {
+    first = f32x4.pmax(first, v128.load(p));
+    second = f32x4.pmax(second, v128.load(p, 16));
+  }
+  if (p < end) first = f32x4.pmax(first, v128.load(p));
+  return max4(f32x4.pmax(first, second));
+}
 
 /** One row of scores scaled, capped, and with the biases of its `count` keys added. */
 function shapeRow(row: usize, scale: f32, cap: f32, bias: usize, count: i32): void {
@@ -58,17 +42,40 @@ function shapeRow(row: usize, scale: f32, cap: f32, bias: usize, count: i32): vo
 }
 
 /**
- * One row of `length` scores becomes the weights of its keys [start, end), and what was summed under
- * a smaller maximum, at `out` as d floats and at `sum`, fades accordingly.
+ * One row of `length` scores, which 4 divides, becomes the weights of its keys [start, end):
+ * 2^(scale · score − most), the others 0. `most` is the greatest so far, kept at `top`; what was
+ * summed under a smaller one, at `out` as d floats and at `sum`, fades accordingly.
  */
 @inline
 function weighRow(row: usize, length: i32, start: i32, end: i32, scale: f32, top: usize, sum: usize,
   out: usize, d: i32, summed: bool): void {
-  const before = load<f32>(top), weight = softmaxRow(row, length, start, end, scale, before);
-  const fade = f32x4.extract_lane(exp4(f32x4.splat(before - most)), 0);
+  const from = row + (<usize>(start & -4) << 2), to = row + (<usize>((end + 3) & -4) << 2),
+    first = row + (<usize>start << 2), last = row + (<usize>end << 2);
+  for (let p = row; p < from; p += 16) v128.store(p, f32x4.splat(0));
+  for (let p = to; p < row + (<usize>length << 2); p += 16) v128.store(p, f32x4.splat(0));
+  if (first >= last) return;
+  for (let p = from; p < first; p += 4) store<f32>(p, -Infinity);
+  for (let p = last; p < to; p += 4) store<f32>(p, -Infinity);
+  const before = load<f32>(top), most = max(before, mostOf(from, to) * scale);
+  const factor = f32x4.splat(scale), shift = f32x4.splat(-most);
+  let total = f32x4.splat(0);
+  for (let p = from; p < to; p += 16) {
+    const e = exp2Down4(f32x4.relaxed_madd(v128.load(p), factor, shift));
+    v128.store(p, e);
+    total = f32x4.add(total, e);
+  }
+  for (let p = from; p < first; p += 4) store<f32>(p, 0);
+  for (let p = last; p < to; p += 4) store<f32>(p, 0);
+  const weight = f32x4.extract_lane(total, 0) + f32x4.extract_lane(total, 1) +
+    f32x4.extract_lane(total, 2) + f32x4.extract_lane(total, 3);
+  if (most == before) {
+    store<f32>(sum, load<f32>(sum) + weight);
+    return;
+  }
+  const fade = f32x4.extract_lane(exp2Down4(f32x4.splat(before - most)), 0);
   store<f32>(top, most);
   store<f32>(sum, load<f32>(sum) * fade + weight);
-  if (summed && fade != 1) scaleRow(out, d, fade);
+  if (summed) scaleRow(out, d, fade);
 }
 
 /** o[0 … n) *= factor; up to three more floats are read, none written. */
@@ -107,8 +114,8 @@ function ownAttention(thread: i32): void {
   const bias = tensor(3), Q = dim(1), K = dim(2), S = dim(4);
   const d = scalarU(0), window = scalarU(1), scale = scalarF(2), cap = scalarF(3),
     biased = scalarU(4) != 0, T = scalarU(5);
-  // Plain scores are scaled while their maximum is looked for.
-  const shaped = biased || cap != 0, left: f32 = shaped ? 1 : scale;
+  // Plain scores are scaled while they become weights.
+  const shaped = biased || cap != 0, left: f32 = shaped ? LOG2_E : scale * LOG2_E;
   const heads = Q / d, shared = Q / K, qStride = <usize>Q << 2, kStride = <usize>K << 2;
   const corner = scratch(thread), buffer = corner + 128, tops = buffer + 8192, sums = tops + LINE;
   const scores = sums + LINE, weights = scores + 64 * LINE, queries = weights + 64 * LINE;
@@ -183,51 +190,65 @@ function ownAttention(thread: i32): void {
   }
 }
 
-/** Queries and keys of a block for a BLAS: 256 KiB of scores. */
+/** Most queries of a head, most rows of scores, and keys of a block for a BLAS. */
 const BLAS_QUERIES: i32 = 128;
-const BLAS_KEYS: i32 = 512;
+const BLAS_ROWS: i32 = 384;
+const BLAS_KEYS: i32 = 384;
 
-/** The same in products that are worth a BLAS's calls. */
+/**
+ * The same in products that are worth a BLAS's calls: queries of heads that share their keys stand
+ * below each other.
+ */
 function blasAttention(thread: i32): void {
   const bias = tensor(3), Q = dim(1), K = dim(2), S = dim(4);
   const d = scalarU(0), window = scalarU(1), scale = scalarF(2), cap = scalarF(3),
     biased = scalarU(4) != 0, T = scalarU(5);
-  const shaped = biased || cap != 0, left: f32 = shaped ? 1 : scale;
-  const heads = Q / d, shared = Q / K, line = <usize>BLAS_KEYS << 2;
-  const tops = scratch(thread), sums = tops + (<usize>BLAS_QUERIES << 2);
-  const scores = sums + (<usize>BLAS_QUERIES << 2);
-  const blocks = ceilDiv(T, BLAS_QUERIES), windows = dim(0) / T;
-  for (let item = claim(); item < windows * heads * blocks; item = claim()) {
-    const i0 = (blocks - 1 - item / (heads * windows)) * BLAS_QUERIES,
-      rows = min(BLAS_QUERIES, T - i0), begin = <usize>(item / heads % windows * T) << 2;
-    const q = tensor(0) + begin * Q, k = tensor(1) + begin * K, v = tensor(2) + begin * K,
-      o = tensor(4) + begin * Q;
-    const head = item % heads, from = head / shared * d;
+  const shaped = biased || cap != 0, left: f32 = shaped ? LOG2_E : scale * LOG2_E;
+  const heads = Q / d, shared = Q / K, line = <usize>BLAS_KEYS << 2, width = <usize>d << 2;
+  // A row has its scores, its query, what it sums, and two numbers more.
+  const fitting = min(BLAS_ROWS, SCRATCH_BYTES / ((BLAS_KEYS + 2 * d + 2) << 2)) & -16;
+  let group = min(shared, fitting);
+  while (shared % group) group--;
+  const most = min(BLAS_QUERIES, fitting / group);
+  const tops = scratch(thread), sums = tops + (<usize>fitting << 2);
+  const queries = sums + (<usize>fitting << 2), out = queries + <usize>fitting * width;
+  const scores = out + <usize>fitting * width;
+  const blocks = ceilDiv(T, most), windows = dim(0) / T, groups = heads / group;
+  for (let item = claim(); item < windows * groups * blocks; item = claim()) {
+    const i0 = (blocks - 1 - item / (groups * windows)) * most, rows = min(most, T - i0),
+      all = rows * group, begin = <usize>(item / groups % windows * T) << 2;
+    const head = item % groups * group, from = head / shared * d;
+    const k = tensor(1) + begin * K, v = tensor(2) + begin * K;
+    const place = (begin + (<usize>i0 << 2)) * Q + <usize>head * width;
     const first = window > 0 ? max(0, i0 - window + 1) : 0;
-    const queries = q + (<usize>(i0 * Q + head * d) << 2);
-    const out = o + (<usize>(i0 * Q + head * d) << 2);
-    for (let i: i32 = 0; i < rows; i++) {
-      store<f32>(tops + (<usize>i << 2), -3.4028235e38);
-      store<f32>(sums + (<usize>i << 2), 0);
+    for (let r: i32 = 0; r < all; r++) {
+      const query = <usize>(r % rows * Q + r / rows * d) << 2;
+      memory.copy(queries + <usize>r * width, tensor(0) + place + query, width);
+      store<f32>(tops + (<usize>r << 2), -3.4028235e38);
+      store<f32>(sums + (<usize>r << 2), 0);
     }
     for (let j0 = first; j0 < i0 + rows; j0 += BLAS_KEYS) {
       const count = min(BLAS_KEYS, i0 + rows - j0), padded = (count + 3) & -4;
       const places = <usize>(j0 * K + from) << 2;
-      sgemm(false, false, rows, count, d, 1, queries, Q, k + places, K, 0, scores, BLAS_KEYS);
-      for (let i: i32 = 0; i < rows; i++) {
-        const at = <usize>i << 2, row = scores + <usize>i * line;
-        const start = window > 0 ? min(padded, max(0, i0 + i - window + 1 - j0)) : 0;
-        const end = max(0, min(count, i0 + i + 1 - j0));
-        if (shaped) shapeRow(row, scale, cap, biased ? bias + (<usize>(head * S + j0) << 2) : 0,
-          count);
-        weighRow(row, padded, start, end, left, tops + at, sums + at, out + (<usize>(i * Q) << 2), d,
+      sgemm(false, false, all, count, d, 1, queries, d, k + places, K, 0, scores, BLAS_KEYS);
+      for (let r: i32 = 0; r < all; r++) {
+        const at = <usize>r << 2, row = scores + <usize>r * line, i = i0 + r % rows;
+        const start = window > 0 ? min(padded, max(0, i - window + 1 - j0)) : 0;
+        const end = max(0, min(count, i + 1 - j0));
+        if (shaped) {
+          const biases = bias + (<usize>((head + r / rows) * S + j0) << 2);
+          shapeRow(row, scale, cap, biased ? biases : 0, count);
+        }
+        weighRow(row, padded, start, end, left, tops + at, sums + at, out + <usize>r * width, d,
           j0 > first);
       }
-      sgemm(false, true, rows, d, count, 1, scores, BLAS_KEYS, v + places, K, j0 > first ? 1 : 0,
-        out, Q);
+      sgemm(false, true, all, d, count, 1, scores, BLAS_KEYS, v + places, K, j0 > first ? 1 : 0,
+        out, d);
     }
-    for (let i: i32 = 0; i < rows; i++) {
-      scaleRow(out + (<usize>(i * Q) << 2), d, 1 / load<f32>(sums + (<usize>i << 2)));
+    for (let r: i32 = 0; r < all; r++) {
+      const to = tensor(4) + place + (<usize>(r % rows * Q + r / rows * d) << 2);
+      memory.copy(to, out + <usize>r * width, width);
+      scaleRow(to, d, 1 / load<f32>(sums + (<usize>r << 2)));
     }
   }
 }

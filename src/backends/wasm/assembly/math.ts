@@ -57,6 +57,18 @@ const LOG2 = memory.data<f32>([
   -0.2693194156526131,
   0.17162238619306344,
 ]);
+/** Above this, and for less than a doubling more, 2^x is a normal number. */
+const EXP2_NORMAL = memory.data<f32>([-125]);
+/** 2^r, |r| ≤ 1/2: relative error below 2e-9 (minimax). */
+const EXP2_NEAR = memory.data<f32>([
+  1,
+  0.6931472028552118,
+  0.2402264791361563,
+  0.05550332470783126,
+  0.009618437358239867,
+  0.0013398874557262455,
+  0.00015353362061383292,
+]);
 /** 2^r, |r| ≤ 1/2: relative error below 3e-6 (minimax). */
 const EXP2 = memory.data<f32>([
   0.9999992614067519,
@@ -90,6 +102,17 @@ function powerOf2(n: v128): v128 {
   return i32x4.shl(i32x4.add(n, at(BIAS)), 23);
 }
 
+/** e^(x − n·ln 2), where `rounded` is n + ROUNDER and x at most ln 2 / 2 away from n·ln 2. */
+@inline
+function expRest4(x: v128, rounded: v128): v128 {
+  const n = f32x4.sub(rounded, at(ROUNDER));
+  const r = f32x4.relaxed_nmadd(n, at(LN2_LOW), f32x4.relaxed_nmadd(n, at(LN2_HIGH), x));
+  const r2 = f32x4.mul(r, r);
+  const upper = f32x4.relaxed_madd(r2, fusedLine(EXP, 4, r), fusedLine(EXP, 2, r));
+  const p = f32x4.relaxed_madd(r2, upper, fusedLine(EXP, 0, r));
+  return f32x4.add(f32x4.relaxed_madd(r2, p, r), at(ONE));
+}
+
 /**
  * e^x within 2 units in the last place (tests/wasm_test.ts), subnormal results too; 0 below −104,
  * infinity above 88.73.
@@ -97,13 +120,7 @@ function powerOf2(n: v128): v128 {
 @inline
 export function exp4(x: v128): v128 {
   x = f32x4.pmax(at(EXP_LEAST), f32x4.pmin(at(EXP_MOST), x));
-  const rounded = f32x4.add(f32x4.mul(x, at(LOG2_E)), at(ROUNDER)),
-    n = f32x4.sub(rounded, at(ROUNDER));
-  const r = f32x4.sub(f32x4.sub(x, f32x4.mul(n, at(LN2_HIGH))), f32x4.mul(n, at(LN2_LOW)));
-  const r2 = f32x4.mul(r, r);
-  const upper = f32x4.add(line(EXP, 2, r), f32x4.mul(r2, line(EXP, 4, r)));
-  const p = f32x4.add(line(EXP, 0, r), f32x4.mul(r2, upper));
-  const e = f32x4.add(f32x4.add(f32x4.mul(r2, p), r), at(ONE));
+  const rounded = f32x4.relaxed_madd(x, at(LOG2_E), at(ROUNDER)), e = expRest4(x, rounded);
   // In two factors: n runs from −150 to 128, beyond the exponents of normal numbers.
   const whole = i32x4.sub(rounded, at(ROUNDER)), half = i32x4.shr_s(whole, 1);
   return f32x4.mul(f32x4.mul(e, powerOf2(half)), powerOf2(i32x4.sub(whole, half)));
@@ -116,14 +133,25 @@ export function exp4(x: v128): v128 {
 @inline
 export function expDown4(x: v128): v128 {
   x = f32x4.pmax(x, at(EXP_NORMAL));
-  const rounded = f32x4.relaxed_madd(x, at(LOG2_E), at(ROUNDER)),
-    n = f32x4.sub(rounded, at(ROUNDER));
-  const r = f32x4.relaxed_nmadd(n, at(LN2_LOW), f32x4.relaxed_nmadd(n, at(LN2_HIGH), x));
-  const r2 = f32x4.mul(r, r);
-  const upper = f32x4.relaxed_madd(r2, fusedLine(EXP, 4, r), fusedLine(EXP, 2, r));
-  const p = f32x4.relaxed_madd(r2, upper, fusedLine(EXP, 0, r));
-  const e = f32x4.add(f32x4.relaxed_madd(r2, p, r), at(ONE));
+  const rounded = f32x4.relaxed_madd(x, at(LOG2_E), at(ROUNDER));
+  const e = expRest4(x, rounded);
   return f32x4.mul(e, powerOf2(i32x4.sub(rounded, at(ROUNDER))));
+}
+
+/**
+ * 2^x of x ≤ 0 within 2 units in the last place (tests/wasm_test.ts), but that below −125 it is
+ * 2^−125; NaN stays NaN.
+ */
+@inline
+export function exp2Down4(x: v128): v128 {
+  x = f32x4.pmax(x, at(EXP2_NORMAL));
+  const rounded = f32x4.add(x, at(ROUNDER)), r = f32x4.sub(x, f32x4.sub(rounded, at(ROUNDER)));
+  const r2 = f32x4.mul(r, r);
+  const top = f32x4.relaxed_madd(r2, at(EXP2_NEAR, 6), fusedLine(EXP2_NEAR, 4, r));
+  const upper = f32x4.relaxed_madd(r2, top, fusedLine(EXP2_NEAR, 2, r));
+  const p = f32x4.relaxed_madd(r2, upper, fusedLine(EXP2_NEAR, 0, r));
+  // ROUNDER's lowest bits are 0: shifting leaves the whole number of `rounded`.
+  return f32x4.mul(p, powerOf2(rounded));
 }
 
 /** erf(x), off by 2e-7 at most. */
