@@ -59,8 +59,13 @@ export interface Backend extends Allocator, AsyncDisposable {
    * @throws {DeviceError} of kind `memory`: the system has not enough.
    */
   allocOutside?(shape: Shape): Tensor;
-  /** Bytes from which a matrix should be kept there. */
+  /** Bytes from which a matrix is kept there. */
   readonly outsideBytes?: number;
+  /**
+   * Keep matrices from so many bytes on there, until the result is disposed of. Where a matrix lies
+   * changes no result.
+   */
+  keepOutside?(bytes: number): Disposable;
   /**
    * Bytes of tensors that the device has room for now, up to some: found by trying. Absent where
    * memory is the machine's.

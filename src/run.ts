@@ -37,6 +37,7 @@ export async function run(plan: Plan, given: RunOptions): Promise<RunReport> {
     if (event.type === "warning") warnings.push({ code: event.code, message: event.message });
     given.report?.(event);
   };
+  using _ = plan.outsideBytes === undefined ? undefined : backend.keepOutside?.(plan.outsideBytes);
   const counter = new StepCounter(report);
   const trace = new Trace({ ...given, traffic: () => backend.traffic });
   const card = await source.modelCard?.();

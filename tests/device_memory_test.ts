@@ -85,6 +85,7 @@ const CPU: DeviceLimits = {
   productRows: 512,
   software: false,
   supports: () => true,
+  outsideBytes: 3 * 2 ** 28,
 };
 
 /**
@@ -92,10 +93,10 @@ const CPU: DeviceLimits = {
  * default method needs of them.
  */
 const WIDTHS = [
-  { hidden: 4096, intermediate: 11008, fits: true },
-  { hidden: 4096, intermediate: 14336, fits: true },
-  { hidden: 8192, intermediate: 28672, fits: false },
-  { hidden: 16384, intermediate: 53248, fits: false },
+  { hidden: 4096, intermediate: 11008, fits: true, longest: 2048 },
+  { hidden: 4096, intermediate: 14336, fits: true, longest: 2048 },
+  { hidden: 8192, intermediate: 28672, fits: true, longest: 1024 },
+  { hidden: 16384, intermediate: 53248, fits: false, longest: 0 },
 ];
 
 for (const { hidden, intermediate, fits } of WIDTHS) {
@@ -125,6 +126,17 @@ for (const { hidden, intermediate, fits } of WIDTHS) {
     assert.ok(planFor({}, { ...CPU, name: "webgpu", memoryBytes: Infinity }).memory.device > 2e9);
   });
 }
+
+Deno.test("matrices lie outside that the CPU has no room for, and no others", () => {
+  const outsideBytes = WIDTHS.filter(({ fits }) => fits).map((sizes) => {
+    const source = headersOnly({ ...sizes, vocab: 32000 });
+    const calibration = { seqLen: 512, windows: 128, stateBudget: 1e9 };
+    return plan(recipeFromOptions({}), source, { device: CPU, calibration }).outsideBytes!;
+  });
+  const usual = CPU.outsideBytes!;
+  assert.deepEqual(outsideBytes.slice(0, 2), [usual, usual]);
+  assert.ok(outsideBytes[2]! <= 8192 ** 2 * 4);
+});
 
 Deno.test("an evaluation that the CPU cannot hold is refused with what to leave out", () => {
   const source = headersOnly({ hidden: 16384, intermediate: 53248, vocab: 32000 });
@@ -159,10 +171,14 @@ const NOWHERE: SpillStore = {
   },
 };
 
-for (const { hidden, intermediate } of WIDTHS.filter(({ fits }) => fits)) {
+for (const { hidden, intermediate, longest } of WIDTHS.filter(({ fits }) => fits)) {
   Deno.test(`what is planned with ${intermediate} inputs finds its places in the CPU's memory`, async () => {
     const sizes = { hidden, intermediate, vocab: 4096 };
-    const { backend, heap } = idleDevice({ ...CPU, memoryBytes: CPU.memoryBytes! });
+    const { backend, heap } = idleDevice({
+      ...CPU,
+      memoryBytes: CPU.memoryBytes!,
+      outsideBytes: CPU.outsideBytes!,
+    });
     const source = headersOnly(sizes);
     const zeros: TensorSource = {
       ...source,
@@ -172,7 +188,7 @@ for (const { hidden, intermediate } of WIDTHS.filter(({ fits }) => fits)) {
         return Promise.resolve(new Uint8Array(byteLength(tensor) * share));
       },
     };
-    for (const [count, seqLen] of [[4, 128], [8, 2048]] as const) {
+    for (const [count, seqLen] of [[4, 128], [8, longest]] as const) {
       const { windows, stateBudget } = walk(count, seqLen);
       const work = plan(recipeFromOptions({ scheme: "W4A16" }), zeros, {
         device: backend,

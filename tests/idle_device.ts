@@ -27,9 +27,13 @@ function imaginaryMemory(): WebAssembly.Memory {
  * @param limits What it says of itself.
  */
 export function idleDevice(
-  limits: Pick<Backend, "maxTensorBytes" | "sliceBytes"> & { readonly memoryBytes: number },
+  limits: Pick<Backend, "maxTensorBytes" | "sliceBytes"> & {
+    readonly memoryBytes: number;
+    readonly outsideBytes: number;
+  },
 ): { readonly backend: Backend; readonly heap: Heap } {
   const heap = new Heap(imaginaryMemory(), 0, MAX_PAGES);
+  let { outsideBytes } = limits;
   const backend: Backend = {
     ...limits,
     name: "wasm",
@@ -48,6 +52,19 @@ export function idleDevice(
         },
       };
     },
+    get outsideBytes() {
+      return outsideBytes;
+    },
+    keepOutside(bytes) {
+      outsideBytes = bytes;
+      return { [Symbol.dispose]: () => void (outsideBytes = limits.outsideBytes) };
+    },
+    allocOutside: (shape) => ({
+      dtype: "f32",
+      shape,
+      outside: true,
+      [Symbol.dispose]: () => {},
+    }),
     scope: () => makeScope(backend),
     write: () => {},
     run: (op, tensors, scalars = {}) => void bindDims(op, tensors, scalars),

@@ -44,12 +44,8 @@ export function panelRows(
   return Math.min(size, Math.max(HALF_BLOCK, fitting));
 }
 
-/** Whether a device keeps an f32 matrix of this size outside of its own memory. */
-export function isOutside(
-  rows: number,
-  columns: number,
-  { outsideBytes = Infinity }: Pick<Backend, "outsideBytes">,
-): boolean {
+/** Whether an f32 matrix lies outside where those of so many bytes do. */
+export function isOutside(rows: number, columns: number, outsideBytes = Infinity): boolean {
   return rows * columns * 4 >= outsideBytes;
 }
 
@@ -57,7 +53,7 @@ export function isOutside(
 export function allocMatrix(
   [rows, columns]: readonly [number, number],
   scope: Scope,
-  outside: boolean = isOutside(rows, columns, scope.backend),
+  outside: boolean = isOutside(rows, columns, scope.backend.outsideBytes),
 ): Tensor {
   const { backend } = scope;
   return outside
@@ -69,7 +65,7 @@ export function allocMatrix(
 export function allocPanels(size: number, scope: Scope): Panels {
   const { backend } = scope;
   const rows = panelRows(size, backend);
-  const outside = isOutside(size, size, backend);
+  const outside = isOutside(size, size, backend.outsideBytes);
   const panels = Array.from({ length: Math.ceil(size / rows) }, (_, i): Panel => {
     const [first, count] = [i * rows, Math.min(rows, size - i * rows)];
     return { first, rows: count, tensor: allocMatrix([count, size], scope, outside) };

@@ -24,17 +24,20 @@ import type { TensorTask, Unit } from "./tasks.ts";
 export function calibrationMemory(
   units: readonly Unit[],
   model: Model,
-  { calibration, propagate, device }: {
+  { calibration, propagate, device, outsideBytes }: {
     readonly calibration: WindowsRequest;
     readonly propagate: boolean;
     readonly device: DeviceLimits;
+    /** Bytes from which matrices lie outside of the device's memory. */
+    readonly outsideBytes: number | undefined;
   },
 ): Held {
   const tokens = stackTokens(calibration, { model, device });
   const all = calibration.windows * calibration.seqLen;
   const tasks = new Map(units.flatMap(({ tasks }) => tasks).map((task) => [task.name, task]));
   return graphsOf(model).reduce(
-    (most, graph) => larger(most, blockMemory(graph, { tasks, tokens, all, propagate, device })),
+    (most, graph) =>
+      larger(most, blockMemory(graph, { tasks, tokens, all, propagate, outsideBytes })),
     NOTHING,
   );
 }
@@ -46,7 +49,7 @@ interface BlockSurroundings {
   readonly tokens: number;
   readonly all: number;
   readonly propagate: boolean;
-  readonly device: DeviceLimits;
+  readonly outsideBytes: number | undefined;
 }
 
 function blockMemory(graph: BlockGraph, how: BlockSurroundings): Held {
@@ -73,7 +76,7 @@ const SLICE_COPIES = { usual: 5, refit: 8 };
 function stageMemory(
   graph: BlockGraph,
   stage: Stage,
-  { tasks, tokens, all, propagate, device }: BlockSurroundings,
+  { tasks, tokens, all, propagate, outsideBytes }: BlockSurroundings,
 ): Held {
   const { channels, matrices } = stage;
   const quantized = matrices.flatMap(({ name }) => {
@@ -105,7 +108,7 @@ function stageMemory(
   );
   const working = heldOf(Math.max(...slices, ...searching));
   if (!observers.has(gram)) return together(statistics, larger(passing, working));
-  const square = matrixMemory(channels, channels, device);
+  const square = matrixMemory(channels, channels, outsideBytes);
   // Of a factor that lies outside, the block at hand is on the device.
   const block = square.host > 0 ? FACTOR_BLOCK * channels * 4 : 0;
   const beside = factorBytes(channels) - channels * channels * 4 + block;
@@ -118,7 +121,7 @@ function stageMemory(
   return together(
     statistics,
     square,
-    matrixMemory(joining ?? channels, channels, device),
+    matrixMemory(joining ?? channels, channels, outsideBytes),
     [
       together(passing, gap),
       // Sums that are solved with as a whole need as much again.
@@ -130,9 +133,9 @@ function stageMemory(
 }
 
 /** A matrix of which products are made: on the device, or beside its kernels' memory. */
-function matrixMemory(rows: number, columns: number, device: DeviceLimits): Held {
+function matrixMemory(rows: number, columns: number, outsideBytes: number | undefined): Held {
   const bytes = rows * columns * 4;
-  return isOutside(rows, columns, device) ? heldOf(0, bytes) : heldOf(bytes);
+  return isOutside(rows, columns, outsideBytes) ? heldOf(0, bytes) : heldOf(bytes);
 }
 
 /** Floats per token of a stack's states on their way to a stage, in both streams. */

@@ -1,6 +1,6 @@
 /**
- * How a run keeps its budgets and fits on its device: hidden states go to disk, then slices shrink.
- * Refuses what cannot be done.
+ * How a run keeps its budgets and fits on its device: more matrices lie outside of its own memory,
+ * hidden states go to disk, then slices shrink. Refuses what cannot be done.
  */
 import type { DeviceLimits } from "../backend.ts";
 import { UnsupportedError } from "../errors.ts";
@@ -46,15 +46,21 @@ export function spilledBytes(
 /** Slices are not made smaller than this to keep a budget: below it, every other cost is larger. */
 const SMALLEST_SLICE = 64 * 2 ** 10;
 
+/** Matrices smaller than this are not kept outside: they are not what a device has no room for. */
+const SMALLEST_OUTSIDE = 64 * 2 ** 20;
+
 /** What {@linkcode fit} may choose. */
 export interface Choice {
   readonly sliceBytes: number;
   readonly windows: Walks;
+  /** Bytes from which matrices lie outside; undefined where there is no such place. */
+  readonly outsideBytes: number | undefined;
 }
 
 /**
- * Find hidden states' memory and a slice size with which a run keeps its budgets and fits on its
- * device: first hidden states go to disk, then slices shrink.
+ * Find places for matrices and hidden states, and a slice size, with which a run keeps its budgets
+ * and fits on its device: matrices that the device has no room for lie outside; then hidden states
+ * go to disk; then slices shrink.
  *
  * @throws {UnsupportedError} none does; the sentence has the number that would.
  */
@@ -72,7 +78,8 @@ export function fit<T extends { readonly memory: MemoryPlan }>(
       `the device is ${device.name}, which has no memory of its own; use \`budgets.ram\``,
     );
   }
-  let choice: Choice = { sliceBytes: device.sliceBytes, windows };
+  const { sliceBytes, outsideBytes } = device;
+  let choice: Choice = { sliceBytes, windows, outsideBytes };
   for (;;) {
     const made = make(choice);
     const { peak, device: vram } = made.memory;
@@ -91,6 +98,10 @@ export function fit<T extends { readonly memory: MemoryPlan }>(
           sizeToGive(spilled)
         }, more memory, or fewer \`numSamples\``,
       );
+    }
+    if (overDevice > 0 && (choice.outsideBytes ?? 0) > SMALLEST_OUTSIDE) {
+      choice = { ...choice, outsideBytes: choice.outsideBytes! / 2 };
+      continue;
     }
     const fewer = model && fewerStates(over, model, { ...around, windows: choice.windows });
     if (fewer) {

@@ -44,8 +44,10 @@ export interface Surroundings {
 /** Plan the memory of a run. */
 export function planMemory(
   units: readonly Unit[],
-  { device, format, buffers, ...around }: Surroundings & {
+  { device, outsideBytes, format, buffers, ...around }: Surroundings & {
     readonly device: DeviceLimits;
+    /** Bytes from which matrices lie outside of the device's memory. */
+    readonly outsideBytes: number | undefined;
     readonly format: Format;
     /** `TensorSource.bufferBytes`, and what a tokenizer was parsed into. */
     readonly buffers: number;
@@ -79,6 +81,7 @@ export function planMemory(
       calibration: calibrated,
       propagate: around.propagate,
       device,
+      outsideBytes,
     })
     : NOTHING;
   const states = statesInMemory(model, { ...around, device });

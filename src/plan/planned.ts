@@ -84,6 +84,11 @@ export interface Plan extends Walks {
   /** Bytes of the source's tensors. */
   readonly sourceBytes: number;
   readonly memory: MemoryPlan;
+  /**
+   * Bytes from which matrices lie outside of the device's own memory; undefined where there is no
+   * such place.
+   */
+  readonly outsideBytes: number | undefined;
   /** The measurement, with as much memory for hidden states as the budgets leave. */
   readonly evaluation?: WindowsRequest;
   /** The calibration, likewise; present when a method needs one. */

@@ -41,8 +41,8 @@ const BLAS_LEAST = 1 << 17;
 
 const SLICE_BYTES = 4 * 2 ** 20;
 /**
- * Matrices of 14,189 columns squared and more are kept outside the memory: three of them are at
- * hand while a layer is calibrated.
+ * Matrices of 14,189 columns squared and more are kept outside the memory, unless a plan says
+ * otherwise: three of them are at hand while a layer is calibrated.
  */
 const OUTSIDE_BYTES = 3 * 2 ** 28;
 /**
@@ -130,7 +130,7 @@ class WasmBackend implements Backend {
   readonly maxTensorBytes = MAX_TENSOR_BYTES;
   readonly memoryBytes: number;
   readonly sliceBytes = SLICE_BYTES;
-  readonly outsideBytes = OUTSIDE_BYTES;
+  #outsideBytes = OUTSIDE_BYTES;
   readonly productRows = 512;
   readonly #heap: Heap;
   readonly #pool: Pool;
@@ -152,6 +152,16 @@ class WasmBackend implements Backend {
     this.#base = blas ? addressOf(new Uint8Array(heap.memory.buffer)) : 0;
     this.description = description;
     this.memoryBytes = memoryBytes;
+  }
+
+  get outsideBytes(): number {
+    return this.#outsideBytes;
+  }
+
+  keepOutside(bytes: number): Disposable {
+    const before = this.#outsideBytes;
+    this.#outsideBytes = bytes;
+    return { [Symbol.dispose]: () => void (this.#outsideBytes = before) };
   }
 
   supports(op: Op): true | string {
@@ -219,10 +229,17 @@ class WasmBackend implements Backend {
     this.#pool.run(op.name, { alone });
   }
 
-  /** Run an op that takes a matrix outside the kernels' memory. */
+  /**
+   * Run an op that takes a matrix outside the kernels' memory: the result is, to the bit, that of
+   * matrices inside.
+   */
   #runOutside(op: Op, call: Call): void {
     if (op.name === "gemm") {
-      return this.#blas ? this.#multiplyInPlace(op, call) : this.#multiplyStaged(op, call);
+      const { m = 0, n = 0, k = 0 } = call.scalars;
+      const least = this.#pool.control[WORDS.blasLeast]!;
+      return least > 0 && m * n * k >= least
+        ? this.#multiplyInPlace(op, call)
+        : this.#multiplyStaged(op, call);
     }
     const { tensors, dims, scalars } = call;
     const arrays = Object.fromEntries(
@@ -235,7 +252,6 @@ class WasmBackend implements Backend {
   #multiplyInPlace(gemm: Op, { tensors, dims, scalars }: Call): void {
     const { control } = this.#pool;
     const bases = new Float64Array(control.buffer, WORDS.bases * 4, 3);
-    const least = control[WORDS.blasLeast]!;
     ["a", "b", "c"].forEach((name, i) => {
       const tensor = this.#own(tensors[name]!);
       const outside = tensor instanceof OutsideTensor;
@@ -243,12 +259,9 @@ class WasmBackend implements Backend {
       control[WORDS.tensors + 2 * i + 1] = DTYPE_NUMBERS.f32!;
       bases[i] = outside ? addressOf(tensor.array) - this.#base : 0;
     });
-    // However small it is: Sluice's own kernels do not reach what is outside.
-    control[WORDS.blasLeast] = 1;
     try {
       this.#call(gemm, { dims, scalars, alone: false });
     } finally {
-      control[WORDS.blasLeast] = least;
       bases.fill(0);
     }
   }
