@@ -8,7 +8,7 @@ import { type BlockGraph, graphsOf, type Stage } from "../graph/block_graph.ts";
 import { walkWidths } from "../graph/live.ts";
 import { residualEdge } from "../graph/residual.ts";
 import { originalPlace } from "../graph/stops.ts";
-import { factorBytes } from "../linalg/factor.ts";
+import { factorWork } from "../linalg/factor.ts";
 import { isOutside } from "../linalg/panels.ts";
 import { gram } from "../observers/gram.ts";
 import { FACTOR_BLOCK } from "../ops/factor_block.ts";
@@ -111,8 +111,11 @@ function stageMemory(
   const square = matrixMemory(channels, channels, outsideBytes);
   // Of a factor that lies outside, the block at hand is on the device.
   const block = square.host > 0 ? FACTOR_BLOCK * channels * 4 : 0;
-  const beside = factorBytes(channels) - channels * channels * 4 + block;
-  const factor = together(square, heldOf(beside));
+  const work = factorWork(channels);
+  const beside = square.host > 0
+    ? heldOf(work.device + block, work.columns)
+    : heldOf(work.device + work.columns);
+  const factor = together(square, beside);
   if (!propagate) {
     return together(statistics, square, larger(passing, together(factor, working)));
   }
