@@ -18,6 +18,7 @@ import { calibrateBlock, isCopied, openCalibration } from "./run/calibrated.ts";
 import type { Context, RunOptions } from "./run/context.ts";
 import { Output } from "./run/output.ts";
 import { perform } from "./run/perform.ts";
+import { placeMatrices } from "./run/matrices.ts";
 import { ReadAhead } from "./run/read_ahead.ts";
 import { neededAtTheEnd, readings } from "./run/readings.ts";
 import { Trace } from "./trace.ts";
@@ -37,7 +38,7 @@ export async function run(plan: Plan, given: RunOptions): Promise<RunReport> {
     if (event.type === "warning") warnings.push({ code: event.code, message: event.message });
     given.report?.(event);
   };
-  using _ = plan.outsideBytes === undefined ? undefined : backend.keepOutside?.(plan.outsideBytes);
+  using _ = placeMatrices(plan, given);
   const counter = new StepCounter(report);
   const trace = new Trace({ ...given, traffic: () => backend.traffic });
   const card = await source.modelCard?.();

@@ -85,7 +85,7 @@ const CPU: DeviceLimits = {
   productRows: 512,
   software: false,
   supports: () => true,
-  outsideBytes: 3 * 2 ** 28,
+  matrixPlaces: { outsideBytes: 3 * 2 ** 28 },
 };
 
 /**
@@ -131,11 +131,34 @@ Deno.test("matrices lie outside that the CPU has no room for, and no others", ()
   const outsideBytes = WIDTHS.filter(({ fits }) => fits).map((sizes) => {
     const source = headersOnly({ ...sizes, vocab: 32000 });
     const calibration = { seqLen: 512, windows: 128, stateBudget: 1e9 };
-    return plan(recipeFromOptions({}), source, { device: CPU, calibration }).outsideBytes!;
+    return plan(recipeFromOptions({}), source, { device: CPU, calibration })
+      .matrixPlaces!.outsideBytes;
   });
-  const usual = CPU.outsideBytes!;
+  const usual = CPU.matrixPlaces!.outsideBytes;
   assert.deepEqual(outsideBytes.slice(0, 2), [usual, usual]);
   assert.ok(outsideBytes[2]! <= 8192 ** 2 * 4);
+});
+
+Deno.test("matrices go to disk for a budget that nothing else keeps, the fewer the larger it is", () => {
+  const source = headersOnly({ hidden: 8192, intermediate: 28672, vocab: 32000 });
+  const calibration = { seqLen: 512, windows: 128, stateBudget: 1e9 };
+  const planFor = (budgets: { readonly ram?: number; readonly disk?: number }) =>
+    plan(recipeFromOptions({}), source, { device: CPU, calibration, budgets });
+  const free = planFor({});
+  assert.equal(free.memory.disk, 0);
+  const least = planFor({ ram: 8e9 });
+  assert.ok(least.memory.peak <= 8e9 && least.memory.disk >= 28672 ** 2 * 4 * 3);
+  // All of a matrix is read for each slice, so that slices are no smaller than usual.
+  const rows = ({ units }: Plan) =>
+    units.flatMap(({ tasks }) => tasks)
+      .flatMap((task) => task.kind === "quantize" ? [task.sliceRows] : []);
+  rows(least).forEach((count, i) => assert.ok(count >= rows(free)[i]!));
+  const both = least.memory.disk + least.spilledBytes;
+  assert.throws(() => planFor({ ram: 8e9, disk: both - 1 }), {
+    message:
+      /^Cannot keep to `budgets\.disk`: \d\S* GB of hidden states and \d\S* GB of matrices must go to disk\. /,
+  });
+  assert.equal(planFor({ ram: 8e9, disk: both }).memory.disk, least.memory.disk);
 });
 
 Deno.test("an evaluation that the CPU cannot hold is refused with what to leave out", () => {
@@ -177,7 +200,7 @@ for (const { hidden, intermediate, longest } of WIDTHS.filter(({ fits }) => fits
     const { backend, heap } = idleDevice({
       ...CPU,
       memoryBytes: CPU.memoryBytes!,
-      outsideBytes: CPU.outsideBytes!,
+      matrixPlaces: CPU.matrixPlaces!,
     });
     const source = headersOnly(sizes);
     const zeros: TensorSource = {

@@ -1,5 +1,5 @@
 /** A device with the CPU's memory that computes nothing, so that runs of any size end soon. */
-import { type Backend, makeScope } from "../src/backend.ts";
+import { type Backend, makeScope, type MatrixPlaces } from "../src/backend.ts";
 import { Heap, MAX_PAGES } from "../src/backends/wasm/heap.ts";
 import { bindDims, deviceBytes } from "../src/op.ts";
 import { byteLength } from "../src/tensor.ts";
@@ -29,11 +29,11 @@ function imaginaryMemory(): WebAssembly.Memory {
 export function idleDevice(
   limits: Pick<Backend, "maxTensorBytes" | "sliceBytes"> & {
     readonly memoryBytes: number;
-    readonly outsideBytes: number;
+    readonly matrixPlaces: MatrixPlaces;
   },
 ): { readonly backend: Backend; readonly heap: Heap } {
   const heap = new Heap(imaginaryMemory(), 0, MAX_PAGES);
-  let { outsideBytes } = limits;
+  let { matrixPlaces } = limits;
   const backend: Backend = {
     ...limits,
     name: "wasm",
@@ -52,12 +52,12 @@ export function idleDevice(
         },
       };
     },
-    get outsideBytes() {
-      return outsideBytes;
+    get matrixPlaces() {
+      return matrixPlaces;
     },
-    keepOutside(bytes) {
-      outsideBytes = bytes;
-      return { [Symbol.dispose]: () => void (outsideBytes = limits.outsideBytes) };
+    placeMatrices(places) {
+      matrixPlaces = places;
+      return { [Symbol.dispose]: () => void (matrixPlaces = limits.matrixPlaces) };
     },
     allocOutside: (shape) => ({
       dtype: "f32",

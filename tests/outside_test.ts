@@ -6,7 +6,7 @@
 import assert from "node:assert/strict";
 import { type Backend, makeScope } from "../src/backend.ts";
 import { openWasm } from "../src/backends/wasm/mod.ts";
-import { allocPanels, isOutside } from "../src/linalg/panels.ts";
+import { allocPanels, placeOf } from "../src/linalg/panels.ts";
 import { copy } from "../src/ops/copy.ts";
 import { diagonal, gemm, mirror, permuteGram } from "../src/ops/mod.ts";
 import { add } from "../src/ops/add.ts";
@@ -18,16 +18,21 @@ import { open } from "../src/open.ts";
 import { prepareCalibration } from "../src/evaluate.ts";
 import { ABSENT_BLAS } from "./blas_given.ts";
 import { testBackend } from "./conformance/backend.ts";
+import { disk } from "../src/io/disk.ts";
 import { memorySink } from "./memory.ts";
+import { folder, withOwn } from "./run_given.ts";
 
-/** A device whose f32 matrices all lie outside. */
-function outside(backend: Backend): Backend {
+/** A device whose f32 matrices all lie outside, or all on disk. */
+function outside(
+  backend: Backend,
+  place: "allocOutside" | "allocOnDisk" = "allocOutside",
+): Backend {
   const own: Backend = new Proxy(backend, {
     get(target, key) {
       if (key === "alloc") {
         return ((dtype, shape) =>
           dtype === "f32" && shape.length === 2
-            ? backend.allocOutside!(shape)
+            ? backend[place]!(shape)
             : backend.alloc(dtype, shape)) satisfies Backend["alloc"];
       }
       if (key === "scope") return () => makeScope(own);
@@ -43,6 +48,28 @@ const OPS = [gemm, copy, mirror, diagonal, permuteGram];
 await testBackend(
   "outside wasm's memory",
   async () => outside(await openWasm({ threads: 2 })),
+  { ops: OPS },
+);
+
+await testBackend(
+  "on disk",
+  async () => {
+    const backend = await openWasm({ threads: 2 });
+    const path = await Deno.makeTempDir();
+    let files = 0;
+    backend.placeMatrices!(
+      backend.matrixPlaces!,
+      (bytes) => disk.openScratch(`${path}/${files++}`, bytes),
+    );
+    const close = backend[Symbol.asyncDispose].bind(backend);
+    return withOwn(outside(backend, "allocOnDisk"), {
+      async [Symbol.asyncDispose]() {
+        await close();
+        // Nothing is left in it.
+        await Deno.remove(path);
+      },
+    });
+  },
   { ops: OPS },
 );
 
@@ -96,43 +123,77 @@ Deno.test("a matrix outside is refused by what cannot reach it, and gone when it
 
 Deno.test("large matrices lie outside on the CPU, as large as a plan says, and nowhere else", async () => {
   await using backend = await openWasm({ threads: 1 });
-  const { outsideBytes } = backend;
-  assert.ok(!isOutside(14_188, 14_188, outsideBytes) && isOutside(14_189, 14_190, outsideBytes));
-  assert.ok(!isOutside(100_000, 100_000, undefined));
+  const place = (size: number) => placeOf([size, size], backend.matrixPlaces);
+  assert.deepEqual([14_188, 14_189].map(place), ["device", "outside"]);
+  assert.equal(placeOf([100_000, 100_000], undefined), "device");
   using scope = backend.scope();
-  const places = () => allocPanels(300, scope).panels.map(({ tensor }) => tensor.outside ?? false);
-  assert.deepEqual(places(), [false]);
+  const outside = () => allocPanels(300, scope).panels.map(({ tensor }) => tensor.outside ?? false);
+  assert.deepEqual(outside(), [false]);
   {
-    using _ = backend.keepOutside!(300 * 300 * 4);
-    assert.deepEqual(places(), [true]);
+    using _ = backend.placeMatrices!({ outsideBytes: 300 * 300 * 4 });
+    assert.deepEqual(outside(), [true]);
   }
-  assert.deepEqual(places(), [false]);
+  assert.deepEqual(outside(), [false]);
 });
 
 for (const method of ["gptq", "awq+gptq"]) {
   for (const blas of ["none", "auto"]) {
     const by = blas === "none" ? "" : " by a BLAS";
-    const name = `${method}${by} with every matrix outside gives the same model`;
+    const name = `${method}${by} with every matrix outside, or on disk, gives the same model`;
     const ignore = blas === "auto" && ABSENT_BLAS !== undefined;
     Deno.test({ name, ignore }, async () => {
+      await using spill = await folder();
       await using source = await open("sample");
-      const calibration = await prepareCalibration(source, { seqLen: 64, numSamples: 4 });
+      const calibration = await prepareCalibration(source, {
+        ...{ seqLen: 64, numSamples: 4, spillFolder: spill.path },
+      });
       const recipe = recipeFromOptions({ scheme: "W4A16", "group-size": 32, method });
       const made = [];
-      for (const outsideBytes of [Infinity, 1]) {
-        await using backend = await openWasm({ threads: 2, blas });
-        const device = { ...backend, supports: () => true as const, outsideBytes };
-        const work = plan(recipe, source, { device, calibration: requestOf(calibration) });
+      for (
+        const matrixPlaces of [
+          { outsideBytes: Infinity },
+          { outsideBytes: 1 },
+          { outsideBytes: 1, diskBytes: 1 },
+        ]
+      ) {
+        await using wasm = await openWasm({ threads: 2, blas });
+        // The widest matrices have three panels.
+        const backend = withOwn(wasm, { maxTensorBytes: 2 ** 20 });
+        const work = plan(recipe, source, {
+          device: withOwn(backend, { matrixPlaces }),
+          calibration: requestOf(calibration),
+        });
         const sink = memorySink();
         await run(work, { source, backend, sink, calibration });
-        made.push({ work, files: sink.files });
+        const hashes = await Promise.all([...sink.files].map(async ([path, bytes]) => [
+          path,
+          new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)).toHex(),
+        ]));
+        made.push({ memory: work.memory, hashes });
+        assert.deepEqual([...Deno.readDirSync(spill.path)], []);
       }
-      const [inside, apart] = made as [typeof made[0], typeof made[0]];
-      assert.ok(inside.files.size > 0);
-      assert.deepEqual(apart.files, inside.files);
+      const [inside, apart, onDisk] = made as [typeof made[0], typeof made[0], typeof made[0]];
+      assert.ok(inside.hashes.length > 0);
+      assert.deepEqual(apart.hashes, inside.hashes);
+      assert.deepEqual(onDisk.hashes, inside.hashes);
       // What lies outside is not the device's, and is planned all the same.
-      assert.ok(apart.work.memory.device < inside.work.memory.device);
-      assert.ok(Math.abs(apart.work.memory.peak / inside.work.memory.peak - 1) < 0.05);
+      assert.ok(apart.memory.device < inside.memory.device);
+      assert.ok(Math.abs(apart.memory.peak / inside.memory.peak - 1) < 0.05);
+      assert.ok(apart.memory.disk === 0 && onDisk.memory.disk > 0);
     });
   }
 }
+
+Deno.test("matrices on disk are refused without a folder for them", async () => {
+  await using source = await open("sample");
+  await using backend = await openWasm({ threads: 1 });
+  const calibration = await prepareCalibration(source, { seqLen: 64, numSamples: 4 });
+  const work = plan(recipeFromOptions({ scheme: "W4A16", "group-size": 32 }), source, {
+    device: withOwn(backend, { matrixPlaces: { outsideBytes: 1, diskBytes: 1 } }),
+    calibration: requestOf(calibration),
+  });
+  await assert.rejects(run(work, { source, backend, sink: memorySink(), calibration }), {
+    name: "RangeError",
+    message: /^Cannot run the plan: some matrices of the calibration do not stay in memory; /,
+  });
+});

@@ -5,6 +5,7 @@
  */
 import { statfs } from "node:fs/promises";
 import { dirname } from "node:path";
+import type { ScratchFile } from "../backend.ts";
 import { CheckpointError, quote, RequestError, SpaceError } from "../errors.ts";
 
 /** What a path leads to. */
@@ -71,6 +72,8 @@ export interface Disk extends ReadableDisk {
     size: number,
     options?: { readonly lasting?: boolean },
   ): Promise<DiskWriter>;
+  /** Make a file of `size` zeros that is changed in place, and removed when it is disposed of. */
+  openScratch(path: string, size: number): ScratchFile;
   /** Make a folder that was not there before; `secret` keeps other users out. */
   makeFolder(path: string, options?: { readonly secret?: boolean }): Promise<void>;
   /** Give another name; a file or an empty folder at `to` is replaced. */
@@ -113,6 +116,7 @@ export const disk: Disk = {
   open: (path, { growing = false } = {}) => attempt("open", path, () => openReader(path, growing)),
   create: (path, size, { lasting = false } = {}) =>
     attempt("create", path, () => openWriter(path, size, lasting)),
+  openScratch,
   makeFolder: (path, { secret = false } = {}) =>
     attempt("make folder", path, () => Deno.mkdir(path, secret ? { mode: 0o700 } : {})),
   rename: (from, to) => attempt("rename", from, () => Deno.rename(from, to)),
@@ -414,6 +418,53 @@ async function openWriter(path: string, size: number, lasting: boolean): Promise
     throw fault;
   }
   return writer;
+}
+
+function openScratch(path: string, size: number): ScratchFile {
+  const doing = <T>(what: string, call: () => T): T => {
+    try {
+      return call();
+    } catch (cause) {
+      throw spaceError(what, path, cause);
+    }
+  };
+  const file = doing(
+    "create",
+    () => Deno.openSync(path, { read: true, write: true, createNew: true }),
+  );
+  const remove = () => {
+    file.close();
+    doing("remove", () => Deno.removeSync(path));
+  };
+  using undo = new DisposableStack();
+  undo.defer(remove);
+  doing("create", () => file.truncateSync(size));
+  undo.move();
+  return {
+    read(begin, into) {
+      doing("read", () => {
+        file.seekSync(begin, Deno.SeekMode.Start);
+        for (let done = 0; done < into.length;) {
+          const got = file.readSync(into.subarray(done));
+          if (got === null) {
+            throw new RangeError(
+              `Cannot read bytes ${begin} to ${begin + into.length} of ${
+                quote(path)
+              }: it has ${size}.`,
+            );
+          }
+          done += got;
+        }
+      });
+    },
+    write(begin, bytes) {
+      doing("write", () => {
+        file.seekSync(begin, Deno.SeekMode.Start);
+        for (let done = 0; done < bytes.length;) done += file.writeSync(bytes.subarray(done));
+      });
+    },
+    [Symbol.dispose]: remove,
+  };
 }
 
 /** Put on the disk what a file has by now, by a handle of its own: writes need not wait for it. */

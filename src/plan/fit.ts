@@ -1,8 +1,8 @@
 /**
  * How a run keeps its budgets and fits on its device: more matrices lie outside of its own memory,
- * hidden states go to disk, then slices shrink. Refuses what cannot be done.
+ * hidden states go to disk, slices shrink, and matrices go to disk. Refuses what cannot be done.
  */
-import type { DeviceLimits } from "../backend.ts";
+import type { DeviceLimits, MatrixPlaces } from "../backend.ts";
 import { UnsupportedError } from "../errors.ts";
 import type { Model } from "../family.ts";
 import { stateWidths } from "../graph/stops.ts";
@@ -19,8 +19,8 @@ export interface Budgets {
   /** Of a GPU: `MemoryPlan.device`. */
   readonly vram?: number | undefined;
   /**
-   * Of temporary files: hidden states, and staged shards of a Hub repository. The output is not
-   * counted.
+   * Of temporary files: hidden states, matrices, and staged shards of a Hub repository. The output
+   * is not counted.
    */
   readonly disk?: number | undefined;
 }
@@ -46,21 +46,30 @@ export function spilledBytes(
 /** Slices are not made smaller than this to keep a budget: below it, every other cost is larger. */
 const SMALLEST_SLICE = 64 * 2 ** 10;
 
-/** Matrices smaller than this are not kept outside: they are not what a device has no room for. */
-const SMALLEST_OUTSIDE = 64 * 2 ** 20;
+/**
+ * Smaller matrices are not kept outside or on disk: they are not what there is no room for.
+ */
+const SMALLEST_ELSEWHERE = 64 * 2 ** 20;
+/** Matrices larger than any. */
+const LARGEST = 2 ** 34;
+
+/**
+ * Times what a slice has usually where matrices lie on disk, all of which are read for every slice.
+ */
+const DISK_SLICES = 8;
 
 /** What {@linkcode fit} may choose. */
 export interface Choice {
   readonly sliceBytes: number;
   readonly windows: Walks;
-  /** Bytes from which matrices lie outside; undefined where there is no such place. */
-  readonly outsideBytes: number | undefined;
+  /** Where large matrices lie; undefined where they lie as all others do. */
+  readonly places: MatrixPlaces | undefined;
 }
 
 /**
  * Find places for matrices and hidden states, and a slice size, with which a run keeps its budgets
  * and fits on its device: matrices that the device has no room for lie outside; then hidden states
- * go to disk; then slices shrink.
+ * go to disk; then slices shrink; then matrices go to disk.
  *
  * @throws {UnsupportedError} none does; the sentence has the number that would.
  */
@@ -78,8 +87,8 @@ export function fit<T extends { readonly memory: MemoryPlan }>(
       `the device is ${device.name}, which has no memory of its own; use \`budgets.ram\``,
     );
   }
-  const { sliceBytes, outsideBytes } = device;
-  let choice: Choice = { sliceBytes, windows, outsideBytes };
+  const { sliceBytes, matrixPlaces: places } = device;
+  let choice: Choice = { sliceBytes, windows, places };
   for (;;) {
     const made = make(choice);
     const { peak, device: vram } = made.memory;
@@ -91,23 +100,35 @@ export function fit<T extends { readonly memory: MemoryPlan }>(
     );
     if (over <= 0) {
       const spilled = spilledBytes(model, choice.windows, { ...around, device });
-      if (spilled <= (budgets.disk ?? Infinity)) return made;
+      const { disk: matrices } = made.memory;
+      if (spilled + matrices <= (budgets.disk ?? Infinity)) return made;
+      const parts = [[spilled, "hidden states"], [matrices, "matrices"]] as const;
+      const what = parts.filter(([bytes]) => bytes > 0)
+        .map(([bytes, name]) => `${size(bytes)} of ${name}`).join(" and ");
       refuse(
         "budgets.disk",
-        `${size(spilled)} of hidden states must go to disk. Give \`budgets.disk\` ${
-          sizeToGive(spilled)
+        `${what} must go to disk. Give \`budgets.disk\` ${
+          sizeToGive(spilled + matrices)
         }, more memory, or fewer \`numSamples\``,
       );
     }
-    if (overDevice > 0 && (choice.outsideBytes ?? 0) > SMALLEST_OUTSIDE) {
-      choice = { ...choice, outsideBytes: choice.outsideBytes! / 2 };
+    if (overDevice > 0 && choice.places && choice.places.outsideBytes > SMALLEST_ELSEWHERE) {
+      const outsideBytes = choice.places.outsideBytes / 2;
+      choice = { ...choice, places: { ...choice.places, outsideBytes } };
       continue;
     }
     const fewer = model && fewerStates(over, model, { ...around, windows: choice.windows });
     if (fewer) {
       choice = { ...choice, windows: fewer };
-    } else if (choice.sliceBytes > SMALLEST_SLICE) {
+      continue;
+    }
+    const more = peak > (budgets.ram ?? Infinity) ? moreOnDisk(choice.places) : undefined;
+    // Small slices cost more than matrices on disk once some are there.
+    const smallest = more && choice.places?.diskBytes !== undefined ? sliceBytes : SMALLEST_SLICE;
+    if (choice.sliceBytes > smallest) {
       choice = { ...choice, sliceBytes: choice.sliceBytes / 2 };
+    } else if (more) {
+      choice = { ...choice, sliceBytes: DISK_SLICES * sliceBytes, places: more };
     } else if (overDevice > 0) {
       refuseDevice(device, made.memory);
     } else {
@@ -137,6 +158,12 @@ function fewerStates(over: number, model: Model, around: Surroundings): Walks | 
     return { ...around.windows, [walk]: { ...asked, stateBudget } };
   }
   return undefined;
+}
+
+/** Places by which smaller matrices lie on disk too; undefined when none do. */
+function moreOnDisk(places: MatrixPlaces | undefined): MatrixPlaces | undefined {
+  const diskBytes = (places?.diskBytes ?? LARGEST) / 2;
+  return places && diskBytes >= SMALLEST_ELSEWHERE ? { ...places, diskBytes } : undefined;
 }
 
 /** @throws {UnsupportedError} always: a device cannot hold what must be on it at once. */

@@ -4,7 +4,14 @@
  * to kernels.wasm by build.ts.
  */
 import { setImmediate } from "node:timers/promises";
-import { type Backend, makeScope, type Scope, type Tensor } from "../../backend.ts";
+import {
+  type Backend,
+  makeScope,
+  type MatrixPlaces,
+  type Scope,
+  type ScratchFile,
+  type Tensor,
+} from "../../backend.ts";
 import { DeviceError } from "../../errors.ts";
 import {
   argumentsOf,
@@ -22,6 +29,7 @@ import { addressOf, type Blas, type BlasChoice, openBlas, type Passed } from "./
 import { Heap, MAX_PAGES } from "./heap.ts";
 import { describeCpu, MAX_TENSOR_BYTES, wasmLimits } from "./limits.ts";
 import { type Matrix, moveNumbers, multiplyStaged, OutsideTensor, STAGED } from "./outside.ts";
+import { DiskTensor, runOnDisk } from "./on_disk.ts";
 import { KERNEL_NAMES, Kernels, Pool, WORDS } from "./pool.ts";
 import { WasmTensor } from "./tensor.ts";
 
@@ -116,6 +124,11 @@ function reserveMemory(): WebAssembly.Memory {
   }
 }
 
+/** Where matrices on disk would lie if there was a place for them. */
+function noFile(): never {
+  throw new RangeError("Cannot keep a matrix on disk: there is no place for it");
+}
+
 /** What an op is run with. */
 interface Call {
   readonly tensors: Readonly<Record<string, Tensor>>;
@@ -130,7 +143,8 @@ class WasmBackend implements Backend {
   readonly maxTensorBytes = MAX_TENSOR_BYTES;
   readonly memoryBytes: number;
   readonly sliceBytes = SLICE_BYTES;
-  #outsideBytes = OUTSIDE_BYTES;
+  #places: MatrixPlaces = { outsideBytes: OUTSIDE_BYTES };
+  #makeFile: (bytes: number) => ScratchFile = noFile;
   readonly productRows = 512;
   readonly #heap: Heap;
   readonly #pool: Pool;
@@ -154,14 +168,17 @@ class WasmBackend implements Backend {
     this.memoryBytes = memoryBytes;
   }
 
-  get outsideBytes(): number {
-    return this.#outsideBytes;
+  get matrixPlaces(): MatrixPlaces {
+    return this.#places;
   }
 
-  keepOutside(bytes: number): Disposable {
-    const before = this.#outsideBytes;
-    this.#outsideBytes = bytes;
-    return { [Symbol.dispose]: () => void (this.#outsideBytes = before) };
+  placeMatrices(
+    places: MatrixPlaces,
+    makeFile: (bytes: number) => ScratchFile = noFile,
+  ): Disposable {
+    const before = [this.#places, this.#makeFile] as const;
+    [this.#places, this.#makeFile] = [places, makeFile];
+    return { [Symbol.dispose]: () => void ([this.#places, this.#makeFile] = before) };
   }
 
   supports(op: Op): true | string {
@@ -178,17 +195,19 @@ class WasmBackend implements Backend {
   }
 
   write(tensor: Tensor, bytes: Uint8Array): void {
-    const target = this.#own(tensor).bytes;
-    if (bytes.length > target.length) {
+    const own = this.#own(tensor);
+    const most = byteLength(own);
+    if (bytes.length > most) {
       throw new RangeError(
-        `Cannot write ${bytes.length} bytes to a ${tensor.dtype}[${tensor.shape}] tensor of ${target.length} bytes`,
+        `Cannot write ${bytes.length} bytes to a ${tensor.dtype}[${tensor.shape}] tensor of ${most} bytes`,
       );
     }
-    target.set(bytes);
+    if (own instanceof DiskTensor) own.put(bytes);
+    else own.bytes.set(bytes);
   }
 
   shared(tensor: Tensor): Uint8Array {
-    return this.#own(tensor).bytes;
+    return this.#inMemory(tensor).bytes;
   }
 
   async read(...tensors: Tensor[]): Promise<Uint8Array<ArrayBuffer>[]> {
@@ -234,6 +253,13 @@ class WasmBackend implements Backend {
    * matrices inside.
    */
   #runOutside(op: Op, call: Call): void {
+    if (Object.values(call.tensors).some((tensor) => tensor instanceof DiskTensor)) {
+      return runOnDisk(op, call, {
+        alloc: (shape) => this.allocOutside(shape),
+        run: (op, tensors, scalars) => this.run(op, tensors, scalars),
+        arrayOf: (tensor) => this.#arrayOf(tensor),
+      });
+    }
     if (op.name === "gemm") {
       const { m = 0, n = 0, k = 0 } = call.scalars;
       const least = this.#pool.control[WORDS.blasLeast]!;
@@ -254,10 +280,9 @@ class WasmBackend implements Backend {
     const bases = new Float64Array(control.buffer, WORDS.bases * 4, 3);
     ["a", "b", "c"].forEach((name, i) => {
       const tensor = this.#own(tensors[name]!);
-      const outside = tensor instanceof OutsideTensor;
-      control[WORDS.tensors + 2 * i] = outside ? 0 : tensor.address;
+      control[WORDS.tensors + 2 * i] = tensor instanceof WasmTensor ? tensor.address : 0;
       control[WORDS.tensors + 2 * i + 1] = DTYPE_NUMBERS.f32!;
-      bases[i] = outside ? addressOf(tensor.array) - this.#base : 0;
+      bases[i] = tensor instanceof OutsideTensor ? addressOf(tensor.array) - this.#base : 0;
     });
     try {
       this.#call(gemm, { dims, scalars, alone: false });
@@ -293,13 +318,19 @@ class WasmBackend implements Backend {
   #arrayOf(tensor: Tensor): OpArray {
     const own = this.#own(tensor);
     if (own instanceof OutsideTensor) return own.array;
+    if (own instanceof DiskTensor) throw new TypeError("Cannot use a matrix on disk as a whole");
     const View = own.dtype === "u32" ? Uint32Array : Float32Array;
     // Shared memory, of which what moves numbers takes views as it does of any other.
     const buffer = this.#heap.memory.buffer as ArrayBuffer;
     return new View(buffer, own.address, elementCount(own.shape));
   }
 
-  allocOutside(shape: Shape): Tensor {
+  allocOnDisk(shape: Shape): Tensor {
+    this.#checkOpen();
+    return new DiskTensor(this.#heap, shape, this.#makeFile(byteLength({ dtype: "f32", shape })));
+  }
+
+  allocOutside(shape: Shape): OutsideTensor {
     this.#checkOpen();
     try {
       return new OutsideTensor(this.#heap, shape);
@@ -331,9 +362,10 @@ class WasmBackend implements Backend {
     return Promise.resolve();
   }
 
-  #own(tensor: Tensor): WasmTensor | OutsideTensor {
+  #own(tensor: Tensor): WasmTensor | OutsideTensor | DiskTensor {
     if (tensor instanceof WasmTensor && tensor.heap === this.#heap) return tensor;
-    if (tensor instanceof OutsideTensor && tensor.owner === this.#heap) return tensor;
+    const isOurs = tensor instanceof OutsideTensor || tensor instanceof DiskTensor;
+    if (isOurs && tensor.owner === this.#heap) return tensor;
     throw new TypeError("Cannot use a tensor of another backend on this one");
   }
 
