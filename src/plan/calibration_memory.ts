@@ -116,12 +116,14 @@ function stageMemory(
       // The block at hand is on the device.
       : heldOf(work.device + FACTOR_BLOCK * channels * 4, work.columns),
   );
-  // What an op has in memory of the matrices it takes that are on disk.
-  const windows = heldOf(0, inPanels === "disk" ? DISK_WINDOWS * DISK_PANEL_BYTES : 0);
+  const joining = propagate ? residualEdge(graph, stage)?.linear.rows : undefined;
+  // What an op has in memory of matrices on disk: a panel; of sums that are solved with, one of
+  // them as it was, one as it will be, and one of the factor.
+  const panels = propagate && joining === undefined ? 3 : 1;
+  const windows = heldOf(0, inPanels === "disk" ? panels * DISK_PANEL_BYTES : 0);
   if (!propagate) {
     return together(statistics, square, windows, larger(passing, together(factor, working)));
   }
-  const joining = residualEdge(graph, stage)?.linear.rows;
   const gap = heldOf(tokens * (joining ?? channels) * 4);
   const joined = joining === undefined
     ? square
@@ -140,9 +142,6 @@ function stageMemory(
     ].reduce(larger),
   );
 }
-
-/** Of the operands of a product, and of a panel that is solved with. */
-const DISK_WINDOWS = 4;
 
 /** A matrix of which products are made. */
 function matrixMemory([rows, columns]: readonly [number, number], place: Place): Held {
