@@ -11,8 +11,8 @@ import { resourceUsage } from "node:process";
 import denoJson from "./deno.json" with { type: "json" };
 import type { Command, Host, TextStream } from "./src/terminal/command.ts";
 import { COMMANDS } from "./src/terminal/commands/mod.ts";
-import { openLog, readText, tryWrite, writeAll, writeText } from "./src/io/disk.ts";
 import { openTemporary, sweepTemporary } from "./src/io/temporary.ts";
+import { openLog, readText, tryWrite, writeAll, writeText } from "./src/io/text_files.ts";
 import { describeFault, EXIT, Interrupted, ReaderGone } from "./src/terminal/faults.ts";
 import { jsonLine } from "./src/terminal/json.ts";
 import { parseArguments } from "./src/terminal/parser.ts";
@@ -20,7 +20,7 @@ import { PatientStream } from "./src/terminal/streams.ts";
 
 /** Run one command line (without the program's name); the exit code. Never throws, never exits. */
 export async function main(words: readonly string[], host: Host): Promise<number> {
-  const command = commandOf(words);
+  const command = await commandOf(words);
   const patient = command?.leaves ? new PatientStream(host.out) : undefined;
   try {
     const parsed = await parseArguments(words, COMMANDS, host);
@@ -28,23 +28,23 @@ export async function main(words: readonly string[], host: Host): Promise<number
     patient?.check();
     return EXIT.done;
   } catch (error) {
-    return fail(error, words, host);
+    return await fail(error, words, host);
   }
 }
 
-function commandOf(words: readonly string[]): Command | undefined {
-  return COMMANDS.find(({ name }) => words.includes(name));
+async function commandOf(words: readonly string[]): Promise<Command | undefined> {
+  return await COMMANDS.find(({ name }) => words.includes(name))?.load();
 }
 
 /** Say what went wrong, to a program too; the exit code. */
-function fail(
+async function fail(
   error: unknown,
   words: readonly string[],
   { err, out }: Pick<Host, "err" | "out">,
-): number {
+): Promise<number> {
   // As tools do whose reader has seen enough.
   if (error instanceof ReaderGone) return EXIT.done;
-  const command = commandOf(words);
+  const command = await commandOf(words);
   const { code, message, stack, kept } = describeFault(
     error,
     (flag) => command?.flags.some(({ name }) => name === flag) === true,
@@ -186,5 +186,7 @@ if (import.meta.main) {
   });
   const host = denoHost(stop.signal);
   const code = await main(Deno.args, host);
-  Deno.exit(code === EXIT.done && stray.length > 0 ? fail(stray[0], Deno.args, host) : code);
+  Deno.exit(
+    code === EXIT.done && stray.length > 0 ? await fail(stray[0], Deno.args, host) : code,
+  );
 }

@@ -19,7 +19,14 @@
  *
  * @module
  */
-export { type HubAccess, open, openBackend } from "./src/open.ts";
+export {
+  type DeviceOptions,
+  findDevice,
+  type FoundDevice,
+  type HubAccess,
+  open,
+  openBackend,
+} from "./src/open.ts";
 export { HubClient, type HubClientOptions } from "./src/hub/client.ts";
 export { hubSettings } from "./src/hub/settings.ts";
 export { checkPublish, planPublish, publish } from "./src/publish.ts";
@@ -57,14 +64,13 @@ export type { Distribution } from "./src/metrics/distribution.ts";
 export type { Phase, PhaseReport, Timeline } from "./src/trace.ts";
 export type { Traffic } from "./src/traffic.ts";
 export type { RunOptions } from "./src/run/context.ts";
+export { evaluate, type EvaluateOptions } from "./src/evaluate.ts";
 export {
   type CorpusOptions,
-  evaluate,
-  type EvaluateOptions,
   prepareCalibration,
   type PreparedWindows,
   prepareWindows,
-} from "./src/evaluate.ts";
+} from "./src/windows.ts";
 export type { EvaluationInput } from "./src/forward/streams.ts";
 export type { CalibrationInput } from "./src/calibration/pass.ts";
 export { inspect, type Inspection } from "./src/inspect.ts";

@@ -135,11 +135,12 @@ export interface Backend extends Allocator, AsyncDisposable {
   fence?(): Promise<void>;
 }
 
-/** What of a device a plan depends on. */
+/** What of a device a plan depends on; of one that computes nothing yet, too. */
 export type DeviceLimits = Pick<
   Backend,
   | "name"
   | "software"
+  | "room"
   | "maxTensorBytes"
   | "memoryBytes"
   | "sliceBytes"

@@ -1,18 +1,15 @@
 /**
  * Opening what a person names: a checkpoint by path, on the Hub, or as `sample`; a device by name.
  */
-import type { Backend } from "./backend.ts";
-import type { BlasChoice, Passed } from "./backends/wasm/blas.ts";
-import { openWasm } from "./backends/wasm/mod.ts";
-import { openWebgpu } from "./backends/webgpu/mod.ts";
-import { DeviceError } from "./errors.ts";
-import { HubClient, type HubClientOptions } from "./hub/client.ts";
+import type { Backend, DeviceLimits } from "./backend.ts";
+import type { BlasChoice } from "./backends/wasm/blas.ts";
+import { DeviceError, RequestError } from "./errors.ts";
+import type { HubClientOptions } from "./hub/client.ts";
 import { parseRepoSpec } from "./hub/repo_spec.ts";
 import { disk } from "./io/disk.ts";
 import type { Reporter } from "./report.ts";
 import type { TensorSource } from "./source.ts";
 import { openCheckpoint, type ReadOptions } from "./sources/checkpoint.ts";
-import { openHub } from "./sources/hub.ts";
 import { SAMPLE_MODEL } from "./sources/sample.ts";
 
 /** The way to the Hub, and where its files may lie for a while. */
@@ -43,6 +40,8 @@ export async function open(
   }
   if (hub && typeof model === "string" && isOnHub(model) && !await disk.stat(model)) {
     const { cacheFolder, stagingFolder, maxDisk, ...options } = hub;
+    const { HubClient } = await import("./hub/client.ts");
+    const { openHub } = await import("./sources/hub.ts");
     return await openHub(model, {
       client: new HubClient(options),
       cacheFolder,
@@ -63,51 +62,114 @@ export function isOnHub(model: string): boolean {
   return model.includes("/") && parseRepoSpec(model) !== undefined;
 }
 
+/** How a device is opened. */
+export interface DeviceOptions {
+  /** CPU threads; all unless given. */
+  readonly threads?: number;
+  /**
+   * What computes f32 products on the CPU: `auto` takes a BLAS of the system (OpenBLAS, MKL, BLIS,
+   * Accelerate) where one is found and FFI is permitted, `none` Sluice's own kernels, anything else
+   * is the library to open. What is found and cannot be used is reported.
+   */
+  readonly blas?: BlasChoice;
+  readonly report?: Reporter;
+}
+
+/** A device that was found. What was opened is closed when it is disposed of. */
+export interface FoundDevice extends AsyncDisposable {
+  /** What a plan depends on. */
+  readonly limits: DeviceLimits;
+  /** Open it, or give what is open already. */
+  open(): Promise<Backend>;
+}
+
 /**
- * Open a device. `auto` takes a real GPU if there is one and the CPU otherwise; a software adapter
- * is used only when asked for (`webgpu`), and reported.
+ * Find a device to plan for. `auto` takes a real GPU if there is one and the CPU otherwise; a
+ * software adapter is used only when asked for (`webgpu`), and reported. A GPU is open then, and a
+ * BLAS that was asked for too; the CPU's threads, and a BLAS that must be looked for, wait for
+ * `open`.
  *
- * @param options.threads CPU threads; all unless given.
- * @param options.blas What computes f32 products on the CPU: `auto` takes a BLAS of the system
- * (OpenBLAS, MKL, BLIS, Accelerate) where one is found and FFI is permitted, `none` Sluice's own
- * kernels, anything else is the library to open. What is found and cannot be used is reported.
+ * @throws {RequestError} a GPU was asked for, and what is of the CPU alone.
  * @throws {DeviceError} of kind `absent`: `webgpu` was asked for and there is no adapter, or a BLAS
  * that cannot be opened.
  */
+export async function findDevice(
+  device: "auto" | "webgpu" | "wasm" = "auto",
+  options: DeviceOptions = {},
+): Promise<FoundDevice> {
+  const unused = (["threads", "blas"] as const).find((name) => options[name] !== undefined);
+  if (device === "webgpu" && unused !== undefined) {
+    throw new RequestError(
+      `Cannot use \`${unused}\` with \`device\` webgpu: it says how the CPU computes. ` +
+        "Leave one of them out.",
+    );
+  }
+  const gpu = device === "wasm" ? undefined : await openGpu(device, options);
+  if (gpu) return opened(gpu);
+  const { blas = "auto", threads = navigator.hardwareConcurrency } = options;
+  if (blas !== "auto" && blas !== "none") return opened(await openCpu(options));
+  const { CpuLimits } = await import("./backends/wasm/limits.ts");
+  let cpu: Promise<Backend> | undefined;
+  return {
+    limits: new CpuLimits(threads),
+    open: () => cpu ??= openCpu(options),
+    [Symbol.asyncDispose]: async () => await (await cpu)?.[Symbol.asyncDispose](),
+  };
+}
+
+/**
+ * Open a device: what {@linkcode findDevice} finds.
+ *
+ * @throws what `findDevice` throws.
+ */
 export async function openBackend(
   device: "auto" | "webgpu" | "wasm" = "auto",
-  { threads, blas = "auto", report = () => {} }: {
-    readonly threads?: number;
-    readonly blas?: BlasChoice;
-    readonly report?: Reporter;
-  } = {},
+  options: DeviceOptions = {},
 ): Promise<Backend> {
-  const passed = ({ library, reason }: Passed) =>
-    report({
-      type: "warning",
-      code: "blas",
-      message: `The BLAS ${library} is not used: ${reason}.`,
-    });
-  const cpu = () => openWasm({ blas, passed, ...(threads === undefined ? {} : { threads }) });
-  if (device === "wasm") return await cpu();
-  let gpu: Backend;
+  return await (await findDevice(device, options)).open();
+}
+
+function opened(backend: Backend): FoundDevice {
+  return {
+    limits: backend,
+    open: () => Promise.resolve(backend),
+    [Symbol.asyncDispose]: () => backend[Symbol.asyncDispose](),
+  };
+}
+
+/** The GPU; undefined where `auto` finds none that is real. */
+async function openGpu(
+  device: "auto" | "webgpu",
+  { report }: DeviceOptions,
+): Promise<Backend | undefined> {
+  const { openWebgpu } = await import("./backends/webgpu/mod.ts");
+  const auto = device === "auto";
   try {
-    gpu = await openWebgpu();
-  } catch (error) {
-    if (device === "webgpu" || !(error instanceof DeviceError && error.kind === "absent")) {
-      throw error;
+    const gpu = await openWebgpu({ real: auto });
+    if (gpu.software) {
+      report?.({
+        type: "warning",
+        code: "software-adapter",
+        message: `The WebGPU adapter "${gpu.description}" is software: \`device\` wasm is faster.`,
+      });
     }
-    return await cpu();
-  }
-  if (!gpu.software) return gpu;
-  if (device === "webgpu") {
-    report({
-      type: "warning",
-      code: "software-adapter",
-      message: `The WebGPU adapter "${gpu.description}" is software: \`device\` wasm is faster.`,
-    });
     return gpu;
+  } catch (error) {
+    if (auto && error instanceof DeviceError && error.kind === "absent") return undefined;
+    throw error;
   }
-  await gpu[Symbol.asyncDispose]();
-  return await cpu();
+}
+
+async function openCpu({ threads, blas = "auto", report }: DeviceOptions): Promise<Backend> {
+  const { openWasm } = await import("./backends/wasm/mod.ts");
+  return await openWasm({
+    blas,
+    passed: ({ library, reason }) =>
+      report?.({
+        type: "warning",
+        code: "blas",
+        message: `The BLAS ${library} is not used: ${reason}.`,
+      }),
+    ...(threads === undefined ? {} : { threads }),
+  });
 }

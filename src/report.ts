@@ -70,6 +70,13 @@ export type Event =
     readonly done: number;
     readonly total: number;
   }
+  /** Blocks are looked through for scales that a method has moved: `done` of `total`. */
+  | {
+    readonly type: "examined";
+    readonly block: string;
+    readonly done: number;
+    readonly total: number;
+  }
   /**
    * Something a user should know that stops nothing: a smaller slice, a spill to disk, a device
    * that is software.

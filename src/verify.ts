@@ -73,9 +73,6 @@ export async function verify(path: string | URL, options: VerifyOptions): Promis
   const { format, weights } = await findWeights(output);
   const record = await readRecord(output);
   if (record) checkRecord(record, format ?? plain, output);
-  const originals = source && new Originals(source);
-  if (source) addCasts(weights, output, source);
-  if (originals && !format) await addRounded(weights, { output, originals, signal });
   const bytes = sum([...output.tensors.values()], byteLength);
   report({
     type: "start",
@@ -84,6 +81,9 @@ export async function verify(path: string | URL, options: VerifyOptions): Promis
     tensors: output.tensors.size,
     bytes,
   });
+  const originals = source && new Originals(source);
+  if (source) addCasts(weights, output, source);
+  if (originals && !format) await addRounded(weights, { output, originals, signal });
   if (originals) {
     for (const weight of weights.values()) {
       const original = originals.weightOf(weight);
@@ -98,7 +98,7 @@ export async function verify(path: string | URL, options: VerifyOptions): Promis
       stored: weights,
       format: format ?? plain,
       backend,
-    })
+    }, { report, signal })
     : { weights: new Map(), vectors: new Set() };
   const quantized: TensorReport[] = [];
   for (const weight of weights.values()) {

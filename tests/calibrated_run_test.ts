@@ -45,7 +45,7 @@ for (const options of CHAINS) {
     const given = { into: into.path, calibration: CALIBRATION };
     const first = await quantize(model, options, { ...given, backend: one });
     const expected = await bytesOf(first.out);
-    for (const backend of [one, two, small(one, 1500), small(two, 256)]) {
+    for (const backend of [two, small(one, 1500), small(two, 256)]) {
       const again = await quantize(model, options, { ...given, backend });
       assert.deepEqual(await bytesOf(again.out), expected);
     }

@@ -24,15 +24,19 @@ for (const format of FORMATS) {
   await onEveryBackend(
     `${format.name} gives every byte once, by slices as at once, and unpacks what it packed`,
     async (backend) => {
-      // A software GPU waits long for each read; what it runs is the same, so it gets a seventh of
-      // the cases.
+      // A software GPU runs what a real one does, so it gets a seventh of the cases.
+      const cases = formatCases(format, backend.software ? 7 : 1);
       let held = 0;
-      for (const case_ of formatCases(format, backend.software ? 7 : 1)) {
-        try {
-          held += Number(await checkFormat(format, case_, backend));
-        } catch (cause) {
-          throw new Error(`${caseLabel(case_)}: ${(cause as Error).message}`, { cause });
-        }
+      // Many at once, so that a GPU's waits are shared.
+      for (let from = 0; from < cases.length; from += 32) {
+        const verdicts = cases.slice(from, from + 32).map(async (case_) => {
+          try {
+            return await checkFormat(format, case_, backend);
+          } catch (cause) {
+            throw new Error(`${caseLabel(case_)}: ${(cause as Error).message}`, { cause });
+          }
+        });
+        held += (await Promise.all(verdicts)).filter((verdict) => verdict).length;
       }
       assert(held > 0 || backend.software, "no case was held");
     },

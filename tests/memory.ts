@@ -1,4 +1,7 @@
-/** A checkpoint and an output in memory, for tests of what stands between them. */
+/**
+ * A checkpoint and an output in memory, for tests of what stands between them; and how much memory a
+ * test takes.
+ */
 import { layoutFile, parseHeader } from "../src/containers/safetensors.ts";
 import type { Header } from "../src/container.ts";
 import type { Sink } from "../src/sink.ts";
@@ -112,4 +115,13 @@ export function counting(
 /** The header of a file in memory. */
 export function headerOf(file: Uint8Array<ArrayBuffer>): Header {
   return parseHeader(file, { file: "memory", fileSize: file.length });
+}
+
+/**
+ * Bytes that the JavaScript of this test file holds, buffers too. What the whole process has
+ * (`rss`) is also that of the files that run beside it.
+ */
+export function heldBytes(): number {
+  const { heapUsed, external } = Deno.memoryUsage();
+  return heapUsed + external;
 }

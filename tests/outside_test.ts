@@ -15,7 +15,7 @@ import { requestOf } from "../src/plan/planned.ts";
 import { recipeFromOptions } from "../src/recipe.ts";
 import { run } from "../src/run.ts";
 import { open } from "../src/open.ts";
-import { prepareCalibration } from "../src/evaluate.ts";
+import { prepareCalibration } from "../src/windows.ts";
 import { ABSENT_BLAS } from "./blas_given.ts";
 import { testBackend } from "./conformance/backend.ts";
 import { disk } from "../src/io/disk.ts";

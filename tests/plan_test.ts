@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { UnsupportedError } from "../src/errors.ts";
 import { openCheckpoint } from "../src/sources/checkpoint.ts";
 import type { Plan } from "../src/plan/planned.ts";
-import { prepareCalibration, prepareWindows } from "../src/evaluate.ts";
+import { prepareCalibration, prepareWindows } from "../src/windows.ts";
 import { plan } from "../src/plan.ts";
 import { quantizeTasks } from "../src/plan/tasks.ts";
 import { DEVICE, fates, planOf, tasksOf } from "./plan_given.ts";
@@ -338,6 +338,28 @@ const refusals: readonly (readonly [
     () => planOf(recipeFromOptions({ scheme: "NF4", "group-size": 64 })),
     "RequestError",
     /`group-size` with NF4/,
+  ],
+  [
+    "an option that the method does not take",
+    () => planOf(recipeFromOptions({ scheme: "W8A16", method: "rtn", damping: 0.1 })),
+    "RequestError",
+    /Cannot use `damping` with method rtn: it is an option of gptq\./,
+  ],
+  [
+    "an option that no method takes which auto chooses",
+    () => planOf(recipeFromOptions({ scheme: "W8A16", "awq-rows": 8 })),
+    "RequestError",
+    /Cannot use `awq-rows` with method rtn \(which auto takes here\): it is an option of awq\./,
+  ],
+  [
+    "a method's option in a rule of a recipe that goes by another method",
+    () =>
+      planOf(parseRecipe(
+        "scheme: W8A16\nrules: [{match: '*.down_proj', scheme: W8A16, method: hqq, sweeps: 2}]",
+        "r",
+      )),
+    "RequestError",
+    /Cannot use `sweeps` with method hqq in the rule for "\*\.down_proj": it is an option of gptq/,
   ],
   [
     "a checkpoint that is quantized already",

@@ -104,8 +104,10 @@ async function round(
   return outcome;
 }
 
-/** ½·tr(E·H'·Eᵀ) of some values, in the coordinates of the scaled weight. */
-function cost({ rows, columns, weight, inputs, scales }: Layer, values: readonly number[]): number {
+/** H = Σ x·xᵀ of each layer's scaled inputs in float64, by those inputs: every step of polishing asks for it. */
+const grams = new Map<Layer["inputs"], Float64Array>();
+
+function gramOf({ columns, inputs, scales }: Layer): Float64Array {
   const by = (c: number) => scales?.[c] ?? 1;
   const h = new Float64Array(columns * columns);
   for (let t = 0; t < inputs.length; t += columns) {
@@ -115,6 +117,13 @@ function cost({ rows, columns, weight, inputs, scales }: Layer, values: readonly
       }
     }
   }
+  return h;
+}
+
+/** ½·tr(E·H'·Eᵀ) of some values, in the coordinates of the scaled weight. */
+function cost(layer: Layer, values: readonly number[]): number {
+  const { rows, columns, weight, inputs } = layer;
+  const h = grams.getOrInsertComputed(inputs, () => gramOf(layer));
   const squares = Array.from({ length: columns }, (_, c) => h[c * columns + c]!);
   const live = squares.filter((square) => square > 0).sort((a, b) => a - b);
   const mean = squares.reduce((a, b) => a + b) / columns;

@@ -16,18 +16,24 @@ const BACKENDS: readonly Opener[] = [
   { device: "webgpu", open: openTestGpu, present: ABSENT_GPU === undefined },
 ];
 
+/** What was opened for the tests of a file, which share it: a device compiles its kernels once. */
+const opened = new Map<Opener, Promise<Backend>>();
+
+Deno.test.afterAll(async () => {
+  for (const backend of opened.values()) await (await backend)[Symbol.asyncDispose]();
+});
+
 /**
  * Register a test of this name on every backend; where there is no GPU adapter, the test is shown
  * as skipped.
  */
 export function onEveryBackend(name: string, test: (backend: Backend) => Promise<void>): void {
-  for (const { device, open, present } of BACKENDS) {
+  for (const opener of BACKENDS) {
     Deno.test({
-      name: `${name} (${device})`,
-      ignore: !present,
+      name: `${name} (${opener.device})`,
+      ignore: !opener.present,
       async fn() {
-        await using backend = await open();
-        await test(backend);
+        await test(await opened.getOrInsertComputed(opener, async ({ open }) => await open()));
       },
     });
   }

@@ -32,6 +32,7 @@ import {
   TOKEN,
   type TokenInfo,
 } from "./fake_hub/mod.ts";
+import { heldBytes } from "./memory.ts";
 import { makeCheckpoint, TINY_CONFIG, tinyTensors } from "./tiny.ts";
 
 const NAME = "me/tiny";
@@ -816,13 +817,13 @@ Deno.test("memory stays flat while 300 MB are published", async () => {
     const verified = await verifyFolder(folder);
     await Deno.truncate(await touch(join(folder, "extra.bin")), 300e6);
     await using hub = await startFakeHub({ partBytes: 50_000_000 });
-    const before = Deno.memoryUsage().rss;
+    const before = heldBytes();
     let peak = 0;
     const report = await publish(folder, NAME, {
       hub: { endpoint: hub.endpoint, token: TOKEN, userAgent: "sluice-test" },
       card: CARD,
       verified,
-      report: () => peak = Math.max(peak, Deno.memoryUsage().rss),
+      report: () => peak = Math.max(peak, heldBytes()),
     });
     assert.equal(report.files.find(({ path }) => path === "extra.bin")?.size, 300e6);
     // The fake Hub's own buffers are in this as well.

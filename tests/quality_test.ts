@@ -4,7 +4,7 @@
  */
 import assert from "node:assert/strict";
 import { openWasm } from "../src/backends/wasm/mod.ts";
-import { prepareCalibration, prepareWindows } from "../src/evaluate.ts";
+import { prepareCalibration, prepareWindows } from "../src/windows.ts";
 import { openCheckpoint } from "../src/sources/checkpoint.ts";
 import { SAMPLE_MODEL } from "../src/sources/sample.ts";
 import { folder, quantize } from "./run_given.ts";

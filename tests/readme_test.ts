@@ -113,12 +113,12 @@ Deno.test("the README's recipe can be read", () => {
   assert.ok(rules.length >= 2);
 });
 
-Deno.test("the README's command lines use commands and flags that exist", () => {
+Deno.test("the README's command lines use commands and flags that exist", async () => {
   const lines = blocks("sh").join("").replaceAll("\\\n", " ").split("\n")
     .map((line) => /cli\.ts (\w+)(.*)$/.exec(line)).filter((match) => match !== null);
   assert.ok(lines.length >= 6);
   for (const [line, name, rest] of lines) {
-    const command = COMMANDS.find((candidate) => candidate.name === name);
+    const command = await COMMANDS.find((candidate) => candidate.name === name)?.load();
     assert.ok(command, line);
     for (const [, flag] of rest!.matchAll(/ --([a-z-]+)/g)) {
       assert.ok(command.flags.some(({ name }) => name === flag), `${line}: --${flag}`);

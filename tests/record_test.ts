@@ -19,7 +19,7 @@ import { schemeNames } from "../src/schemes/options.ts";
 import { openFolderSink } from "../src/sinks/folder.ts";
 import { openCheckpoint } from "../src/sources/checkpoint.ts";
 import { verify } from "../src/verify.ts";
-import { prepareCalibration } from "../src/evaluate.ts";
+import { prepareCalibration } from "../src/windows.ts";
 import { open } from "../src/open.ts";
 import { VERSION } from "../src/version.ts";
 import { makeCheckpoint, TINY_CONFIG, tinyTensors } from "./tiny.ts";

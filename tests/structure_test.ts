@@ -75,7 +75,7 @@ const LAYERS: readonly (readonly string[])[] = [
   ["report/", "verify/"],
   ["run/"],
   // The verbs.
-  ["evaluate", "inspect", "open", "plan", "run", "verify"],
+  ["evaluate", "inspect", "open", "plan", "run", "verify", "windows"],
   ["publish/"],
   ["publish"],
   ["mod", "terminal/"],

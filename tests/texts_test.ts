@@ -4,7 +4,7 @@ import { gzipSync } from "node:zlib";
 import type { Backend } from "../src/backend.ts";
 import { makeWindows, readCorpus, tokenize } from "../src/corpora/texts.ts";
 import { CheckpointError, RequestError, UnsupportedError } from "../src/errors.ts";
-import { prepareCalibration, prepareWindows } from "../src/evaluate.ts";
+import { prepareCalibration, prepareWindows } from "../src/windows.ts";
 import { HiddenStates } from "../src/forward/hidden_states.ts";
 import { disk } from "../src/io/disk.ts";
 import type { Event } from "../src/report.ts";

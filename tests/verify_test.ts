@@ -121,6 +121,31 @@ Deno.test("verify() reports every weight, copied tensors, files and loaders, and
     assert.equal(report.bytes, start.bytes);
   }));
 
+Deno.test("verify() says that it begins before it reads the source, and how far it has looked for moved scales", () =>
+  withOutput(INT4, async ({ source, output, backend }) => {
+    await using original = await openCheckpoint(source);
+    let reads = 0;
+    const told: (readonly [what: string, reads: number])[] = [];
+    await verify(output, {
+      backend,
+      source: {
+        ...original,
+        read(...call) {
+          reads++;
+          return original.read(...call);
+        },
+      },
+      report(event) {
+        const what = event.type === "examined" ? `${event.done} of ${event.total}` : event.type;
+        told.push([what, reads]);
+      },
+    });
+    const [start, first, second, third] = told.map(([what]) => what);
+    assert.deepEqual([start, first, second, third], ["start", "1 of 2", "2 of 2", "quantized"]);
+    assert.equal(told[0]![1], 0);
+    assert.ok(told[1]![1] > 0 && told[2]![1] > told[1]![1]);
+  }));
+
 Deno.test("verify() without a source checks structure and scales, and gives no metrics", () =>
   withOutput(INT4, async ({ output, backend }) => {
     const report = await verify(output, { backend });

@@ -13,18 +13,31 @@ import { livelyNorms, makeCheckpoint, TINY_CONFIG, tinyTensors } from "./tiny.ts
 const CALIBRATION = { windows: tinyWindows(4, 40), stateBudget: 1e7 };
 const EVALUATION = { windows: tinyWindows(3, 12), stateBudget: 1e7 };
 
-/** What is zero, and where: the part of a tensor's bf16 values. */
-const ZEROS: Readonly<Record<string, { name: string; from?: number; to?: number }>> = {
-  ...Object.fromEntries(
-    [
-      ...["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"],
-      ...["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"],
-      ...["input_layernorm", "post_attention_layernorm"],
-    ].map((part) => [`all of ${part}`, { name: `model.layers.1.${part}.weight` }]),
-  ),
-  "a row of v_proj": { name: "model.layers.1.self_attn.v_proj.weight", from: 64, to: 128 },
-  "a group of up_proj": { name: "model.layers.1.mlp.up_proj.weight", from: 96, to: 128 },
-  "a channel of a norm": { name: "model.layers.0.input_layernorm.weight", from: 5, to: 6 },
+/** A part of a tensor's bf16 values that is zero. */
+interface Zeros {
+  readonly name: string;
+  readonly from?: number;
+  readonly to?: number;
+}
+
+const attention = (part: string): Zeros => ({ name: `model.layers.1.self_attn.${part}.weight` });
+const mlp = (part: string): Zeros => ({ name: `model.layers.0.mlp.${part}.weight` });
+
+/** What is zero in each model: things that do not hide one another. */
+const ZEROS: Readonly<Record<string, readonly Zeros[]>> = {
+  "q_proj, gate_proj": [attention("q_proj"), mlp("gate_proj")],
+  "k_proj, up_proj": [attention("k_proj"), mlp("up_proj")],
+  "v_proj, down_proj": [attention("v_proj"), mlp("down_proj")],
+  "o_proj, a group of up_proj, a channel of a norm": [
+    attention("o_proj"),
+    { ...mlp("up_proj"), from: 96, to: 128 },
+    { name: "model.layers.0.input_layernorm.weight", from: 5, to: 6 },
+  ],
+  "the norms, a row of v_proj": [
+    { name: "model.layers.1.input_layernorm.weight" },
+    { name: "model.layers.0.post_attention_layernorm.weight" },
+    { name: "model.layers.0.self_attn.v_proj.weight", from: 64, to: 128 },
+  ],
 };
 
 const W4 = { scheme: "W4A16", "group-size": 32 };
@@ -54,14 +67,16 @@ const CHAINS: readonly Record<string, string | number | boolean>[] = [
 async function make(
   options: Record<string, unknown>,
   backend: Backend,
-  zeros?: { name: string; from?: number; to?: number },
+  zeros: readonly Zeros[] = [],
 ): Promise<{ divergence: number; noise: Map<string, number> }> {
   await using into = await folder();
   const model = await makeCheckpoint(tinyTensors(), {
     config: TINY_CONFIG,
     change(name, bytes) {
       livelyNorms("bf16")(name, bytes);
-      if (name === zeros?.name) bytes.fill(0, 2 * (zeros.from ?? 0), zeros.to && 2 * zeros.to);
+      for (const { from = 0, to } of zeros.filter((zero) => zero.name === name)) {
+        bytes.fill(0, 2 * from, to && 2 * to);
+      }
     },
   });
   const { out, report } = await quantize(model, options, {
@@ -89,7 +104,7 @@ for (const options of CHAINS) {
       assert.ok(divergence < 2 * usual.divergence, `${what}: KL ${divergence}`);
       for (const [name, decibels] of noise) {
         // Of zeros there is no signal.
-        const zero = name === zeros.name && zeros.to === undefined;
+        const zero = zeros.some((zero) => zero.name === name && zero.to === undefined);
         assert.ok(
           zero ? !Number.isNaN(decibels) : decibels > 5,
           `${what}, ${name}: ${decibels} dB`,

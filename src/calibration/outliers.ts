@@ -10,41 +10,20 @@ import type { Backend } from "../backend.ts";
 import { Calibration, type CalibrationInput } from "./pass.ts";
 import { UnsupportedError } from "../errors.ts";
 import { checkShapes } from "../families/mod.ts";
-import type { Model } from "../family.ts";
 import { countFloats } from "../linalg/float_counts.ts";
 import { leastOfBin, SIGN_BINS } from "../ops/float_bins.ts";
 import { requestOf } from "../plan/planned.ts";
-import { modelOf } from "../plan/model.ts";
+import { modelWithOutliers } from "../plan/model.ts";
 import { type Recipe, usesOutliers } from "../recipe.ts";
 import { type Reporter, StepCounter } from "../report.ts";
 import type { TensorSource } from "../source.ts";
 import { tensorsRead } from "../forward/streams.ts";
-import { refuseUnusable } from "../plan/usable.ts";
 import { checkWalk } from "../forward/walk_memory.ts";
 import { LoadedBlock } from "../forward/loaded_block.ts";
 import { originalWeights } from "../forward/weights.ts";
 import { graphsOf } from "../graph/block_graph.ts";
 import { stateWidths } from "../graph/stops.ts";
 import type { Place } from "../plan/tasks.ts";
-
-/**
- * The model in which outliers can be looked for.
- *
- * @throws {UnsupportedError} Sluice does not run it, or it is quantized already.
- */
-export function modelWithOutliers(source: TensorSource): Model {
-  refuseUnusable(source);
-  try {
-    return modelOf(source);
-  } catch (error) {
-    if (!(error instanceof UnsupportedError)) throw error;
-    throw new UnsupportedError(
-      `Cannot find the outliers of ${source.label}, because Sluice cannot run it: ${error.reason}. ` +
-        "Give `threshold` in place of `outlier-quantile`.",
-      { what: error.what, reason: error.reason, cause: error },
-    );
-  }
-}
 
 /**
  * The magnitude that a share of the activations stays below: exact to 1/512 of it, rounded up to 3

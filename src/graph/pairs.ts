@@ -30,7 +30,7 @@ export function smoothingOf(
 ): Smoothing | undefined {
   if (input === graph.block.output || graph.readersOf(input).length !== 1) return undefined;
   const producer = graph.producerOf(input);
-  const identity = () => Uint32Array.from({ length: channels }, (_, channel) => channel);
+  const identity = () => new Uint32Array(channels).map((_, channel) => channel);
   switch (producer?.op) {
     case "norm":
       // A norm without a weight has nothing to divide, and one weight for all heads no scale of
@@ -48,7 +48,7 @@ export function smoothingOf(
         producer.v,
         at,
         () =>
-          Uint32Array.from({ length: channels }, (_, channel) => {
+          new Uint32Array(channels).map((_, channel) => {
             const head = Math.floor(channel / dim);
             return Math.floor(head / shared) * dim + channel % dim;
           }),

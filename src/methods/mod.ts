@@ -18,6 +18,11 @@ export interface Chain {
   readonly rounding: RoundingMethod;
 }
 
+/** The methods of a chain, in the order of their work. */
+export function methodsOf({ smoothing, rounding }: Chain): Method[] {
+  return [...smoothing, rounding];
+}
+
 /**
  * The methods that a text names, joined by `+`. Smoothing methods alone are followed by rounding to
  * nearest.

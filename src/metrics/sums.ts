@@ -131,10 +131,10 @@ function powerOfTwoAbove(x: number): number {
 function widen(counts: Uint32Array, factor: number): Uint32Array {
   if (factor === 1) return counts;
   const wide = new Uint32Array(BINS);
-  counts.forEach((count, bin) => {
+  for (let bin = 0; bin < BINS; bin++) {
     // A bin's middle, measured from the middle of the range, which stays.
-    wide[Math.floor((bin + 0.5 - BINS / 2) / factor + BINS / 2)]! += count;
-  });
+    wide[Math.floor((bin + 0.5 - BINS / 2) / factor + BINS / 2)]! += counts[bin]!;
+  }
   return wide;
 }
 

@@ -2,13 +2,14 @@
  * What becomes of all tensors of a checkpoint (decide.ts says it of one), in which format, and what
  * follows from that for tensors that stand beside quantized weights. Every refusal is a sentence.
  */
-import { UnsupportedError } from "../errors.ts";
+import { RequestError, UnsupportedError } from "../errors.ts";
 import type { Content, Format } from "../format.ts";
 import { torchName } from "../formats/config_json.ts";
 import { formatNamed, FORMATS } from "../formats/mod.ts";
 import { plain } from "../formats/plain.ts";
 import { graphsOf } from "../graph/block_graph.ts";
 import type { Model } from "../family.ts";
+import { METHODS, methodsOf } from "../methods/mod.ts";
 import { matches, type Recipe } from "../recipe.ts";
 import type { Warning } from "../report.ts";
 import type { TensorSource } from "../source.ts";
@@ -36,6 +37,7 @@ export interface Assignment {
  *
  * @throws {UnsupportedError} a rule asks for what a scheme, a method, a format or this checkpoint
  * cannot do.
+ * @throws {RequestError} a rule has an option that its scheme or its methods do not take.
  */
 export function assign(recipe: Recipe, source: TensorSource, runnable: Runnable): Assignment {
   const { model, reason } = runnable;
@@ -47,6 +49,7 @@ export function assign(recipe: Recipe, source: TensorSource, runnable: Runnable)
     [...source.tensors.values()].map((tensor) => [tensor.name, decider.decide(tensor)]),
   );
   checkRules(recipe, { source, virtual, decisions });
+  checkMethodOptions(recipe, decisions);
   if (toQuantize(decisions).length === 0) refuseNothing(source, decisions);
   if (model) smoothVectors(model, decisions);
   const format = chooseFormat(asked, decisions);
@@ -94,6 +97,32 @@ function checkRules(
       what: match,
       reason,
     });
+  }
+}
+
+/**
+ * Which method `auto` takes depends on the weight, so an option is judged by all weights of a rule.
+ *
+ * @throws {RequestError} a rule has an option of methods by which none of its weights goes.
+ */
+function checkMethodOptions({ rules }: Recipe, decisions: Decisions): void {
+  for (const rule of rules) {
+    const { match, method, options } = rule;
+    const chains = toQuantize(decisions).flatMap((decision) =>
+      decision.rule === rule ? decision.chain : []
+    );
+    const used = new Set(chains.flatMap(methodsOf));
+    for (const name of used.size > 0 ? Object.keys(options) : []) {
+      const takers = METHODS.filter((one) => one.options.some((option) => option.name === name));
+      if (takers.length === 0 || takers.some((taker) => used.has(taker))) continue;
+      const where = match === undefined ? "" : ` in the rule for "${match}"`;
+      const names = [...new Set(chains.map(({ name }) => name))].join(", ");
+      throw new RequestError(
+        `Cannot use \`${name}\` with method ${names}${
+          method === "auto" ? " (which auto takes here)" : ""
+        }${where}: it is an option of ${takers.map(({ name }) => name).join(" and ")}.`,
+      );
+    }
   }
 }
 

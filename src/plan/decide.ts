@@ -9,7 +9,7 @@ import type { ScaleDType } from "../scheme.ts";
 import { towerOf } from "../formats/layer_patterns.ts";
 import { graphsOf } from "../graph/block_graph.ts";
 import { matrixInfo } from "../graph/matrix_reader.ts";
-import { type Chain, chainNamed } from "../methods/mod.ts";
+import { type Chain, chainNamed, methodsOf } from "../methods/mod.ts";
 import { matches, type Recipe, type Rule } from "../recipe.ts";
 import type { Scheme } from "../scheme.ts";
 import { schemeKind } from "../schemes/mod.ts";
@@ -159,7 +159,7 @@ export class Decider {
     }
     const verdict = schemeKind(scheme).check(scheme, matrixShape(weight.shape));
     if (verdict !== true) refuse(name, verdict);
-    for (const method of [...chain.smoothing, chain.rounding]) {
+    for (const method of methodsOf(chain)) {
       const able = method.supports(scheme, rule.options);
       if (able !== true) refuse(name, able);
     }

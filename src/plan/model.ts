@@ -2,7 +2,9 @@
 import { CheckpointError, UnsupportedError } from "../errors.ts";
 import { configureModel } from "../families/mod.ts";
 import type { Model } from "../family.ts";
+import { recognize } from "../formats/mod.ts";
 import type { TensorSource } from "../source.ts";
+import { quantizedBy, refuseUnusable } from "./usable.ts";
 
 /** A model that can be run, or the reason why it cannot. */
 export type Runnable =
@@ -87,4 +89,46 @@ export function modelIfAny(
 /** What a sentence says after "Cannot …: ", without its end. */
 export function reasonOf({ message }: CheckpointError): string {
   return message.replace(/^Cannot [^:]+: /, "").replace(/\.$/, "");
+}
+
+/**
+ * The model of a checkpoint, whose weights may be quantized.
+ *
+ * @throws {UnsupportedError} Sluice does not run it, does not read the way it is quantized, or it
+ * has no output head.
+ * @throws {CheckpointError} the config has a value that a model cannot have, or a tensor is
+ * missing.
+ */
+export async function modelToEvaluate(source: TensorSource): Promise<Model> {
+  const found = await recognize(source);
+  const by = quantizedBy(source);
+  if (!found && by !== undefined) {
+    throw new UnsupportedError(
+      `Cannot evaluate ${source.label}: it is quantized (${by}), and Sluice does not read its files.`,
+      { what: by, reason: "not a format Sluice reads" },
+    );
+  }
+  return evaluableModel(source, {
+    has: (name) => source.tensors.has(name) || found?.weights.has(name) === true,
+    advice: "Measure it with a tool that runs it.",
+  });
+}
+
+/**
+ * The model in which outliers can be looked for.
+ *
+ * @throws {UnsupportedError} Sluice does not run it, or it is quantized already.
+ */
+export function modelWithOutliers(source: TensorSource): Model {
+  refuseUnusable(source);
+  try {
+    return modelOf(source);
+  } catch (error) {
+    if (!(error instanceof UnsupportedError)) throw error;
+    throw new UnsupportedError(
+      `Cannot find the outliers of ${source.label}, because Sluice cannot run it: ${error.reason}. ` +
+        "Give `threshold` in place of `outlier-quantile`.",
+      { what: error.what, reason: error.reason, cause: error },
+    );
+  }
 }

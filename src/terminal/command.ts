@@ -29,11 +29,17 @@ export interface Argument {
   readonly help: string;
 }
 
-/** A command of `sluice`. */
-export interface Command {
+/** A command of `sluice`, as the list of commands shows it. */
+export interface CommandRow {
   readonly name: string;
-  /** One line for the list of commands. */
+  /** One line for the list. */
   readonly summary: string;
+  /** The command with all that it needs, which other commands do not wait for. */
+  load(): Promise<Command>;
+}
+
+/** What a command takes and does. */
+export interface Command {
   readonly arguments: readonly Argument[];
   readonly flags: readonly Flag[];
   /** Whole command lines without the program's name, each with what it does. */

@@ -4,7 +4,7 @@
  */
 import { Command as Parser, CommanderError, Option as ParserOption } from "commander";
 import { styleText } from "node:util";
-import type { Command, Flag, Host, ParsedArguments } from "./command.ts";
+import type { Command, CommandRow, Flag, Host, ParsedArguments } from "./command.ts";
 import { RequestError } from "../errors.ts";
 import { type OptionValue, parseOption } from "../option.ts";
 import { withFlags } from "./option_words.ts";
@@ -16,14 +16,15 @@ export type ParsedCommand =
   | undefined;
 
 /**
- * Parse the words after the program's name.
+ * Parse the words after the program's name. Of the commands only those that are among the words are
+ * loaded.
  *
  * @throws {RequestError} an unknown command or flag, a missing argument, a value that a flag does
  *   not take, a flag given twice.
  */
 export async function parseArguments(
   words: readonly string[],
-  commands: readonly Command[],
+  commands: readonly CommandRow[],
   host: Pick<Host, "out" | "colors" | "version">,
 ): Promise<ParsedCommand> {
   let parsed: ParsedCommand;
@@ -46,8 +47,10 @@ export async function parseArguments(
       getOutHasColors: () => host.colors,
     })
     .addHelpText("after", "\nFirst steps:\n  sluice demo\n  sluice quantize sample --output out\n");
-  for (const command of commands) {
-    const parser = program.command(command.name).description(command.summary);
+  for (const { name, summary, load } of commands) {
+    const parser = program.command(name).description(summary);
+    if (!words.includes(name)) continue;
+    const command = await load();
     for (const { name, help } of command.arguments) parser.argument(`<${name}>`, help);
     for (const flag of command.flags) {
       const knows = (name: string) => command.flags.some((other) => other.name === name);
@@ -131,7 +134,7 @@ function checkWords(command: Command, parser: Parser): ParsedArguments {
   }
   const row = (name: string): Flag => {
     const flag = command.flags.find((candidate) => candidate.name === name);
-    if (!flag) throw new TypeError(`The command ${command.name} has no flag --${name}`);
+    if (!flag) throw new TypeError(`The command ${parser.name()} has no flag --${name}`);
     return flag;
   };
   return {

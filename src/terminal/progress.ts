@@ -9,7 +9,7 @@ import type { TextStream } from "./command.ts";
 import type { Event, Reporter } from "../report.ts";
 import { Estimate } from "./estimate.ts";
 import { eventDocument, jsonLine } from "./json.ts";
-import { duration, measured, visible, visibleMessage } from "./text.ts";
+import { duration, measured, plural, visible, visibleMessage } from "./text.ts";
 import { size } from "../size.ts";
 
 /** Something that shows events. It is done with when disposed of. */
@@ -153,6 +153,8 @@ function follow(estimate: Estimate, event: Event): string | undefined {
     case "copied":
       estimate.addBytes(event.bytes);
       return visible(event.name);
+    // A verification has no windows, and a block takes about as long to look through.
+    case "examined":
     case "advanced":
       estimate.expect({ windows: event.total });
       estimate.setWindows(event.done);
@@ -188,6 +190,10 @@ export function describe(event: Event): string {
     }
     case "copied":
       return `copied ${visible(event.name)}: ${size(event.bytes)}`;
+    case "examined":
+      return `looked for moved scales in ${visible(event.block)}: ${event.done} of ${
+        plural(event.total, "block")
+      }`;
     case "advanced":
       return `evaluated ${visible(event.block)}: ${event.done} of ${event.total} window-blocks`;
     case "warning":

@@ -26,7 +26,8 @@ export function visibleMessage(message: string): string {
 
 /** A count with separators: `4,065,536`. */
 export function count(n: number): string {
-  return n.toLocaleString("en-US");
+  // By hand: tables of languages take longer to load than a plan to be made.
+  return String(n).replace(/\B(?=(?:\d{3})+$)/g, ",");
 }
 
 /** A count and its noun: `1 tensor`, `30 tensors`. */

@@ -70,8 +70,8 @@ export async function differenceOf(
 
 function firstDifference(a: Uint8Array, b: Uint8Array): number | undefined {
   if (a.length !== b.length) return Math.min(a.length, b.length);
-  const at = a.findIndex((byte, i) => byte !== b[i]);
-  return at < 0 ? undefined : at;
+  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return i;
+  return undefined;
 }
 
 /**

@@ -16,6 +16,7 @@ import { scaleRows } from "../ops/scale_rows.ts";
 import { widen } from "../ops/widen.ts";
 import { schemeKind } from "../schemes/mod.ts";
 import { sliceOf } from "../plan/slices.ts";
+import type { Reporter } from "../report.ts";
 import type { Rows, TensorSource } from "../source.ts";
 import type { Originals } from "./originals.ts";
 import { matrixShape, type TensorInfo } from "../tensor.ts";
@@ -73,12 +74,17 @@ export function withScales(
 }
 
 /** Look for moved scales; none are found where the architecture is not known. */
-export async function findMovedScales(pair: Pair): Promise<MovedScales> {
+export async function findMovedScales(
+  pair: Pair,
+  { report, signal }: { readonly report: Reporter; readonly signal: AbortSignal | undefined },
+): Promise<MovedScales> {
   const weights = new Map<string, Moved>();
   const vectors = new Set<string>();
   const { originals: { model } } = pair;
-  for (const graph of model ? graphsOf(model) : []) {
+  const graphs = model ? graphsOf(model) : [];
+  for (const [i, graph] of graphs.entries()) {
     for (const stage of graph.stages) {
+      signal?.throwIfAborted();
       const source = smoothingOf(graph, stage);
       const quantized = stage.matrices.every((matrix) => isQuantized(matrix, pair));
       if (!quantized || !source) continue;
@@ -91,6 +97,7 @@ export async function findMovedScales(pair: Pair): Promise<MovedScales> {
         await addRowScales(stage, source, { weights, vectors, pair });
       }
     }
+    report({ type: "examined", block: graph.block.name, done: i + 1, total: graphs.length });
   }
   return { weights, vectors };
 }
@@ -190,7 +197,10 @@ function mean(values: readonly number[]): number {
 
 /** Pearson's coefficient; NaN where one side does not vary. */
 function correlation(a: readonly number[], b: readonly number[]): number {
-  const [x, y] = [a, b].map((values) => values.map((value) => value - mean(values)));
+  const [x, y] = [a, b].map((values) => {
+    const middle = mean(values);
+    return values.map((value) => value - middle);
+  });
   const dot = (p: readonly number[], q: readonly number[]) =>
     p.reduce((sum, value, i) => sum + value * q[i]!, 0);
   return dot(x!, y!) / Math.sqrt(dot(x!, x!) * dot(y!, y!));
@@ -209,7 +219,8 @@ async function fitScales(
   const original = originals.weightOf(weight);
   const [height, width] = matrixShape(original.shape);
   const { sliceRows } = sliceOf(original, weight.scheme, format, backend);
-  const sums = { row: pairs(height), column: pairs(width) };
+  const factors = moved?.columns ?? new Float64Array(width).fill(1);
+  const [row, column] = [pairs(height), pairs(width)];
   for (let from = 0; from < height; from += sliceRows) {
     const rows = { from, to: Math.min(height, from + sliceRows) };
     using scope = backend.scope();
@@ -217,18 +228,22 @@ async function fitScales(
     const [bytes] = await backend.read(schemeKind(weight.scheme).dequantize(quantized, scope));
     const found = new Float32Array(bytes!.buffer);
     const values = floatsFrom(original.dtype as "f32", await originals.read(original, rows));
-    values.forEach((value, i) => {
-      const [r, c] = [from + Math.floor(i / width), i % width];
-      const expected = value * (moved?.columns?.[c] ?? 1);
-      for (const [{ cross, square }, at] of [[sums.row, r], [sums.column, c]] as const) {
-        cross[at]! += found[i]! * expected;
-        square[at]! += expected * expected;
+    // Plain loops: all else that a verification does takes less time than closures here would.
+    for (let r = rows.from, i = 0; r < rows.to; r++) {
+      for (let c = 0; c < width; c++, i++) {
+        const expected = values[i]! * factors[c]!;
+        const product = found[i]! * expected;
+        const power = expected * expected;
+        row.cross[r]! += product;
+        row.square[r]! += power;
+        column.cross[c]! += product;
+        column.square[c]! += power;
       }
-    });
+    }
   }
   const ratio = ({ cross, square }: ReturnType<typeof pairs>) =>
     cross.map((sum, i) => sum > 0 ? sum / square[i]! : 1);
-  return { rows: ratio(sums.row), columns: ratio(sums.column) };
+  return { rows: ratio(row), columns: ratio(column) };
 }
 
 function pairs(count: number): { cross: Float64Array; square: Float64Array } {

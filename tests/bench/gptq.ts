@@ -16,7 +16,7 @@ import {
   run as runPlan,
   type RunReport,
 } from "../../mod.ts";
-import type { PreparedWindows } from "../../src/evaluate.ts";
+import type { PreparedWindows } from "../../src/windows.ts";
 import { multiply } from "../../src/ops/gemm.ts";
 import { blasHere, cpuName, findModel, findPython, runScript } from "./environment.ts";
 import { flopRate, median, type Ratio, type Skipped } from "./measure.ts";

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { budgetsOf } from "../../src/terminal/commands/budgets.ts";
+import { denoHost } from "../../cli.ts";
 import { inFolder, names, sluice } from "./host.ts";
 
 Deno.test("--max-disk is shared between staged shards and hidden states, and never counted twice", () => {
@@ -74,6 +75,24 @@ Deno.test("quantize --max-ram measures the same with hidden states on disk", () 
     const tight = await scores(["--output", `${folder}/b`, "--max-ram", String(peak - 2_000_000)]);
     assert.deepEqual(tight, free);
   }));
+
+Deno.test("evaluate keeps hidden states in memory up to half of what the machine has", async () => {
+  const words = ["evaluate", "sample", ...ON_CPU, "--seq-len", "32", "--num-samples", "2"];
+  const real = denoHost(new AbortController().signal);
+  // Two windows of 32 tokens with 256 numbers each.
+  const bytes = 2 * 32 * 256 * 4;
+  for (const [machine, folders] of [[2 * bytes, 0], [2 * bytes - 2, 1]] as const) {
+    let made = 0;
+    const { code, err } = await sluice([...words, "--quiet"], {
+      machineBytes: () => machine,
+      temporaryFolder() {
+        made++;
+        return real.temporaryFolder();
+      },
+    });
+    assert.deepEqual([code, made], [0, folders], err);
+  }
+});
 
 Deno.test("quantize --timeline draws an SVG, and --json carries the numbers", () =>
   inFolder(async (folder) => {

@@ -40,15 +40,16 @@ Deno.test("--help lists every command", async () => {
   for (const { name } of COMMANDS) assert.match(out, new RegExp(`^  ${name} `, "m"));
 });
 
-for (const command of COMMANDS) {
-  Deno.test(`${command.name} --help shows every flag and two to four examples that parse`, async () => {
-    const { code, out, err } = await sluice([command.name, "--help"]);
+for (const row of COMMANDS) {
+  Deno.test(`${row.name} --help shows every flag and two to four examples that parse`, async () => {
+    const { code, out, err } = await sluice([row.name, "--help"]);
     assert.deepEqual([code, err], [0, ""]);
+    const command = await row.load();
     for (const { name } of command.flags) assert.ok(out.includes(`--${name}`), name);
     assert.ok(command.examples.length >= 2 && command.examples.length <= 4);
     for (const [line] of command.examples) {
       const [name, ...words] = line.split(" ");
-      assert.equal(name, command.name);
+      assert.equal(name, row.name);
       const known = words.filter((word) => word.startsWith("--")).map((word) => word.slice(2));
       for (const flag of known) assert.ok(command.flags.some(({ name }) => name === flag), flag);
     }

@@ -1,7 +1,7 @@
 /** The flags that say what text a model is calibrated on, and what text it is measured on. */
 import assert from "node:assert/strict";
 import { denoHost } from "../../cli.ts";
-import type { PreparedWindows } from "../../src/evaluate.ts";
+import type { PreparedWindows } from "../../src/windows.ts";
 import type { Event } from "../../src/report.ts";
 import { openCheckpoint } from "../../src/sources/checkpoint.ts";
 import { SAMPLE_MODEL } from "../../src/sources/sample.ts";
@@ -100,6 +100,15 @@ Deno.test("numbers that make no windows are refused, and evaluate has no flags o
     const { code, err } = await sluice(line.split(" "));
     assert.equal(code, 1, line);
     assert.match(err, says);
+  }
+});
+
+Deno.test("what says how the CPU computes is refused beside --device webgpu", async () => {
+  for (const flag of ["--blas none", "--blas auto", "--threads 2"]) {
+    const words = ["plan", "sample", "--scheme", "NF4", "--device", "webgpu", ...flag.split(" ")];
+    const { code, err } = await sluice(words);
+    assert.equal(code, 1, err);
+    assert.match(err, new RegExp(`Cannot use ${flag.split(" ")[0]} with --device webgpu`));
   }
 });
 

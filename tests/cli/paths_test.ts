@@ -104,11 +104,12 @@ function valueOf({ type, choices, min }: Flag): string[] {
   return [type === "bytes" ? "5GB" : String(min ?? 1)];
 }
 
-for (const command of COMMANDS) {
-  Deno.test(`${command.name} refuses every flag that is given twice, but for those that may be`, async () => {
+for (const row of COMMANDS) {
+  Deno.test(`${row.name} refuses every flag that is given twice, but for those that may be`, async () => {
+    const command = await row.load();
     const parse = (words: readonly string[]) =>
       parseArguments(
-        [command.name, ...command.arguments.map(() => "x"), ...words],
+        [row.name, ...command.arguments.map(() => "x"), ...words],
         COMMANDS,
         HOST,
       );

@@ -53,11 +53,11 @@ Deno.test("a size to give is what an option takes, and never less than what is n
   );
 });
 
-Deno.test("options that the library names are shown as the flags that the command has", () => {
+Deno.test("options that the library names are shown as the flags that the command has", async () => {
   const message =
     "Give `numSamples` 3, `budgets.ram` 2GB, `group-size`; `evaluation`, `other` and " +
     "`f(x)` stay.";
-  const flags = COMMANDS.find(({ name }) => name === "quantize")!.flags;
+  const { flags } = await COMMANDS.find(({ name }) => name === "quantize")!.load();
   assert.equal(
     withFlags(message, (flag) => flags.some(({ name }) => name === flag)),
     "Give --num-samples 3, --max-ram 2GB, --group-size; --evaluate, `other` and `f(x)` stay.",

@@ -27,10 +27,10 @@ import { size } from "../../size.ts";
 import { byteLength, elementCount, type Shape } from "../../tensor.ts";
 import { addressOf, type Blas, type BlasChoice, openBlas, type Passed } from "./blas.ts";
 import { Heap, MAX_PAGES } from "./heap.ts";
-import { describeCpu, MAX_TENSOR_BYTES, wasmLimits } from "./limits.ts";
+import { CpuLimits, describeCpu, wasmLimits } from "./limits.ts";
 import { type Matrix, moveNumbers, multiplyStaged, OutsideTensor, STAGED } from "./outside.ts";
 import { DiskTensor, runOnDisk } from "./on_disk.ts";
-import { KERNEL_NAMES, Kernels, Pool, WORDS } from "./pool.ts";
+import { Kernels, Pool, WORDS } from "./pool.ts";
 import { WasmTensor } from "./tensor.ts";
 
 /** Numbers of dtypes as kernels know them; the rest is 4. */
@@ -46,19 +46,6 @@ const ALONE_BYTES = 1 << 17;
 
 /** Below this many multiply-adds a call of a BLAS costs more than it saves. */
 const BLAS_LEAST = 1 << 17;
-
-const SLICE_BYTES = 4 * 2 ** 20;
-/**
- * Matrices of 14,189 columns squared and more are kept outside the memory, unless a plan says
- * otherwise: three of them are at hand while a layer is calibrated.
- */
-const OUTSIDE_BYTES = 3 * 2 ** 28;
-/**
- * The share of the memory that a plan may fill: tensors come and go in sizes of their own, and
- * leave gaps that the next do not fit. With 11,008 inputs, for which 2.33 GB are planned, 2.25 GB
- * of tensors took up 2.43 GB (tests/device_memory_test.ts tries such runs).
- */
-const FILLED = 15 / 16;
 
 /**
  * Open the CPU as a device.
@@ -94,17 +81,11 @@ export async function openWasm(
   for (const library of others) if (library.faulty) passed?.(library);
   const kernels = new Kernels(memory, blas);
   const heap = new Heap(memory, kernels.constant("heapBase"));
-  const scratchBytes = threads * kernels.constant("scratchBytes");
-  const scratch = heap.take(scratchBytes);
+  const scratch = heap.take(threads * kernels.constant("scratchBytes"));
   const pool = await Pool.start(memory, { kernels, threads, blas });
   pool.control[WORDS.scratch] = scratch;
   pool.control[WORDS.blasLeast] = blas ? blasLeast : 0;
-  const limits = { ...wasmLimits(), threads };
-  return new WasmBackend(heap, pool, {
-    blas,
-    description: describeCpu(limits, blas),
-    memoryBytes: Math.floor((limits.memoryBytes - scratchBytes) * FILLED),
-  });
+  return new WasmBackend(heap, pool, blas);
 }
 
 /**
@@ -136,16 +117,9 @@ interface Call {
   readonly scalars: Scalars;
 }
 
-class WasmBackend implements Backend {
-  readonly name = "wasm";
+class WasmBackend extends CpuLimits implements Backend {
   readonly description: string;
-  readonly software = false;
-  readonly maxTensorBytes = MAX_TENSOR_BYTES;
-  readonly memoryBytes: number;
-  readonly sliceBytes = SLICE_BYTES;
-  #places: MatrixPlaces = { outsideBytes: OUTSIDE_BYTES };
   #makeFile: (bytes: number) => ScratchFile = noFile;
-  readonly productRows = 512;
   readonly #heap: Heap;
   readonly #pool: Pool;
   readonly #blas: Blas | undefined;
@@ -153,36 +127,22 @@ class WasmBackend implements Backend {
   readonly #base: number;
   #open = true;
 
-  constructor(
-    heap: Heap,
-    pool: Pool,
-    { blas, description, memoryBytes }:
-      & Pick<Required<Backend>, "description" | "memoryBytes">
-      & { readonly blas: Blas | undefined },
-  ) {
+  constructor(heap: Heap, pool: Pool, blas: Blas | undefined) {
+    super(pool.threads);
     this.#heap = heap;
     this.#pool = pool;
     this.#blas = blas;
     this.#base = blas ? addressOf(new Uint8Array(heap.memory.buffer)) : 0;
-    this.description = description;
-    this.memoryBytes = memoryBytes;
-  }
-
-  get matrixPlaces(): MatrixPlaces {
-    return this.#places;
+    this.description = describeCpu({ ...wasmLimits(), threads: pool.threads }, blas);
   }
 
   placeMatrices(
     places: MatrixPlaces,
     makeFile: (bytes: number) => ScratchFile = noFile,
   ): Disposable {
-    const before = [this.#places, this.#makeFile] as const;
-    [this.#places, this.#makeFile] = [places, makeFile];
-    return { [Symbol.dispose]: () => void ([this.#places, this.#makeFile] = before) };
-  }
-
-  supports(op: Op): true | string {
-    return KERNEL_NAMES.includes(op.name) || `there is no WebAssembly kernel for ${op.name}`;
+    const before = [this.matrixPlaces, this.#makeFile] as const;
+    [this.matrixPlaces, this.#makeFile] = [places, makeFile];
+    return { [Symbol.dispose]: () => void ([this.matrixPlaces, this.#makeFile] = before) };
   }
 
   alloc(dtype: DeviceDType, shape: Shape): Tensor {

@@ -322,13 +322,17 @@ function checkAliases(op: Op, args: readonly GpuTensor[]): void {
 /**
  * Open a GPU: the fastest there is, or with `fallback` an adapter that runs on the CPU.
  *
+ * @param options.real Such an adapter counts as none.
  * @throws {DeviceError} of kind `absent` when there is none.
  */
 export async function openWebgpu(
-  { fallback = false }: { readonly fallback?: boolean } = {},
+  { fallback = false, real = false }: {
+    readonly fallback?: boolean;
+    readonly real?: boolean;
+  } = {},
 ): Promise<WebgpuBackend> {
   const adapter = await requestAdapter(fallback ? "fallback" : "high-performance");
-  if (!adapter) {
+  if (!adapter || real && isSoftware(adapter)) {
     throw new DeviceError(
       `Cannot open a ${
         fallback ? "software " : ""

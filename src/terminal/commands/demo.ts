@@ -3,7 +3,7 @@
  * next. Leaves nothing behind.
  */
 import type { Command } from "../command.ts";
-import { prepareCalibration, type PreparedWindows, prepareWindows } from "../../evaluate.ts";
+import { prepareCalibration, type PreparedWindows, prepareWindows } from "../../windows.ts";
 import { open } from "../../open.ts";
 import { requestOf } from "../../plan/planned.ts";
 import { plan } from "../../plan.ts";
@@ -34,8 +34,6 @@ const SEQ_LEN = 512;
 
 /** `sluice demo` */
 export const demoCommand: Command = {
-  name: "demo",
-  summary: "quantize the embedded model to W4A16 and NF4 and measure what was lost; about a minute",
   arguments: [],
   flags: [...DEVICE_FLAGS, ...MESSAGE_FLAGS],
   examples: [

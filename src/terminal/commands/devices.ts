@@ -15,8 +15,6 @@ const SHOWN_LIMITS = ["maxBufferSize", "maxStorageBufferBindingSize"] as const;
 
 /** `sluice devices` */
 export const devicesCommand: Command = {
-  name: "devices",
-  summary: "list GPUs, the CPU and its BLAS, their limits and features",
   arguments: [],
   flags: [JSON_FLAG],
   examples: [

@@ -1,6 +1,7 @@
 /** `sluice evaluate`: perplexity of a checkpoint, and how far it is from its original. */
 import type { Command, Host, ParsedArguments } from "../command.ts";
-import { evaluate, modelToEvaluate } from "../../evaluate.ts";
+import { evaluate } from "../../evaluate.ts";
+import { modelToEvaluate } from "../../plan/model.ts";
 import { requestOf } from "../../plan/planned.ts";
 import { recordedWindows } from "../../report/record.ts";
 import { jsonLine } from "../json.ts";
@@ -22,8 +23,6 @@ import { givenOr, walkLimit } from "./room.ts";
 
 /** `sluice evaluate MODEL` */
 export const evaluateCommand: Command = {
-  name: "evaluate",
-  summary: "measure a checkpoint: perplexity, and with --reference the KL divergence",
   arguments: [MODEL],
   flags: [
     {
@@ -58,6 +57,7 @@ async function run(parsed: ParsedArguments, host: Host): Promise<void> {
   const floatsPerToken = (await modelToEvaluate(source)).hiddenSize * (reference ? 2 : 1);
   const limit = await walkLimit(
     backend,
+    host,
     windows.windows.length * windows.seqLen * floatsPerToken * 4,
   );
   const stateBudget = givenOr(windows.stateBudget, limit);

@@ -13,12 +13,11 @@ import {
   type PreparedWindows,
   prepareWindows,
   SEQ_LEN,
-} from "../../evaluate.ts";
-import { HubClient } from "../../hub/client.ts";
-import { openBackend } from "../../open.ts";
+} from "../../windows.ts";
+import { findDevice, type FoundDevice } from "../../open.ts";
 import type { OptionValue } from "../../option.ts";
 import { MAX_SEED } from "../../corpora/random.ts";
-import { hubAccess } from "./model.ts";
+import { hubClient } from "./model.ts";
 import {
   parseRecipe,
   type Recipe,
@@ -190,14 +189,18 @@ export const DEVICE_FLAGS: readonly Flag[] = [
   },
 ];
 
-/** The device that the flags ask for. */
-export function openDevice(parsed: ParsedArguments, report: Reporter): Promise<Backend> {
-  const threads = parsed.get("threads");
-  return openBackend(parsed.get("device") as "auto" | "webgpu" | "wasm", {
+/** The device that the flags ask for; see `findDevice` for what is open of it. */
+export function findDeviceFor(parsed: ParsedArguments, report: Reporter): Promise<FoundDevice> {
+  return findDevice(parsed.get("device") as "auto" | "webgpu" | "wasm", {
     report,
-    blas: String(parsed.get("blas")),
-    ...(threads === undefined ? {} : { threads: Number(threads) }),
+    ...(parsed.has("blas") ? { blas: String(parsed.get("blas")) } : {}),
+    ...(parsed.has("threads") ? { threads: Number(parsed.get("threads")) } : {}),
   });
+}
+
+/** The same, open. */
+export async function openDevice(parsed: ParsedArguments, report: Reporter): Promise<Backend> {
+  return await (await findDeviceFor(parsed, report)).open();
 }
 
 /**
@@ -261,9 +264,7 @@ async function textOptions(
   const [seqLen, numSamples] = [number("seq-len"), number("num-samples")];
   return {
     ...(corpus === undefined ? {} : { corpus: String(corpus) }),
-    ...(corpus === undefined || corpus === "sample"
-      ? {}
-      : { hub: new HubClient(await hubAccess(host)) }),
+    ...(corpus === undefined || corpus === "sample" ? {} : { hub: await hubClient(host) }),
     stateBudget: Number(parsed.get("max-states") ?? Infinity),
     ...(seqLen === undefined ? {} : { seqLen: Number(seqLen) }),
     ...(numSamples === undefined ? {} : { numSamples: Number(numSamples) }),

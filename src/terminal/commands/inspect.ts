@@ -10,9 +10,6 @@ import { openModel } from "./model.ts";
 
 /** `sluice inspect MODEL` */
 export const inspectCommand: Command = {
-  name: "inspect",
-  summary:
-    "show what a checkpoint holds: dtypes, parameters, tensors, files, and how it was quantized",
   arguments: [MODEL],
   flags: [JSON_FLAG],
   examples: [

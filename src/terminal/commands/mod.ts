@@ -1,22 +1,49 @@
 /** The commands. To add one: a file here and a row below. */
-import type { Command } from "../command.ts";
-import { demoCommand } from "./demo.ts";
-import { devicesCommand } from "./devices.ts";
-import { evaluateCommand } from "./evaluate.ts";
-import { inspectCommand } from "./inspect.ts";
-import { planCommand } from "./plan.ts";
-import { publishCommand } from "./publish.ts";
-import { quantizeCommand } from "./quantize.ts";
-import { verifyCommand } from "./verify.ts";
+import type { CommandRow } from "../command.ts";
 
 /** Every command, in the order `sluice --help` shows them. */
-export const COMMANDS: readonly Command[] = [
-  quantizeCommand,
-  planCommand,
-  evaluateCommand,
-  inspectCommand,
-  verifyCommand,
-  publishCommand,
-  devicesCommand,
-  demoCommand,
+export const COMMANDS: readonly CommandRow[] = [
+  {
+    name: "quantize",
+    summary: "quantize a checkpoint and write one that loads",
+    load: async () => (await import("./quantize.ts")).quantizeCommand,
+  },
+  {
+    name: "plan",
+    summary: "show what quantize would do: every tensor's fate, files, sizes, memory, loaders",
+    load: async () => (await import("./plan.ts")).planCommand,
+  },
+  {
+    name: "evaluate",
+    summary: "measure a checkpoint: perplexity, and with --reference the KL divergence",
+    load: async () => (await import("./evaluate.ts")).evaluateCommand,
+  },
+  {
+    name: "inspect",
+    summary:
+      "show what a checkpoint holds: dtypes, parameters, tensors, files, and how it was quantized",
+    load: async () => (await import("./inspect.ts")).inspectCommand,
+  },
+  {
+    name: "verify",
+    summary:
+      "read a written checkpoint back: structure, scales, values against the source, loaders",
+    load: async () => (await import("./verify.ts")).verifyCommand,
+  },
+  {
+    name: "publish",
+    summary: "verify a quantized checkpoint, write its model card, and commit it to the Hub",
+    load: async () => (await import("./publish.ts")).publishCommand,
+  },
+  {
+    name: "devices",
+    summary: "list GPUs, the CPU and its BLAS, their limits and features",
+    load: async () => (await import("./devices.ts")).devicesCommand,
+  },
+  {
+    name: "demo",
+    summary:
+      "quantize the embedded model to W4A16 and NF4 and measure what was lost; about a minute",
+    load: async () => (await import("./demo.ts")).demoCommand,
+  },
 ];

@@ -3,6 +3,7 @@ import type { Host, ParsedArguments } from "../command.ts";
 import { RequestError } from "../../errors.ts";
 import { HUB_VARIABLES, hubSettings } from "../../hub/settings.ts";
 import { disk } from "../../io/disk.ts";
+import type { HubClient } from "../../hub/client.ts";
 import { type HubAccess, isOnHub, open } from "../../open.ts";
 import type { Reporter } from "../../report.ts";
 import type { TensorSource } from "../../source.ts";
@@ -64,6 +65,12 @@ export async function hubAccess(
     idleTimeout,
     userAgent: `sluice/${host.version}`,
   };
+}
+
+/** A client of the Hub, as the environment says. */
+export async function hubClient(host: Host): Promise<HubClient> {
+  const { HubClient } = await import("../../hub/client.ts");
+  return new HubClient(await hubAccess(host));
 }
 
 /** @throws {RequestError} the output would take the place of the checkpoint it is made of. */

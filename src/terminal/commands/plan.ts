@@ -7,8 +7,8 @@ import {
   CALIBRATION_FLAGS,
   DEVICE_FLAGS,
   EVALUATION_FLAGS,
+  findDeviceFor,
   MODEL,
-  openDevice,
   readRecipe,
   RECIPE_FLAGS,
 } from "./flags.ts";
@@ -31,17 +31,19 @@ export async function showPlanned(parsed: ParsedArguments, host: Host): Promise<
   await using stack = new AsyncDisposableStack();
   const { report, warnings } = warningsTo(host, parsed);
   const source = await openModel(parsed.arguments[0]!, { parsed, host, report, stack });
-  const device = stack.use(await openDevice(parsed, report));
+  const device = stack.use(await findDeviceFor(parsed, report));
   const texts = await readTexts(parsed, { source, recipe: asked, host, report });
-  const found = { parsed, source, backend: device, texts, host, report };
-  const recipe = await settleRecipe(asked, found);
-  const planned = await planFor(recipe, source, found);
+  const found = { parsed, source, texts, host, report };
+  const recipe = asked.outlierQuantile === undefined
+    ? asked
+    : await settleRecipe(asked, { ...found, backend: await device.open() });
+  const planned = await planFor(recipe, source, { ...found, device: device.limits });
   for (const warning of planned.warnings) report({ type: "warning", ...warning });
   host.out.write(
     parsed.get("json")
       ? jsonText({
         type: "result",
-        ...planDocument(planned, device),
+        ...planDocument(planned, await device.open()),
         warnings: shownWarnings(warnings, parsed),
       })
       : showPlan(planned),
@@ -50,8 +52,6 @@ export async function showPlanned(parsed: ParsedArguments, host: Host): Promise<
 
 /** `sluice plan MODEL` */
 export const planCommand: Command = {
-  name: "plan",
-  summary: "show what quantize would do: every tensor's fate, files, sizes, memory, loaders",
   arguments: [MODEL],
   flags: [
     ...RECIPE_FLAGS,

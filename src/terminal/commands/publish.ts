@@ -185,8 +185,6 @@ function describe(plan: PublishPlan): string {
 
 /** `sluice publish DIR org/name` */
 export const publishCommand: Command = {
-  name: "publish",
-  summary: "verify a quantized checkpoint, write its model card, and commit it to the Hub",
   arguments: [
     { name: "folder", help: "the checkpoint's folder" },
     { name: "repo", help: "where it goes: org/name" },

@@ -40,8 +40,6 @@ const OUTPUT_GROUP = "Output";
 
 /** `sluice quantize MODEL --output DIR` */
 export const quantizeCommand: Command = {
-  name: "quantize",
-  summary: "quantize a checkpoint and write one that loads",
   arguments: [MODEL],
   flags: [
     ...RECIPE_FLAGS,
@@ -156,7 +154,7 @@ async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
   const backend = stack.use(await openDevice(parsed, views.report));
   const texts = await readTexts(parsed, { source, recipe: asked, host, report: views.report });
   const recipe = await settle(asked, { parsed, source, backend, texts, host });
-  const planned = await planFor(recipe, source, { parsed, backend, texts, host });
+  const planned = await planFor(recipe, source, { parsed, device: backend, texts, host });
   if (upload !== undefined) {
     await checkRepo(String(upload), { parsed, host }, publishedPaths(planned));
   }

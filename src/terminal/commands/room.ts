@@ -1,6 +1,6 @@
 /** Memory for hidden states where no flag says how much: what the machine has. */
-import type { Backend } from "../../backend.ts";
-import { STATE_BUDGET } from "../../evaluate.ts";
+import type { Backend, DeviceLimits } from "../../backend.ts";
+import { STATE_BUDGET } from "../../windows.ts";
 import type { Budgets } from "../../plan/fit.ts";
 import type { Plan } from "../../plan/planned.ts";
 import type { Host } from "../command.ts";
@@ -9,18 +9,18 @@ import type { Host } from "../command.ts";
  * Bytes of hidden states of one text that a run may keep: half of the machine's memory, so that
  * others have the other half; of a GPU, what there is room for, which {@linkcode planInRoom} finds.
  */
-export function stateLimit(backend: Backend, host: Host): number {
-  if (backend.room) return Number.MAX_SAFE_INTEGER;
+export function stateLimit({ room }: DeviceLimits, host: Host): number {
+  if (room) return Number.MAX_SAFE_INTEGER;
   const all = host.machineBytes();
   return all === undefined ? STATE_BUDGET : Math.floor(all / 2);
 }
 
 /**
- * Bytes of hidden states that a walk without a plan may keep of those there are: of a GPU, half of
- * the room for them.
+ * Bytes of hidden states that a walk without a plan may keep of those there are: half of the
+ * machine's memory, or of the room that a GPU has for them.
  */
-export async function walkLimit(backend: Backend, wanted: number): Promise<number> {
-  return backend.room ? Math.floor(await backend.room(2 * wanted) / 2) : STATE_BUDGET;
+export async function walkLimit(backend: Backend, host: Host, wanted: number): Promise<number> {
+  return backend.room ? Math.floor(await backend.room(2 * wanted) / 2) : stateLimit(backend, host);
 }
 
 /** The budget that was given, or where none was, which is said by infinity, the limit. */
@@ -34,16 +34,16 @@ export function givenOr(stateBudget: number, limit: number): number {
  */
 export async function planInRoom(
   make: (budgets: Budgets) => Plan,
-  { budgets, backend, host }: {
+  { budgets, device, host }: {
     readonly budgets: Budgets;
-    readonly backend: Backend;
+    readonly device: DeviceLimits;
     readonly host: Host;
   },
 ): Promise<Plan> {
   const planned = make(budgets);
-  if (!backend.room || budgets.vram !== undefined) return planned;
+  if (!device.room || budgets.vram !== undefined) return planned;
   const { device: wanted } = planned.memory;
   const half = (host.machineBytes() ?? 4 * STATE_BUDGET) / 2;
-  const vram = Math.floor(Math.min(half, await backend.room(wanted)));
+  const vram = Math.floor(Math.min(half, await device.room(wanted)));
   return vram < wanted ? make({ ...budgets, vram }) : planned;
 }

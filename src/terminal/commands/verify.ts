@@ -9,8 +9,6 @@ import { openModel } from "./model.ts";
 
 /** `sluice verify OUT` */
 export const verifyCommand: Command = {
-  name: "verify",
-  summary: "read a written checkpoint back: structure, scales, values against the source, loaders",
   arguments: [{ name: "checkpoint", help: "the folder or file to verify" }],
   flags: [
     {

@@ -2,13 +2,12 @@
  * The windows of text that `quantize` and `plan` send through a model: to calibrate on, and to
  * measure it with.
  */
-import type { Backend } from "../../backend.ts";
-import { evaluableModel } from "../../plan/model.ts";
+import type { Backend, DeviceLimits } from "../../backend.ts";
+import { evaluableModel, modelWithOutliers } from "../../plan/model.ts";
 import type { CalibrationInput } from "../../calibration/pass.ts";
 import { stateWidths } from "../../graph/stops.ts";
 import { RequestError, UnsupportedError } from "../../errors.ts";
-import type { PreparedWindows } from "../../evaluate.ts";
-import { modelWithOutliers, outlierThreshold, withThreshold } from "../../calibration/outliers.ts";
+import type { PreparedWindows } from "../../windows.ts";
 import { type Plan, requestOf, type WindowsRequest } from "../../plan/planned.ts";
 import { needsCalibration, plan } from "../../plan.ts";
 import type { Recipe } from "../../recipe.ts";
@@ -105,13 +104,16 @@ export async function settleRecipe(
 ): Promise<Recipe> {
   const { outlierQuantile: quantile } = recipe;
   if (quantile === undefined || !calibration) return recipe;
+  const { outlierThreshold, withThreshold } = await import(
+    "../../calibration/outliers.ts"
+  );
   const model = modelWithOutliers(source);
   const { kept, between } = stateWidths(model, { propagate: false });
   const { ram, vram, disk } = budgetsOf(parsed, { staged: source.schedule !== undefined });
   // There is no plan yet that says how much memory is left for hidden states: under a budget they
   // go to disk.
   const { windows, seqLen } = calibration;
-  const limit = await walkLimit(backend, windows.length * seqLen * kept * 4);
+  const limit = await walkLimit(backend, host, windows.length * seqLen * kept * 4);
   const stateBudget = (ram ?? vram) === undefined ? givenOr(calibration.stateBudget, limit) : 0;
   const spilled = windows.length * seqLen * between * 2;
   if (stateBudget === 0 && spilled > (disk ?? Infinity)) {
@@ -154,14 +156,14 @@ function percent(share: number): string {
 export async function planFor(
   recipe: Recipe,
   source: TensorSource,
-  { parsed, backend, texts, host }: {
+  { parsed, device, texts, host }: {
     parsed: ParsedArguments;
-    backend: Backend;
+    device: DeviceLimits;
     texts: Texts;
     host: Host;
   },
 ): Promise<Plan> {
-  const limit = stateLimit(backend, host);
+  const limit = stateLimit(device, host);
   const request = (windows: PreparedWindows) =>
     requestOf({ ...windows, stateBudget: givenOr(windows.stateBudget, limit) });
   const { calibration, evaluation } = texts;
@@ -170,8 +172,8 @@ export async function planFor(
     ...(evaluation ? { evaluation: request(evaluation) } : {}),
   };
   return await planInRoom(
-    (budgets) => plan(recipe, source, { device: backend, ...walks, budgets }),
-    { budgets: budgetsOf(parsed, { staged: source.schedule !== undefined }), backend, host },
+    (budgets) => plan(recipe, source, { device, ...walks, budgets }),
+    { budgets: budgetsOf(parsed, { staged: source.schedule !== undefined }), device, host },
   );
 }
 
