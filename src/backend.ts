@@ -35,6 +35,22 @@ export interface Scope extends Allocator, Disposable {
   release<T extends Tensor>(tensor: T): T;
 }
 
+/** Where matrices lie, by the bytes they have. */
+export interface MatrixPlaces {
+  /** From so many bytes on outside of the memory that kernels reach. */
+  readonly outsideBytes: number;
+  /** From so many on, square ones lie on disk; none unless given. */
+  readonly diskBytes?: number;
+}
+
+/** A file that is changed in place, at once, and is gone when it is disposed of. */
+export interface ScratchFile extends Disposable {
+  /** Fill `into` with what begins at a byte. */
+  read(begin: number, into: Uint8Array): void;
+  /** Put bytes where a byte is. */
+  write(begin: number, bytes: Uint8Array): void;
+}
+
 /** A device: memory, and ops run in the order they were queued. */
 export interface Backend extends Allocator, AsyncDisposable {
   readonly name: "webgpu" | "wasm" | "reference";
@@ -59,8 +75,22 @@ export interface Backend extends Allocator, AsyncDisposable {
    * @throws {DeviceError} of kind `memory`: the system has not enough.
    */
   allocOutside?(shape: Shape): Tensor;
-  /** Bytes from which a matrix should be kept there. */
-  readonly outsideBytes?: number;
+  /**
+   * Memory for an f32 matrix on disk, of which an op has a part in memory while it runs; otherwise
+   * as {@linkcode allocOutside}.
+   *
+   * @throws {SpaceError} the file cannot be made.
+   */
+  allocOnDisk?(shape: Shape): Tensor;
+  /** Where large matrices lie; absent where they lie as all others do. */
+  readonly matrixPlaces?: MatrixPlaces;
+  /**
+   * Keep matrices elsewhere, until the result is disposed of. Matrices in the same panels give the
+   * same results wherever they lie.
+   *
+   * @param makeFile A file of so many zeros, for a matrix on disk.
+   */
+  placeMatrices?(places: MatrixPlaces, makeFile?: (bytes: number) => ScratchFile): Disposable;
   /**
    * Bytes of tensors that the device has room for now, up to some: found by trying. Absent where
    * memory is the machine's.
@@ -119,7 +149,7 @@ export type DeviceLimits = Pick<
   | "productRows"
   | "productElements"
   | "supports"
-  | "outsideBytes"
+  | "matrixPlaces"
 >;
 
 /** A scope over any backend: what every implementation returns from `scope()`. */

@@ -66,14 +66,14 @@ export function plan(
     ...(asked ? { evaluation: asked } : {}),
     ...(calibration ? { calibration } : {}),
   };
-  const { units, windows, memory } = fit(({ sliceBytes, windows }) => {
+  const { units, windows, memory, places } = fit(({ sliceBytes, windows, places }) => {
     const units = arrange(sliceTasks(stored, { format, device: { ...device, sliceBytes } }), model);
     const buffers = (source.bufferBytes ?? 0) +
       (windows.evaluation || windows.calibration
         ? TOKENIZER_BYTES * (source.files.get("tokenizer.json")?.size ?? 0)
         : 0);
-    const memory = planMemory(units, { device, format, model, windows, propagate, buffers });
-    return { units, windows, memory };
+    const around = { device, places, format, model, windows, propagate, buffers };
+    return { units, windows, places, memory: planMemory(units, around) };
   }, { device, model, windows: walks, propagate, budgets });
   const quantized = quantizeTasks(units);
   const files = layoutFiles(units, recipe.maxShardSize);
@@ -100,6 +100,7 @@ export function plan(
     totalBytes: sum(files, ({ size }) => size) + sum(sidecars, ({ size }) => size),
     sourceBytes: sum([...source.tensors.values()], byteLength),
     memory,
+    matrixPlaces: places,
     ...windows,
     propagate,
     spilledBytes: spilledBytes(model, windows, { propagate, device }),

@@ -19,6 +19,7 @@ import { calibrateBlock, isCopied, openCalibration } from "./run/calibrated.ts";
 import type { Context, RunOptions } from "./run/context.ts";
 import { Output } from "./run/output.ts";
 import { perform } from "./run/perform.ts";
+import { placeMatrices } from "./run/matrices.ts";
 import { ReadAhead } from "./run/read_ahead.ts";
 import { neededAtTheEnd, readings } from "./run/readings.ts";
 import { Trace } from "./trace.ts";
@@ -38,6 +39,7 @@ export async function run(plan: Plan, given: RunOptions): Promise<RunReport> {
     if (event.type === "warning") warnings.push({ code: event.code, message: event.message });
     given.report?.(event);
   };
+  using _ = placeMatrices(plan, given);
   const counter = new StepCounter(report);
   const trace = new Trace({ ...given, traffic: () => backend.traffic });
   const card = await source.modelCard?.();

@@ -86,6 +86,7 @@ const CPU: DeviceLimits = {
   productElements: 2 ** 22,
   software: false,
   supports: () => true,
+  matrixPlaces: { outsideBytes: 3 * 2 ** 28 },
 };
 
 /**
@@ -93,10 +94,10 @@ const CPU: DeviceLimits = {
  * default method needs of them.
  */
 const WIDTHS = [
-  { hidden: 4096, intermediate: 11008, fits: true },
-  { hidden: 4096, intermediate: 14336, fits: true },
-  { hidden: 8192, intermediate: 28672, fits: false },
-  { hidden: 16384, intermediate: 53248, fits: false },
+  { hidden: 4096, intermediate: 11008, fits: true, longest: 2048 },
+  { hidden: 4096, intermediate: 14336, fits: true, longest: 2048 },
+  { hidden: 8192, intermediate: 28672, fits: true, longest: 1024 },
+  { hidden: 16384, intermediate: 53248, fits: false, longest: 0 },
 ];
 
 for (const { hidden, intermediate, fits } of WIDTHS) {
@@ -126,6 +127,40 @@ for (const { hidden, intermediate, fits } of WIDTHS) {
     assert.ok(planFor({}, { ...CPU, name: "webgpu", memoryBytes: Infinity }).memory.device > 2e9);
   });
 }
+
+Deno.test("matrices lie outside that the CPU has no room for, and no others", () => {
+  const outsideBytes = WIDTHS.filter(({ fits }) => fits).map((sizes) => {
+    const source = headersOnly({ ...sizes, vocab: 32000 });
+    const calibration = { seqLen: 512, windows: 128, stateBudget: 1e9 };
+    return plan(recipeFromOptions({}), source, { device: CPU, calibration })
+      .matrixPlaces!.outsideBytes;
+  });
+  const usual = CPU.matrixPlaces!.outsideBytes;
+  assert.deepEqual(outsideBytes.slice(0, 2), [usual, usual]);
+  assert.ok(outsideBytes[2]! <= 8192 ** 2 * 4);
+});
+
+Deno.test("matrices go to disk for a budget that nothing else keeps, the fewer the larger it is", () => {
+  const source = headersOnly({ hidden: 8192, intermediate: 28672, vocab: 32000 });
+  const calibration = { seqLen: 512, windows: 128, stateBudget: 1e9 };
+  const planFor = (budgets: { readonly ram?: number; readonly disk?: number }) =>
+    plan(recipeFromOptions({}), source, { device: CPU, calibration, budgets });
+  const free = planFor({});
+  assert.equal(free.memory.disk, 0);
+  const least = planFor({ ram: 8e9 });
+  assert.ok(least.memory.peak <= 8e9 && least.memory.disk >= 28672 ** 2 * 4 * 3);
+  // All of a matrix is read for each slice, so that slices are no smaller than usual.
+  const rows = ({ units }: Plan) =>
+    units.flatMap(({ tasks }) => tasks)
+      .flatMap((task) => task.kind === "quantize" ? [task.sliceRows] : []);
+  rows(least).forEach((count, i) => assert.ok(count >= rows(free)[i]!));
+  const both = least.memory.disk + least.spilledBytes;
+  assert.throws(() => planFor({ ram: 8e9, disk: both - 1 }), {
+    message:
+      /^Cannot keep to `budgets\.disk`: \d\S* GB of hidden states and \d\S* GB of matrices must go to disk\. /,
+  });
+  assert.equal(planFor({ ram: 8e9, disk: both }).memory.disk, least.memory.disk);
+});
 
 Deno.test("an evaluation that the CPU cannot hold is refused with what to leave out", () => {
   const source = headersOnly({ hidden: 16384, intermediate: 53248, vocab: 32000 });
@@ -160,10 +195,14 @@ const NOWHERE: SpillStore = {
   },
 };
 
-for (const { hidden, intermediate } of WIDTHS.filter(({ fits }) => fits)) {
+for (const { hidden, intermediate, longest } of WIDTHS.filter(({ fits }) => fits)) {
   Deno.test(`what is planned with ${intermediate} inputs finds its places in the CPU's memory`, async () => {
     const sizes = { hidden, intermediate, vocab: 4096 };
-    const { backend, heap } = idleDevice({ ...CPU, memoryBytes: CPU.memoryBytes! });
+    const { backend, heap } = idleDevice({
+      ...CPU,
+      memoryBytes: CPU.memoryBytes!,
+      matrixPlaces: CPU.matrixPlaces!,
+    });
     const source = headersOnly(sizes);
     const zeros: TensorSource = {
       ...source,
@@ -173,7 +212,7 @@ for (const { hidden, intermediate } of WIDTHS.filter(({ fits }) => fits)) {
         return Promise.resolve(new Uint8Array(byteLength(tensor) * share));
       },
     };
-    for (const [count, seqLen] of [[4, 128], [8, 2048]] as const) {
+    for (const [count, seqLen] of [[4, 128], [8, longest]] as const) {
       const { windows, stateBudget } = walk(count, seqLen);
       const work = plan(recipeFromOptions({ scheme: "W4A16" }), zeros, {
         device: backend,

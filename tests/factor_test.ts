@@ -36,15 +36,17 @@ function gramOf(windows: readonly Float32Array[], size: number): Float64Array {
 }
 
 for (
-  const { size, panel } of [
+  const { size, panel, width = 64 } of [
     { size: 1, panel: Infinity },
     { size: 70, panel: Infinity },
     { size: 150, panel: 64 },
     { size: 300, panel: 128 },
+    { size: 300, panel: Infinity, width: 128 },
+    { size: 333, panel: 192, width: 128 },
   ]
 ) {
   onEveryBackend(
-    `the gram observer and the factor of ${size} channels in panels of ${panel} rows equal their definitions`,
+    `the gram observer and the factor of ${size} channels in panels of ${panel} rows and blocks of ${width} equal their definitions`,
     async (device) => {
       const backend = panel === Infinity
         ? device
@@ -79,7 +81,7 @@ for (
       const factor = scope.alloc("f32", [size]);
       backend.write(factor, new Uint8Array(by.buffer));
       const damping = 0.05 * diagonal.reduce((a, b) => a + b, 0) / size;
-      const made = makeFactor(sums, { scope, order: unique, factor, damping });
+      const made = makeFactor(sums, { scope, order: unique, factor, damping, width });
       assert.equal(await isSound(made, backend), true);
       const v = await readAll(made.v, backend);
       const damped = new Float64Array(size * size);

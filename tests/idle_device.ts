@@ -1,5 +1,5 @@
 /** A device with the CPU's memory that computes nothing, so that runs of any size end soon. */
-import { type Backend, makeScope } from "../src/backend.ts";
+import { type Backend, makeScope, type MatrixPlaces } from "../src/backend.ts";
 import { Heap, MAX_PAGES } from "../src/backends/wasm/heap.ts";
 import { bindDims, deviceBytes } from "../src/op.ts";
 import { byteLength } from "../src/tensor.ts";
@@ -27,9 +27,13 @@ function imaginaryMemory(): WebAssembly.Memory {
  * @param limits What it says of itself.
  */
 export function idleDevice(
-  limits: Pick<Backend, "maxTensorBytes" | "sliceBytes"> & { readonly memoryBytes: number },
+  limits: Pick<Backend, "maxTensorBytes" | "sliceBytes"> & {
+    readonly memoryBytes: number;
+    readonly matrixPlaces: MatrixPlaces;
+  },
 ): { readonly backend: Backend; readonly heap: Heap } {
   const heap = new Heap(imaginaryMemory(), 0, MAX_PAGES);
+  let { matrixPlaces } = limits;
   const backend: Backend = {
     ...limits,
     name: "wasm",
@@ -48,6 +52,19 @@ export function idleDevice(
         },
       };
     },
+    get matrixPlaces() {
+      return matrixPlaces;
+    },
+    placeMatrices(places) {
+      matrixPlaces = places;
+      return { [Symbol.dispose]: () => void (matrixPlaces = limits.matrixPlaces) };
+    },
+    allocOutside: (shape) => ({
+      dtype: "f32",
+      shape,
+      outside: true,
+      [Symbol.dispose]: () => {},
+    }),
     scope: () => makeScope(backend),
     write: () => {},
     run: (op, tensors, scalars = {}) => void bindDims(op, tensors, scalars),

@@ -6,7 +6,7 @@
 import assert from "node:assert/strict";
 import { type Backend, makeScope } from "../src/backend.ts";
 import { openWasm } from "../src/backends/wasm/mod.ts";
-import { allocPanels, isOutside } from "../src/linalg/panels.ts";
+import { allocPanels, placeOf } from "../src/linalg/panels.ts";
 import { copy } from "../src/ops/copy.ts";
 import { diagonal, gemm, mirror, permuteGram } from "../src/ops/mod.ts";
 import { add } from "../src/ops/add.ts";
@@ -18,16 +18,21 @@ import { open } from "../src/open.ts";
 import { prepareCalibration } from "../src/windows.ts";
 import { ABSENT_BLAS } from "./blas_given.ts";
 import { testBackend } from "./conformance/backend.ts";
+import { disk } from "../src/io/disk.ts";
 import { memorySink } from "./memory.ts";
+import { folder, withOwn } from "./run_given.ts";
 
-/** A device whose f32 matrices all lie outside. */
-function outside(backend: Backend): Backend {
+/** A device whose f32 matrices all lie outside, or all on disk. */
+function outside(
+  backend: Backend,
+  place: "allocOutside" | "allocOnDisk" = "allocOutside",
+): Backend {
   const own: Backend = new Proxy(backend, {
     get(target, key) {
       if (key === "alloc") {
         return ((dtype, shape) =>
           dtype === "f32" && shape.length === 2
-            ? backend.allocOutside!(shape)
+            ? backend[place]!(shape)
             : backend.alloc(dtype, shape)) satisfies Backend["alloc"];
       }
       if (key === "scope") return () => makeScope(own);
@@ -47,8 +52,30 @@ await testBackend(
 );
 
 await testBackend(
+  "on disk",
+  async () => {
+    const backend = await openWasm({ threads: 2 });
+    const path = await Deno.makeTempDir();
+    let files = 0;
+    backend.placeMatrices!(
+      backend.matrixPlaces!,
+      (bytes) => disk.openScratch(`${path}/${files++}`, bytes),
+    );
+    const close = backend[Symbol.asyncDispose].bind(backend);
+    return withOwn(outside(backend, "allocOnDisk"), {
+      async [Symbol.asyncDispose]() {
+        await close();
+        // Nothing is left in it.
+        await Deno.remove(path);
+      },
+    });
+  },
+  { ops: OPS },
+);
+
+await testBackend(
   "outside wasm's memory, by a BLAS,",
-  async () => ABSENT_BLAS ?? outside(await openWasm({ threads: 2, blas: "auto" })),
+  async () => ABSENT_BLAS ?? outside(await openWasm({ threads: 2, blas: "auto", blasLeast: 1 })),
   { ops: [gemm] },
 );
 
@@ -94,44 +121,79 @@ Deno.test("a matrix outside is refused by what cannot reach it, and gone when it
   await assert.rejects(() => backend.read(x), { message: /it was freed/ });
 });
 
-Deno.test("large matrices lie outside on the CPU, and nowhere else", async () => {
+Deno.test("large matrices lie outside on the CPU, as large as a plan says, and nowhere else", async () => {
   await using backend = await openWasm({ threads: 1 });
-  assert.ok(!isOutside(14_188, 14_188, backend) && isOutside(14_189, 14_190, backend));
-  assert.ok(!isOutside(100_000, 100_000, { name: "webgpu" } as Pick<Backend, "outsideBytes">));
+  const place = (size: number) => placeOf([size, size], backend.matrixPlaces);
+  assert.deepEqual([14_188, 14_189].map(place), ["device", "outside"]);
+  assert.equal(placeOf([100_000, 100_000], undefined), "device");
   using scope = backend.scope();
-  const { panels } = allocPanels(300, scope);
-  assert.deepEqual(panels.map(({ tensor }) => tensor.outside ?? false), [false]);
+  const outside = () => allocPanels(300, scope).panels.map(({ tensor }) => tensor.outside ?? false);
+  assert.deepEqual(outside(), [false]);
+  {
+    using _ = backend.placeMatrices!({ outsideBytes: 300 * 300 * 4 });
+    assert.deepEqual(outside(), [true]);
+  }
+  assert.deepEqual(outside(), [false]);
 });
 
 for (const method of ["gptq", "awq+gptq"]) {
-  Deno.test(`${method} with every matrix outside gives nearly the same model`, async () => {
-    await using source = await open("sample");
-    const calibration = await prepareCalibration(source, { seqLen: 64, numSamples: 4 });
-    const losses = [];
-    const planned = [];
-    for (const outsideBytes of [Infinity, 1]) {
-      await using wasm = await openWasm({ threads: 2 });
-      const backend: Backend = new Proxy(wasm, {
-        get(target, key) {
-          if (key === "outsideBytes") return outsideBytes;
-          if (key === "scope") return () => makeScope(backend);
-          const value = Reflect.get(target, key) as unknown;
-          return typeof value === "function" ? value.bind(target) : value;
-        },
+  for (const blas of ["none", "auto"]) {
+    const by = blas === "none" ? "" : " by a BLAS";
+    const name = `${method}${by} with every matrix outside, or on disk, gives the same model`;
+    const ignore = blas === "auto" && ABSENT_BLAS !== undefined;
+    Deno.test({ name, ignore }, async () => {
+      await using spill = await folder();
+      await using source = await open("sample");
+      const calibration = await prepareCalibration(source, {
+        ...{ seqLen: 64, numSamples: 4, spillFolder: spill.path },
       });
       const recipe = recipeFromOptions({ scheme: "W4A16", "group-size": 32, method });
-      const work = plan(recipe, source, { device: backend, calibration: requestOf(calibration) });
-      const { tensors } = await run(work, { source, backend, sink: memorySink(), calibration });
-      losses.push(tensors.flatMap(({ calibration }) => calibration?.loss ?? []));
-      planned.push(work.memory);
-    }
-    const [inside, apart] = losses;
-    assert.ok(inside!.length > 0 && inside!.length === apart!.length);
-    const total = (loss: readonly number[]) => loss.reduce((a, b) => a + b, 0);
-    // Products are summed in another order, so that some codes differ.
-    assert.ok(Math.abs(total(apart!) / total(inside!) - 1) < 0.02);
-    // What lies outside is not the device's, and is planned all the same.
-    assert.ok(planned[1]!.device < planned[0]!.device);
-    assert.ok(Math.abs(planned[1]!.peak / planned[0]!.peak - 1) < 0.05);
-  });
+      const made = [];
+      for (
+        const matrixPlaces of [
+          { outsideBytes: Infinity },
+          { outsideBytes: 1 },
+          { outsideBytes: 1, diskBytes: 1 },
+        ]
+      ) {
+        await using wasm = await openWasm({ threads: 2, blas });
+        // The widest matrices have three panels.
+        const backend = withOwn(wasm, { maxTensorBytes: 2 ** 20 });
+        const work = plan(recipe, source, {
+          device: withOwn(backend, { matrixPlaces }),
+          calibration: requestOf(calibration),
+        });
+        const sink = memorySink();
+        await run(work, { source, backend, sink, calibration });
+        const hashes = await Promise.all([...sink.files].map(async ([path, bytes]) => [
+          path,
+          new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)).toHex(),
+        ]));
+        made.push({ memory: work.memory, hashes });
+        assert.deepEqual([...Deno.readDirSync(spill.path)], []);
+      }
+      const [inside, apart, onDisk] = made as [typeof made[0], typeof made[0], typeof made[0]];
+      assert.ok(inside.hashes.length > 0);
+      assert.deepEqual(apart.hashes, inside.hashes);
+      assert.deepEqual(onDisk.hashes, inside.hashes);
+      // What lies outside is not the device's, and is planned all the same.
+      assert.ok(apart.memory.device < inside.memory.device);
+      assert.ok(Math.abs(apart.memory.peak / inside.memory.peak - 1) < 0.05);
+      assert.ok(apart.memory.disk === 0 && onDisk.memory.disk > 0);
+    });
+  }
 }
+
+Deno.test("matrices on disk are refused without a folder for them", async () => {
+  await using source = await open("sample");
+  await using backend = await openWasm({ threads: 1 });
+  const calibration = await prepareCalibration(source, { seqLen: 64, numSamples: 4 });
+  const work = plan(recipeFromOptions({ scheme: "W4A16", "group-size": 32 }), source, {
+    device: withOwn(backend, { matrixPlaces: { outsideBytes: 1, diskBytes: 1 } }),
+    calibration: requestOf(calibration),
+  });
+  await assert.rejects(run(work, { source, backend, sink: memorySink(), calibration }), {
+    name: "RangeError",
+    message: /^Cannot run the plan: some matrices of the calibration do not stay in memory; /,
+  });
+});

@@ -4,7 +4,9 @@
  * that is not there is `undefined`, not a fault.
  */
 import { dirname } from "node:path";
+import type { ScratchFile } from "../backend.ts";
 import { type DiskReader, type DiskWriter, openReader, openWriter } from "./open_files.ts";
+import { openScratch } from "./scratch_file.ts";
 import { attempt, isSystemFault } from "./system_faults.ts";
 
 export type { DiskReader, DiskWriter } from "./open_files.ts";
@@ -48,6 +50,8 @@ export interface Disk extends ReadableDisk {
     size: number,
     options?: { readonly lasting?: boolean },
   ): Promise<DiskWriter>;
+  /** Make a file of `size` zeros that is changed in place, and removed when it is disposed of. */
+  openScratch(path: string, size: number): ScratchFile;
   /** Make a folder that was not there before; `secret` keeps other users out. */
   makeFolder(path: string, options?: { readonly secret?: boolean }): Promise<void>;
   /** Give another name; a file or an empty folder at `to` is replaced. */
@@ -90,6 +94,7 @@ export const disk: Disk = {
   open: (path, { growing = false } = {}) => attempt("open", path, () => openReader(path, growing)),
   create: (path, size, { lasting = false } = {}) =>
     attempt("create", path, () => openWriter(path, size, lasting)),
+  openScratch,
   makeFolder: (path, { secret = false } = {}) =>
     attempt("make folder", path, () => Deno.mkdir(path, secret ? { mode: 0o700 } : {})),
   rename: (from, to) => attempt("rename", from, () => Deno.rename(from, to)),

@@ -8,6 +8,9 @@
  * block b has been factored, rows above it hold R and rows below it V; every column before it then
  * takes its share, M[:, <b] −= M[:, b]·M[<b, b]ᵀ, which is the update of the factorization above
  * and that of the inverse below. What is above is not needed again, so zeros are left there.
+ *
+ * A matrix that no cache holds is gone through as seldom as can be: its blocks are wide, and each
+ * diagonal block is factored in the same way by itself.
  */
 import type { Backend, Scope, Tensor } from "../backend.ts";
 import type { Gram } from "./panels.ts";
@@ -16,7 +19,7 @@ import { diagonal } from "../ops/diagonal.ts";
 import { FACTOR_BLOCK, factorBlock } from "../ops/factor_block.ts";
 import { multiply } from "../ops/gemm.ts";
 import { permuteGram } from "../ops/permute_gram.ts";
-import { allocPanels, diagonalBlocks, type Panel, type Panels } from "./panels.ts";
+import { allocMatrix, allocPanels, diagonalBlocks, type Panel, type Panels } from "./panels.ts";
 
 /** V = Uᵀ, lower triangular, of a Gram matrix whose columns were put in an order. */
 export interface Factor {
@@ -38,21 +41,33 @@ export interface FactorOptions {
   readonly factor: Tensor;
   /** λ, added to the diagonal of the scaled matrix. */
   readonly damping: number;
+  /** Columns of a block, a multiple of 64; as many as suit the size unless given. */
+  readonly width?: number;
 }
 
-/**
- * Bytes of device memory that a factor takes while it is made: V, a block of columns before and
- * after, the block's inverse.
- */
-export function factorBytes(channels: number): number {
-  return channels * channels * 4 + 3 * channels * FACTOR_BLOCK * 4 + FACTOR_BLOCK ** 2 * 4 +
-    channels * 8;
+/** Bytes that making a factor takes beside V. */
+export interface FactorWork {
+  /** Wide blocks of columns before and after: where V is. */
+  readonly columns: number;
+  /** What kernels reach. */
+  readonly device: number;
+}
+
+/** What making the factor of a matrix takes beside V. */
+export function factorWork(size: number): FactorWork {
+  const width = blockWidth(size);
+  const columns = 2 * size * width * 4;
+  const zeros = zeroRows(size) * width * 4;
+  if (width === FACTOR_BLOCK) {
+    return { columns: 0, device: columns + zeros + FACTOR_BLOCK ** 2 * 4 + size * 8 };
+  }
+  return { columns, device: zeros + width ** 2 * 4 + factorWork(width).device + size * 8 };
 }
 
 /** Queue the factoring of a Gram matrix. Whether it went well is told by {@linkcode isSound}. */
 export function makeFactor(
   gram: Gram,
-  { scope, order: columns, factor, damping }: FactorOptions,
+  { scope, order: columns, factor, damping, width }: FactorOptions,
 ): Factor {
   const { backend } = scope;
   const { size } = gram;
@@ -69,21 +84,7 @@ export function makeFactor(
   }
   const status = scope.alloc("f32", [1]);
   backend.write(status, bytesOf(Float32Array.of(3.4e38)));
-  using scratch = backend.scope();
-  const work: Work = {
-    backend,
-    v,
-    status,
-    least: damping * LEAST_PIVOT,
-    before: scratch.alloc("f32", [size, FACTOR_BLOCK]),
-    after: scratch.alloc("f32", [size, FACTOR_BLOCK]),
-    zeros: scratch.alloc("f32", [size, FACTOR_BLOCK]),
-    inverse: scratch.alloc("f32", [FACTOR_BLOCK, FACTOR_BLOCK]),
-    block: diagonalBlocks(v, FACTOR_BLOCK, scratch),
-  };
-  backend.write(work.zeros, new Uint8Array(size * FACTOR_BLOCK * 4));
-  const blocks = Math.ceil(size / FACTOR_BLOCK);
-  for (let b = blocks - 1; b >= 0; b--) factorColumns(b * FACTOR_BLOCK, work);
+  factorInPlace(v, { backend, pivots: { status, least: damping * LEAST_PIVOT }, width });
   return { v, order, places, status };
 }
 
@@ -108,38 +109,127 @@ export async function soundFactor(
 /** No pivot is below λ but for rounding; one that lies far below it is all rounding. */
 const LEAST_PIVOT = 0.1;
 
+/** Matrices of fewer columns are gone through in blocks that one kernel factors. */
+const WIDE_FROM = 8192;
+/** How many wide blocks a matrix has, about. */
+const WIDE_BLOCKS = 24;
+
+/** Columns of a block. */
+function blockWidth(size: number): number {
+  return size < WIDE_FROM
+    ? FACTOR_BLOCK
+    : FACTOR_BLOCK * Math.ceil(size / (FACTOR_BLOCK * WIDE_BLOCKS));
+}
+
+/** Rows that are set to zero at once. */
+function zeroRows(size: number): number {
+  return Math.min(size, WIDE_FROM);
+}
+
+/** What is known of pivots. */
+interface Pivots {
+  /** f32[1]: the least so far, −1 if one was not sound. */
+  readonly status: Tensor;
+  /** What is less is not sound. */
+  readonly least: number;
+}
+
+/** What a matrix of which the upper half is there is factored with. */
 interface Work {
   readonly backend: Backend;
   readonly v: Panels;
-  readonly status: Tensor;
-  readonly least: number;
-  /** f32[C, 64]: a block of columns as it was found. */
+  /** f32[C, W]: a block of columns as it was found. */
   readonly before: Tensor;
-  /** f32[C, 64]: the same, factored. */
+  /** f32[C, W]: the same, factored. */
   readonly after: Tensor;
+  /** f32[·, W] */
   readonly zeros: Tensor;
-  /** f32[64, 64]: the inverse of the factor of the diagonal block. */
-  readonly inverse: Tensor;
-  readonly block: ReturnType<typeof diagonalBlocks>;
 }
 
-/** Queue the work of one block of columns. */
-function factorColumns(first: number, work: Work): void {
-  const { backend, v, before, after, inverse, status, least, block } = work;
-  const count = Math.min(FACTOR_BLOCK, v.size - first);
-  const panel = v.panels.findLast((panel) => panel.first <= first)!;
-  for (const part of v.panels) takeColumns(part, { first, count, to: before, backend });
-  const { tensor: m, panel: top } = block(panel, first, count);
-  backend.run(factorBlock, { m, s: before, t: inverse, status }, { first, panel: top, least });
-  multiply(backend, { a: { tensor: before }, b: { tensor: inverse }, c: { tensor: after } }, {
-    m: v.size,
-    n: count,
-    k: count,
-  });
-  for (const part of v.panels) {
-    shareOut(part, { first, count, work });
-    putColumns(part, { first, count, work });
+/** Queues the factoring of `count` columns, from `before` to `after`. */
+type Step = (first: number, count: number) => void;
+
+/** Queue the factoring of a matrix in place; of it the upper half is read. */
+function factorInPlace(
+  v: Panels,
+  { backend, pivots, width = blockWidth(v.size) }: {
+    readonly backend: Backend;
+    readonly pivots: Pivots;
+    readonly width?: number | undefined;
+  },
+): void {
+  using scratch = backend.scope();
+  const { size } = v;
+  const outside = width > FACTOR_BLOCK && v.panels.some(({ tensor }) => tensor.outside);
+  const zeros = scratch.alloc("f32", [zeroRows(size), width]);
+  backend.write(zeros, new Uint8Array(zeroRows(size) * width * 4));
+  const work: Work = {
+    backend,
+    v,
+    before: allocMatrix([size, width], scratch, outside),
+    after: allocMatrix([size, width], scratch, outside),
+    zeros,
+  };
+  const step = width > FACTOR_BLOCK ? wideStep(work, pivots) : narrowStep(work, pivots, scratch);
+  for (let b = Math.ceil(size / width) - 1; b >= 0; b--) {
+    const first = b * width;
+    const count = Math.min(width, size - first);
+    for (const part of v.panels) takeColumns(part, { first, count, to: work.before, backend });
+    step(first, count);
+    for (const part of v.panels) {
+      shareOut(part, { first, count, work });
+      putColumns(part, { first, count, work });
+    }
   }
+}
+
+/** Steps of which one kernel factors the diagonal block. */
+function narrowStep(
+  { backend, v, before, after }: Work,
+  { status, least }: Pivots,
+  scratch: Scope,
+): Step {
+  const inverse = scratch.alloc("f32", [FACTOR_BLOCK, FACTOR_BLOCK]);
+  const block = diagonalBlocks(v, FACTOR_BLOCK, scratch);
+  return (first, count) => {
+    const panel = v.panels.findLast((panel) => panel.first <= first)!;
+    const { tensor: m, panel: top } = block(panel, first, count);
+    backend.run(factorBlock, { m, s: before, t: inverse, status }, { first, panel: top, least });
+    multiply(backend, { a: { tensor: before }, b: { tensor: inverse }, c: { tensor: after } }, {
+      m: v.size,
+      n: count,
+      k: count,
+    });
+  };
+}
+
+/** Steps of which the diagonal block is factored as a matrix is. */
+function wideStep({ backend, v: { size }, before, after }: Work, pivots: Pivots): Step {
+  return (first, count) => {
+    using scratch = backend.scope();
+    const square = scratch.alloc("f32", [count, count]);
+    const rectangle = { rows: count, columns: count };
+    copyRectangle(
+      backend,
+      { from: { tensor: before, row: first }, to: { tensor: square } },
+      rectangle,
+    );
+    const panels = [{ first: 0, rows: count, tensor: square }];
+    factorInPlace({ size: count, panels }, { backend, pivots });
+    copyRectangle(
+      backend,
+      { from: { tensor: square }, to: { tensor: after, row: first } },
+      rectangle,
+    );
+    for (const [from, to] of [[0, first], [first + count, size]] as const) {
+      if (to === from) continue;
+      multiply(backend, {
+        a: { tensor: before, row: from },
+        b: { tensor: square, transposed: true },
+        c: { tensor: after, row: from },
+      }, { m: to - from, n: count, k: count });
+    }
+  };
 }
 
 function takeColumns(
@@ -182,16 +272,25 @@ function shareOut(
 /** Put the factored columns back from the block down, and zeros above it. */
 function putColumns(
   { first: top, rows, tensor }: Panel,
-  { first, count, work: { backend, after, zeros } }: { first: number; count: number; work: Work },
+  { first, count, work: { backend, v, after, zeros } }: {
+    first: number;
+    count: number;
+    work: Work;
+  },
 ): void {
   const above = Math.max(0, Math.min(rows, first - top));
-  for (const [from, begin, end] of [[zeros, 0, above], [after, above, rows]] as const) {
-    if (end <= begin) continue;
+  const most = zeroRows(v.size);
+  for (let row = 0; row < above; row += most) {
     copyRectangle(backend, {
-      from: { tensor: from, row: top + begin },
-      to: { tensor, row: begin, column: first },
-    }, { rows: end - begin, columns: count });
+      from: { tensor: zeros },
+      to: { tensor, row, column: first },
+    }, { rows: Math.min(most, above - row), columns: count });
   }
+  if (rows === above) return;
+  copyRectangle(backend, {
+    from: { tensor: after, row: top + above },
+    to: { tensor, row: above, column: first },
+  }, { rows: rows - above, columns: count });
 }
 
 /** Whether every pivot was sound. */

@@ -3,7 +3,7 @@
  * it cannot (14336 columns are 822 MB, and a GPU may take 128 MiB). On the CPU, what is larger than
  * its kernels' memory has room for lies beside it.
  */
-import type { Backend, Scope, Tensor } from "../backend.ts";
+import type { Backend, MatrixPlaces, Scope, Tensor } from "../backend.ts";
 import { copyRectangle } from "../ops/copy.ts";
 import { HALF_BLOCK, multiply } from "../ops/gemm.ts";
 
@@ -44,20 +44,28 @@ export function panelRows(
   return Math.min(size, Math.max(HALF_BLOCK, fitting));
 }
 
-/** Whether a device keeps an f32 matrix of this size outside of its own memory. */
-export function isOutside(
-  rows: number,
-  columns: number,
-  { outsideBytes = Infinity }: Pick<Backend, "outsideBytes">,
-): boolean {
-  return rows * columns * 4 >= outsideBytes;
+/** Where an f32 matrix may lie. */
+export type Place = "device" | "outside" | "disk";
+
+/** Where an f32 matrix lies; only those in panels lie on disk. */
+export function placeOf(
+  [rows, columns]: readonly [number, number],
+  { outsideBytes, diskBytes = Infinity }: MatrixPlaces = { outsideBytes: Infinity },
+  { inPanels = false }: { readonly inPanels?: boolean } = {},
+): Place {
+  const bytes = rows * columns * 4;
+  if (inPanels && bytes >= diskBytes) return "disk";
+  return bytes >= outsideBytes ? "outside" : "device";
 }
+
+/** Bytes of a panel on disk at most, which is what an op has of it in memory. */
+export const DISK_PANEL_BYTES = 128 * 2 ** 20;
 
 /** Memory for rows × columns f32 of which products are made; outside, where the matrix is large. */
 export function allocMatrix(
   [rows, columns]: readonly [number, number],
   scope: Scope,
-  outside: boolean = isOutside(rows, columns, scope.backend),
+  outside: boolean = placeOf([rows, columns], scope.backend.matrixPlaces) === "outside",
 ): Tensor {
   const { backend } = scope;
   return outside
@@ -68,11 +76,15 @@ export function allocMatrix(
 /** Memory for a square matrix, with undefined contents. */
 export function allocPanels(size: number, scope: Scope): Panels {
   const { backend } = scope;
-  const rows = panelRows(size, backend);
-  const outside = isOutside(size, size, backend);
+  const place = placeOf([size, size], backend.matrixPlaces, { inPanels: true });
+  const most = place === "disk" ? DISK_PANEL_BYTES : Infinity;
+  const rows = panelRows(size, { maxTensorBytes: Math.min(most, backend.maxTensorBytes) });
   const panels = Array.from({ length: Math.ceil(size / rows) }, (_, i): Panel => {
     const [first, count] = [i * rows, Math.min(rows, size - i * rows)];
-    return { first, rows: count, tensor: allocMatrix([count, size], scope, outside) };
+    const tensor = place === "disk"
+      ? scope.adopt(backend.allocOnDisk!([count, size]))
+      : allocMatrix([count, size], scope, place === "outside");
+    return { first, rows: count, tensor };
   });
   return { size, panels };
 }

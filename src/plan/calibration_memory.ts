@@ -2,14 +2,14 @@
  * What calibrating a block takes: weights and codes, and stage after stage the sums that observers
  * keep, windows on their way, factors, slices that are rounded. Bytes throughout.
  */
-import type { DeviceLimits } from "../backend.ts";
+import type { DeviceLimits, MatrixPlaces } from "../backend.ts";
 import type { Model } from "../family.ts";
 import { type BlockGraph, graphsOf, type Stage } from "../graph/block_graph.ts";
 import { walkWidths } from "../graph/live.ts";
 import { residualEdge } from "../graph/residual.ts";
 import { originalPlace } from "../graph/stops.ts";
-import { factorBytes } from "../linalg/factor.ts";
-import { isOutside } from "../linalg/panels.ts";
+import { factorWork } from "../linalg/factor.ts";
+import { DISK_PANEL_BYTES, type Place, placeOf } from "../linalg/panels.ts";
 import { gram } from "../observers/gram.ts";
 import { FACTOR_BLOCK } from "../ops/factor_block.ts";
 import { schemeKind } from "../schemes/mod.ts";
@@ -24,17 +24,18 @@ import type { TensorTask, Unit } from "./tasks.ts";
 export function calibrationMemory(
   units: readonly Unit[],
   model: Model,
-  { calibration, propagate, device }: {
+  { calibration, propagate, device, places }: {
     readonly calibration: WindowsRequest;
     readonly propagate: boolean;
     readonly device: DeviceLimits;
+    readonly places: MatrixPlaces | undefined;
   },
 ): Held {
   const tokens = stackTokens(calibration, { model, device });
   const all = calibration.windows * calibration.seqLen;
   const tasks = new Map(units.flatMap(({ tasks }) => tasks).map((task) => [task.name, task]));
   return graphsOf(model).reduce(
-    (most, graph) => larger(most, blockMemory(graph, { tasks, tokens, all, propagate, device })),
+    (most, graph) => larger(most, blockMemory(graph, { tasks, tokens, all, propagate, places })),
     NOTHING,
   );
 }
@@ -46,7 +47,7 @@ interface BlockSurroundings {
   readonly tokens: number;
   readonly all: number;
   readonly propagate: boolean;
-  readonly device: DeviceLimits;
+  readonly places: MatrixPlaces | undefined;
 }
 
 function blockMemory(graph: BlockGraph, how: BlockSurroundings): Held {
@@ -73,7 +74,7 @@ const SLICE_COPIES = { usual: 5, refit: 8 };
 function stageMemory(
   graph: BlockGraph,
   stage: Stage,
-  { tasks, tokens, all, propagate, device }: BlockSurroundings,
+  { tasks, tokens, all, propagate, places }: BlockSurroundings,
 ): Held {
   const { channels, matrices } = stage;
   const quantized = matrices.flatMap(({ name }) => {
@@ -105,20 +106,33 @@ function stageMemory(
   );
   const working = heldOf(Math.max(...slices, ...searching));
   if (!observers.has(gram)) return together(statistics, larger(passing, working));
-  const square = matrixMemory(channels, channels, device);
-  // Of a factor that lies outside, the block at hand is on the device.
-  const block = square.host > 0 ? FACTOR_BLOCK * channels * 4 : 0;
-  const beside = factorBytes(channels) - channels * channels * 4 + block;
-  const factor = together(square, heldOf(beside));
+  const inPanels = placeOf([channels, channels], places, { inPanels: true });
+  const square = matrixMemory([channels, channels], inPanels);
+  const work = factorWork(channels);
+  const factor = together(
+    square,
+    inPanels === "device"
+      ? heldOf(work.device + work.columns)
+      // The block at hand is on the device.
+      : heldOf(work.device + FACTOR_BLOCK * channels * 4, work.columns),
+  );
+  const joining = propagate ? residualEdge(graph, stage)?.linear.rows : undefined;
+  // What an op has in memory of matrices on disk: a panel; of sums that are solved with, one of
+  // them as it was, one as it will be, and one of the factor.
+  const panels = propagate && joining === undefined ? 3 : 1;
+  const windows = heldOf(0, inPanels === "disk" ? panels * DISK_PANEL_BYTES : 0);
   if (!propagate) {
-    return together(statistics, square, larger(passing, together(factor, working)));
+    return together(statistics, square, windows, larger(passing, together(factor, working)));
   }
-  const joining = residualEdge(graph, stage)?.linear.rows;
   const gap = heldOf(tokens * (joining ?? channels) * 4);
+  const joined = joining === undefined
+    ? square
+    : matrixMemory([joining, channels], placeOf([joining, channels], places));
   return together(
     statistics,
     square,
-    matrixMemory(joining ?? channels, channels, device),
+    windows,
+    joined,
     [
       together(passing, gap),
       // Sums that are solved with as a whole need as much again.
@@ -129,10 +143,14 @@ function stageMemory(
   );
 }
 
-/** A matrix of which products are made: on the device, or beside its kernels' memory. */
-function matrixMemory(rows: number, columns: number, device: DeviceLimits): Held {
+/** A matrix of which products are made. */
+function matrixMemory([rows, columns]: readonly [number, number], place: Place): Held {
   const bytes = rows * columns * 4;
-  return isOutside(rows, columns, device) ? heldOf(0, bytes) : heldOf(bytes);
+  return place === "device"
+    ? heldOf(bytes)
+    : place === "outside"
+    ? heldOf(0, bytes)
+    : heldOf(0, 0, bytes);
 }
 
 /** Floats per token of a stack's states on their way to a stage, in both streams. */

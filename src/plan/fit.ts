@@ -1,8 +1,9 @@
 /**
- * How a run keeps its budgets and fits on its device: fewer windows walk together, hidden states go
- * to disk, then slices shrink. Refuses what cannot be done.
+ * How a run keeps its budgets and fits on its device: fewer windows walk together, more matrices lie
+ * outside of its own memory, hidden states go to disk, slices shrink, and matrices go to disk.
+ * Refuses what cannot be done.
  */
-import type { DeviceLimits } from "../backend.ts";
+import type { DeviceLimits, MatrixPlaces } from "../backend.ts";
 import { UnsupportedError } from "../errors.ts";
 import type { Model } from "../family.ts";
 import { stateWidths } from "../graph/stops.ts";
@@ -19,8 +20,8 @@ export interface Budgets {
   /** Of a GPU: `MemoryPlan.device`. */
   readonly vram?: number | undefined;
   /**
-   * Of temporary files: hidden states, and staged shards of a Hub repository. The output is not
-   * counted.
+   * Of temporary files: hidden states, matrices, and staged shards of a Hub repository. The output
+   * is not counted.
    */
   readonly disk?: number | undefined;
 }
@@ -46,15 +47,30 @@ export function spilledBytes(
 /** Slices are not made smaller than this to keep a budget: below it, every other cost is larger. */
 const SMALLEST_SLICE = 64 * 2 ** 10;
 
+/**
+ * Smaller matrices are not kept outside or on disk: they are not what there is no room for.
+ */
+const SMALLEST_ELSEWHERE = 64 * 2 ** 20;
+/** Matrices larger than any. */
+const LARGEST = 2 ** 34;
+
+/**
+ * Times what a slice has usually where matrices lie on disk, all of which are read for every slice.
+ */
+const DISK_SLICES = 8;
+
 /** What {@linkcode fit} may choose. */
 export interface Choice {
   readonly sliceBytes: number;
   readonly windows: Walks;
+  /** Where large matrices lie; undefined where they lie as all others do. */
+  readonly places: MatrixPlaces | undefined;
 }
 
 /**
- * Find hidden states' memory and a slice size with which a run keeps its budgets and fits on its
- * device: first fewer windows walk together, then hidden states go to disk, then slices shrink.
+ * Find places for matrices and hidden states, and a slice size, with which a run keeps its budgets
+ * and fits on its device: first fewer windows walk together; then matrices that the device has no
+ * room for lie outside; then hidden states go to disk; then slices shrink; then matrices go to disk.
  *
  * @throws {UnsupportedError} none does; the sentence has the number that would.
  */
@@ -72,7 +88,8 @@ export function fit<T extends { readonly memory: MemoryPlan }>(
       `the device is ${device.name}, which has no memory of its own; use \`budgets.ram\``,
     );
   }
-  let choice: Choice = { sliceBytes: device.sliceBytes, windows };
+  const { sliceBytes, matrixPlaces: places } = device;
+  let choice: Choice = { sliceBytes, windows, places };
   for (;;) {
     const made = make(choice);
     const { peak, device: vram } = made.memory;
@@ -84,21 +101,40 @@ export function fit<T extends { readonly memory: MemoryPlan }>(
     );
     if (over <= 0) {
       const spilled = spilledBytes(model, choice.windows, { ...around, device });
-      if (spilled <= (budgets.disk ?? Infinity)) return made;
+      const { disk: matrices } = made.memory;
+      if (spilled + matrices <= (budgets.disk ?? Infinity)) return made;
+      const parts = [[spilled, "hidden states"], [matrices, "matrices"]] as const;
+      const what = parts.filter(([bytes]) => bytes > 0)
+        .map(([bytes, name]) => `${size(bytes)} of ${name}`).join(" and ");
       refuse(
         "budgets.disk",
-        `${size(spilled)} of hidden states must go to disk. Give \`budgets.disk\` ${
-          sizeToGive(spilled)
+        `${what} must go to disk. Give \`budgets.disk\` ${
+          sizeToGive(spilled + matrices)
         }, more memory, or fewer \`numSamples\``,
       );
     }
-    const fewer = model &&
-      (smallerStacks(model, { windows: choice.windows, device }) ??
-        fewerStates(over, model, { ...around, windows: choice.windows }));
+    const smaller = model && smallerStacks(model, { windows: choice.windows, device });
+    if (smaller) {
+      choice = { ...choice, windows: smaller };
+      continue;
+    }
+    if (overDevice > 0 && choice.places && choice.places.outsideBytes > SMALLEST_ELSEWHERE) {
+      const outsideBytes = choice.places.outsideBytes / 2;
+      choice = { ...choice, places: { ...choice.places, outsideBytes } };
+      continue;
+    }
+    const fewer = model && fewerStates(over, model, { ...around, windows: choice.windows });
     if (fewer) {
       choice = { ...choice, windows: fewer };
-    } else if (choice.sliceBytes > SMALLEST_SLICE) {
+      continue;
+    }
+    const more = peak > (budgets.ram ?? Infinity) ? moreOnDisk(choice.places) : undefined;
+    // Small slices cost more than matrices on disk once some are there.
+    const smallest = more && choice.places?.diskBytes !== undefined ? sliceBytes : SMALLEST_SLICE;
+    if (choice.sliceBytes > smallest) {
       choice = { ...choice, sliceBytes: choice.sliceBytes / 2 };
+    } else if (more) {
+      choice = { ...choice, sliceBytes: DISK_SLICES * sliceBytes, places: more };
     } else if (overDevice > 0) {
       refuseDevice(device, made.memory);
     } else {
@@ -144,6 +180,12 @@ function fewerStates(over: number, model: Model, around: Surroundings): Walks | 
     return { ...around.windows, [walk]: { ...asked, stateBudget } };
   }
   return undefined;
+}
+
+/** Places by which smaller matrices lie on disk too; undefined when none do. */
+function moreOnDisk(places: MatrixPlaces | undefined): MatrixPlaces | undefined {
+  const diskBytes = (places?.diskBytes ?? LARGEST) / 2;
+  return places && diskBytes >= SMALLEST_ELSEWHERE ? { ...places, diskBytes } : undefined;
 }
 
 /** @throws {UnsupportedError} always: a device cannot hold what must be on it at once. */

@@ -1,16 +1,17 @@
 /** Bytes by where they are held, and how they add up over the parts of a run. */
 import { sum } from "../tensor.ts";
 
-/** What some part of a run holds: on the device, on the host, and on both at once. */
+/** What some part of a run holds: on the device, on the host, on both at once, and on disk. */
 export interface Held {
   readonly device: number;
   readonly host: number;
   readonly both: number;
+  readonly disk: number;
 }
 
 /** Bytes that are held at the same time. */
-export function heldOf(device: number, host = 0): Held {
-  return { device, host, both: device + host };
+export function heldOf(device: number, host = 0, disk = 0): Held {
+  return { device, host, both: device + host, disk };
 }
 
 /** Nothing in either place. */
@@ -18,7 +19,8 @@ export const NOTHING = heldOf(0);
 
 /** What things hold that are held at the same time. */
 export function together(...parts: readonly Held[]): Held {
-  return heldOf(sum(parts, ({ device }) => device), sum(parts, ({ host }) => host));
+  const all = (place: "device" | "host" | "disk") => sum(parts, (part) => part[place]);
+  return heldOf(all("device"), all("host"), all("disk"));
 }
 
 /** The most that each place holds, and both together, of things that are not held at once. */
@@ -27,5 +29,6 @@ export function larger(one: Held, other: Held): Held {
     device: Math.max(one.device, other.device),
     host: Math.max(one.host, other.host),
     both: Math.max(one.both, other.both),
+    disk: Math.max(one.disk, other.disk),
   };
 }

@@ -2,7 +2,7 @@
  * The peak memory of a run, from the plan: what each phase holds at once, and the largest of them.
  * Bytes throughout.
  */
-import type { DeviceLimits } from "../backend.ts";
+import type { DeviceLimits, MatrixPlaces } from "../backend.ts";
 import type { Model } from "../family.ts";
 import type { Format } from "../format.ts";
 import { graphsOf } from "../graph/block_graph.ts";
@@ -44,8 +44,9 @@ export interface Surroundings {
 /** Plan the memory of a run. */
 export function planMemory(
   units: readonly Unit[],
-  { device, format, buffers, ...around }: Surroundings & {
+  { device, places, format, buffers, ...around }: Surroundings & {
     readonly device: DeviceLimits;
+    readonly places: MatrixPlaces | undefined;
     readonly format: Format;
     /** `TensorSource.bufferBytes`, and what a tokenizer was parsed into. */
     readonly buffers: number;
@@ -69,6 +70,7 @@ export function planMemory(
       ...nothing,
       peak: base + (apart ? Math.ceil(slices.host) : slice),
       device: Math.ceil(slices.device) + SMALL_BYTES + idle + ahead,
+      disk: 0,
     };
   }
   const { held: weights, activations } = evaluation
@@ -79,6 +81,7 @@ export function planMemory(
       calibration: calibrated,
       propagate: around.propagate,
       device,
+      places,
     })
     : NOTHING;
   const states = statesInMemory(model, { ...around, device });
@@ -93,6 +96,7 @@ export function planMemory(
     activations,
     peak: base + (apart ? Math.ceil(most.host) : Math.ceil(most.both) + states),
     device: Math.ceil(most.device) + states + SMALL_BYTES + idle + ahead,
+    disk: most.disk,
   };
 }
 

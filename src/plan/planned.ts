@@ -1,4 +1,5 @@
 /** What a plan is: data, made from headers alone. */
+import type { MatrixPlaces } from "../backend.ts";
 import type { Layout } from "../container.ts";
 import type { Model } from "../family.ts";
 import type { Format, Verdict } from "../format.ts";
@@ -63,6 +64,8 @@ export interface MemoryPlan {
   readonly peak: number;
   /** The most that lies on the device at once: of the parts, what is not on the host. */
   readonly device: number;
+  /** Of matrices, the most that lies on disk at once, which neither holds. */
+  readonly disk: number;
 }
 
 /** What will be done. */
@@ -86,6 +89,8 @@ export interface Plan extends Walks {
   /** Bytes of the source's tensors. */
   readonly sourceBytes: number;
   readonly memory: MemoryPlan;
+  /** Where large matrices lie; undefined where they lie as all others do. */
+  readonly matrixPlaces: MatrixPlaces | undefined;
   /** The measurement, with as much memory for hidden states as the budgets leave. */
   readonly evaluation?: WindowsRequest;
   /** The calibration, likewise; present when a method needs one. */

@@ -50,12 +50,18 @@ export function showPlan(plan: Plan): string {
       ...(plan.device === "webgpu"
         ? [["memory of the GPU", `${size(memory.device)} at most`] as const]
         : []),
-      ...(plan.spilledBytes > 0
-        ? [["on disk meanwhile", `${size(plan.spilledBytes)} of hidden states`] as const]
-        : []),
+      ...(onDisk(plan) === "" ? [] : [["on disk meanwhile", onDisk(plan)] as const]),
     ]),
     showLoaders(plan.loaders),
   ].join("\n");
+}
+
+/** What of a run lies on disk, in words; nothing where nothing does. */
+function onDisk({ spilledBytes, memory: { disk } }: Plan): string {
+  return [
+    ...(spilledBytes > 0 ? [`${size(spilledBytes)} of hidden states`] : []),
+    ...(disk > 0 ? [`${size(disk)} of matrices, which is slower`] : []),
+  ].join(", ");
 }
 
 function memoryParts(
@@ -210,5 +216,5 @@ export function planSentence(plan: Plan): string {
     `${plan.format.name}, ${size(plan.sourceBytes)} to ${size(plan.totalBytes)}, ` +
     `planned memory ${size(plan.memory.peak)}` +
     (plan.device === "webgpu" ? `, ${size(plan.memory.device)} on the GPU` : "") +
-    (plan.spilledBytes > 0 ? `, ${size(plan.spilledBytes)} of hidden states on disk` : "");
+    (onDisk(plan) === "" ? "" : `, on disk ${onDisk(plan)}`);
 }

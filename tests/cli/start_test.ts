@@ -80,15 +80,15 @@ Deno.test("a device that is found and not opened starts no thread and opens no l
     assert.equal(calls.filter((call) => call === "thread").length, 2);
     assert.ok(calls.includes("library"));
     assert.equal(await device.open(), backend);
-    const { memoryBytes, sliceBytes, maxTensorBytes, productRows, outsideBytes } = device.limits;
+    const { memoryBytes, sliceBytes, maxTensorBytes, productRows, matrixPlaces } = device.limits;
     assert.deepEqual(
-      { memoryBytes, sliceBytes, maxTensorBytes, productRows, outsideBytes },
+      { memoryBytes, sliceBytes, maxTensorBytes, productRows, matrixPlaces },
       {
         memoryBytes: backend.memoryBytes,
         sliceBytes: backend.sliceBytes,
         maxTensorBytes: backend.maxTensorBytes,
         productRows: backend.productRows,
-        outsideBytes: backend.outsideBytes,
+        matrixPlaces: backend.matrixPlaces,
       },
     );
   } finally {

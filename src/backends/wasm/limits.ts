@@ -1,5 +1,5 @@
 /** What the CPU is, as a device: threads, memory, and how it multiplies. Nothing here starts it. */
-import type { DeviceLimits } from "../../backend.ts";
+import type { DeviceLimits, MatrixPlaces } from "../../backend.ts";
 import type { Op } from "../../op.ts";
 import { type Blas, describeBlas } from "./blas.ts";
 import { MAX_PAGES } from "./heap.ts";
@@ -8,8 +8,8 @@ import { KERNEL_NAMES, Kernels } from "./pool.ts";
 const MAX_TENSOR_BYTES = 2 ** 30;
 const SLICE_BYTES = 4 * 2 ** 20;
 /**
- * Matrices of 14,189 columns squared and more are kept outside the memory: three of them are at
- * hand while a layer is calibrated.
+ * Matrices of 14,189 columns squared and more are kept outside the memory, unless a plan says
+ * otherwise: three of them are at hand while a layer is calibrated.
  */
 const OUTSIDE_BYTES = 3 * 2 ** 28;
 /**
@@ -26,7 +26,7 @@ export class CpuLimits implements DeviceLimits {
   readonly maxTensorBytes = MAX_TENSOR_BYTES;
   readonly memoryBytes: number;
   readonly sliceBytes = SLICE_BYTES;
-  readonly outsideBytes = OUTSIDE_BYTES;
+  matrixPlaces: MatrixPlaces = { outsideBytes: OUTSIDE_BYTES };
   readonly productRows = 2048;
   readonly productElements = 2 ** 22;
 

@@ -4,7 +4,14 @@
  * to kernels.wasm by build.ts.
  */
 import { setImmediate } from "node:timers/promises";
-import { type Backend, makeScope, type Scope, type Tensor } from "../../backend.ts";
+import {
+  type Backend,
+  makeScope,
+  type MatrixPlaces,
+  type Scope,
+  type ScratchFile,
+  type Tensor,
+} from "../../backend.ts";
 import { DeviceError } from "../../errors.ts";
 import {
   argumentsOf,
@@ -22,6 +29,7 @@ import { addressOf, type Blas, type BlasChoice, openBlas, type Passed } from "./
 import { Heap, MAX_PAGES } from "./heap.ts";
 import { CpuLimits, describeCpu, wasmLimits } from "./limits.ts";
 import { type Matrix, moveNumbers, multiplyStaged, OutsideTensor, STAGED } from "./outside.ts";
+import { DiskTensor, runOnDisk } from "./on_disk.ts";
 import { Kernels, Pool, WORDS } from "./pool.ts";
 import { WasmTensor } from "./tensor.ts";
 
@@ -97,6 +105,11 @@ function reserveMemory(): WebAssembly.Memory {
   }
 }
 
+/** Where matrices on disk would lie if there was a place for them. */
+function noFile(): never {
+  throw new RangeError("Cannot keep a matrix on disk: there is no place for it");
+}
+
 /** What an op is run with. */
 interface Call {
   readonly tensors: Readonly<Record<string, Tensor>>;
@@ -106,6 +119,7 @@ interface Call {
 
 class WasmBackend extends CpuLimits implements Backend {
   readonly description: string;
+  #makeFile: (bytes: number) => ScratchFile = noFile;
   readonly #heap: Heap;
   readonly #pool: Pool;
   readonly #blas: Blas | undefined;
@@ -122,6 +136,15 @@ class WasmBackend extends CpuLimits implements Backend {
     this.description = describeCpu({ ...wasmLimits(), threads: pool.threads }, blas);
   }
 
+  placeMatrices(
+    places: MatrixPlaces,
+    makeFile: (bytes: number) => ScratchFile = noFile,
+  ): Disposable {
+    const before = [this.matrixPlaces, this.#makeFile] as const;
+    [this.matrixPlaces, this.#makeFile] = [places, makeFile];
+    return { [Symbol.dispose]: () => void ([this.matrixPlaces, this.#makeFile] = before) };
+  }
+
   alloc(dtype: DeviceDType, shape: Shape): Tensor {
     this.#checkOpen();
     return new WasmTensor(this.#heap, dtype, shape);
@@ -132,17 +155,19 @@ class WasmBackend extends CpuLimits implements Backend {
   }
 
   write(tensor: Tensor, bytes: Uint8Array): void {
-    const target = this.#own(tensor).bytes;
-    if (bytes.length > target.length) {
+    const own = this.#own(tensor);
+    const most = byteLength(own);
+    if (bytes.length > most) {
       throw new RangeError(
-        `Cannot write ${bytes.length} bytes to a ${tensor.dtype}[${tensor.shape}] tensor of ${target.length} bytes`,
+        `Cannot write ${bytes.length} bytes to a ${tensor.dtype}[${tensor.shape}] tensor of ${most} bytes`,
       );
     }
-    target.set(bytes);
+    if (own instanceof DiskTensor) own.put(bytes);
+    else own.bytes.set(bytes);
   }
 
   shared(tensor: Tensor): Uint8Array {
-    return this.#own(tensor).bytes;
+    return this.#inMemory(tensor).bytes;
   }
 
   async read(...tensors: Tensor[]): Promise<Uint8Array<ArrayBuffer>[]> {
@@ -183,10 +208,24 @@ class WasmBackend extends CpuLimits implements Backend {
     this.#pool.run(op.name, { alone });
   }
 
-  /** Run an op that takes a matrix outside the kernels' memory. */
+  /**
+   * Run an op that takes a matrix outside the kernels' memory: the result is, to the bit, that of
+   * matrices inside.
+   */
   #runOutside(op: Op, call: Call): void {
+    if (Object.values(call.tensors).some((tensor) => tensor instanceof DiskTensor)) {
+      return runOnDisk(op, call, {
+        alloc: (shape) => this.allocOutside(shape),
+        run: (op, tensors, scalars) => this.run(op, tensors, scalars),
+        arrayOf: (tensor) => this.#arrayOf(tensor),
+      });
+    }
     if (op.name === "gemm") {
-      return this.#blas ? this.#multiplyInPlace(op, call) : this.#multiplyStaged(op, call);
+      const { m = 0, n = 0, k = 0 } = call.scalars;
+      const least = this.#pool.control[WORDS.blasLeast]!;
+      return least > 0 && m * n * k >= least
+        ? this.#multiplyInPlace(op, call)
+        : this.#multiplyStaged(op, call);
     }
     const { tensors, dims, scalars } = call;
     const arrays = Object.fromEntries(
@@ -199,20 +238,15 @@ class WasmBackend extends CpuLimits implements Backend {
   #multiplyInPlace(gemm: Op, { tensors, dims, scalars }: Call): void {
     const { control } = this.#pool;
     const bases = new Float64Array(control.buffer, WORDS.bases * 4, 3);
-    const least = control[WORDS.blasLeast]!;
     ["a", "b", "c"].forEach((name, i) => {
       const tensor = this.#own(tensors[name]!);
-      const outside = tensor instanceof OutsideTensor;
-      control[WORDS.tensors + 2 * i] = outside ? 0 : tensor.address;
+      control[WORDS.tensors + 2 * i] = tensor instanceof WasmTensor ? tensor.address : 0;
       control[WORDS.tensors + 2 * i + 1] = DTYPE_NUMBERS.f32!;
-      bases[i] = outside ? addressOf(tensor.array) - this.#base : 0;
+      bases[i] = tensor instanceof OutsideTensor ? addressOf(tensor.array) - this.#base : 0;
     });
-    // However small it is: Sluice's own kernels do not reach what is outside.
-    control[WORDS.blasLeast] = 1;
     try {
       this.#call(gemm, { dims, scalars, alone: false });
     } finally {
-      control[WORDS.blasLeast] = least;
       bases.fill(0);
     }
   }
@@ -244,13 +278,19 @@ class WasmBackend extends CpuLimits implements Backend {
   #arrayOf(tensor: Tensor): OpArray {
     const own = this.#own(tensor);
     if (own instanceof OutsideTensor) return own.array;
+    if (own instanceof DiskTensor) throw new TypeError("Cannot use a matrix on disk as a whole");
     const View = own.dtype === "u32" ? Uint32Array : Float32Array;
     // Shared memory, of which what moves numbers takes views as it does of any other.
     const buffer = this.#heap.memory.buffer as ArrayBuffer;
     return new View(buffer, own.address, elementCount(own.shape));
   }
 
-  allocOutside(shape: Shape): Tensor {
+  allocOnDisk(shape: Shape): Tensor {
+    this.#checkOpen();
+    return new DiskTensor(this.#heap, shape, this.#makeFile(byteLength({ dtype: "f32", shape })));
+  }
+
+  allocOutside(shape: Shape): OutsideTensor {
     this.#checkOpen();
     try {
       return new OutsideTensor(this.#heap, shape);
@@ -282,9 +322,10 @@ class WasmBackend extends CpuLimits implements Backend {
     return Promise.resolve();
   }
 
-  #own(tensor: Tensor): WasmTensor | OutsideTensor {
+  #own(tensor: Tensor): WasmTensor | OutsideTensor | DiskTensor {
     if (tensor instanceof WasmTensor && tensor.heap === this.#heap) return tensor;
-    if (tensor instanceof OutsideTensor && tensor.owner === this.#heap) return tensor;
+    const isOurs = tensor instanceof OutsideTensor || tensor instanceof DiskTensor;
+    if (isOurs && tensor.owner === this.#heap) return tensor;
     throw new TypeError("Cannot use a tensor of another backend on this one");
   }
 

@@ -12,7 +12,7 @@ export const BUDGET_FLAGS: readonly Flag[] = [
     placeholder: "size",
     min: 1,
     help:
-      "memory of the process that the plan must keep to (slices shrink, hidden states go to disk)",
+      "memory of the process that the plan must keep to (slices shrink, hidden states and large matrices go to disk)",
     group: GROUP,
   },
   {
@@ -28,7 +28,8 @@ export const BUDGET_FLAGS: readonly Flag[] = [
     type: "bytes",
     placeholder: "size",
     min: 1,
-    help: "temporary files: hidden states, shards of a Hub repository; the output is not counted",
+    help:
+      "temporary files: hidden states, matrices, shards of a Hub repository; the output is not counted",
     group: GROUP,
   },
 ];

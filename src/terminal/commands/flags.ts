@@ -277,17 +277,22 @@ export function corpusSentence({ windows, available, seqLen, tokens }: PreparedW
     `(the text has ${count(tokens)})`;
 }
 
-/** Windows with a place for hidden states, if they do not fit in the budget. */
+/**
+ * Windows with a place for hidden states, if they do not fit in the budget, or for `others` that
+ * want one.
+ */
 export async function withSpill(
   evaluation: PreparedWindows,
-  { floatsPerToken, host, stack }: {
+  { floatsPerToken, others = false, host, stack }: {
     floatsPerToken: number;
+    others?: boolean;
     host: Host;
     stack: AsyncDisposableStack;
   },
 ): Promise<EvaluationInput> {
   const { windows, seqLen, stateBudget } = evaluation;
-  if (windows.length * seqLen * floatsPerToken * 4 <= stateBudget) return evaluation;
+  const fits = windows.length * seqLen * floatsPerToken * 4 <= stateBudget;
+  if (fits && !others) return evaluation;
   const folder = stack.use(await host.temporaryFolder());
   return { ...evaluation, spill: { disk, folder: folder.path } };
 }

@@ -185,21 +185,31 @@ export async function inputsOf(
   { calibration, evaluation }: Texts,
   { plan, host, stack }: { plan: Plan; host: Host; stack: AsyncDisposableStack },
 ): Promise<{ readonly calibration?: CalibrationInput; readonly evaluation?: EvaluationInput }> {
-  const { model, recipe } = plan;
+  const { model, recipe, memory } = plan;
   if (!model) return {};
-  const fitted = (windows: PreparedWindows, request: WindowsRequest, floatsPerToken: number) =>
-    withSpill({ ...windows, stateBudget: request.stateBudget }, { floatsPerToken, host, stack });
+  const fitted = (
+    windows: PreparedWindows,
+    { stateBudget }: WindowsRequest,
+    place: { readonly floatsPerToken: number; readonly others?: boolean },
+  ) => withSpill({ ...windows, stateBudget }, { ...place, host, stack });
   return {
     ...(calibration && plan.calibration
       ? {
-        calibration: await fitted(calibration, plan.calibration, stateWidths(model, recipe).kept),
+        calibration: await fitted(calibration, plan.calibration, {
+          floatsPerToken: stateWidths(model, recipe).kept,
+          others: memory.disk > 0,
+        }),
       }
       // The record tells by what the threshold of outliers was found.
       : calibration && recipe.outlierQuantile !== undefined
       ? { calibration }
       : {}),
     ...(evaluation && plan.evaluation
-      ? { evaluation: await fitted(evaluation, plan.evaluation, 2 * model.hiddenSize) }
+      ? {
+        evaluation: await fitted(evaluation, plan.evaluation, {
+          floatsPerToken: 2 * model.hiddenSize,
+        }),
+      }
       : {}),
   };
 }
