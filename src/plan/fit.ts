@@ -1,6 +1,6 @@
 /**
- * How a run keeps its budgets and fits on its device: fewer windows walk together, more matrices lie
- * outside of its own memory, hidden states go to disk, slices shrink, and matrices go to disk.
+ * How a run keeps its budgets and fits on its device: fewer windows walk together, more matrices
+ * lie outside of its own memory, hidden states go to disk, slices shrink, and matrices go to disk.
  * Refuses what cannot be done.
  */
 import type { DeviceLimits, MatrixPlaces } from "../backend.ts";
@@ -70,7 +70,8 @@ export interface Choice {
 /**
  * Find places for matrices and hidden states, and a slice size, with which a run keeps its budgets
  * and fits on its device: first fewer windows walk together; then matrices that the device has no
- * room for lie outside; then hidden states go to disk; then slices shrink; then matrices go to disk.
+ * room for lie outside; then hidden states go to disk; then slices shrink; then matrices go to
+ * disk.
  *
  * @throws {UnsupportedError} none does; the sentence has the number that would.
  */
