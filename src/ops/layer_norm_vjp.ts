@@ -3,7 +3,7 @@ import wgsl from "../../shaders/layer_norm_vjp.wgsl" with { type: "text" };
 import { defineOp, fold } from "../op.ts";
 
 /**
- * The gradient by the output of `layer_norm`, in place, becomes that by its input x: with n the
+ * The gradient g by the output of `layer_norm`, in place, becomes that by its input x: with n the
  * normalized row, r = 1/√(var(x) + eps) and h = g·weight, r·(h − mean(h) − n·mean(n·h)).
  */
 export const layerNormVjp = defineOp({

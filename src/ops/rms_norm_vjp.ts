@@ -4,8 +4,8 @@ import { defineOp } from "../op.ts";
 import { rmsNorm } from "./rms_norm.ts";
 
 /**
- * The gradient by the output of `rms_norm`, in place, becomes that by its input x: with r =
- * 1/√(mean(x²) + eps) and h = g·(weight + plus), over each run of D columns, r·(h − x·r²·mean(x·h)).
+ * The gradient g by the output of `rms_norm`, in place, becomes that by its input x, over each run
+ * of D columns: with r = 1/√(mean(x²) + eps) and h = g·(weight + plus), r·(h − x·r²·mean(x·h)).
  */
 export const rmsNormVjp = defineOp({
   name: "rms_norm_vjp",

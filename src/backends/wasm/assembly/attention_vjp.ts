@@ -1,12 +1,12 @@
-// Backward through causal grouped-query attention (FlashAttention, arXiv 2205.14135, algorithm 4), in
-// two ops: what queries get, block of queries by block, and what keys and values get, block of keys by
-// block. Weights are computed anew from q and k. Products go through block_product.ts; each block is
-// one thread's, and its sums run in one order.
+// Backward through causal grouped-query attention (FlashAttention, arXiv 2205.14135, algorithm 4),
+// in two ops: what queries get, block of queries by block, and what keys and values get, block of
+// keys by block. Weights are computed anew from q and k. Products go through block_product.ts; each
+// block is one thread's, and its sums run in one order.
 import { ceilDiv, claim, dim, scalarF, scalarU, scratch, tensor } from "./call";
 import { product, PRODUCT_BYTES } from "./block_product";
 import { exp4, max4, softCap4, sum4 } from "./math";
 
-/** Queries and keys of a block of scores, 256 KiB, for one op; the other way round for the other. */
+/** Queries and keys of a block of scores for one op, keys and queries for the other. */
 const FEW: i32 = 128, MANY: i32 = 512;
 const SCORES: usize = (128 * 512) << 2;
 /** What is known of a query: its largest score, Σ e^(score − largest), Σ o·g. */

@@ -1,5 +1,5 @@
-// Products of blocks that one thread makes by itself: of a BLAS where there is one, else through the
-// micro-kernel of gemm.ts.
+// Products of blocks that one thread makes by itself: by a BLAS where there is one, else through
+// the micro-kernel of gemm.ts.
 import { hasBlas, sgemm } from "./blas";
 import { F32 } from "./call";
 import { COLUMNS, micro, microEdge, packRows } from "./gemm";
