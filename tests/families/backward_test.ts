@@ -11,7 +11,7 @@ import { BlockTape, type MatrixRows, type TapeTensors } from "../../src/forward/
 import { LoadedBlock } from "../../src/forward/loaded_block.ts";
 import { ModelTables } from "../../src/forward/tables.ts";
 import { walkBlock } from "../../src/forward/walk.ts";
-import { originalWeights } from "../../src/forward/weights.ts";
+import { originalWeights, storedWeights } from "../../src/forward/weights.ts";
 import { type BlockGraph, graphsOf } from "../../src/graph/block_graph.ts";
 import type { Matrix } from "../../src/graph/matrices.ts";
 import { planTape, type TapePlan } from "../../src/graph/tape.ts";
@@ -19,12 +19,14 @@ import { openWasm } from "../../src/backends/wasm/mod.ts";
 import { copyRectangle } from "../../src/ops/copy.ts";
 import { multiply } from "../../src/ops/gemm.ts";
 import { addBias, matmulNt } from "../../src/ops/mod.ts";
+import { recognize } from "../../src/formats/mod.ts";
 import { openCheckpoint } from "../../src/sources/checkpoint.ts";
 import { gaussian, uniform } from "../conformance/given.ts";
 import { counted } from "../counted.ts";
 import { float64Backend, numbersOf } from "../f64_backend.ts";
 import { onEveryBackend } from "../present.ts";
-import { FAMILIES, MODELS, weightsFolder } from "./given.ts";
+import { folder, quantize } from "../run_given.ts";
+import { checkpointOf, FAMILIES, MODELS, weightsFolder } from "./given.ts";
 
 /** Two windows, longer than those that some of the models' attention has. */
 const SEQ_LEN = 11;
@@ -166,7 +168,7 @@ for (const name of MODELS) {
   Deno.test(`gradients through blocks of the ${name} model are what differences say`, async () => {
     const backend = float64Backend();
     await withBlocks(name, backend, (given) => {
-      const { graph, scope, tables, x, gradient } = given;
+      const { graph, tables, x, gradient } = given;
       const tensors = new Changeable(given);
       const found = gradientsOf(given, tensors, plan(graph));
       const loss = () => {
@@ -292,5 +294,42 @@ for (const name of MODELS) {
       }
       return Promise.resolve();
     });
+  });
+}
+
+for (const scheme of ["W4A16", "NF4", "FP8"]) {
+  Deno.test(`gradients go back through the values of ${scheme} that products use`, async () => {
+    await using made = await checkpointOf("llama");
+    await using into = await folder();
+    await using backend = await openWasm({ threads: 1 });
+    const { out } = await quantize(made.path, {
+      scheme,
+      ...(scheme === "W4A16" ? { method: "rtn", "group-size": 32 } : {}),
+    }, { backend, into: into.path });
+    await using source = await openCheckpoint(out);
+    const found = (await recognize(source))!;
+    const weights = storedWeights(source, found);
+    const has = (name: string) => source.tensors.has(name) || found.weights.has(name);
+    const [graph] = graphsOf(configureModel(source.config, has));
+    using scope = backend.scope();
+    const tensors = await LoadedBlock.load(graph!, weights, { scope });
+    for (const matrix of graph!.matrices) {
+      assert.ok(weights.stored(matrix.name), matrix.name);
+      const { rows, columns } = matrix;
+      const unit = Float32Array.from(
+        { length: columns ** 2 },
+        (_, i) => Number(i % (columns + 1) === 0),
+      );
+      const product = tensors.product(matrix, upload(unit, [columns, columns], scope), scope);
+      const parts = [...tensors.rowsOf(matrix)].map(({ values }) => values(scope));
+      const [turned, ...values] = (await backend.read(product, ...parts)).map((bytes) =>
+        new Float32Array(bytes.buffer)
+      );
+      const want = Array.from(
+        { length: rows * columns },
+        (_, i) => turned![i % columns * rows + Math.floor(i / columns)]! + 0,
+      );
+      assert.deepEqual(values.flatMap((part) => Array.from(part, (value) => value + 0)), want);
+    }
   });
 }
