@@ -19,6 +19,8 @@ import {
   rmsNorm,
   rmsNormVjp,
   rope,
+  scaleCap,
+  scaleCapVjp,
   scaleRows,
 } from "../src/ops/mod.ts";
 import type { Op, OpArray, Scalars } from "../src/op.ts";
@@ -241,6 +243,25 @@ for (const [kind, name] of ACTIVATIONS.entries()) {
         const gate_g = zeros(x);
         define(gateVjp, { gate: x, up, up_g: g, gate_g }, { kind });
         return { gate: gate_g, up: g };
+      },
+    };
+  });
+}
+
+for (const cap of [0, 2]) {
+  check(`scale_cap ${cap === 0 ? "without a cap" : "with a cap"}`, () => {
+    const x = some(20);
+    const scalars = { times: 1.3, cap };
+    return {
+      by: { x },
+      forward() {
+        const y = copyOf(x);
+        define(scaleCap, { x: y }, scalars);
+        return y;
+      },
+      backward(g) {
+        define(scaleCapVjp, { x, g }, scalars);
+        return { x: g };
       },
     };
   });

@@ -328,6 +328,7 @@ const CALLS: Readonly<Record<string, Call>> = {
   layer_norm_vjp: { dims: { T, C }, scalars: { eps: 1e-5 } },
   act: { dims: { N: 100_003 }, scalars: { kind: 1 } },
   act_vjp: { dims: { N: 100_003 }, scalars: { kind: 1 } },
+  scale_cap_vjp: { dims: { N: 100_003 }, scalars: { times: 12, cap: 30 } },
   gate_vjp: { dims: { N: 100_003 }, scalars: { kind: 2 } },
   gate: { dims: { N: 100_003 }, scalars: { kind: 0 } },
   scale_cap: { dims: { N: 100_003 }, scalars: { times: 12, cap: 30 } },

@@ -56,6 +56,7 @@ import { rmsNormVjp } from "./rms_norm_vjp.ts";
 import { rope } from "./rope.ts";
 import { rowDots } from "./row_dots.ts";
 import { scaleCap } from "./scale_cap.ts";
+import { scaleCapVjp } from "./scale_cap_vjp.ts";
 import { scaleParams } from "./scale_params.ts";
 import { scaleRows } from "./scale_rows.ts";
 import { searchParams } from "./search_params.ts";
@@ -118,6 +119,7 @@ export {
   rope,
   rowDots,
   scaleCap,
+  scaleCapVjp,
   scaleParams,
   scaleRows,
   searchParams,
@@ -189,4 +191,5 @@ export const OPS: readonly Op[] = [
   attentionVjpKv,
   actVjp,
   gateVjp,
+  scaleCapVjp,
 ];

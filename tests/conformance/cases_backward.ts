@@ -7,6 +7,7 @@ import { attentionVjpQ, QUERY_FACTS } from "../../src/ops/attention_vjp_q.ts";
 import { gateVjp } from "../../src/ops/gate_vjp.ts";
 import { layerNormVjp } from "../../src/ops/layer_norm_vjp.ts";
 import { rmsNormVjp } from "../../src/ops/rms_norm_vjp.ts";
+import { scaleCapVjp } from "../../src/ops/scale_cap_vjp.ts";
 import { activationBound } from "./cases_model.ts";
 import { blank, FLOATS, floats, gaussian, type Given, normal, valuesOf } from "./given.ts";
 import { type Case, U, type View, within } from "./judge.ts";
@@ -103,6 +104,13 @@ const gateBound = ({ before: { gate, up, up_g }, want, scalars }: View) =>
     const beside = Math.abs(up![i]! * up_g![i]!);
     return beside * slopeBound(gate![i]!, scalars.kind!) + 6 * U * Math.abs(value);
   });
+
+/** The tanh of a capped number is off by 12 roundings of 1, its square by twice that. */
+const capVjpBound = ({ before: { g }, want, scalars: { times = 1, cap = 0 } }: View) =>
+  Float64Array.from(
+    want.g!,
+    (value, i) => 4 * U * Math.abs(value) + (cap === 0 ? 0 : 30 * U * Math.abs(times * g![i]!)),
+  );
 
 /**
  * What the outputs of attention's backward pass may be off by. A weight p is relatively off as in
@@ -373,6 +381,17 @@ export const backwardCases: readonly Case[] = [
         judge: { up_g: within(upBound), gate_g: within(gateBound) },
       },
     ])
+  ),
+  ...[1, 33, 257].flatMap((n) =>
+    [[1, 0], [12, 0], [1, 2], [0.125, 30]].map(([times = 1, cap = 0]) => ({
+      op: scaleCapVjp,
+      tensors: {
+        x: floats("f32", [n], gaussian(n, 330).map((x, i) => i === 5 ? 1e6 * x : 9 * x)),
+        g: normal("f32", [n], { seed: 331 }),
+      },
+      scalars: { times, cap },
+      judge: { g: within(capVjpBound) },
+    }))
   ),
   ...ATTENTIONS.flatMap((sizes) =>
     [attentionVjpQ, attentionVjpKv].map((op) => attentionVjpCase(op, { ...sizes, seed: 320 }))

@@ -135,6 +135,12 @@ const activated = (draw: Draw): Drawn => ({
   scalars: { kind: draw.whole(0, 3) },
 });
 
+/** Numbers that are scaled and capped. */
+const cappedRow = (draw: Draw): Drawn => ({
+  dims: { N: draw.size(40_000) },
+  scalars: { times: draw.pick(1, 12, 0.125), cap: draw.pick(0, 2, 30) },
+});
+
 /** A backward pass of attention. */
 function attentionBack(draw: Draw, op: typeof attentionVjpQ | typeof attentionVjpKv): Case {
   const step = draw.pick(1, 4);
@@ -371,10 +377,8 @@ export const DRAWS: Readonly<Record<string, Row>> = {
   gate: activated,
   act_vjp: activated,
   gate_vjp: activated,
-  scale_cap: (draw) => ({
-    dims: { N: draw.size(40_000) },
-    scalars: { times: draw.pick(1, 12, 0.125), cap: draw.pick(0, 2, 30) },
-  }),
+  scale_cap: cappedRow,
+  scale_cap_vjp: cappedRow,
   add: (draw) => ({
     dims: { N: draw.size(40_000) },
     scalars: { times: draw.pick(1, 0.22), other: draw.pick(1, -1) },

@@ -266,9 +266,12 @@ for (const name of MODELS) {
     await withBlocks(name, backend, (given) => {
       const { graph, tensors, tables, x, gradient } = given;
       const whole = plan(graph).bytes;
+      const least = plan(graph, { budget: 0 }).bytes;
+      assert.ok(least <= whole);
       for (const budget of [Infinity, 0.8 * whole, 0.6 * whole, 0]) {
         for (const inputGradient of [true, false]) {
           const how = plan(graph, { budget, inputGradient });
+          if (inputGradient && budget >= least) assert.ok(how.bytes <= budget);
           // Tables are made when they are first asked for, and stay.
           {
             using first = backend.scope();

@@ -3,7 +3,7 @@ import { CHUNK, ceilDiv, claim, claimChunk, dim, dtype, rowsPerItem, scalarF, sc
   tensor } from "./call";
 import { run } from "./cast";
 import { activation } from "./layer";
-import { erf4, exp4, promoteHigh, sum2 } from "./math";
+import { erf4, exp4, promoteHigh, softCap4, sum2 } from "./math";
 import { RUN } from "./range";
 
 // Thread-private: sums of a row, in f64.
@@ -141,6 +141,22 @@ export function act_vjp(thread: i32): void {
   for (let i = claimChunk(); i < n; i = claimChunk()) {
     for (let at = <usize>i << 2, end = <usize>min(n, i + CHUNK) << 2; at < end; at += 16) {
       v128.store(g + at, f32x4.mul(slope(v128.load(x + at), kind), v128.load(g + at)));
+    }
+  }
+}
+
+/** g = times·(1 − tanh²(times·x / cap))·g */
+export function scale_cap_vjp(thread: i32): void {
+  const x = tensor(0), g = tensor(1), n = dim(0), times = f32x4.splat(scalarF(0)),
+    cap = scalarF(1), bound = f32x4.splat(cap), one = f32x4.splat(1);
+  for (let i = claimChunk(); i < n; i = claimChunk()) {
+    for (let at = <usize>i << 2, end = <usize>min(n, i + CHUNK) << 2; at < end; at += 16) {
+      let slope = times;
+      if (cap != 0) {
+        const t = f32x4.div(softCap4(f32x4.mul(v128.load(x + at), times), bound), bound);
+        slope = f32x4.mul(slope, f32x4.sub(one, f32x4.mul(t, t)));
+      }
+      v128.store(g + at, f32x4.mul(slope, v128.load(g + at)));
     }
   }
 }
