@@ -20,3 +20,28 @@ fn activation(x: f32, kind: u32) -> f32 {
     default: { return max(x, 0.0); } // ReLU
   }
 }
+
+// 1 / (1 + e^y) and 1 / (1 + e^−y), which add up to 1.
+fn parts(y: f32) -> vec2<f32> {
+  let e = exp(clamp(y, -85.0, 85.0));
+  let part = 1.0 / (1.0 + e);
+  return vec2(part, e * part);
+}
+
+// The derivative of `activation`; that of ReLU is 0 at 0.
+fn activation_slope(x: f32, kind: u32) -> f32 {
+  switch kind {
+    case 0u: {
+      let p = parts(-x);
+      return p.x + x * p.x * p.y;
+    }
+    case 1u: {
+      return 0.5 * (1.0 + erf(x * 0.70710678)) + x * 0.39894228 * exp(max(-0.5 * x * x, -85.0));
+    }
+    case 2u: {
+      let p = parts(-1.5957691 * (x + 0.044715 * x * x * x));
+      return p.x + x * 1.5957691 * (1.0 + 0.134145 * x * x) * p.x * p.y;
+    }
+    default: { return select(0.0, 1.0, x > 0.0); }
+  }
+}

@@ -3,6 +3,20 @@
 // of one head and 64 of its dimensions, 32 keys at a time. A lane computes the scores of 4 queries
 // and 4 keys, then the sums of the same 4 queries and 8 dimensions.
 
+struct Args {
+  T: u32,
+  Q: u32,
+  K: u32,
+  B: u32,
+  S: u32,
+  head_dim: u32,
+  window: u32,
+  scale: f32,
+  cap: f32,
+  biased: u32,
+  length: u32,
+}
+
 @group(0) @binding(0) var<storage, read> q: array<f32>; // f32[T, Q]
 @group(0) @binding(1) var<storage, read> k: array<f32>; // f32[T, K]
 @group(0) @binding(2) var<storage, read> v: array<f32>; // f32[T, K]

@@ -1,19 +1,5 @@
-// Which keys a query sees and what becomes of a score, for the two kernels of attention, which this
-// is put before.
-
-struct Args {
-  T: u32,
-  Q: u32,
-  K: u32,
-  B: u32,
-  S: u32,
-  head_dim: u32,
-  window: u32,
-  scale: f32,
-  cap: f32,
-  biased: u32,
-  length: u32,
-}
+// Which keys a query sees and what becomes of a score, for the kernels of attention and of its
+// backward pass, which this is put before; they define Args.
 
 @group(0) @binding(3) var<storage, read> bias: array<f32>; // f32[B, S], by head and key
 @group(1) @binding(0) var<uniform> args: Args;

@@ -9,7 +9,14 @@ import { openWasm } from "../src/backends/wasm/mod.ts";
 import { DeviceError } from "../src/errors.ts";
 import { openBackend } from "../src/open.ts";
 import { multiply } from "../src/ops/gemm.ts";
-import { attention, gemm, matmulNt, matmulPacked } from "../src/ops/mod.ts";
+import {
+  attention,
+  attentionVjpKv,
+  attentionVjpQ,
+  gemm,
+  matmulNt,
+  matmulPacked,
+} from "../src/ops/mod.ts";
 import type { FloatDType } from "../src/tensor.ts";
 import { ABSENT_BLAS } from "./blas_given.ts";
 import { testBackend } from "./conformance/backend.ts";
@@ -20,7 +27,7 @@ const CONFIG = fileURLToPath(new URL("../deno.json", import.meta.url));
 await testBackend(
   "a BLAS for wasm",
   async () => ABSENT_BLAS ?? await openWasm({ threads: 2, blas: "auto", blasLeast: 1 }),
-  { ops: [matmulNt, matmulPacked, gemm, attention] },
+  { ops: [matmulNt, matmulPacked, gemm, attention, attentionVjpQ, attentionVjpKv] },
 );
 
 function withBlas(name: string, fn: () => Promise<void>): void {

@@ -2,10 +2,17 @@
 import { type Backend, makeScope, type Tensor } from "../src/backend.ts";
 import { deviceBytes } from "../src/op.ts";
 
-/** A device that behaves as `backend`, and the most bytes of tensors that lay on it at once. */
-export function counted(
-  backend: Backend,
-): { readonly backend: Backend; readonly peakBytes: () => number } {
+/** Bytes of tensors on a device. */
+export interface Counted {
+  readonly backend: Backend;
+  readonly heldBytes: () => number;
+  /** The most that lay on it at once, since `forgetPeak` was called. */
+  readonly peakBytes: () => number;
+  readonly forgetPeak: () => void;
+}
+
+/** A device that behaves as `backend`, and whose tensors are counted. */
+export function counted(backend: Backend): Counted {
   let [held, peak] = [0, 0];
   const alloc: Backend["alloc"] = (dtype, shape) => {
     const tensor = backend.alloc(dtype, shape);
@@ -31,5 +38,10 @@ export function counted(
       return typeof value === "function" ? value.bind(target) : value;
     },
   });
-  return { backend: own, peakBytes: () => peak };
+  return {
+    backend: own,
+    heldBytes: () => held,
+    peakBytes: () => peak,
+    forgetPeak: () => peak = held,
+  };
 }

@@ -153,6 +153,7 @@ Deno.test("lines have at most 100 columns, but for texts that cannot be broken",
 const FRAGMENTS = [
   "activation",
   "attention_scores",
+  "attention_tiles",
   "attention_vectors",
   "codebook",
   "gemm_vectors",

@@ -262,6 +262,12 @@ const columns = integers("u32", [C + 1], [
   ...Array.from({ length: C - listed.length }, () => 0),
 ]);
 
+/** Two windows of more queries than a kernel takes at once, and the facts of each. */
+const ATTENTION = {
+  dims: { T: 2 * 150, Q: 6 * 36, K: 2 * 36, B: 6, S: 150, P: 3 * 6 },
+  scalars: { head_dim: 36, window: 100, scale: 0.2, cap: 30, biased: 1, length: 150 },
+};
+
 const CALLS: Readonly<Record<string, Call>> = {
   widen: { dims: { N: 100_003 } },
   narrow: { dims: { N: 100_003 } },
@@ -326,7 +332,17 @@ const CALLS: Readonly<Record<string, Call>> = {
     dims: { T, Q: 6 * 36, K: 2 * 36, B: 6, S: T },
     scalars: { head_dim: 36, window: 100, scale: 0.2, cap: 30, biased: 1, length: T },
   },
+  attention_vjp_q: { dims: ATTENTION.dims, scalars: ATTENTION.scalars },
+  attention_vjp_kv: {
+    ...ATTENTION,
+    given: { facts: positive([ATTENTION.dims.T, ATTENTION.dims.P]) },
+  },
+  rms_norm_vjp: { dims: { T, C, D: C }, scalars: { eps: 1e-5, plus: 1 } },
+  layer_norm_vjp: { dims: { T, C }, scalars: { eps: 1e-5 } },
   act: { dims: { N: 100_003 }, scalars: { kind: 1 } },
+  act_vjp: { dims: { N: 100_003 }, scalars: { kind: 1 } },
+  scale_cap_vjp: { dims: { N: 100_003 }, scalars: { times: 12, cap: 30 } },
+  gate_vjp: { dims: { N: 100_003 }, scalars: { kind: 2 } },
   gate: { dims: { N: 100_003 }, scalars: { kind: 0 } },
   scale_cap: { dims: { N: 100_003 }, scalars: { times: 12, cap: 30 } },
   gather_columns: {

@@ -3,16 +3,16 @@ import type { Backend, Scope, Tensor } from "../backend.ts";
 import type { Matrix } from "../graph/matrices.ts";
 import { matrixInfo } from "../graph/matrix_reader.ts";
 import { addBias, embedding } from "../ops/mod.ts";
-import type { BlockTensors } from "./walk.ts";
+import type { MatrixRows, TapeTensors } from "./backward.ts";
 import {
+  floatRows,
   infoOf,
+  type LoadedRows,
   loadVector,
   type ModelWeights,
   place,
-  type Product,
-  productOf,
   sliceStep,
-  storedProduct,
+  storedRows,
 } from "./weights.ts";
 
 /** One matrix, in slices of its rows. */
@@ -22,7 +22,7 @@ interface LoadedMatrix {
   readonly slices: readonly {
     /** The first of its rows. */
     readonly from: number;
-    readonly product: Product;
+    readonly loaded: LoadedRows;
     /** The rows themselves, where they are not quantized. */
     readonly weight: Tensor | undefined;
   }[];
@@ -36,7 +36,7 @@ export interface BlockContent {
 }
 
 /** See the head of this file. */
-export class LoadedBlock implements BlockTensors {
+export class LoadedBlock implements TapeTensors {
   readonly #matrices = new Map<string, LoadedMatrix>();
   readonly #vectors = new Map<string, Tensor>();
 
@@ -72,9 +72,16 @@ export class LoadedBlock implements BlockTensors {
     const [tokens = 0] = x.shape;
     const { rows, slices } = this.#matrices.get(name)!;
     const y = scope.alloc("f32", [tokens, rows]);
-    for (const { from, product } of slices) product(x, y, from);
+    for (const { from, loaded } of slices) loaded.product(x, y, from);
     if (bias) scope.backend.run(addBias, { b: this.vector(bias), y });
     return y;
+  }
+
+  rowsOf({ name }: Matrix): Iterable<MatrixRows> {
+    return this.#matrices.get(name)!.slices.map(({ from, loaded }) => ({
+      from,
+      values: (scope) => loaded.values(scope),
+    }));
   }
 
   /**
@@ -110,14 +117,14 @@ async function loadMatrix(
   for (let from = 0; from < rows; from += count) {
     const slice = { from, to: Math.min(rows, from + count) };
     if (stored) {
-      const product = await storedProduct(stored, weights.read, { scope, rows: slice });
-      slices.push({ from, product, weight: undefined });
+      const loaded = await storedRows(stored, weights.read, { scope, rows: slice });
+      slices.push({ from, loaded, weight: undefined });
       continue;
     }
     const info = matrixInfo(at, infoOf(at.of, weights));
     const bytes = await weights.readMatrix(at, slice);
     const weight = place({ ...info, shape: [slice.to - from, columns] }, bytes, scope);
-    slices.push({ from, product: productOf(weight, scope), weight });
+    slices.push({ from, loaded: floatRows(weight, scope), weight });
   }
   return { rows, columns, slices };
 }

@@ -30,6 +30,16 @@ export class States {
     this.#own.add(state);
   }
 
+  /** Whether there is a tensor of a state. */
+  has(state: State): boolean {
+    return this.#tensors.has(state);
+  }
+
+  /** The states that are this walk's. */
+  get own(): readonly State[] {
+    return [...this.#own];
+  }
+
   /** Whether a state is this walk's to change. */
   owns(state: State): boolean {
     return this.#own.has(state);

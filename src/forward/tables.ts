@@ -40,6 +40,15 @@ export class ModelTables implements Disposable {
     };
   }
 
+  /** The table of {@linkcode rotary} that turns gradients back. */
+  rotaryBack(name: string, rows: number): { readonly cos: Tensor; readonly sin: Tensor } {
+    const made = () => this.#model.rotary[name]!(this.#tokens).sin.map((value) => -value);
+    return {
+      cos: this.rotary(name, rows).cos,
+      sin: this.#table(`−sin ${name}`, rows, made),
+    };
+  }
+
   /** What is added to the scores of keys: f32[heads, T]; [1, 1] where nothing is. */
   bias(bias: Attention["bias"], heads: number): Tensor {
     if (!bias) return this.#tensor("no bias", new Float32Array(1), [1, 1]);

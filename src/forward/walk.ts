@@ -6,6 +6,7 @@ import type { Scope, Tensor } from "../backend.ts";
 import type { Attention, Node, Norm, State } from "../family.ts";
 import type { BlockGraph } from "../graph/block_graph.ts";
 import type { Matrix } from "../graph/matrices.ts";
+import type { Scalars } from "../op.ts";
 import { readsOf, writesOf } from "../graph/block_graph.ts";
 import { ACTIVATIONS } from "../ops/activation.ts";
 import { copyRectangle } from "../ops/copy.ts";
@@ -43,18 +44,20 @@ export interface Forward {
  * Run the nodes from one place to another.
  *
  * @param given The states that `graph.resumption(from)` asks for.
- * @returns every state that is needed from `to` on, and what was given.
+ * @param keep States on the way that are wanted, too.
+ * @returns every state that is needed from `to` on, what was to be kept, and what was given.
  */
 export function walk(
   graph: BlockGraph,
   { from, to }: { readonly from: number; readonly to: number },
-  { given, forward }: {
+  { given, keep = [], forward }: {
     readonly given: Iterable<readonly [State, Tensor]>;
+    readonly keep?: Iterable<State>;
     readonly forward: Forward;
   },
 ): States {
   const states = new States(given, forward.scope);
-  const wanted = new Set(graph.resumption(to).states);
+  const wanted = new Set([...graph.resumption(to).states, ...keep]);
   const isOver = (state: State, at: number) => graph.lastUse(state) <= at && !wanted.has(state);
   const run = (node: Node, at: number) => {
     runNode(node, states, {
@@ -78,14 +81,16 @@ export function walkBlock(graph: BlockGraph, x: Tensor, forward: Forward): Tenso
   return walk(graph, { from: 0, to: graph.nodes.length }, { given, forward }).take(output);
 }
 
-interface NodeContext extends Forward {
+/** What running a node may use. */
+export interface NodeContext extends Forward {
   /** Of the node's linears. */
   readonly matrices: readonly Matrix[];
   /** Whether a state is not needed after this node. */
   lastUse(state: State): boolean;
 }
 
-function runNode(node: Node, states: States, context: NodeContext): void {
+/** Run one node: the states that it reads are at hand, those that it makes are set. */
+export function runNode(node: Node, states: States, context: NodeContext): void {
   const { scope, tables } = context;
   const { backend } = scope;
   switch (node.op) {
@@ -132,26 +137,35 @@ export function copyOf(from: Tensor, scope: Scope): Tensor {
   return to;
 }
 
+/** What a norm takes of a block and its model. */
+type NormContext = Pick<Forward, "scope" | "tables"> & {
+  readonly tensors: Pick<BlockTensors, "vector">;
+};
+
 /** A norm of x, f32[T, C] in the scope. */
-export function normalize(
-  x: Tensor,
-  { kind, weight, bias, plusOne, eps, perHead }: Norm,
-  { scope, tensors, tables }: Pick<Forward, "scope" | "tables"> & {
-    readonly tensors: Pick<BlockTensors, "vector">;
-  },
-): Tensor {
-  const { backend } = scope;
+export function normalize(x: Tensor, norm: Norm, context: NormContext): Tensor {
+  const { scope } = context;
   const y = scope.alloc("f32", x.shape);
-  const [, columns = 0] = x.shape;
+  const { weight, bias, scalars } = normCall(x, norm, context);
+  if (norm.kind === "rms") scope.backend.run(rmsNorm, { x, weight, y }, scalars);
+  else scope.backend.run(layerNorm, { x, weight, bias: bias(), y }, scalars);
+  return y;
+}
+
+/** What the ops of a norm of x are given besides. */
+export function normCall(
+  { shape: [, columns = 0] }: Tensor,
+  { kind, weight, bias, plusOne, eps, perHead }: Norm,
+  { tensors, tables }: Pick<NormContext, "tensors" | "tables">,
+): { readonly weight: Tensor; readonly bias: () => Tensor; readonly scalars: Scalars } {
   const vector = (name: string | undefined, otherwise: number) =>
     name === undefined ? tables.constant(otherwise, perHead ?? columns) : tensors.vector(name);
-  if (kind === "rms") {
-    const plus = plusOne && weight !== undefined ? 1 : 0;
-    backend.run(rmsNorm, { x, weight: vector(weight, 1), y }, { eps, plus });
-  } else {
-    backend.run(layerNorm, { x, weight: vector(weight, 1), bias: vector(bias, 0), y }, { eps });
-  }
-  return y;
+  const plus = { plus: plusOne && weight !== undefined ? 1 : 0 };
+  return {
+    weight: vector(weight, 1),
+    bias: () => vector(bias, 0),
+    scalars: { eps, ...(kind === "rms" ? plus : {}) },
+  };
 }
 
 /**
@@ -181,13 +195,29 @@ function runLinears(
   }
 }
 
+/** What walks with an attention take besides the states. */
+type Tables = Pick<Forward, "scope" | "tables">;
+
 /** attention(rope(q), rope(k), v): q and k change in place. */
 function attend(
   { q, k, v }: Readonly<Record<"q" | "k" | "v", Tensor>>,
-  { heads, dim, rotation, window = 0, scale, softcap = 0, bias, temperature }: Attention,
-  { scope, tables }: Pick<Forward, "scope" | "tables">,
+  how: Attention,
+  context: Tables,
 ): Tensor {
-  const { backend } = scope;
+  const { scope, tables } = context;
+  turn({ q, k }, how, context);
+  const o = scope.alloc("f32", q.shape);
+  const { bias, scalars } = attentionCall(how, tables);
+  scope.backend.run(attention, { q, k, v, bias, o }, scalars);
+  return o;
+}
+
+/** Put positions into queries and keys, in place. */
+export function turn(
+  { q, k }: Readonly<Record<"q" | "k", Tensor>>,
+  { dim, rotation, temperature }: Attention,
+  { scope: { backend }, tables }: Tables,
+): void {
   const [rows = 0] = q.shape;
   if (rotation) {
     const adjacent = Number(rotation.pairs === "adjacent");
@@ -199,7 +229,13 @@ function attend(
     const factor = tables.temperature(temperature, rows);
     backend.run(scaleRows, { factor, y: q }, { scale_dtype: 0 });
   }
-  const o = scope.alloc("f32", q.shape);
+}
+
+/** What the ops of an attention are given besides queries, keys and values. */
+export function attentionCall(
+  { heads, dim, window = 0, scale, softcap = 0, bias }: Attention,
+  tables: ModelTables,
+): { readonly bias: Tensor; readonly scalars: Scalars } {
   const scalars = {
     head_dim: dim,
     window,
@@ -208,8 +244,7 @@ function attend(
     biased: Number(bias !== undefined),
     length: tables.tokens,
   };
-  backend.run(attention, { q, k, v, bias: tables.bias(bias, heads), o }, scalars);
-  return o;
+  return { bias: tables.bias(bias, heads), scalars };
 }
 
 /** Σ times·state, into a term that nothing else needs. */

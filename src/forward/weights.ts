@@ -9,7 +9,7 @@ import type { Format, ReadTensor, StoredWeight } from "../format.ts";
 import { keepWhole } from "../formats/whole_reads.ts";
 import { matrixReader, type ReadMatrix } from "../graph/matrix_reader.ts";
 import type { DeviceDType } from "../op.ts";
-import { matmulNt } from "../ops/mod.ts";
+import { matmulNt, widen } from "../ops/mod.ts";
 import type { Plan } from "../plan/planned.ts";
 import { schemeKind } from "../schemes/mod.ts";
 import { copied } from "../plan/content.ts";
@@ -118,23 +118,44 @@ export function areAlike(name: string, one: ModelWeights, other: ModelWeights): 
  */
 export type Product = (x: Tensor, y: Tensor, column: number) => void;
 
-/** The product with rows that are not quantized. */
-export function productOf(w: Tensor, { backend }: Scope): Product {
-  return (x, y, column) => backend.run(matmulNt, { x, w, y }, { column });
+/** Rows of a weight on the device. */
+export interface LoadedRows {
+  readonly product: Product;
+  /** Their values, f32[rows, C]: what is on the device, or made in `scope`. */
+  values(scope: Scope): Tensor;
 }
 
-/** The product with rows of a weight that is stored quantized. */
-export async function storedProduct(
+/** Rows that are not quantized, f32|bf16|f16[rows, C]. */
+export function floatRows(w: Tensor, { backend }: Scope): LoadedRows {
+  return {
+    product: (x, y, column) => backend.run(matmulNt, { x, w, y }, { column }),
+    values(scope) {
+      if (w.dtype === "f32") return w;
+      const y = scope.alloc("f32", w.shape);
+      backend.run(widen, { x: w, y });
+      return y;
+    },
+  };
+}
+
+/** Rows of a weight that is stored quantized. */
+export async function storedRows(
   { weight, format }: NonNullable<ReturnType<ModelWeights["stored"]>>,
   read: ReadTensor,
   { scope, rows }: { readonly scope: Scope; readonly rows: Rows },
-): Promise<Product> {
+): Promise<LoadedRows> {
   const { backend } = scope;
   const quantized = await format.unpack(weight, read, { scope, rows });
   const kind = schemeKind(quantized.scheme);
-  return (x, y, column) => {
-    using scratch = backend.scope();
-    kind.linear(quantized, x, y, { scope: scratch, column });
+  return {
+    product(x, y, column) {
+      using scratch = backend.scope();
+      kind.linear(quantized, x, y, { scope: scratch, column });
+    },
+    values(own) {
+      const w = kind.dequantize(quantized, own);
+      return w.dtype === "f32" ? w : floatRows(w, own).values(own);
+    },
   };
 }
 
@@ -145,8 +166,8 @@ export async function loadProduct(
   { scope, rows }: { scope: Scope; rows: Rows },
 ): Promise<Product> {
   const stored = weights.stored(name);
-  if (stored) return await storedProduct(stored, weights.read, { scope, rows });
-  return productOf(await upload(name, weights, { scope, rows }), scope);
+  if (stored) return (await storedRows(stored, weights.read, { scope, rows })).product;
+  return floatRows(await upload(name, weights, { scope, rows }), scope).product;
 }
 
 /** Bring rows of a table of floats onto the device: f32|bf16|f16[rows, C]. */

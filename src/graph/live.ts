@@ -14,12 +14,19 @@ export interface WalkWidths {
   readonly end: number;
 }
 
-/** What a walk from one place to another holds beside the states that it is given. */
+/**
+ * What a walk from one place to another holds beside the states that it is given, of which it keeps
+ * some that are not needed to go on.
+ */
 export function walkWidths(
   graph: BlockGraph,
-  { from, to }: { readonly from: number; readonly to: number },
+  { from, to, keep = [] }: {
+    readonly from: number;
+    readonly to: number;
+    readonly keep?: Iterable<State>;
+  },
 ): WalkWidths {
-  const wanted = new Set(graph.resumption(to).states);
+  const wanted = new Set([...graph.resumption(to).states, ...keep]);
   const own = new Set<State>();
   const width = (states: Iterable<State>) =>
     [...states].reduce((sum, state) => sum + graph.width(state), 0);

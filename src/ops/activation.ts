@@ -5,7 +5,7 @@
 import wgsl from "../../shaders/activation.wgsl" with { type: "text" };
 import type { Activation } from "../family.ts";
 
-/** WGSL of `activation`, to be put before a shader that calls it. */
+/** WGSL of `activation` and `activation_slope`, to be put before a shader that calls it. */
 export const ACTIVATION_WGSL: string = wgsl;
 
 /** By number. */
@@ -27,6 +27,26 @@ export function activate(x: number, kind: number): number {
       return Math.max(x, 0);
   }
   throw new RangeError(`Cannot compute an activation: there is none of number ${kind}`);
+}
+
+/** Their derivatives; that of ReLU is 0 at 0, as frameworks have it. */
+export function activationSlope(x: number, kind: number): number {
+  switch (ACTIVATIONS[kind]) {
+    case "silu": {
+      const part = 1 / (1 + Math.exp(-x));
+      return part + x * part / (1 + Math.exp(x));
+    }
+    case "gelu":
+      return 0.5 * erfc(-x / Math.SQRT2) + x * Math.exp(-x * x / 2) / Math.sqrt(2 * Math.PI);
+    case "gelu_tanh": {
+      const u = TANH * (x + 0.044715 * x ** 3);
+      const part = 1 / (1 + Math.exp(u));
+      return part - x * TANH * (1 + 3 * 0.044715 * x * x) * part / (1 + Math.exp(-u));
+    }
+    case "relu":
+      return x > 0 ? 1 : 0;
+  }
+  throw new RangeError(`Cannot differentiate an activation: there is none of number ${kind}`);
 }
 
 /** Why `kind` is no activation, or `true`. */

@@ -2,9 +2,70 @@
 import wgsl from "../../shaders/attention.wgsl" with { type: "text" };
 import scores from "../../shaders/attention_scores.wgsl" with { type: "text" };
 import vectors from "../../shaders/attention_vectors.wgsl" with { type: "text" };
-import { defineOp, type Op, type Variant } from "../op.ts";
+import { type Arrays, defineOp, type Dims, type Op, type Scalars, type Variant } from "../op.ts";
 import { SOFT_CAP_WGSL, softCap } from "./soft_cap.ts";
 import { unroll } from "./unroll.ts";
+
+/** Why dims and scalars of an attention do not fit together, or `true`. */
+export function checkAttention(
+  { T = 0, Q = 0, K = 0, B = 0, S = 0 }: Dims,
+  scalars: Scalars,
+): true | string {
+  const { head_dim = 0, scale = 0, cap = 0, biased = 0, length = 0 } = scalars;
+  if (length < 1 || T % length !== 0) return `${T} tokens are not windows of ${length} each`;
+  // Scores that do not count are −∞ on some devices before they are scaled.
+  if (!(scale > 0)) return `scale must be above 0, got ${scale}`;
+  if (head_dim < 1 || Q % head_dim !== 0 || K % head_dim !== 0) {
+    return `Q = ${Q} and K = ${K} must be multiples of head_dim = ${head_dim}`;
+  }
+  if (cap < 0) return `cap must not be negative, got ${cap}`;
+  if (biased && (B !== Q / head_dim || S !== length)) {
+    return `a bias must have ${Q / head_dim} heads and ${length} tokens, got [${B}, ${S}]`;
+  }
+  return Q % K === 0 ||
+    `Q = ${Q} is not a multiple of K = ${K}: query heads cannot share key heads evenly`;
+}
+
+/** One query of one head, and the keys it sees. */
+interface Query {
+  /** Its token. */
+  readonly i: number;
+  readonly head: number;
+  /** The first column of its head's keys and values. */
+  readonly keys: number;
+  /** The first token that it sees; the last is its own. */
+  readonly from: number;
+  /** By key: the score, capped, and the same with the bias. */
+  readonly capped: readonly number[];
+  readonly scores: readonly number[];
+}
+
+/** Every query of an attention, head by head. */
+export function* queriesOf(
+  { q, k, bias }: Arrays,
+  { T = 0, Q = 0, K = 1, S = 0 }: Dims,
+  { head_dim = 1, window = 0, scale = 0, cap = 0, biased = 0, length = 1 }: Scalars,
+): Generator<Query> {
+  for (let head = 0; head < Q / head_dim; head++) {
+    const keys = Math.floor(head / (Q / K)) * head_dim;
+    for (let i = 0; i < T; i++) {
+      const begin = i - i % length;
+      const from = window > 0 ? Math.max(begin, i - window + 1) : begin;
+      const capped: number[] = [];
+      for (let j = from; j <= i; j++) {
+        let dot = 0;
+        for (let d = 0; d < head_dim; d++) {
+          dot += q![i * Q + head * head_dim + d]! * k![j * K + keys + d]!;
+        }
+        capped.push(softCap(dot * scale, cap));
+      }
+      const scores = biased
+        ? capped.map((score, n) => score + bias![head * S + from + n - begin]!)
+        : capped;
+      yield { i, head, keys, from, capped, scores };
+    }
+  }
+}
 
 const plain = {
   name: "attention",
@@ -24,44 +85,19 @@ const plain = {
     Q / head_dim,
     Math.ceil(head_dim / 64),
   ],
-  check({ T = 0, Q = 0, K = 0, B = 0, S = 0 }, scalars) {
-    const { head_dim = 0, scale = 0, cap = 0, biased = 0, length = 0 } = scalars;
-    if (length < 1 || T % length !== 0) return `${T} tokens are not windows of ${length} each`;
-    // Scores that do not count are −∞ on some devices before they are scaled.
-    if (!(scale > 0)) return `scale must be above 0, got ${scale}`;
-    if (head_dim < 1 || Q % head_dim !== 0 || K % head_dim !== 0) {
-      return `Q = ${Q} and K = ${K} must be multiples of head_dim = ${head_dim}`;
-    }
-    if (cap < 0) return `cap must not be negative, got ${cap}`;
-    if (biased && (B !== Q / head_dim || S !== length)) {
-      return `a bias must have ${Q / head_dim} heads and ${length} tokens, got [${B}, ${S}]`;
-    }
-    return Q % K === 0 ||
-      `Q = ${Q} is not a multiple of K = ${K}: query heads cannot share key heads evenly`;
-  },
-  reference({ q, k, v, bias, o }, { T = 0, Q = 0, K = 1, S = 0 }, scalars) {
-    const { head_dim = 1, window = 0, scale = 0, cap = 0, biased = 0, length = 1 } = scalars;
-    for (let head = 0; head < Q / head_dim; head++) {
-      const from = Math.floor(head / (Q / K)) * head_dim;
-      for (let i = 0; i < T; i++) {
-        const begin = i - i % length;
-        const first = window > 0 ? Math.max(begin, i - window + 1) : begin;
-        const scores: number[] = [];
-        for (let j = first; j <= i; j++) {
-          let dot = 0;
-          for (let d = 0; d < head_dim; d++) {
-            dot += q![i * Q + head * head_dim + d]! * k![j * K + from + d]!;
-          }
-          scores.push(softCap(dot * scale, cap) + (biased ? bias![head * S + j - begin]! : 0));
-        }
-        const most = scores.reduce((max, score) => Math.max(max, score), -Infinity);
-        const weights = scores.map((score) => Math.exp(score - most));
-        const total = weights.reduce((sum, weight) => sum + weight, 0);
-        for (let d = 0; d < head_dim; d++) {
-          let sum = 0;
-          weights.forEach((weight, n) => sum += weight * v![(first + n) * K + from + d]!);
-          o![i * Q + head * head_dim + d] = sum / total;
-        }
+  check: checkAttention,
+  reference(arrays, dims, scalars) {
+    const { v, o } = arrays;
+    const { Q = 0, K = 0 } = dims;
+    const { head_dim = 1 } = scalars;
+    for (const { i, head, keys, from, scores } of queriesOf(arrays, dims, scalars)) {
+      const most = scores.reduce((max, score) => Math.max(max, score), -Infinity);
+      const weights = scores.map((score) => Math.exp(score - most));
+      const total = weights.reduce((sum, weight) => sum + weight, 0);
+      for (let d = 0; d < head_dim; d++) {
+        let sum = 0;
+        weights.forEach((weight, n) => sum += weight * v![(from + n) * K + keys + d]!);
+        o![i * Q + head * head_dim + d] = sum / total;
       }
     }
   },

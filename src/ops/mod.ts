@@ -4,9 +4,12 @@
  */
 import type { Op } from "../op.ts";
 import { act } from "./act.ts";
+import { actVjp } from "./act_vjp.ts";
 import { add } from "./add.ts";
 import { addBias } from "./add_bias.ts";
 import { attention } from "./attention.ts";
+import { attentionVjpKv } from "./attention_vjp_kv.ts";
+import { attentionVjpQ } from "./attention_vjp_q.ts";
 import { columnStats } from "./column_stats.ts";
 import { copy } from "./copy.ts";
 import { dequantize4bit } from "./dequantize_4bit.ts";
@@ -23,12 +26,14 @@ import { fakeQuantize } from "./fake_quantize.ts";
 import { fakeQuantizeRows } from "./fake_quantize_rows.ts";
 import { floatBins } from "./float_bins.ts";
 import { gate } from "./gate.ts";
+import { gateVjp } from "./gate_vjp.ts";
 import { gatherColumns } from "./gather_columns.ts";
 import { gemm } from "./gemm.ts";
 import { gptqBlock } from "./gptq_block.ts";
 import { histogram } from "./histogram.ts";
 import { hqqParams } from "./hqq_params.ts";
 import { layerNorm } from "./layer_norm.ts";
+import { layerNormVjp } from "./layer_norm_vjp.ts";
 import { matmulColumns } from "./matmul_columns.ts";
 import { matmulInt8 } from "./matmul_int8.ts";
 import { matmulNt } from "./matmul_nt.ts";
@@ -47,9 +52,11 @@ import { quantizeRowsInt8 } from "./quantize_rows_int8.ts";
 import { refitScales } from "./refit_scales.ts";
 import { rescaleInt8 } from "./rescale_int8.ts";
 import { rmsNorm } from "./rms_norm.ts";
+import { rmsNormVjp } from "./rms_norm_vjp.ts";
 import { rope } from "./rope.ts";
 import { rowDots } from "./row_dots.ts";
 import { scaleCap } from "./scale_cap.ts";
+import { scaleCapVjp } from "./scale_cap_vjp.ts";
 import { scaleParams } from "./scale_params.ts";
 import { scaleRows } from "./scale_rows.ts";
 import { searchParams } from "./search_params.ts";
@@ -60,9 +67,12 @@ import { widen } from "./widen.ts";
 
 export {
   act,
+  actVjp,
   add,
   addBias,
   attention,
+  attentionVjpKv,
+  attentionVjpQ,
   columnStats,
   copy,
   dequantize4bit,
@@ -79,12 +89,14 @@ export {
   fakeQuantizeRows,
   floatBins,
   gate,
+  gateVjp,
   gatherColumns,
   gemm,
   gptqBlock,
   histogram,
   hqqParams,
   layerNorm,
+  layerNormVjp,
   matmulColumns,
   matmulInt8,
   matmulNt,
@@ -103,9 +115,11 @@ export {
   refitScales,
   rescaleInt8,
   rmsNorm,
+  rmsNormVjp,
   rope,
   rowDots,
   scaleCap,
+  scaleCapVjp,
   scaleParams,
   scaleRows,
   searchParams,
@@ -171,4 +185,11 @@ export const OPS: readonly Op[] = [
   columnStats,
   diagonal,
   scaleRows,
+  rmsNormVjp,
+  layerNormVjp,
+  attentionVjpQ,
+  attentionVjpKv,
+  actVjp,
+  gateVjp,
+  scaleCapVjp,
 ];

@@ -19,7 +19,8 @@ export const scaleRows = defineOp({
   reference({ factor, y }, { R = 0, C = 0 }, { scale_dtype = 0 }) {
     const { dtype } = SCALE_DTYPES[scale_dtype]!;
     for (let i = 0; i < R * C; i++) {
-      y![i] = roundTo(dtype, Math.fround(y![i]! * factor![Math.floor(i / C)]!));
+      const scaled = y![i]! * factor![Math.floor(i / C)]!;
+      y![i] = dtype === "f32" ? scaled : roundTo(dtype, Math.fround(scaled));
     }
   },
 });

@@ -9,6 +9,7 @@
  *   SLUICE_BENCH_DEVICE    wasm or webgpu, for `wide_layer` [wasm]
  *   SLUICE_BENCH_CHANNELS  inputs of that layer [14336]
  */
+import { run as backward } from "./backward.ts";
 import { run as evaluate } from "./evaluate.ts";
 import { run as fileToFile } from "./file_to_file.ts";
 import { run as gptq } from "./gptq.ts";
@@ -22,6 +23,7 @@ import { run as wideLayer } from "./wide_layer.ts";
 const BENCHES: Readonly<Record<string, (turns?: number) => Promise<(Ratio | Skipped)[]>>> = {
   wasm_matmul: wasmMatmul,
   webgpu_matmul: webgpuMatmul,
+  backward,
   pack,
   file_to_file: fileToFile,
   hub_to_file: hubToFile,

@@ -10,6 +10,7 @@ import type { Backend, Tensor } from "../../src/backend.ts";
 import { referenceBackend } from "../../src/backends/reference.ts";
 import { argumentsOf, bindDims, deviceBytes, fittingVariants, type Op } from "../../src/op.ts";
 import { OPS } from "../../src/ops/mod.ts";
+import { backwardCases } from "./cases_backward.ts";
 import { calibrationCases } from "./cases_calibration.ts";
 import { codebookCases } from "./cases_codebook.ts";
 import { gridCases } from "./cases_grid.ts";
@@ -29,6 +30,7 @@ const CASES: readonly Case[] = [
   ...codebookCases,
   ...matmulCases,
   ...modelCases,
+  ...backwardCases,
   ...calibrationCases,
   ...polishCases,
   ...hqqCases,

@@ -116,7 +116,7 @@ function attentionBound(view: View): Float64Array {
  * is off by 2e-7 at most, and by rounding; that by tanh takes an exponential of 1.6·(x + 0.045·x³),
  * whose own rounding counts as much as it is long. `other` is what the activation is multiplied by.
  */
-function activationBound(x: number, want: number, kind: number, other = 1): number {
+export function activationBound(x: number, want: number, kind: number, other = 1): number {
   const far = 3e-37 * (1 + Math.abs(other));
   const steps = (units: number) => 2 * units * U * Math.abs(want) + far;
   switch (ACTIVATIONS[kind]) {

@@ -8,9 +8,12 @@ import { codeRange, MAX_EXTENT } from "../../src/ops/grid.ts";
 import type { Dims, Scalars } from "../../src/op.ts";
 import type { Shape } from "../../src/tensor.ts";
 import { freshState } from "./cases_model.ts";
+import { attentionVjpCase } from "./cases_backward.ts";
 import { gptqCase, gram, shuffled } from "./cases_calibration.ts";
 import { hqqCase, spiky } from "./cases_hqq.ts";
 import { descendCase, refitCase } from "./cases_polish.ts";
+import { attentionVjpKv } from "../../src/ops/attention_vjp_kv.ts";
+import { attentionVjpQ } from "../../src/ops/attention_vjp_q.ts";
 import type { Draw, Drawn } from "./draw.ts";
 import { floats, gaussian, type Given, integers, uniform, whole } from "./given.ts";
 import type { Case } from "./judge.ts";
@@ -110,6 +113,52 @@ function blockOf(draw: Draw) {
     grid: draw.whole(0, 2),
     seed: draw.seed(),
   };
+}
+
+function rmsRow(draw: Draw): Drawn {
+  const [T = 0, heads = 0, D = 1] = draw.sizes(3, 40_000, { max: 5000 });
+  const C = Math.max(1, D) * heads;
+  return {
+    dims: { T, C, D: Math.max(1, D) },
+    scalars: { eps: draw.pick(1e-5, 1e-6), plus: draw.pick(0, 1) },
+  };
+}
+
+function layerRow(draw: Draw): Drawn {
+  const [T = 0, C = 0] = draw.sizes(2, 40_000, { max: 5000 });
+  return { dims: { T, C }, scalars: { eps: draw.pick(1e-5, 1e-6) } };
+}
+
+/** An activation of some numbers. */
+const activated = (draw: Draw): Drawn => ({
+  dims: { N: draw.size(40_000) },
+  scalars: { kind: draw.whole(0, 3) },
+});
+
+/** Numbers that are scaled and capped. */
+const cappedRow = (draw: Draw): Drawn => ({
+  dims: { N: draw.size(40_000) },
+  scalars: { times: draw.pick(1, 12, 0.125), cap: draw.pick(0, 2, 30) },
+});
+
+/** A backward pass of attention. */
+function attentionBack(draw: Draw, op: typeof attentionVjpQ | typeof attentionVjpKv): Case {
+  const step = draw.pick(1, 4);
+  const dim = Math.ceil(draw.size(draw.pick(16, 300), 1) / step) * step;
+  const [windows, shared] = [draw.whole(0, 3), draw.whole(1, 2)];
+  const most = Math.floor(150 / Math.sqrt(dim / 8) / Math.max(1, windows)) + 1;
+  const length = draw.size(most, 1);
+  return attentionVjpCase(op, {
+    tokens: windows * length,
+    length,
+    shared,
+    heads: shared * draw.whole(1, 3),
+    dim,
+    window: draw.pick(0, draw.size(windows * length + 40, 1), 2 ** 31 - 1, 2 ** 32 - 1),
+    cap: draw.pick(0, 0, 2, 50),
+    biased: draw.pick(false, true),
+    seed: draw.seed(),
+  });
 }
 
 /** 4-bit codes of N elements in blocks, which may be larger than all of them. */
@@ -320,24 +369,16 @@ export const DRAWS: Readonly<Record<string, Row>> = {
       given: { ids: (shape) => whole("u32", shape, range) },
     };
   },
-  rms_norm: (draw) => {
-    const [T = 0, heads = 0, D = 1] = draw.sizes(3, 40_000, { max: 5000 });
-    const C = Math.max(1, D) * heads;
-    return {
-      dims: { T, C, D: Math.max(1, D) },
-      scalars: { eps: draw.pick(1e-5, 1e-6), plus: draw.pick(0, 1) },
-    };
-  },
-  layer_norm: (draw) => {
-    const [T = 0, C = 0] = draw.sizes(2, 40_000, { max: 5000 });
-    return { dims: { T, C }, scalars: { eps: draw.pick(1e-5, 1e-6) } };
-  },
-  act: (draw) => ({ dims: { N: draw.size(40_000) }, scalars: { kind: draw.whole(0, 3) } }),
-  gate: (draw) => ({ dims: { N: draw.size(40_000) }, scalars: { kind: draw.whole(0, 3) } }),
-  scale_cap: (draw) => ({
-    dims: { N: draw.size(40_000) },
-    scalars: { times: draw.pick(1, 12, 0.125), cap: draw.pick(0, 2, 30) },
-  }),
+  rms_norm: rmsRow,
+  rms_norm_vjp: rmsRow,
+  layer_norm: layerRow,
+  layer_norm_vjp: layerRow,
+  act: activated,
+  gate: activated,
+  act_vjp: activated,
+  gate_vjp: activated,
+  scale_cap: cappedRow,
+  scale_cap_vjp: cappedRow,
   add: (draw) => ({
     dims: { N: draw.size(40_000) },
     scalars: { times: draw.pick(1, 0.22), other: draw.pick(1, -1) },
@@ -385,6 +426,8 @@ export const DRAWS: Readonly<Record<string, Row>> = {
       },
     };
   },
+  attention_vjp_q: (draw) => attentionBack(draw, attentionVjpQ),
+  attention_vjp_kv: (draw) => attentionBack(draw, attentionVjpKv),
   divergence: (draw) => {
     const [T = 0, V = 0] = draw.sizes(2, 10_000, { max: 3000 });
     const [first, seed] = [draw.pick(0, 40), draw.seed()];

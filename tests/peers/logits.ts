@@ -14,7 +14,7 @@ import { Buffer } from "node:buffer";
 import process from "node:process";
 import type { Backend } from "../../src/backend.ts";
 import { weightsOf } from "../../src/evaluate.ts";
-import { loadTable, type ModelWeights, storedProduct } from "../../src/forward/weights.ts";
+import { loadTable, type ModelWeights, storedRows } from "../../src/forward/weights.ts";
 import { recognize } from "../../src/formats/mod.ts";
 import { transposedTensors } from "../../src/graph/block_graph.ts";
 import { modelOf } from "../../src/plan/model.ts";
@@ -83,7 +83,7 @@ async function linearOutputs(
     backend.write(x, new Uint8Array(values.slice(at, at + tokens * columns).buffer));
     const stored = weights.stored(weight)!;
     const rows = { from: 0, to: matrixShape(stored.weight.shape)[0] };
-    const multiply = await storedProduct(stored, weights.read, { scope, rows });
+    const { product: multiply } = await storedRows(stored, weights.read, { scope, rows });
     const y = scope.alloc("f32", [tokens, rows.to]);
     multiply(x, y, 0);
     const [bytes] = await backend.read(y);

@@ -2,6 +2,7 @@
 // thread's number.
 import { SCRATCH_BYTES } from "./call";
 export { attention } from "./attention";
+export { attention_vjp_kv, attention_vjp_q } from "./attention_vjp";
 export { pack_bits, unpack_bits } from "./bits";
 export { narrow, widen } from "./cast";
 export { dequantize_4bit, dequantize_dynamic8, quantize_4bit, quantize_dynamic8 } from "./codebook";
@@ -9,6 +10,7 @@ export { factor_block, gptq_block } from "./gptq";
 export { hqq_params } from "./hqq";
 export { act, add, add_bias, embedding, gate, gather_columns, layer_norm, rms_norm, rope,
   scale_cap } from "./layer";
+export { act_vjp, gate_vjp, layer_norm_vjp, rms_norm_vjp, scale_cap_vjp } from "./layer_vjp";
 export { gemm, matmul_columns, matmul_int8, matmul_nt, matmul_packed,
   rescale_int8 } from "./matmul";
 export { column_stats, copy, diagonal, mirror, permute_columns, permute_gram, row_dots,

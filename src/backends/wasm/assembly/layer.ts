@@ -119,7 +119,7 @@ export function rope(thread: i32): void {
 
 /** Four values of an activation function; numbers as in src/ops/activation.ts. */
 @inline
-function activation(x: v128, kind: i32): v128 {
+export function activation(x: v128, kind: i32): v128 {
   const one = f32x4.splat(1);
   if (kind == 0) return f32x4.div(x, f32x4.add(one, exp4(f32x4.neg(x))));
   if (kind == 1) {
