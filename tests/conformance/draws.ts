@@ -10,6 +10,7 @@ import type { Shape } from "../../src/tensor.ts";
 import { freshState } from "./cases_model.ts";
 import { gptqCase, gram, shuffled } from "./cases_calibration.ts";
 import { hqqCase, spiky } from "./cases_hqq.ts";
+import { levels } from "./cases_codebook.ts";
 import { descendCase, refitCase } from "./cases_polish.ts";
 import type { Draw, Drawn } from "./draw.ts";
 import { floats, gaussian, type Given, integers, uniform, whole } from "./given.ts";
@@ -119,6 +120,13 @@ function blocks4(draw: Draw) {
     dims: { N, P: Math.ceil(N / 2), B: Math.ceil(N / block) },
     scalars: { block, kind: draw.whole(0, 1) },
   };
+}
+
+/** Tables of levels for some rows each, which may be more than there are. */
+function tables(draw: Draw) {
+  const [R = 0, C = 0] = draw.sizes(2, 20_000);
+  const [table_rows, K] = [draw.size(draw.pick(R + 3, MAX_EXTENT), 1), draw.whole(1, 256)];
+  return { dims: { R, C, A: Math.ceil(R / table_rows), K }, scalars: { table_rows } };
 }
 
 function blocks8(draw: Draw): Drawn {
@@ -251,6 +259,12 @@ export const DRAWS: Readonly<Record<string, Row>> = {
     };
   },
   dequantize_4bit: (draw) => ({ ...blocks4(draw), given: { absmax: positive(draw, 0) } }),
+  quantize_codebook: (draw) => {
+    const { dims, scalars } = tables(draw);
+    const seed = draw.seed();
+    return { dims, scalars, given: { table: () => levels(dims.A, dims.K, seed) } };
+  },
+  dequantize_codebook: tables,
   quantize_dynamic8: blocks8,
   dequantize_dynamic8: blocks8,
 
