@@ -73,6 +73,9 @@ export {
 } from "./src/windows.ts";
 export type { EvaluationInput } from "./src/forward/streams.ts";
 export type { CalibrationInput } from "./src/calibration/pass.ts";
+export { curves, type CurvesOptions } from "./src/curves.ts";
+export type { CurvePoint, Curves } from "./src/curves/measured.ts";
+export { curveFiles } from "./src/curves/page.ts";
 export { inspect, type Inspection } from "./src/inspect.ts";
 export { verify, type VerifyReport } from "./src/verify.ts";
 export {

@@ -89,8 +89,9 @@ export interface CodebookScheme {
 }
 
 /**
- * Levels that are found for the weights at hand, of least squared error (Lloyd-Max; weighted k-means
- * where the importance of columns is known). Codes stand for levels as they are: there is no scale.
+ * Levels that are found for the weights at hand, of least squared error (Lloyd-Max; weighted
+ * k-means where the importance of columns is known). Codes stand for levels as they are: there is
+ * no scale.
  */
 export interface LearnedCodebookScheme {
   readonly kind: "codebook";

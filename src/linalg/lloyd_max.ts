@@ -48,7 +48,7 @@ interface Bins {
   readonly mass: Float64Array<ArrayBuffer>;
   /** Their weighted values less `middle`, added up. */
   readonly moment: Float64Array<ArrayBuffer>;
-  /** Near which the values lie: sums of squares would lose what matters where that is far from 0. */
+  /** Near which the values lie: squares would lose what matters where that is far from 0. */
   readonly middle: number;
 }
 

@@ -25,6 +25,11 @@ export const COMMANDS: readonly CommandRow[] = [
     load: async () => (await import("./inspect.ts")).inspectCommand,
   },
   {
+    name: "curves",
+    summary: "rate against distortion of every scheme, beside Shannon's bound",
+    load: async () => (await import("./curves.ts")).curvesCommand,
+  },
+  {
     name: "verify",
     summary:
       "read a written checkpoint back: structure, scales, values against the source, loaders",

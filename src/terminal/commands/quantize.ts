@@ -9,7 +9,7 @@ import type { Recipe } from "../../recipe.ts";
 import type { RunReport } from "../../report/run_report.ts";
 import { run } from "../../run.ts";
 import { openFolderSink } from "../../sinks/folder.ts";
-import { makeReport } from "../../report/files.ts";
+import { makeReport, REPORT_FILES } from "../../report/files.ts";
 import type { TensorSource } from "../../source.ts";
 import { CheckpointStays } from "../faults.ts";
 import { jsonLine, recordDocument } from "../json.ts";
@@ -141,9 +141,13 @@ async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
   const views = stack.use(await beginViews(parsed, host));
   await checkApart(model, place.path);
   const reporting = parsed.get("report");
-  const folder = reporting === undefined
-    ? undefined
-    : stack.use(await openReportFolder(String(reporting), { output: place.path, host }));
+  const folder = reporting === undefined ? undefined : stack.use(
+    await openReportFolder(String(reporting), {
+      output: place.path,
+      files: REPORT_FILES,
+      host,
+    }),
+  );
   const sink = stack.use(
     await openFolderSink(place.path, {
       overwrite: parsed.get("overwrite") === true,
