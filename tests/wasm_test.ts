@@ -17,6 +17,7 @@ import { argumentsOf, bindDims, type Op, parseSignature, type Scalars } from "..
 import { NF4 } from "../src/ops/codebook.ts";
 import { OPS } from "../src/ops/mod.ts";
 import { quantize4bit } from "../src/ops/quantize_4bit.ts";
+import { levels } from "./conformance/cases_codebook.ts";
 import { type Given, integers, normal, whole } from "./conformance/given.ts";
 
 Deno.test("kernels.wasm is, byte for byte, what build.ts makes of assembly/", async () => {
@@ -294,7 +295,7 @@ const CALLS: Readonly<Record<string, Call>> = {
   quantize_codebook: {
     dims: { R, C, A: Math.ceil(R / 3), K: 16 },
     scalars: { table_rows: 3 },
-    given: { table: sorted() },
+    given: { table: levels(Math.ceil(R / 3), 16, 7) },
   },
   dequantize_codebook: { dims: { R, C, A: Math.ceil(R / 3), K: 16 }, scalars: { table_rows: 3 } },
   quantize_dynamic8: {

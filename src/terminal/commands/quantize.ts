@@ -33,7 +33,7 @@ import {
 } from "./flags.ts";
 import { beginViews, MESSAGE_FLAGS, openViews, shownWarnings } from "./messages.ts";
 import { checkApart, openModel } from "./model.ts";
-import { EVALUATE_FLAG, showPlanned } from "./plan.ts";
+import { ENERGY_FLAG, EVALUATE_FLAG, readEnergyTable, showPlanned } from "./plan.ts";
 import { inputsOf, planFor, readTexts, settleRecipe, type Texts } from "./walks.ts";
 
 const OUTPUT_GROUP = "Output";
@@ -89,6 +89,7 @@ export const quantizeCommand: Command = {
       bare: true,
       group: "Measuring",
     },
+    ENERGY_FLAG,
     {
       name: "report",
       type: "string",
@@ -138,6 +139,7 @@ async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
   if (upload !== undefined) await checkRepo(String(upload), { parsed, host });
   else refuseUnpublished(parsed);
   const asked = await readRecipe(parsed, host);
+  const energyTable = await readEnergyTable(parsed, host);
   const views = stack.use(await beginViews(parsed, host));
   await checkApart(model, place.path);
   const reporting = parsed.get("report");
@@ -180,6 +182,7 @@ async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
       signal: host.signal,
       metrics: parsed.has("metrics") || folder !== undefined,
       distributions: folder !== undefined,
+      ...(energyTable ? { energyTable } : {}),
       command: commandLine(parsed, source, texts),
       // What a killed run had left is no business of this one's result.
       warnings: views.warnings.filter(({ code }) => code !== LEFT_BEHIND),
