@@ -8,7 +8,10 @@ import type { Observer, Statistics } from "./observer.ts";
 import type { OptionValues } from "./option.ts";
 import { matrixShape, type Shape } from "./tensor.ts";
 
-/** Which weights share one scale. */
+/**
+ * Which weights share one scale: all of a tensor, a row, as many along a row, or rows by columns. A
+ * block of 0 rows has all rows, one of 0 columns all columns: 0×1 is a scale for each column.
+ */
 export type Strategy =
   | { readonly kind: "tensor" }
   | { readonly kind: "channel" }
@@ -29,7 +32,7 @@ export function tileOf(strategy: Strategy, shape: Shape): readonly [rows: number
     case "group":
       return [1, strategy.size];
     case "block":
-      return [strategy.rows, strategy.columns];
+      return [strategy.rows || rows, strategy.columns || columns];
   }
 }
 

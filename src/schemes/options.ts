@@ -37,13 +37,14 @@ const ROWS: readonly SchemeOption[] = [
     name: "block-structure",
     type: "string",
     placeholder: "RxC",
-    help: "weights of R rows by C columns share a scale: 64x64",
+    help:
+      "weights of R rows by C columns share a scale: 64x64; 0: all of them, so that 0x1 is a scale per column",
     becomes: "strategy",
     convert: (value): Strategy => {
-      const match = /^([1-9]\d*)x([1-9]\d*)$/.exec(String(value));
+      const match = /^(0|[1-9]\d*)x(0|[1-9]\d*)$/.exec(String(value));
       if (!match) {
         throw new RequestError(
-          `Cannot use \`block-structure\` "${value}": it must be rows x columns, as 64x64.`,
+          `Cannot use \`block-structure\` "${value}": it must be rows x columns, as 64x64 or 0x1.`,
         );
       }
       return { kind: "block", rows: Number(match[1]), columns: Number(match[2]) };

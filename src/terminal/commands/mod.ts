@@ -30,6 +30,11 @@ export const COMMANDS: readonly CommandRow[] = [
     load: async () => (await import("./curves.ts")).curvesCommand,
   },
   {
+    name: "granularity",
+    summary: "int weights with a scale per tensor, row, column, group and block, each measured",
+    load: async () => (await import("./granularity.ts")).granularityCommand,
+  },
+  {
     name: "verify",
     summary:
       "read a written checkpoint back: structure, scales, values against the source, loaders",
