@@ -18,14 +18,14 @@ import { openNowhere } from "./sinks/nowhere.ts";
 import type { TensorSource } from "./source.ts";
 import { elementCount, sum } from "./tensor.ts";
 
-/** Granularities by name, and the options that ask for them; the coarsest first. */
+/** Granularities by name, and the options that ask for them; those of the fewest scales first. */
 const GRANULARITIES: readonly (readonly [name: string, options: Record<string, unknown>])[] = [
   ["per tensor", { "group-size": 0 }],
+  ["blocks of 64×64", { "block-structure": "64x64" }],
   ["per row", { "group-size": -1 }],
   ["per column", { "block-structure": "0x1" }],
   ["groups of 256", { "group-size": 256 }],
   ["groups of 128", { "group-size": 128 }],
-  ["blocks of 64×64", { "block-structure": "64x64" }],
   ["groups of 64", { "group-size": 64 }],
   ["groups of 32", { "group-size": 32 }],
 ];

@@ -117,8 +117,8 @@ Deno.test("granularity() measures what each brings: bits rise, errors fall, and 
   });
   const row = (name: string) => found.rows.find((row) => row.name === name)!;
   assert.deepEqual(found.rows.map(({ name }) => name), [
-    ...["per tensor", "per row", "per column", "groups of 256", "groups of 128"],
-    ...["blocks of 64×64", "groups of 64", "groups of 32"],
+    ...["per tensor", "blocks of 64×64", "per row", "per column"],
+    ...["groups of 256", "groups of 128", "groups of 64", "groups of 32"],
   ]);
   assert.deepEqual(found.refused, []);
   assert.equal(row("groups of 64").bits, 4 + 16 / 64);

@@ -117,7 +117,7 @@ function rowOf(row: GranularityRow): Markup {
       <td class="n">${bits.toFixed(3)}</td>
       <td class="n">${sqnrDb.toFixed(2)}</td>
       <td class="n">${fixed(perplexity, 3)}</td>
-      <td class="n">${short(divergence)} ± ${short(divergenceError)}</td>
+      <td class="n">${short(divergence)} ± ${short(divergenceError, 2)}</td>
       <td class="n">${duration(seconds)}</td>
     </tr>
   `;
@@ -151,7 +151,7 @@ async function draw(
         type: "quantitative",
         title: null,
         scale: { type: scale, domain: [...axis.domain], nice: false },
-        axis: { values: [...axis.values], labelExpr: PLAIN, labelOverlap: true },
+        axis: { values: [...axis.values], labelExpr: PLAIN, labelOverlap: "greedy" },
       },
     },
     layer: [
