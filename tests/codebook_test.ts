@@ -5,12 +5,15 @@
  */
 import assert from "node:assert/strict";
 import { join } from "node:path";
+import { CheckpointError } from "../src/errors.ts";
+import { codebookFormat } from "../src/formats/codebook.ts";
 import { lloydMax } from "../src/linalg/lloyd_max.ts";
 import { rtn } from "../src/methods/rtn.ts";
 import { bytesFrom, floatsFrom, roundTo } from "../src/number.ts";
 import type { LearnedCodebookScheme } from "../src/scheme.ts";
 import { presetScheme, schemeKind } from "../src/schemes/mod.ts";
 import { openCheckpoint } from "../src/sources/checkpoint.ts";
+import type { TensorInfo } from "../src/tensor.ts";
 import { verify } from "../src/verify.ts";
 import { gaussian } from "./conformance/given.ts";
 import golden from "./golden/lloyd_max.json" with { type: "json" };
@@ -176,7 +179,7 @@ Deno.test("levels are found by least squares alone, and other methods say that t
   assert.match(String(refused), /2 to 4 bits/);
 });
 
-Deno.test("a codebook's values are written by `plain` as they are, and verified and read back", async () => {
+Deno.test("a codebook is written by `plain` as values and by `codebook` as codes, verified and read back", async () => {
   await using temp = await folder();
   await using backend = referenceBackend();
   const model = join(temp.path, "model");
@@ -200,9 +203,67 @@ Deno.test("a codebook's values are written by `plain` as they are, and verified 
   await using source = await openCheckpoint(model);
   const found = await verify(out, { backend, source });
   assert.equal(found.quantized.length, 1);
+  const asCodes = await quantize(model, {
+    scheme: "CB3",
+    "table-rows": 8,
+    format: "codebook",
+  }, { backend, into: temp.path });
+  // 4 words of 32 bits hold 40 codes of 3 bits; 3 tables of 8 levels; two sizes.
+  const stored = 24 * 4 * 4 + 3 * 8 * 2 + 2 * 8;
+  assert.equal(asCodes.report.tensors[0]!.bitsPerWeight, stored * 8 / (24 * 40));
+  const same = await verify(asCodes.out, { backend, source });
+  assert.equal(same.format, "codebook");
+  assert.deepEqual(same.quantized[0]!.metrics, found.quantized[0]!.metrics);
+  assert.deepEqual(same.loaders.map(({ opens }) => opens), ["no"]);
   await using written = await openCheckpoint(out);
   const values = floatsFrom("bf16", await written.read("a.weight"));
   for (let r = 0; r < 24; r += 8) {
     assert.equal(new Set(values.subarray(r * 40, (r + 8) * 40)).size, 8);
   }
+});
+
+Deno.test("a checkpoint of codes and tables whose parts do not fit is refused, and the part is named", async () => {
+  const parts = (): Map<string, TensorInfo> =>
+    new Map([
+      { name: "a.weight_codes", dtype: "i32", shape: [24, 4] } as const,
+      { name: "a.weight_table", dtype: "bf16", shape: [3, 8] } as const,
+      { name: "a.weight_shape", dtype: "i64", shape: [2] } as const,
+    ].map((part) => [part.name, part]));
+  const read = () => Promise.resolve(new Uint8Array(BigInt64Array.of(24n, 40n).buffer));
+  const recognized = (tensors: Map<string, TensorInfo>, table_rows: unknown = 8) => {
+    const config = { quantization_config: { quant_method: "codebook", table_rows } };
+    return codebookFormat.recognize({ tensors, config, read });
+  };
+  const { scheme, shape } = (await recognized(parts()))!.get("a.weight")!;
+  assert.deepEqual(scheme, { kind: "codebook", bits: 3, tableRows: 8, tableDType: "bf16" });
+  assert.deepEqual(shape, [24, 40]);
+  assert.equal(await codebookFormat.recognize({ tensors: parts(), config: {}, read }), undefined);
+  const part = (name: string, dtype: "i32" | "bf16", shape: number[]) =>
+    parts().set(name, { name, dtype, shape });
+  const without = parts();
+  without.delete("a.weight_shape");
+  const cases: [Map<string, TensorInfo>, unknown, RegExp][] = [
+    [parts(), 5, /"a\.weight_table" must be bf16\[5,8\], it is bf16\[3,8\]/],
+    [parts(), -1, /table_rows is -1/],
+    [parts(), "8", /table_rows is "8"/],
+    [part("a.weight_table", "bf16", [3, 5]), 8, /codebooks have 2 to 4 bits/],
+    [part("a.weight_codes", "i32", [24, 5]), 8, /"a\.weight_codes" must be i32\[24,4\]/],
+    [part("a.weight_table", "i32", [3, 8]), 8, /scales are i32/],
+    [without, 8, /expected the sizes of a weight as i64, got nothing/],
+  ];
+  for (const [tensors, rows, why] of cases) {
+    await assert.rejects(recognized(tensors, rows), (error: Error) => {
+      assert(error instanceof CheckpointError);
+      assert.match(error.message, why);
+      return true;
+    });
+  }
+  assert.match(
+    String(codebookFormat.supports({ kind: "nf4", block: 64, doubleQuant: false }, {
+      name: "a.weight",
+      dtype: "bf16",
+      shape: [4, 4],
+    })),
+    /not nf4/,
+  );
 });
