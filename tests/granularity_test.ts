@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { openWasm } from "../src/backends/wasm/mod.ts";
 import { UnsupportedError } from "../src/errors.ts";
-import { prepareWindows } from "../src/evaluate.ts";
+import { prepareWindows } from "../src/windows.ts";
 import { formatNamed } from "../src/formats/mod.ts";
 import { granularity } from "../src/granularity.ts";
 import { GRANULARITY_FILES, granularityFiles } from "../src/granularity/page.ts";

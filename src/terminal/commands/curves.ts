@@ -17,8 +17,6 @@ const GROUP = "Measuring";
 
 /** `sluice curves MODEL` */
 export const curvesCommand: Command = {
-  name: "curves",
-  summary: "rate against distortion of every scheme, beside Shannon's bound",
   arguments: [MODEL],
   flags: [
     {

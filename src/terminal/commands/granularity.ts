@@ -25,8 +25,6 @@ import { givenOr, walkLimit } from "./room.ts";
 
 /** `sluice granularity MODEL` */
 export const granularityCommand: Command = {
-  name: "granularity",
-  summary: "int weights with a scale per tensor, row, column, group and block, each measured",
   arguments: [MODEL],
   flags: [
     {
@@ -75,6 +73,7 @@ async function run(parsed: ParsedArguments, host: Host): Promise<void> {
   const floatsPerToken = 2 * hiddenSize;
   const limit = await walkLimit(
     backend,
+    host,
     windows.windows.length * windows.seqLen * floatsPerToken * 4,
   );
   const placed = { ...windows, stateBudget: givenOr(windows.stateBudget, limit) };
