@@ -73,6 +73,12 @@ export {
 } from "./src/windows.ts";
 export type { EvaluationInput } from "./src/forward/streams.ts";
 export type { CalibrationInput } from "./src/calibration/pass.ts";
+export { curves, type CurvesOptions } from "./src/curves.ts";
+export type { CurvePoint, Curves } from "./src/curves/measured.ts";
+export { curveFiles } from "./src/curves/page.ts";
+export { granularity, type GranularityOptions } from "./src/granularity.ts";
+export type { Granularities, GranularityRow } from "./src/granularity/measured.ts";
+export { granularityFiles } from "./src/granularity/page.ts";
 export { inspect, type Inspection } from "./src/inspect.ts";
 export { verify, type VerifyReport } from "./src/verify.ts";
 export {

@@ -99,7 +99,7 @@ export const RECIPE_OPTIONS: readonly Option[] = [
     type: "string",
     placeholder: "name",
     help: "how codes are stored; chosen to suit the scheme when absent",
-    choices: ["compressed-tensors", "bitsandbytes", "plain", "gptq", "awq"],
+    choices: ["compressed-tensors", "bitsandbytes", "plain", "codebook", "gptq", "awq"],
   },
   {
     name: "max-shard-size",

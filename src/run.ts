@@ -106,6 +106,7 @@ export async function run(plan: Plan, given: RunOptions): Promise<RunReport> {
     card: card === undefined ? undefined : readSourceCard(card),
     calibration: given.calibration,
     evaluation,
+    energyTable: given.energyTable,
   });
   const sidecars = [...plan.sidecars, recordSidecar(record)];
   await trace.time("write", () => output.commit(sidecars, source));

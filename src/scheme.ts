@@ -8,7 +8,10 @@ import type { Observer, Statistics } from "./observer.ts";
 import type { OptionValues } from "./option.ts";
 import { matrixShape, type Shape } from "./tensor.ts";
 
-/** Which weights share one scale. */
+/**
+ * Which weights share one scale: all of a tensor, a row, as many along a row, or rows by columns. A
+ * block of 0 rows has all rows, one of 0 columns all columns: 0×1 is a scale for each column.
+ */
 export type Strategy =
   | { readonly kind: "tensor" }
   | { readonly kind: "channel" }
@@ -29,7 +32,7 @@ export function tileOf(strategy: Strategy, shape: Shape): readonly [rows: number
     case "group":
       return [1, strategy.size];
     case "block":
-      return [strategy.rows, strategy.columns];
+      return [strategy.rows || rows, strategy.columns || columns];
   }
 }
 
@@ -88,6 +91,21 @@ export interface CodebookScheme {
   readonly doubleQuant: boolean;
 }
 
+/**
+ * Levels that are found for the weights at hand, of least squared error (Lloyd-Max; weighted
+ * k-means where the importance of columns is known). Codes stand for levels as they are: there is
+ * no scale.
+ */
+export interface LearnedCodebookScheme {
+  readonly kind: "codebook";
+  /** A table has 2^bits levels. */
+  readonly bits: 2 | 3 | 4;
+  /** Rows that share a table; 0: all of them. */
+  readonly tableRows: number;
+  /** The dtype levels are stored in; they are rounded to it before codes are chosen. */
+  readonly tableDType: ScaleDType;
+}
+
 /** 8-bit floats E4M3 (OCP 8-bit floating point), scale = absmax/448. */
 export interface Fp8Scheme {
   readonly kind: "fp8";
@@ -115,12 +133,19 @@ export interface CastScheme {
   readonly dtype: "bf16" | "f16" | "f32";
 }
 
-export type Scheme = IntScheme | CodebookScheme | Fp8Scheme | LlmInt8Scheme | CastScheme;
+export type Scheme =
+  | IntScheme
+  | CodebookScheme
+  | LearnedCodebookScheme
+  | Fp8Scheme
+  | LlmInt8Scheme
+  | CastScheme;
 
 /**
  * A quantized weight on a device, before a format has packed it, or after it was unpacked. Tensors
  * by kind: int — `codes` i8[R, C], `scale` f32[A, B], `zero` i8[A, B] (0 where symmetric); nf4, fp4
- * — `codes` u8[ceil(N/2)], `absmax` f32[ceil(N/block)]; fp8 — `codes` f8_e4m3[R, C], `scale` f32[A,
+ * — `codes` u8[ceil(N/2)], `absmax` f32[ceil(N/block)]; codebook — `codes` u8[R, C], `table`
+ * f32[ceil(R/tableRows), 2^bits], ascending; fp8 — `codes` f8_e4m3[R, C], `scale` f32[A,
  * B]; both with static activations also `input_scale` f32[1, 1]; llm_int8 — `codes` i8[R, C],
  * `absmax` f32[R, 1]; cast — `weight`.
  */
@@ -235,8 +260,11 @@ export interface SchemeKind<S extends Scheme = Scheme> {
    * tensors.
    */
   linearBytes(scheme: S, shape: Shape, tokens: number): number;
-  /** Round to nearest. `weight` is f32|bf16|f16[R, C]. */
-  quantize(scheme: S, weight: Tensor, options: ScaleOptions): Quantized;
+  /**
+   * Round to nearest. `weight` is f32|bf16|f16[R, C]. Waits for the device only where the host must
+   * see the weight.
+   */
+  quantize(scheme: S, weight: Tensor, options: ScaleOptions): Quantized | Promise<Quantized>;
   /**
    * What a method needs that chooses values itself (GPTQ); absent where there is nothing to choose.
    */

@@ -450,7 +450,10 @@ Deno.test("packing a weight that holds NaN or infinity names it", async () => {
       const values = new Float32Array(256).fill(0.5);
       values[70] = bad;
       backend.write(weight, new Uint8Array(values.buffer));
-      const quantized = schemeKind(scheme).quantize(scheme, weight, { scope, search: "minmax" });
+      const quantized = await schemeKind(scheme).quantize(scheme, weight, {
+        scope,
+        search: "minmax",
+      });
       const packer = format.packer(
         { name: "up.weight", dtype: "f32", shape: [4, 64] },
         scheme,
@@ -471,7 +474,7 @@ Deno.test("a cast to f16 refuses values that have no room in it", async () => {
   const weight = scope.alloc("f32", [1, 2]);
   backend.write(weight, new Uint8Array(Float32Array.of(1, 70000).buffer));
   const scheme = { kind: "cast", dtype: "f16" } as const;
-  const quantized = schemeKind(scheme).quantize(scheme, weight, { scope, search: "minmax" });
+  const quantized = await schemeKind(scheme).quantize(scheme, weight, { scope, search: "minmax" });
   const packer = plain.packer({ name: "w", dtype: "f32", shape: [1, 2] }, scheme, scope);
   await assert.rejects(packer.add(quantized, { from: 0, to: 1 }), /past 65504/);
 });
@@ -482,7 +485,10 @@ Deno.test("slices that cut a word of zero points or a block are refused", async 
   const affine = presetScheme("W4A16_ASYM", { modelDType: "f32", groupSize: 32 }).scheme;
   for (const [format, scheme] of [[compressedTensors, affine], [bitsandbytes, NF4]] as const) {
     const weight = scope.alloc("f32", [3, 32]);
-    const quantized = schemeKind(scheme).quantize(scheme, weight, { scope, search: "minmax" });
+    const quantized = await schemeKind(scheme).quantize(scheme, weight, {
+      scope,
+      search: "minmax",
+    });
     const info: TensorInfo = { name: "a.weight", dtype: "f32", shape: [16, 32] };
     const packer = format.packer(info, scheme, scope);
     await assert.rejects(packer.add(quantized, { from: 0, to: 3 }), RangeError);

@@ -110,7 +110,10 @@ Deno.test("the output error of slices is tr(E·H·Eᵀ) / tr(W·H·Wᵀ) of the 
   for (const [from, to] of [[0, 5], [5, 12]] as const) {
     const part = w.slice(from * columns, to * columns);
     const original = () => upload(part, [to - from, columns], backend);
-    const quantized = schemeKind(INT4).quantize(INT4, original(), { scope, search: "minmax" });
+    const quantized = await schemeKind(INT4).quantize(INT4, original(), {
+      scope,
+      search: "minmax",
+    });
     const values = () => schemeKind(INT4).dequantize(quantized, scope);
     const [bytes] = await backend.read(values());
     const rounded = new Float32Array(bytes!.buffer);

@@ -101,10 +101,12 @@ Deno.test("a run leaves its record beside the weights: model, recipe, methods, t
     );
     const files = [...Deno.readDirSync(`${folder}/out`)].filter(({ name }) => name !== RECORD_FILE);
     const bytes = files.reduce((n, { name }) => n + Deno.statSync(`${folder}/out/${name}`).size, 0);
-    const { bits_per_weight, stored, scores, ...others } = rest;
+    const { bits_per_weight, stored, scores, energy, ...others } = rest;
     assert.ok(bits_per_weight > 4 && bits_per_weight < 5);
     assert.ok(stored.bytes < bytes && stored.tensors > 14);
     assert.deepEqual(scores, {});
+    assert.ok(energy!.quantized.memory_pj < energy!.original.memory_pj);
+    assert.equal(energy!.quality_kept, null);
     assert.deepEqual(others, {
       version: 1,
       format: "compressed-tensors",

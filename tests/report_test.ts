@@ -87,6 +87,7 @@ function withTensors(
     card: undefined,
     calibration: INPUT,
     evaluation: undefined,
+    energyTable: undefined,
   });
   return { ...report, tensors, record };
 }
@@ -147,6 +148,7 @@ Deno.test("a calibrated and measured run is reported with every weight, its erro
       "calibration",
       "evaluation",
       "scores",
+      "energy",
     ],
     ...["fallbacks", "warnings", "created", "seconds", "peak_bytes", "planned_memory", "phases"],
     ...["blocks", "timeline", "weights"],
@@ -165,6 +167,8 @@ Deno.test("a calibrated and measured run is reported with every weight, its erro
     sha256: "5ea1",
   });
   assert.deepEqual(document.scores, report.scores);
+  const { perplexity, original_perplexity } = report.scores.perplexity!;
+  assert.equal(document.energy!.quality_kept, original_perplexity! / perplexity!);
   assert.equal(document.peak_bytes, 123e6);
   assert.equal(document.planned_memory.peak, work.memory.peak);
   const keys = (value: unknown): string[] =>
@@ -198,6 +202,7 @@ Deno.test("a calibrated and measured run is reported with every weight, its erro
     assert.ok(page.includes(`<section id="${id}"`), id);
   }
   assert.match(page, /Perplexity/);
+  assert.match(page, /Energy of a token, estimated/);
   assert.match(page, /4 of 99 windows of 32 tokens, 128 tokens; drawn with seed 7/);
   assert.match(page, /2026-01-02 03:04 UTC/);
   // The policy lets the page's own script run, and no other.

@@ -52,7 +52,7 @@ async function sqnr(scheme: Scheme, search: ScaleSearch = "minmax"): Promise<num
   const weight = upload(values, shape, scope);
   const kind = schemeKind(scheme);
   const back = await download(
-    kind.dequantize(kind.quantize(scheme, weight, { scope, search }), scope),
+    kind.dequantize(await kind.quantize(scheme, weight, { scope, search }), scope),
     backend,
   );
   let signal = 0;
@@ -173,7 +173,7 @@ await onEveryBackend(
       using scope = backend.scope();
       const kind = schemeKind(scheme);
       const weight = upload(normals(rows * columns, 2), [rows, columns], scope);
-      const bare = kind.quantize(scheme, weight, { scope, search: "minmax" });
+      const bare = await kind.quantize(scheme, weight, { scope, search: "minmax" });
       const quantized = withInputScale(bare, INPUT_SCALE, scope);
       const x = upload(xs, [tokens, columns], scope);
       const y = upload(new Float32Array(tokens * width).fill(-77), [tokens, width], scope);
@@ -214,7 +214,7 @@ await onEveryBackend(
       const weight = scope.alloc("bf16", [24, 100]);
       backend.write(weight, bytes("original.int8"));
       const kind = schemeKind(scheme);
-      const quantized = kind.quantize(scheme, weight, { scope, search: "minmax" });
+      const quantized = await kind.quantize(scheme, weight, { scope, search: "minmax" });
       const x = upload(new Float32Array(bytes("linear.x").buffer), [7, 100], scope);
       const y = scope.alloc("f32", [7, 24]);
       kind.linear(quantized, x, y, { scope, column: 0 });

@@ -179,7 +179,7 @@ for (const { search, power, cases, ...promise } of WANTED) {
         backend.write(weight, new Uint8Array(w.buffer));
         const counts = importance && scope.alloc("f32", [SHAPE[1]]);
         if (counts) backend.write(counts, new Uint8Array(importance.buffer));
-        const quantized = kind.quantize(scheme, weight, {
+        const quantized = await kind.quantize(scheme, weight, {
           scope,
           search,
           signed,

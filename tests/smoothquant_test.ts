@@ -322,7 +322,10 @@ async function rowFactors(
   using scope = backend.scope();
   const tensor = scope.alloc("f32", [scales.length, weight.length / scales.length]);
   backend.write(tensor, new Uint8Array(weight.slice().buffer));
-  const { tensors } = schemeKind(scheme).quantize(scheme, tensor, { scope, search: "minmax" });
+  const { tensors } = await schemeKind(scheme).quantize(scheme, tensor, {
+    scope,
+    search: "minmax",
+  });
   const [bytes] = await backend.read(tensors.scale!);
   const before = new Float32Array(bytes!.buffer);
   return scales.map((scale, row) => scale / before[row]!);

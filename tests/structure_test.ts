@@ -73,9 +73,9 @@ const LAYERS: readonly (readonly string[])[] = [
   ["forward/"],
   ["calibration/"],
   ["report/", "verify/"],
-  ["run/"],
+  ["curves/", "granularity/", "run/"],
   // The verbs.
-  ["evaluate", "inspect", "open", "plan", "run", "verify", "windows"],
+  ["curves", "evaluate", "granularity", "inspect", "open", "plan", "run", "verify", "windows"],
   ["publish/"],
   ["publish"],
   ["mod", "terminal/"],

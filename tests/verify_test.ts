@@ -294,7 +294,7 @@ Deno.test("verify() finds a section of a method that Sluice does not read", () =
       (config) => config.quantization_config = { quant_method: "hqq" },
     );
     await refuses(made, {
-      says: /\(hqq\), and Sluice reads compressed-tensors, bitsandbytes, gptq, awq/,
+      says: /\(hqq\), and Sluice reads compressed-tensors, bitsandbytes, codebook, gptq, awq/,
       alone: true,
     });
   }));

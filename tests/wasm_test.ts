@@ -17,6 +17,7 @@ import { argumentsOf, bindDims, type Op, parseSignature, type Scalars } from "..
 import { NF4 } from "../src/ops/codebook.ts";
 import { OPS } from "../src/ops/mod.ts";
 import { quantize4bit } from "../src/ops/quantize_4bit.ts";
+import { levels } from "./conformance/cases_codebook.ts";
 import { type Given, integers, normal, whole } from "./conformance/given.ts";
 
 Deno.test("kernels.wasm is, byte for byte, what build.ts makes of assembly/", async () => {
@@ -297,6 +298,12 @@ const CALLS: Readonly<Record<string, Call>> = {
   unpack_bits: { dims: { R, C, P: Math.ceil(C * 7 / 32) }, scalars: { bits: 7 } },
   quantize_4bit: { dims: blocked(200_001, 96), scalars: { block: 96, kind: 0, given: 0 } },
   dequantize_4bit: { dims: blocked(200_001, 65), scalars: { block: 65, kind: 1 } },
+  quantize_codebook: {
+    dims: { R, C, A: Math.ceil(R / 3), K: 16 },
+    scalars: { table_rows: 3 },
+    given: { table: levels(Math.ceil(R / 3), 16, 7) },
+  },
+  dequantize_codebook: { dims: { R, C, A: Math.ceil(R / 3), K: 16 }, scalars: { table_rows: 3 } },
   quantize_dynamic8: {
     dims: { N: 100_003, K: 256, B: Math.ceil(100_003 / 256) },
     scalars: { block: 256, offset: 0.25 },

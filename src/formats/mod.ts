@@ -4,12 +4,20 @@ import type { Format, StoredWeight } from "../format.ts";
 import type { TensorSource } from "../source.ts";
 import { awq } from "./awq.ts";
 import { bitsandbytes } from "./bitsandbytes.ts";
+import { codebookFormat } from "./codebook.ts";
 import { compressedTensors } from "./compressed_tensors.ts";
 import { gptq } from "./gptq.ts";
 import { plain } from "./plain.ts";
 
 /** Every format; those that may be chosen for a scheme first, in the order they are tried. */
-export const FORMATS: readonly Format[] = [compressedTensors, bitsandbytes, plain, gptq, awq];
+export const FORMATS: readonly Format[] = [
+  compressedTensors,
+  bitsandbytes,
+  plain,
+  codebookFormat,
+  gptq,
+  awq,
+];
 
 /**
  * The format of this name.

@@ -7,33 +7,36 @@ import { gram } from "../observers/gram.ts";
 import type { RoundingMethod } from "../method.ts";
 import { schemeKind } from "../schemes/mod.ts";
 import { scaledSquares, upload } from "../linalg/channels.ts";
-import { isSigned, SCALE, searchOf, UNSIGNED } from "./scale_option.ts";
+import { isSearched, isSigned, SCALE, searchOf, UNSIGNED, usualSearch } from "./scale_option.ts";
 
 /** Round to nearest with scales from the range of the weights, or searched for. */
 export const rtn: RoundingMethod = {
   kind: "rounding",
   name: "rtn",
   options: [SCALE, UNSIGNED],
-  needs: (_scheme, options): readonly Observer[] =>
-    searchOf(options, "minmax").weighted ? [gram] : [],
+  needs: (scheme, options): readonly Observer[] =>
+    searchOf(options, usualSearch(scheme)).weighted ? [gram] : [],
   supports(scheme, options) {
-    const { search } = searchOf(options, "minmax");
-    if (search !== "minmax" && scheme.kind !== "int") {
+    const { search } = searchOf(options, usualSearch(scheme));
+    if (scheme.kind === "codebook" && search !== "frobenius") {
+      return `the levels of a codebook are those of least squares: scale must be frobenius or hessian, not ${options.scale}`;
+    }
+    if (search !== "minmax" && !isSearched(scheme)) {
       return `scales of ${scheme.kind} are not searched for; only those of int are (scale: ${options.scale})`;
     }
     return true;
   },
   open({ scheme, options, statistics, scales, scope }) {
     // Where a method before it has seen inputs, there is no reason not to use them.
-    const seen = statistics?.has(gram) && scheme.kind === "int";
-    const { search, weighted } = searchOf(options, seen ? "hessian" : "minmax");
+    const seen = statistics?.has(gram) && isSearched(scheme);
+    const { search, weighted } = searchOf(options, seen ? "hessian" : usualSearch(scheme));
     const importance = weighted && statistics
       ? upload(scaledSquares(statistics.of(gram).diagonal, scales), scope)
       : undefined;
     return {
       remarks: {},
-      round: ({ weight, scope }) => ({
-        quantized: schemeKind(scheme).quantize(scheme, weight, {
+      round: async ({ weight, scope }) => ({
+        quantized: await schemeKind(scheme).quantize(scheme, weight, {
           scope,
           search,
           signed: isSigned(options),

@@ -186,7 +186,7 @@ class Trial {
       using scratch = backend.scope();
       const kind = schemeKind(scheme);
       const weight = scales ? scaleColumns(target, scales, scratch) : target;
-      const rounded = kind.quantize(scheme, weight, { scope: scratch, search: "minmax" });
+      const rounded = await kind.quantize(scheme, weight, { scope: scratch, search: "minmax" });
       const quantized = { ...rounded, tensors: { ...rounded.tensors, ...inputs } };
       const y = scratch.alloc("f32", output.shape);
       kind.linear(quantized, x, y, { scope: scratch, column: 0 });

@@ -58,6 +58,8 @@ function codesOf(
       return { first: -(2 ** (scheme.bits - 1)), count: 2 ** scheme.bits, nibbles: false };
     case "llm_int8":
       return { first: -128, count: 256, nibbles: false };
+    case "codebook":
+      return { first: 0, count: 2 ** scheme.bits, nibbles: false };
     case "nf4":
     case "fp4":
       return { first: 0, count: 16, nibbles: true };

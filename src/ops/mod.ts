@@ -13,6 +13,7 @@ import { attentionVjpQ } from "./attention_vjp_q.ts";
 import { columnStats } from "./column_stats.ts";
 import { copy } from "./copy.ts";
 import { dequantize4bit } from "./dequantize_4bit.ts";
+import { dequantizeCodebook } from "./dequantize_codebook.ts";
 import { dequantizeDynamic8 } from "./dequantize_dynamic8.ts";
 import { dequantizeFp8 } from "./dequantize_fp8.ts";
 import { dequantizeInt } from "./dequantize_int.ts";
@@ -45,6 +46,7 @@ import { packBits } from "./pack_bits.ts";
 import { permuteColumns } from "./permute_columns.ts";
 import { permuteGram } from "./permute_gram.ts";
 import { quantize4bit } from "./quantize_4bit.ts";
+import { quantizeCodebook } from "./quantize_codebook.ts";
 import { quantizeDynamic8 } from "./quantize_dynamic8.ts";
 import { quantizeFp8 } from "./quantize_fp8.ts";
 import { quantizeInt } from "./quantize_int.ts";
@@ -76,6 +78,7 @@ export {
   columnStats,
   copy,
   dequantize4bit,
+  dequantizeCodebook,
   dequantizeDynamic8,
   dequantizeFp8,
   dequantizeInt,
@@ -108,6 +111,7 @@ export {
   permuteColumns,
   permuteGram,
   quantize4bit,
+  quantizeCodebook,
   quantizeDynamic8,
   quantizeFp8,
   quantizeInt,
@@ -145,6 +149,8 @@ export const OPS: readonly Op[] = [
   dequantize4bit,
   quantizeDynamic8,
   dequantizeDynamic8,
+  quantizeCodebook,
+  dequantizeCodebook,
   quantizeRowsInt8,
   outlierColumns,
   matmulInt8,

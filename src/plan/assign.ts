@@ -170,12 +170,15 @@ function refuseNothing(source: TensorSource, decisions: Decisions): never {
 
 function chooseFormat(asked: Format | undefined, decisions: Decisions): Format {
   const quantized = toQuantize(decisions);
-  const casts = quantized.every(({ scheme }) => scheme.kind === "cast");
+  // Nothing else holds what learned codebooks are rounded to.
+  const plainly = quantized.every(({ scheme }) =>
+    scheme.kind === "cast" || scheme.kind === "codebook"
+  );
   // Schemes were made for a format with a dtype of its own only if it was asked for; rounded values
   // as plain weights, too, are asked for.
   const candidates = asked
     ? [asked]
-    : FORMATS.filter((format) => !format.scaleDType && (casts || format !== plain));
+    : FORMATS.filter((format) => !format.scaleDType && (plainly || format !== plain));
   const reasons: string[] = [];
   for (const format of candidates) {
     const verdict = quantized.map(({ name, weight, scheme }) => {

@@ -52,6 +52,7 @@ function factsOfRecord(record: RunRecord): Omit<CardFacts, "name"> {
     bytes: record.total_bytes,
     sourceBytes: record.source_bytes,
     scores: record.scores,
+    ...(record.energy ? { energy: record.energy } : {}),
     ...(calibration ? { calibration: protocolOf(calibration) } : {}),
     ...(evaluation ? { protocol: protocolOf(evaluation) } : {}),
   };

@@ -2,6 +2,7 @@
  * The model card: a `README.md` that says what a checkpoint was made of, how, and how it fared.
  * Front matter for the Hub's search and licence display, then prose. Only what is known is said.
  */
+import { type EnergyEstimate, energySentence } from "../plan/energy.ts";
 import defer * as yaml from "yaml";
 import type { Score } from "../evaluator.ts";
 import type { Verdict } from "../format.ts";
@@ -66,6 +67,8 @@ export interface CardFacts {
   /** By evaluator name, as `run` and `evaluate` give them. */
   readonly scores?: Readonly<Record<string, Score>>;
   readonly protocol?: CardProtocol;
+  /** What a token takes. */
+  readonly energy?: EnergyEstimate;
   readonly loaders?: readonly Verdict[];
   /** Sentences for the section of that name. */
   readonly limits?: readonly string[];
@@ -82,6 +85,7 @@ export function modelCard(facts: CardFacts): string {
     making(facts),
     quality(facts),
     sizes(facts),
+    energy(facts),
     loading(facts),
     limits(facts),
     licence(facts),
@@ -230,6 +234,10 @@ function sizes({ bytes, sourceBytes }: CardFacts): string {
     ? ""
     : `, from ${size(sourceBytes)} (${(bytes / sourceBytes * 100).toFixed(1)} %)`;
   return `## Size\n\n${size(bytes)}${from}.`;
+}
+
+function energy({ energy }: CardFacts): string {
+  return energy === undefined ? "" : `## Energy\n\n${oneLine(energySentence(energy))}.`;
 }
 
 /** What Python needs beside transformers, by format. */

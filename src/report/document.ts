@@ -179,13 +179,13 @@ function weightsOf({ units }: Plan, { tensors, distributions }: RunReport): Repo
 function schemeNumbers(
   { scheme }: Pick<QuantizeTask, "scheme">,
 ): Pick<ReportWeight, "bits" | "group_size"> {
-  const bits = { int: 0, nf4: 4, fp4: 4, fp8: 8, llm_int8: 8, cast: null }[scheme.kind];
   const group = "block" in scheme
     ? scheme.block
     : "strategy" in scheme && scheme.strategy.kind === "group"
     ? scheme.strategy.size
     : null;
-  return { bits: scheme.kind === "int" ? scheme.bits : bits, group_size: group };
+  const bits = { nf4: 4, fp4: 4, fp8: 8, llm_int8: 8, cast: null };
+  return { bits: "bits" in scheme ? scheme.bits : bits[scheme.kind], group_size: group };
 }
 
 /**

@@ -9,6 +9,7 @@ import { RECORD_FILE } from "../io/names.ts";
 import type { CalibrationInput } from "../calibration/pass.ts";
 import type { Score } from "../evaluator.ts";
 import { plainNumbers } from "../json.ts";
+import { type EnergyEstimate, energyOf, type EnergyTable } from "../plan/energy.ts";
 import type { Plan, Sidecar, WindowsRequest } from "../plan/planned.ts";
 import { recipeDocument } from "../recipe.ts";
 import type { Event, TensorReport, TextFacts } from "../report.ts";
@@ -88,6 +89,10 @@ export interface RunRecord {
   readonly evaluation: RecordedWindows | null;
   /** By evaluator; empty without an evaluation. */
   readonly scores: Readonly<Record<string, Score>>;
+  /**
+   * An estimate of the energy of a token; null where the architecture is not known.
+   */
+  readonly energy: EnergyEstimate | null;
   /** Weights that a method could not do and that were rounded to nearest. */
   readonly fallbacks: readonly string[];
   /** How often each warning was given, by its code. */
@@ -117,6 +122,8 @@ export interface RecordFacts {
   /** What was calibrated on, or the threshold of outliers found by. */
   readonly calibration: CalibrationInput | undefined;
   readonly evaluation: Partial<TextFacts> | undefined;
+  /** Energies to estimate by, unless Horowitz's. */
+  readonly energyTable: EnergyTable | undefined;
 }
 
 /** Put together what is known of a run. */
@@ -157,6 +164,10 @@ export function recordOf(plan: Plan, facts: RecordFacts): RunRecord {
     calibration: seen ? recordedWindows(seen, facts.calibration) : null,
     evaluation: evaluation ? recordedWindows(evaluation, facts.evaluation) : null,
     scores: facts.scores,
+    energy: energyOf(plan, {
+      scores: facts.scores,
+      ...(facts.energyTable ? { table: facts.energyTable } : {}),
+    }) ?? null,
     fallbacks: tensors.filter(({ calibration }) => calibration?.fallback !== undefined)
       .map(({ name }) => name),
     warnings: Object.fromEntries(

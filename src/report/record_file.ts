@@ -38,6 +38,21 @@ const windows = orNull(withKeys({
   sha256: orNull(isText),
 }));
 
+const use = withKeys({
+  bytes: isNumber,
+  operations: isNumber,
+  memory_pj: isNumber,
+  compute_pj: isNumber,
+  tops_per_watt: isNumber,
+});
+const estimate = orNull(withKeys({
+  table: isText,
+  original: use,
+  quantized: use,
+  quality_kept: orNull(isNumber),
+  efficiency: orNull(isNumber),
+}));
+
 /** What is looked at, key by key. */
 const KEYS = {
   generator: isText,
@@ -74,6 +89,7 @@ const KEYS = {
   calibration: windows,
   evaluation: windows,
   scores: mapOf(mapOf(isNumberOrWord)),
+  energy: estimate,
   fallbacks: listOf(isText),
   warnings: mapOf(isNumber),
 } satisfies Readonly<Record<Exclude<keyof RunRecord, "version">, Check>>;

@@ -3,6 +3,7 @@ import type { Backend } from "../backend.ts";
 import type { CalibrationInput } from "../calibration/pass.ts";
 import type { Distribution } from "../metrics/distribution.ts";
 import type { EvaluationInput } from "../forward/streams.ts";
+import type { EnergyTable } from "../plan/energy.ts";
 import type { Plan } from "../plan/planned.ts";
 import type { Reporter, TensorReport, Warning } from "../report.ts";
 import type { Sink } from "../sink.ts";
@@ -35,6 +36,8 @@ export interface RunOptions {
    * What to calibrate on; required if the plan has a calibration, and must be of the same windows.
    */
   readonly calibration?: CalibrationInput;
+  /** Energies to estimate a token's by, unless those of `HOROWITZ`. */
+  readonly energyTable?: EnergyTable;
   /** The command line that asks for it, as others can repeat it: the record tells it. */
   readonly command?: string;
   /** What was said before the run. */

@@ -4,10 +4,18 @@ import { cast } from "./cast.ts";
 import { codebook } from "./codebook.ts";
 import { fp8 } from "./fp8.ts";
 import { int } from "./int.ts";
+import { learnedCodebook } from "./learned_codebook.ts";
 import { llmInt8 } from "./llm_int8.ts";
 
 /** Every kind of scheme. */
-export const SCHEME_KINDS: readonly SchemeKind[] = [int, codebook, fp8, llmInt8, cast];
+export const SCHEME_KINDS: readonly SchemeKind[] = [
+  int,
+  codebook,
+  learnedCodebook,
+  fp8,
+  llmInt8,
+  cast,
+];
 
 /** What is known about a scheme's kind. */
 export function schemeKind(scheme: Scheme): SchemeKind {

@@ -6,7 +6,13 @@ import { RequestError } from "../errors.ts";
 import type { Option, OptionValue, OptionValues } from "../option.ts";
 import type { Scheme, Strategy } from "../scheme.ts";
 import { PERCENTILE, RANGE_FINDERS, USUAL_FINDER } from "./inputs.ts";
-import { type Named, type PresetOptions, PRESETS, presetScheme } from "./presets.ts";
+import {
+  type Named,
+  type PresetOptions,
+  PRESETS,
+  presetScheme,
+  USUAL_TABLE_ROWS,
+} from "./presets.ts";
 
 /** One option, the preset option it becomes, and how. */
 interface SchemeOption extends Option {
@@ -31,13 +37,14 @@ const ROWS: readonly SchemeOption[] = [
     name: "block-structure",
     type: "string",
     placeholder: "RxC",
-    help: "weights of R rows by C columns share a scale: 64x64",
+    help:
+      "weights of R rows by C columns share a scale: 64x64; 0: all of them, so that 0x1 is a scale per column",
     becomes: "strategy",
     convert: (value): Strategy => {
-      const match = /^([1-9]\d*)x([1-9]\d*)$/.exec(String(value));
+      const match = /^(0|[1-9]\d*)x(0|[1-9]\d*)$/.exec(String(value));
       if (!match) {
         throw new RequestError(
-          `Cannot use \`block-structure\` "${value}": it must be rows x columns, as 64x64.`,
+          `Cannot use \`block-structure\` "${value}": it must be rows x columns, as 64x64 or 0x1.`,
         );
       }
       return { kind: "block", rows: Number(match[1]), columns: Number(match[2]) };
@@ -58,6 +65,16 @@ const ROWS: readonly SchemeOption[] = [
     max: 4096,
     help: "weights of the flattened tensor that share an absmax (NF4, FP4; default 64)",
     becomes: "block",
+    convert: Number,
+  },
+  {
+    name: "table-rows",
+    type: "integer",
+    placeholder: "n",
+    min: 0,
+    help:
+      `rows of a weight that share a table of levels (CB4, CB3, CB2; default ${USUAL_TABLE_ROWS}); 0: all of them`,
+    becomes: "tableRows",
     convert: Number,
   },
   {

@@ -3,7 +3,7 @@
  * options a name does not take.
  */
 import { RequestError } from "../errors.ts";
-import type { IntScheme, ScaleDType, Scheme, Strategy } from "../scheme.ts";
+import type { IntScheme, LearnedCodebookScheme, ScaleDType, Scheme, Strategy } from "../scheme.ts";
 import type { DType } from "../tensor.ts";
 
 /** What may be said beside a preset's name. */
@@ -20,6 +20,8 @@ export interface PresetOptions {
   readonly restricted?: boolean;
   /** Weights of the flattened tensor that share an absmax (NF4, FP4). */
   readonly block?: number;
+  /** Rows that share a table of levels; 0: all of them (CB2 to CB4). */
+  readonly tableRows?: number;
   /** Store absmax values as 8-bit codes (NF4, FP4). */
   readonly doubleQuant?: boolean;
   /** Magnitude from which an activation is an outlier (LLM_INT8). */
@@ -37,6 +39,9 @@ export interface PresetOptions {
    */
   readonly percentile?: number;
 }
+
+/** Rows that share a table unless said otherwise, as SqueezeLLM has it. */
+export const USUAL_TABLE_ROWS = 1;
 
 /** Options that a user names; the others follow from the model and the format. */
 export type Named = Exclude<keyof PresetOptions, "modelDType" | "scaleDType">;
@@ -96,6 +101,21 @@ function codebook(kind: "nf4" | "fp4"): Preset {
   };
 }
 
+function learnedCodebook(bits: LearnedCodebookScheme["bits"]): Preset {
+  return {
+    name: `CB${bits}`,
+    summary: `${2 ** bits} levels that are found for the weights, a table per row`,
+    format: "plain",
+    takes: ["tableRows"],
+    scheme: (options) => ({
+      kind: "codebook",
+      bits,
+      tableRows: options.tableRows ?? USUAL_TABLE_ROWS,
+      tableDType: scaleDTypeOf(options),
+    }),
+  };
+}
+
 /** What presets take whose activations are rounded. */
 const WITH_ACTIVATIONS = ["strategy", "activations", "observer", "percentile"] as const;
 
@@ -144,6 +164,7 @@ export const PRESETS: readonly Preset[] = [
   },
   codebook("nf4"),
   codebook("fp4"),
+  ...([4, 3, 2] as const).map(learnedCodebook),
   {
     name: "LLM_INT8",
     summary: "int8 weights, an absmax per row; activations int8 but for outliers of 6 and more",

@@ -22,8 +22,14 @@ export function strategyLabel(strategy: Strategy): string {
     case "group":
       return `groups of ${strategy.size}`;
     case "block":
-      return `blocks of ${strategy.rows}×${strategy.columns}`;
+      return blockLabel(strategy.rows, strategy.columns);
   }
+}
+
+function blockLabel(rows: number, columns: number): string {
+  if (rows === 0 && columns === 1) return "per column";
+  const side = (count: number, what: string) => count === 0 ? `all ${what}` : String(count);
+  return `blocks of ${side(rows, "rows")}×${side(columns, "columns")}`;
 }
 
 /**
@@ -43,13 +49,14 @@ export function checkStrategy(strategy: Strategy, shape: Shape): true | string {
   const [rows, columns] = matrixShape(shape);
   if (shape.length < 2) return `a weight of shape [${shape}] has no rows and columns`;
   if (rows === 0 || columns === 0) return `a weight of shape [${shape}] has no elements`;
-  const sizes = strategy.kind === "group"
-    ? [strategy.size]
-    : strategy.kind === "block"
-    ? [strategy.rows, strategy.columns]
-    : [];
-  if (sizes.some((size) => !Number.isSafeInteger(size) || size < 1)) {
-    return `${strategyLabel(strategy)}: sizes must be whole numbers of at least 1`;
+  const isSize = (size: number, least: number) => Number.isSafeInteger(size) && size >= least;
+  const sound = strategy.kind === "group"
+    ? isSize(strategy.size, 1)
+    : strategy.kind !== "block" || isSize(strategy.rows, 0) && isSize(strategy.columns, 0);
+  if (!sound) {
+    return `${
+      strategyLabel(strategy)
+    }: sizes must be whole numbers of at least 1, or 0 for all rows or columns of a block`;
   }
   if (strategy.kind === "group" && columns % strategy.size !== 0) {
     return `group size ${strategy.size} does not divide ${columns} columns; ${

@@ -1,5 +1,6 @@
 /** A plan as tables for a person and as JSON for a program. */
 import { isCalibrated } from "../plan/needs.ts";
+import { energyOf, energySentence, type EnergyTable } from "../plan/energy.ts";
 import type { Backend } from "../backend.ts";
 import type { MemoryPlan } from "../plan/planned.ts";
 import type { Verdict } from "../format.ts";
@@ -15,8 +16,9 @@ import { pairs, table } from "./table.ts";
 import { count, plural, ranges, visible, visibleMessage } from "./text.ts";
 
 /** The whole plan for `sluice plan`. */
-export function showPlan(plan: Plan): string {
+export function showPlan(plan: Plan, energyTable?: EnergyTable): string {
   const { files, sidecars, memory } = plan;
+  const energy = energyOf(plan, { ...(energyTable ? { table: energyTable } : {}) });
   return [
     showTasks(plan.units.flatMap(({ tasks }) => tasks)),
     table(
@@ -51,6 +53,7 @@ export function showPlan(plan: Plan): string {
         ? [["memory of the GPU", `${size(memory.device)} at most`] as const]
         : []),
       ...(onDisk(plan) === "" ? [] : [["on disk meanwhile", onDisk(plan)] as const]),
+      ...(energy ? [["energy", visible(energySentence(energy))] as const] : []),
     ]),
     showLoaders(plan.loaders),
   ].join("\n");
@@ -170,6 +173,7 @@ function describe(task: TensorTask): string {
 export function planDocument(
   plan: Plan,
   device: Pick<Backend, "name" | "description">,
+  energyTable?: EnergyTable,
 ): Readonly<Record<string, unknown>> {
   const places = new Map(
     plan.files.flatMap(({ path, tensors }) =>
@@ -186,6 +190,7 @@ export function planDocument(
     source_bytes: plan.sourceBytes,
     total_bytes: plan.totalBytes,
     planned_memory: plan.memory,
+    energy: energyOf(plan, { ...(energyTable ? { table: energyTable } : {}) }),
     files: [
       ...plan.files.map(({ path, size, head }) => ({ path, size, header_bytes: head.length })),
       ...plan.sidecars.map(({ path, size }) => ({ path, size, header_bytes: null })),

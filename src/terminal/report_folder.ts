@@ -6,14 +6,13 @@
 import { join, resolve, sep } from "node:path";
 import { quote, RequestError } from "../errors.ts";
 import { disk, makeFolders } from "../io/disk.ts";
-import { REPORT_FILES, type ReportFiles } from "../report/files.ts";
 import type { Host } from "./command.ts";
 
 /**
  * A folder for a report; folders that were made for it are removed again if nothing was written.
  */
-export interface ReportFolder extends AsyncDisposable {
-  write(files: ReportFiles): Promise<void>;
+export interface ReportFolder<Name extends string = string> extends AsyncDisposable {
+  write(files: Readonly<Record<Name, string>>): Promise<void>;
 }
 
 /**
@@ -22,44 +21,57 @@ export interface ReportFolder extends AsyncDisposable {
  * @throws {RequestError} it holds something else, or it is not apart from the output.
  * @throws {SpaceError} the system does not let it be written to.
  */
-export async function openReportFolder(
+export async function openReportFolder<Name extends string>(
   path: string,
-  { output, host }: { readonly output: string; readonly host: Host },
-): Promise<ReportFolder> {
+  { output, files, host }: {
+    /** Where a checkpoint goes; absent: none is written. */
+    readonly output?: string;
+    /** The report's files; the first is JSON that says who made it. */
+    readonly files: readonly [first: Name, ...rest: Name[]];
+    readonly host: Host;
+  },
+): Promise<ReportFolder<Name>> {
   const refuse = (found: string): never => {
     throw new RequestError(
       `Cannot write the report to ${quote(path)}: ${found}. Give another folder.`,
     );
   };
-  const [target, checkpoint] = [resolve(path), resolve(output)];
-  if (`${target}${sep}`.startsWith(`${checkpoint}${sep}`)) {
+  const target = resolve(path);
+  const checkpoint = output === undefined ? undefined : resolve(output);
+  if (checkpoint !== undefined && `${target}${sep}`.startsWith(`${checkpoint}${sep}`)) {
     refuse("the checkpoint goes there, which is published as it is");
   }
-  if (`${checkpoint}${sep}`.startsWith(`${target}${sep}`)) refuse("the checkpoint goes into it");
+  if (checkpoint !== undefined && `${checkpoint}${sep}`.startsWith(`${target}${sep}`)) {
+    refuse("the checkpoint goes into it");
+  }
   const found = await disk.stat(target);
   if (found && found.kind !== "folder") refuse("it is not a folder");
-  if (found && !(await holdsReport(target, host))) {
+  if (found && !(await holdsReport(target, files, host))) {
     refuse("the folder holds something other than a report");
   }
   await using undo = new AsyncDisposableStack();
   await makeFolders(disk, target, undo);
-  for (const name of REPORT_FILES) await host.tryWrite(join(target, name));
+  for (const name of files) await host.tryWrite(join(target, name));
   const cleanup = undo.move();
   return {
-    async write(files) {
-      for (const name of REPORT_FILES) await host.writeText(join(target, name), files[name]);
+    async write(texts) {
+      for (const name of files) await host.writeText(join(target, name), texts[name]);
     },
     [Symbol.asyncDispose]: () => cleanup.disposeAsync(),
   };
 }
 
 /** Whether a folder is empty, or holds a report of Sluice and nothing else. */
-async function holdsReport(folder: string, host: Host): Promise<boolean> {
+async function holdsReport(
+  folder: string,
+  files: readonly [first: string, ...rest: string[]],
+  host: Host,
+): Promise<boolean> {
   const names = await disk.list(folder);
   if (names.length === 0) return true;
-  if (names.some((name) => !REPORT_FILES.some((file) => file === name))) return false;
+  if (names.some((name) => !files.some((file) => file === name))) return false;
   try {
-    const { generator } = JSON.parse(await host.readText(join(folder, "report.json"))) as {
+    const { generator } = JSON.parse(await host.readText(join(folder, files[0]))) as {
       generator?: unknown;
     };
     return String(generator).startsWith("sluice ");

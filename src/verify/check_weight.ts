@@ -93,8 +93,8 @@ export async function checkWeight(weight: StoredWeight, check: Check): Promise<T
 
 /** Scales that are not finite, or fp8 codes that are NaN, poison every value they touch. */
 async function checkFinite(quantized: Quantized, name: string, backend: Backend): Promise<void> {
-  const { scale, absmax, codes, input_scale: input } = quantized.tensors;
-  const scales = [scale ?? absmax, input].filter((tensor) => tensor !== undefined);
+  const { scale, absmax, table, codes, input_scale: input } = quantized.tensors;
+  const scales = [scale ?? absmax ?? table, input].filter((tensor) => tensor !== undefined);
   if (scales.length === 0) return;
   const fp8 = quantized.scheme.kind === "fp8" && codes ? [codes] : [];
   const bytes = await backend.read(...scales, ...fp8);

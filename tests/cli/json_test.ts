@@ -114,6 +114,10 @@ Deno.test("everything that --json prints has the keys that README.md lists, and 
     note(
       checkAll(await sluice(["verify", out, "--source", "sample", ...ON_CPU, "--json"]), "verify"),
     );
+    const curves = ["curves", "sample", "--tensor", "*.0.self_attn.k_proj", ...ON_CPU, "--json"];
+    note(checkAll(await sluice(curves), "curves"));
+    const granularity = ["granularity", "sample", "--seq-len", "16", "--num-samples", "1"];
+    note(checkAll(await sluice([...granularity, ...ON_CPU, "--json"]), "granularity"));
     note(checkAll(await sluice(["inspect", out, "--json"]), "inspect"));
     note(checkAll(await sluice(["inspect", "sample", "--json"]), "inspect"));
     note(checkAll(await sluice(["devices", "--json"]), "devices"));

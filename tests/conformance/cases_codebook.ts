@@ -1,8 +1,13 @@
-/** Conformance cases of bitsandbytes' ops: 4-bit codebooks, the 8-bit dynamic map, int8 rows. */
+/**
+ * Conformance cases of bitsandbytes' ops (4-bit codebooks, the 8-bit dynamic map, int8 rows), and
+ * of tables of levels that were found.
+ */
 import { CODEBOOKS, DYNAMIC_MAP, midpoints } from "../../src/ops/codebook.ts";
 import { dequantize4bit } from "../../src/ops/dequantize_4bit.ts";
+import { dequantizeCodebook } from "../../src/ops/dequantize_codebook.ts";
 import { dequantizeDynamic8 } from "../../src/ops/dequantize_dynamic8.ts";
 import { quantize4bit } from "../../src/ops/quantize_4bit.ts";
+import { quantizeCodebook } from "../../src/ops/quantize_codebook.ts";
 import { quantizeDynamic8 } from "../../src/ops/quantize_dynamic8.ts";
 import { quantizeRowsInt8 } from "../../src/ops/quantize_rows_int8.ts";
 import {
@@ -71,6 +76,14 @@ function everyNumber(absmax: number): number[] {
   }
   while (numbers.length % 16 > 0) numbers.push(0);
   return numbers;
+}
+
+/** Ascending levels, some of them equal. */
+export function levels(tables: number, count: number, seed: number): Given {
+  const values = gaussian(tables * count, seed);
+  for (let at = 0; at < values.length; at += count) values.subarray(at, at + count).sort();
+  if (count > 2) values[2] = values[1]!;
+  return floats("f32", [tables, count], values);
 }
 
 /** Runs of a signature over flat elements: the same bytes as a vector. */
@@ -221,6 +234,54 @@ export const codebookCases: readonly Case[] = [
     },
     scalars: { block: 256, offset: 0 },
     judge: { codes: codesDynamic8 },
+  },
+
+  ...FLOATS.flatMap((dtype) =>
+    [[1, 1, 1, 4], [3, 31, 3, 8], [7, 65, 2, 16], [33, 257, 1, 16], [5, 4099, 4, 256], [3, 5, 9, 1]]
+      .flatMap(([r = 0, c = 0, table_rows = 1, k = 0]) => [
+        {
+          op: quantizeCodebook,
+          tensors: {
+            w: normal(dtype, [r, c], { seed: 115 }),
+            table: levels(Math.ceil(r / table_rows), k, 116),
+            codes: blank("u8", [r, c]),
+          },
+          scalars: { table_rows },
+        },
+        {
+          op: dequantizeCodebook,
+          tensors: {
+            codes: whole("u8", [r, c], { low: 0, high: k - 1, seed: 117 }),
+            table: levels(Math.ceil(r / table_rows), k, 116),
+            w: blank("f32", [r, c]),
+          },
+          scalars: { table_rows },
+        },
+      ])
+  ),
+  {
+    op: quantizeCodebook,
+    note: "levels, midpoints and their neighbours",
+    tensors: {
+      w: floats(
+        "f32",
+        [1, 9],
+        [-1, -0.5, -0.5 + 2 ** -25, -0.5 - 2 ** -25, 0, 0.75, 0.75 + 2 ** -24, 1.5, 9],
+      ),
+      table: floats("f32", [1, 3], [-1, 0, 1.5]),
+      codes: blank("u8", [1, 9]),
+    },
+    scalars: { table_rows: 1 },
+  },
+  {
+    op: dequantizeCodebook,
+    note: "a level that is NaN",
+    tensors: {
+      codes: whole("u8", [3, 5], { low: 0, high: 3, seed: 118 }),
+      table: floats("f32", [1, 4], [NaN, NaN, NaN, NaN]),
+      w: blank("f32", [3, 5]),
+    },
+    scalars: { table_rows: 3 },
   },
 
   ...FLOATS.flatMap((dtype) =>

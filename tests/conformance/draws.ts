@@ -11,6 +11,7 @@ import { freshState } from "./cases_model.ts";
 import { attentionVjpCase } from "./cases_backward.ts";
 import { gptqCase, gram, shuffled } from "./cases_calibration.ts";
 import { hqqCase, spiky } from "./cases_hqq.ts";
+import { levels } from "./cases_codebook.ts";
 import { descendCase, refitCase } from "./cases_polish.ts";
 import { attentionVjpKv } from "../../src/ops/attention_vjp_kv.ts";
 import { attentionVjpQ } from "../../src/ops/attention_vjp_q.ts";
@@ -170,6 +171,13 @@ function blocks4(draw: Draw) {
   };
 }
 
+/** Tables of levels for some rows each, which may be more than there are. */
+function tables(draw: Draw) {
+  const [R = 0, C = 0] = draw.sizes(2, 20_000);
+  const [table_rows, K] = [draw.size(draw.pick(R + 3, MAX_EXTENT), 1), draw.whole(1, 256)];
+  return { dims: { R, C, A: Math.ceil(R / table_rows), K }, scalars: { table_rows } };
+}
+
 function blocks8(draw: Draw): Drawn {
   const [N, block] = [draw.size(2000), draw.size(draw.pick(70, 3000, MAX_EXTENT), 1)];
   return {
@@ -300,6 +308,12 @@ export const DRAWS: Readonly<Record<string, Row>> = {
     };
   },
   dequantize_4bit: (draw) => ({ ...blocks4(draw), given: { absmax: positive(draw, 0) } }),
+  quantize_codebook: (draw) => {
+    const { dims, scalars } = tables(draw);
+    const seed = draw.seed();
+    return { dims, scalars, given: { table: () => levels(dims.A, dims.K, seed) } };
+  },
+  dequantize_codebook: tables,
   quantize_dynamic8: blocks8,
   dequantize_dynamic8: blocks8,
 

@@ -76,6 +76,14 @@ function schemes(scaleDType: ScaleDType): Scheme[] {
     ...ints,
     ...fp8s,
     ...codebooks,
+    ...([2, 3, 4] as const).flatMap((bits) =>
+      [0, 1, 8].map((tableRows) => ({
+        kind: "codebook" as const,
+        bits,
+        tableRows,
+        tableDType: scaleDType,
+      }))
+    ),
     { kind: "llm_int8", threshold: 6 },
     { kind: "llm_int8", threshold: 0 },
     ...(["bf16", "f16", "f32"] as const).map((dtype) => ({ kind: "cast" as const, dtype })),
@@ -128,13 +136,17 @@ function greatestCommonDivisor(a: number, b: number): number {
 }
 
 /** Rows `[from, to)` of the weight, quantized. */
-function quantizeRows(case_: FormatCase, { from, to }: Rows, scope: Scope): Quantized {
+async function quantizeRows(
+  case_: FormatCase,
+  { from, to }: Rows,
+  scope: Scope,
+): Promise<Quantized> {
   const [, columns] = matrixShape(case_.shape);
   const rowBytes = columns * BITS[case_.dtype] / 8;
   const weight = scope.alloc(case_.dtype, [to - from, columns]);
   scope.backend.write(weight, weightBytes(case_).slice(from * rowBytes, to * rowBytes));
   const { scheme } = case_;
-  const quantized = schemeKind(scheme).quantize(scheme, weight, { scope, search: "minmax" });
+  const quantized = await schemeKind(scheme).quantize(scheme, weight, { scope, search: "minmax" });
   return withInputScale(quantized, INPUT_SCALE, scope);
 }
 
@@ -197,7 +209,7 @@ export async function packSlices(
   for (let from = 0; from < rows; from += sliceRows) {
     const slice = { from, to: Math.min(rows, from + sliceRows) };
     using scratch = backend.scope();
-    stored.take(await packer.add(quantizeRows(case_, slice, scratch), slice));
+    stored.take(await packer.add(await quantizeRows(case_, slice, scratch), slice));
   }
   stored.take(await packer.finish());
   stored.complete();
@@ -295,7 +307,7 @@ export async function checkFormat(
   using scope = backend.scope();
   const parts = whole.layout;
   const stored: StoredWeight = { name: NAME, shape, scheme, parts };
-  const before = quantizeRows(case_, { from: 0, to: rows }, scope);
+  const before = await quantizeRows(case_, { from: 0, to: rows }, scope);
   const after = await format.unpack(stored, whole.read, { scope });
   assert.deepEqual([after.rows, after.columns], [rows, columns]);
   if ((scheme.kind === "nf4" || scheme.kind === "fp4") && scheme.doubleQuant) {

@@ -52,7 +52,7 @@ export async function packGolden(
   using scope = backend.scope();
   const weight = scope.alloc(dtype as "bf16", shape);
   backend.write(weight, source.bytes(`original.${key}`));
-  const rounded = schemeKind(scheme).quantize(scheme, weight, { scope, search: "minmax" });
+  const rounded = await schemeKind(scheme).quantize(scheme, weight, { scope, search: "minmax" });
   const quantized = withInputScale(rounded, inputScale, scope);
   const packer = format.packer({ name, dtype, shape }, scheme, scope);
   const pieces = [

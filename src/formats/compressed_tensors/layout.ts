@@ -6,6 +6,7 @@ import type { Fp8Scheme, IntScheme, Scheme } from "../../scheme.ts";
 import { scaleShape, tileOf } from "../../scheme.ts";
 import type { Rows } from "../../source.ts";
 import { matrixShape, type TensorInfo } from "../../tensor.ts";
+import { strategyLabel } from "../../schemes/tiles.ts";
 import { checkSource, moduleOf } from "../bytes.ts";
 import { packedRows, wordStep } from "./zero_points.ts";
 
@@ -97,6 +98,10 @@ export function supports(scheme: Scheme, weight: TensorInfo): true | string {
   const { strategy } = scheme;
   if (strategy.kind === "block") {
     const [rows, columns] = matrixShape(weight.shape);
+    if (strategy.rows === 0 || strategy.columns === 0) {
+      return "compressed-tensors has scales per tensor, channel, group or block of fixed sides, not " +
+        `${strategyLabel(strategy)}; plain holds the values`;
+    }
     if (rows % strategy.rows !== 0 || columns % strategy.columns !== 0) {
       return `blocks of ${strategy.rows}×${strategy.columns} do not tile ${rows}×${columns} weights, ` +
         "and readers of compressed-tensors infer the block from the number of scales";

@@ -2,17 +2,13 @@
  * Small charts of a number over the layers of a model: one for each kind of linear, all with the
  * same axes, so that they can be compared.
  */
-import { CHART, type ChartSpec, drawChart, PLAIN } from "./chart.ts";
+import { CHART, type ChartSpec, drawChart, legend, type LegendEntry, PLAIN } from "./chart.ts";
 import { html, type Markup } from "./markup.ts";
 import { short } from "./numbers.ts";
 import type { ReportWeight } from "../document.ts";
 
 /** One line of a chart. */
-export interface Series {
-  readonly name: string;
-  /** A CSS colour. */
-  readonly color: string;
-  readonly dash?: readonly [line: number, gap: number];
+export interface Series extends LegendEntry {
   value(weight: ReportWeight): number | null;
 }
 
@@ -53,7 +49,9 @@ export async function drawPanels(
     const svg = await drawChart(spec, { title: `${what} of ${title}`, description });
     figures.push(html`<figure><figcaption>${title}</figcaption>${svg}</figure>`);
   }
-  return html`${legend(series, all.some(({ fallback }) => fallback))}
+  const fallback = all.some(({ fallback }) => fallback) &&
+    html`<li><span class="cross" aria-hidden="true">✚</span>rounded to nearest instead</li>`;
+  return html`${legend(series, fallback)}
 <div class="panels">${figures}</div>`;
 }
 
@@ -182,18 +180,4 @@ function describe(name: string, points: readonly Point[]): string {
   return `${name}: from ${short(least.y)} in layer ${least.x} to ${
     short(most.y)
   } in layer ${most.x}.`;
-}
-
-function legend(series: readonly Series[], fallbacks: boolean): Markup {
-  const lines = series.map(({ name, color, dash }) =>
-    html`<li><svg class="key" viewBox="0 0 24 8" aria-hidden="true"><path d="M0 4H24" stroke="${color}" stroke-width="2"${
-      dash && html`
-        stroke-dasharray="${dash.join(" ")}"
-      `
-    }/></svg>${name}</li>`
-  );
-  return html`<ul class="legend">${lines}${
-    fallbacks &&
-    html`<li><span class="cross" aria-hidden="true">✚</span>rounded to nearest instead</li>`
-  }</ul>`;
 }

@@ -4,7 +4,7 @@
  * program go into a chart; names from a model stand beside it.
  */
 import type { TopLevelSpec } from "vega-lite";
-import { escapeHtml, Markup } from "./markup.ts";
+import { escapeHtml, html, Markup, type Part } from "./markup.ts";
 
 /** Size of a chart, in the units of its own drawing; the page scales it to the width there is. */
 export const CHART = { width: 300, height: 150 } as const;
@@ -65,4 +65,24 @@ function compact(svg: string): string {
         .replace(/ (?:aria-\w+|role|pointer-events|font-family|font-size|font-weight)="[^"]*"/g, "")
         .replace(/ (?:opacity|stroke-width)="1"| fill-opacity="1"/g, "")
         .replace(/\d+\.\d{2,}/g, (number) => String(Math.round(Number(number) * 10) / 10)));
+}
+
+/** A line of a chart, as a legend tells of it. */
+export interface LegendEntry {
+  readonly name: string;
+  /** A CSS colour. */
+  readonly color: string;
+  readonly dash?: readonly [line: number, gap: number];
+}
+
+/** What the lines of charts mean; `more` are further items. */
+export function legend(entries: readonly LegendEntry[], more?: Part): Markup {
+  const lines = entries.map(({ name, color, dash }) =>
+    html`<li><svg class="key" viewBox="0 0 24 8" aria-hidden="true"><path d="M0 4H24" stroke="${color}" stroke-width="2"${
+      dash && html`
+        stroke-dasharray="${dash.join(" ")}"
+      `
+    }/></svg>${name}</li>`
+  );
+  return html`<ul class="legend">${lines}${more}</ul>`;
 }

@@ -2,6 +2,7 @@
  * The head of the page: what was made of what, how far it is from the original, what it took; and
  * what did not go as asked.
  */
+import { energySentence, joules } from "../../plan/energy.ts";
 import type { RecordedWindows } from "../record.ts";
 import type { ReportDocument } from "../document.ts";
 import { html, type Markup } from "./markup.ts";
@@ -66,6 +67,15 @@ function tilesOf(report: ReportDocument): Tile[] {
       value: report.bits_per_weight.toFixed(3),
       note: `${count(report.quantized_weights)} weights, scales included`,
     },
+    ...(report.energy
+      ? [{
+        label: "Energy of a token, estimated",
+        value: joules(report.energy.quantized.memory_pj + report.energy.quantized.compute_pj),
+        note: `before: ${
+          joules(report.energy.original.memory_pj + report.energy.original.compute_pj)
+        }`,
+      }]
+      : []),
     { label: "Time", value: duration(report.seconds), note: `on ${report.device.name}` },
     { label: "Most memory", value: size(report.peak_bytes), note: `planned: ${size(planned)}` },
   );
@@ -147,6 +157,7 @@ function facts(report: ReportDocument): Markup[] {
         ] as const,
       ]
       : []),
+    ...(report.energy ? [["Energy, estimated", energySentence(report.energy)] as const] : []),
     ["Device", `${report.device.name}: ${report.device.description}`],
     [
       "Made by",

@@ -25,6 +25,16 @@ export const COMMANDS: readonly CommandRow[] = [
     load: async () => (await import("./inspect.ts")).inspectCommand,
   },
   {
+    name: "curves",
+    summary: "rate against distortion of every scheme, beside Shannon's bound",
+    load: async () => (await import("./curves.ts")).curvesCommand,
+  },
+  {
+    name: "granularity",
+    summary: "int weights with a scale per tensor, row, column, group and block, each measured",
+    load: async () => (await import("./granularity.ts")).granularityCommand,
+  },
+  {
     name: "verify",
     summary:
       "read a written checkpoint back: structure, scales, values against the source, loaders",

@@ -1,5 +1,6 @@
 /** `sluice plan`: what a run would do, from headers alone. Writes nothing. */
-import type { Command, Host, ParsedArguments } from "../command.ts";
+import { type EnergyTable, parseEnergyTable } from "../../plan/energy.ts";
+import type { Command, Flag, Host, ParsedArguments } from "../command.ts";
 import { planDocument, showPlan } from "../plan_view.ts";
 import { jsonText } from "../json.ts";
 import { BUDGET_FLAGS } from "./budgets.ts";
@@ -25,9 +26,33 @@ export const EVALUATE_FLAG = {
   group: "Measuring",
 } as const;
 
+/** Energies to estimate by; `plan` and `quantize` share it. */
+export const ENERGY_FLAG: Flag = {
+  name: "energy-table",
+  type: "string",
+  placeholder: "file",
+  path: true,
+  help:
+    "picojoules a bit of memory and an operation take, in JSON or YAML, for the estimate of a " +
+    "token's energy (Horowitz, ISSCC 2014, unless given)",
+  group: "Measuring",
+};
+
+/** The table of energies that the flags name; undefined where they name none. */
+export async function readEnergyTable(
+  parsed: ParsedArguments,
+  host: Host,
+): Promise<EnergyTable | undefined> {
+  const file = parsed.get(ENERGY_FLAG.name);
+  return file === undefined
+    ? undefined
+    : parseEnergyTable(await host.readText(String(file)), String(file));
+}
+
 /** Print the plan of a run; what `quantize --dry-run` does too. */
 export async function showPlanned(parsed: ParsedArguments, host: Host): Promise<void> {
   const asked = await readRecipe(parsed, host);
+  const energies = await readEnergyTable(parsed, host);
   await using stack = new AsyncDisposableStack();
   const { report, warnings } = warningsTo(host, parsed);
   const source = await openModel(parsed.arguments[0]!, { parsed, host, report, stack });
@@ -43,10 +68,10 @@ export async function showPlanned(parsed: ParsedArguments, host: Host): Promise<
     parsed.get("json")
       ? jsonText({
         type: "result",
-        ...planDocument(planned, await device.open()),
+        ...planDocument(planned, await device.open(), energies),
         warnings: shownWarnings(warnings, parsed),
       })
-      : showPlan(planned),
+      : showPlan(planned, energies),
   );
 }
 
@@ -58,6 +83,7 @@ export const planCommand: Command = {
     ...CALIBRATION_FLAGS,
     EVALUATE_FLAG,
     ...EVALUATION_FLAGS,
+    ENERGY_FLAG,
     ...DEVICE_FLAGS,
     ...BUDGET_FLAGS,
     JSON_FLAG,

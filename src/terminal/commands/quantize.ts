@@ -9,7 +9,7 @@ import type { Recipe } from "../../recipe.ts";
 import type { RunReport } from "../../report/run_report.ts";
 import { run } from "../../run.ts";
 import { openFolderSink } from "../../sinks/folder.ts";
-import { makeReport } from "../../report/files.ts";
+import { makeReport, REPORT_FILES } from "../../report/files.ts";
 import type { TensorSource } from "../../source.ts";
 import { CheckpointStays } from "../faults.ts";
 import { jsonLine, recordDocument } from "../json.ts";
@@ -33,7 +33,7 @@ import {
 } from "./flags.ts";
 import { beginViews, MESSAGE_FLAGS, openViews, shownWarnings } from "./messages.ts";
 import { checkApart, openModel } from "./model.ts";
-import { EVALUATE_FLAG, showPlanned } from "./plan.ts";
+import { ENERGY_FLAG, EVALUATE_FLAG, readEnergyTable, showPlanned } from "./plan.ts";
 import { inputsOf, planFor, readTexts, settleRecipe, type Texts } from "./walks.ts";
 
 const OUTPUT_GROUP = "Output";
@@ -89,6 +89,7 @@ export const quantizeCommand: Command = {
       bare: true,
       group: "Measuring",
     },
+    ENERGY_FLAG,
     {
       name: "report",
       type: "string",
@@ -138,12 +139,17 @@ async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
   if (upload !== undefined) await checkRepo(String(upload), { parsed, host });
   else refuseUnpublished(parsed);
   const asked = await readRecipe(parsed, host);
+  const energyTable = await readEnergyTable(parsed, host);
   const views = stack.use(await beginViews(parsed, host));
   await checkApart(model, place.path);
   const reporting = parsed.get("report");
-  const folder = reporting === undefined
-    ? undefined
-    : stack.use(await openReportFolder(String(reporting), { output: place.path, host }));
+  const folder = reporting === undefined ? undefined : stack.use(
+    await openReportFolder(String(reporting), {
+      output: place.path,
+      files: REPORT_FILES,
+      host,
+    }),
+  );
   const sink = stack.use(
     await openFolderSink(place.path, {
       overwrite: parsed.get("overwrite") === true,
@@ -176,6 +182,7 @@ async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
       signal: host.signal,
       metrics: parsed.has("metrics") || folder !== undefined,
       distributions: folder !== undefined,
+      ...(energyTable ? { energyTable } : {}),
       command: commandLine(parsed, source, texts),
       // What a killed run had left is no business of this one's result.
       warnings: views.warnings.filter(({ code }) => code !== LEFT_BEHIND),

@@ -31,6 +31,7 @@ export {
 } from "./quantize";
 export { outlier_columns, quantize_rows_int8 } from "./rows";
 export { search_params } from "./search";
+export { dequantize_codebook, quantize_codebook } from "./tables";
 
 /** Bytes of scratch memory a thread must have. */
 export const scratchBytes: i32 = SCRATCH_BYTES;
