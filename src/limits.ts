@@ -28,3 +28,6 @@ export const SPILL_BYTES = 32 * 2 ** 20;
  * what a stack of windows takes and leaves in a model of 8 billion parameters.
  */
 export const POOL_BYTES = 512 * 2 ** 20;
+
+/** Bytes that are kept of each token behind each block to tell how far two models are apart. */
+export const STREAM_ERROR_BYTES = 8;

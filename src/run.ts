@@ -96,6 +96,7 @@ export async function run(plan: Plan, given: RunOptions): Promise<RunReport> {
   const scores = streams
     ? scoreTokens(await trace.time("evaluate", () => streams.score({ signal })), { paired: true })
     : {};
+  const streamErrors = await streams?.errors();
   await trace.time("load", () => source.verified?.());
   const record = recordOf(plan, {
     command: given.command,
@@ -124,6 +125,7 @@ export async function run(plan: Plan, given: RunOptions): Promise<RunReport> {
     distributions: context.distributions ?? new Map(),
     warnings,
     record,
+    ...(streamErrors ? { streamErrors } : {}),
   };
 }
 

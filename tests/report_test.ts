@@ -151,8 +151,12 @@ Deno.test("a calibrated and measured run is reported with every weight, its erro
       "energy",
     ],
     ...["fallbacks", "warnings", "created", "seconds", "peak_bytes", "planned_memory", "phases"],
-    ...["blocks", "timeline", "weights"],
+    ...["blocks", "timeline", "stream_error", "weights"],
   ]);
+  const { blocks, positions, tokens_per_position } = document.stream_error!;
+  assert.equal(blocks.length, 2);
+  assert.ok(blocks.every((error) => error > 0 && error < 1), `${blocks}`);
+  assert.deepEqual([positions.length, tokens_per_position], [32, 1]);
   assert.equal(document.version, 1);
   assert.equal(document.generator, `sluice ${denoJson.version}`);
   assert.equal(document.command, "sluice quantize");

@@ -24,6 +24,7 @@ import { HiddenStates } from "./hidden_states.ts";
 import { LoadedBlock } from "./loaded_block.ts";
 import { Pace } from "./pace.ts";
 import type { SpillStore } from "./spill_file.ts";
+import { type StreamErrors, StreamErrorSums } from "./stream_error.ts";
 import { ModelTables } from "./tables.ts";
 import { normalize, walkBlock } from "./walk.ts";
 import { areAlike, loadProduct, type ModelWeights, type Product, sliceStep } from "./weights.ts";
@@ -91,6 +92,8 @@ export class Streams implements AsyncDisposable {
   readonly #weights: readonly ModelWeights[];
   readonly #held: Scope;
   readonly #tables: ModelTables;
+  /** Of two streams. */
+  readonly #errors: StreamErrorSums | undefined;
 
   private constructor(
     model: Model,
@@ -112,6 +115,7 @@ export class Streams implements AsyncDisposable {
     this.#states = states;
     this.#held = backend.scope();
     this.#tables = new ModelTables(model, { tokens: this.#tokens, scope: this.#held });
+    this.#errors = states.length > 1 ? new StreamErrorSums(this.#held) : undefined;
   }
 
   /** A stream for each of `weights`: of one model, or of the original and the quantized. */
@@ -187,6 +191,7 @@ export class Streams implements AsyncDisposable {
       for (const [stack, { length }] of this.#stacks.entries()) {
         signal?.throwIfAborted();
         await this.#forward(graph, loaded, { states, stack });
+        if (stream > 0) await this.#compare(place, stack);
         this.#counter.count(graph.block.name, length / this.#tokens);
       }
     }
@@ -202,6 +207,21 @@ export class Streams implements AsyncDisposable {
     const y = walkBlock(graph, x, { scope, tensors, tables: this.#tables });
     await states.set(stack, y, scope);
     await this.#pace.keep();
+  }
+
+  /** Measure how far a stack's states are apart behind a block. */
+  async #compare(place: number, stack: number): Promise<void> {
+    using scope = this.#backend.scope();
+    const [original, quantized] = this.#states as [HiddenStates, HiddenStates];
+    this.#errors?.add(place, {
+      original: await original.get(stack, scope),
+      quantized: await quantized.get(stack, scope),
+    });
+  }
+
+  /** How far the streams were apart; undefined where there is one. */
+  async errors(): Promise<StreamErrors | undefined> {
+    return await this.#errors?.finish(this.#backend, this.#tokens);
   }
 
   /** Run the final norm and the head over every window, and compare the streams. */

@@ -15,6 +15,7 @@ import {
   READ_AHEAD_BYTES,
   SMALL_BYTES,
   SPILL_BYTES,
+  STREAM_ERROR_BYTES,
   TABLE_BYTES,
   WRITE_BEHIND_BYTES,
 } from "../limits.ts";
@@ -217,7 +218,10 @@ function statesInMemory(
     const stack = stackTokens(walk, { model, device }) * perToken * 4;
     return all - spilled + waiting + (1 + halves) * stack;
   };
-  return held(evaluation, { perToken: 2 * model.hiddenSize, stores: 2, halves: 0 }) +
+  const errors = evaluation
+    ? evaluation.windows * evaluation.seqLen * model.blocks.length * STREAM_ERROR_BYTES
+    : 0;
+  return errors + held(evaluation, { perToken: 2 * model.hiddenSize, stores: 2, halves: 0 }) +
     held(calibration, { perToken: kept, stores, halves: 0.5 });
 }
 

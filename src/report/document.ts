@@ -79,6 +79,15 @@ export interface ReportDocument extends Omit<RunRecord, "warnings"> {
     readonly seconds: Readonly<Partial<Record<Phase, number>>>;
   }[];
   readonly timeline: Timeline;
+  /**
+   * ‖x̃ − x‖ / ‖x‖ of the residual stream: behind each block, and behind the last by place in a
+   * window.
+   */
+  readonly stream_error: {
+    readonly blocks: readonly number[];
+    readonly positions: readonly number[];
+    readonly tokens_per_position: number;
+  } | null;
   readonly weights: readonly ReportWeight[];
 }
 
@@ -105,6 +114,13 @@ export function reportDocument(plan: Plan, run: RunReport, created?: string): Re
     }),
     blocks: run.phases.blocks.map(({ name, phases }) => ({ name, ...usesOf(phases) })),
     timeline: run.timeline,
+    stream_error: run.streamErrors
+      ? {
+        blocks: run.streamErrors.blocks,
+        positions: run.streamErrors.positions,
+        tokens_per_position: run.streamErrors.tokensPerPosition,
+      }
+      : null,
     weights: weightsOf(plan, run),
   };
 }

@@ -5,6 +5,7 @@ import { html } from "./markup.ts";
 import { moment } from "./numbers.ts";
 import { pageOf } from "./shell.ts";
 import { summarySection } from "./summary.ts";
+import { streamSection } from "./stream.ts";
 import { timeSection } from "./time.ts";
 import { distributionSection, tableSection } from "./weights.ts";
 
@@ -20,6 +21,7 @@ export async function reportPage(report: ReportDocument): Promise<string> {
     sections: [
       { id: "summary", title: "Summary", section: summarySection(report) },
       { id: "errors", title: "Errors", section: await errorSection(report) },
+      { id: "stream", title: "Residual stream", section: await streamSection(report) },
       { id: "loss", title: "Loss", section: await lossSection(report) },
       { id: "settings", title: "Damping and scales", section: await settingsSection(report) },
       { id: "time", title: "Time and memory", section: await timeSection(report) },

@@ -1,0 +1,86 @@
+/**
+ * How far the quantized model's residual stream is from the original's, block after block and token
+ * after token: errors of one block are the input of the next.
+ */
+import type { Backend, Scope, Tensor } from "../backend.ts";
+import { add, rowDots } from "../ops/mod.ts";
+import { copyOf } from "./walk.ts";
+
+/** Relative errors ‖x̃ − x‖ / ‖x‖ of the residual stream, over all windows. */
+export interface StreamErrors {
+  /** Behind each block, over all tokens. */
+  readonly blocks: readonly number[];
+  /** Behind the last block, by place in a window: of {@linkcode tokensPerPosition} tokens each. */
+  readonly positions: readonly number[];
+  readonly tokensPerPosition: number;
+}
+
+/** Most places that errors are told of. */
+const POSITIONS = 64;
+
+/** Σ(x̃ − x)² and Σx² of a token, f32[T] each. */
+interface Squares {
+  readonly apart: Tensor;
+  readonly whole: Tensor;
+}
+
+/** Gathers squares on the device, which are read once, at the end. */
+export class StreamErrorSums {
+  readonly #scope: Scope;
+  readonly #blocks: Squares[][] = [];
+
+  /** @param scope What is kept belongs to it. */
+  constructor(scope: Scope) {
+    this.#scope = scope;
+  }
+
+  /** Both models' states of a stack of windows behind a block: f32[T, C]. */
+  add(block: number, { original, quantized }: { original: Tensor; quantized: Tensor }): void {
+    const { backend } = this.#scope;
+    using scratch = backend.scope();
+    const difference = copyOf(quantized, scratch);
+    backend.run(add, { y: original, x: difference }, { times: 1, other: -1 });
+    const squares = (x: Tensor) => {
+      const y = this.#scope.alloc("f32", [x.shape[0]!]);
+      backend.run(rowDots, { a: x, b: x, y });
+      return y;
+    };
+    (this.#blocks[block] ??= []).push({ apart: squares(difference), whole: squares(original) });
+  }
+
+  /**
+   * What was gathered.
+   *
+   * @param seqLen Tokens of a window.
+   */
+  async finish(backend: Backend, seqLen: number): Promise<StreamErrors> {
+    const kept = this.#blocks.flatMap((stacks) => stacks);
+    const read = (await backend.read(...kept.flatMap(({ apart, whole }) => [apart, whole])))
+      .map((bytes) => new Float32Array(bytes.buffer));
+    let at = 0;
+    const tokensPerPosition = Math.ceil(seqLen / POSITIONS);
+    const blocks: number[] = [];
+    let positions: number[] = [];
+    for (const stacks of this.#blocks) {
+      const count = Math.ceil(seqLen / tokensPerPosition);
+      const [apart, whole] = [new Float64Array(count), new Float64Array(count)];
+      for (const _ of stacks) {
+        const [difference, states] = [read[at++]!, read[at++]!];
+        difference.forEach((square, token) => {
+          const place = Math.floor(token % seqLen / tokensPerPosition);
+          apart[place]! += square;
+          whole[place]! += states[token]!;
+        });
+      }
+      const total = (sums: Float64Array) => sums.reduce((sum, square) => sum + square, 0);
+      blocks.push(relative(total(apart), total(whole)));
+      positions = Array.from(apart, (square, place) => relative(square, whole[place]!));
+    }
+    return { blocks, positions, tokensPerPosition };
+  }
+}
+
+/** √(apart / whole); 0 where nothing is apart. */
+function relative(apart: number, whole: number): number {
+  return apart === 0 ? 0 : Math.sqrt(apart / whole);
+}
