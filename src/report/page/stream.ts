@@ -27,7 +27,7 @@ export async function streamSection(
       <p>‖x̃ − x‖ / ‖x‖, with x the residual stream of the original model and x̃ that of the quantized one on the text of the evaluation: what one block adds is the input of the next.${repaired}</p>
       <div class="panels">
         <figure><figcaption>behind each block</figcaption>${depth}</figure>
-        <figure><figcaption>behind the last block, by place in a window</figcaption>${place}</figure>
+        <figure><figcaption>behind the last, by token</figcaption>${place}</figure>
       </div>
     </section>
   `;
