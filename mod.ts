@@ -73,6 +73,14 @@ export {
 } from "./src/windows.ts";
 export type { EvaluationInput } from "./src/forward/streams.ts";
 export type { CalibrationInput } from "./src/calibration/pass.ts";
+export { type Advice, advise, type Proposal } from "./src/advise.ts";
+export {
+  HARDWARE,
+  type Hardware,
+  hardwareNamed,
+  type Target,
+  usualHardware,
+} from "./src/advice/hardware.ts";
 export { curves, type CurvesOptions } from "./src/curves.ts";
 export type { CurvePoint, Curves } from "./src/curves/measured.ts";
 export { curveFiles } from "./src/curves/page.ts";

@@ -43,6 +43,7 @@ const INNER: Readonly<Record<string, string>> = {
   evaluation: "`calibration`, `evaluation`",
   loaders: "each of `loaders`",
   results: "each of `results`",
+  proposals: "each of `proposals`",
 };
 
 /** Check one object that was printed by a command. */
@@ -118,6 +119,8 @@ Deno.test("everything that --json prints has the keys that README.md lists, and 
     note(checkAll(await sluice(curves), "curves"));
     const granularity = ["granularity", "sample", "--seq-len", "16", "--num-samples", "1"];
     note(checkAll(await sluice([...granularity, ...ON_CPU, "--json"]), "granularity"));
+    const advise = ["advise", "sample", "--hardware", "h100", "--try", "2", ...ON_CPU, "--json"];
+    note(checkAll(await sluice(advise), "advise"));
     note(checkAll(await sluice(["inspect", out, "--json"]), "inspect"));
     note(checkAll(await sluice(["inspect", "sample", "--json"]), "inspect"));
     note(checkAll(await sluice(["devices", "--json"]), "devices"));

@@ -25,6 +25,11 @@ export const COMMANDS: readonly CommandRow[] = [
     load: async () => (await import("./inspect.ts")).inspectCommand,
   },
   {
+    name: "advise",
+    summary: "propose quantizations that suit a machine, with sizes, speed limits and loaders",
+    load: async () => (await import("./advise.ts")).adviseCommand,
+  },
+  {
     name: "curves",
     summary: "rate against distortion of every scheme, beside Shannon's bound",
     load: async () => (await import("./curves.ts")).curvesCommand,
