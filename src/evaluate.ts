@@ -4,7 +4,8 @@
  * from its stored codes, as its runtime would.
  */
 import type { Backend } from "./backend.ts";
-import type { Score } from "./evaluator.ts";
+import { CheckpointError, quote } from "./errors.ts";
+import type { Score, TokenScores } from "./evaluator.ts";
 import { checkShapes } from "./families/mod.ts";
 import type { Model } from "./family.ts";
 import { recognize } from "./formats/mod.ts";
@@ -62,8 +63,30 @@ export async function evaluate(
   }
   for (const place of places) await streams.advance(place, { signal });
   const tokens = await streams.score({ signal });
+  checkScores(tokens, { source, reference });
   for (const { source } of weights) await source.verified?.();
   return scoreTokens(tokens, { paired: reference !== undefined });
+}
+
+/**
+ * @throws {CheckpointError} a model's logits are not finite on the text, so that there is nothing
+ * to measure.
+ */
+function checkScores(
+  { quantizedNll, originalNll }: TokenScores,
+  { source, reference }: { source: TensorSource; reference: TensorSource | undefined },
+): void {
+  for (
+    const [nll, { label }] of [[originalNll, reference ?? source], [quantizedNll, source]] as const
+  ) {
+    if (nll.every((value) => !Number.isNaN(value))) continue;
+    throw new CheckpointError(
+      `Cannot evaluate ${
+        quote(label)
+      }: its logits are NaN or infinite on the text. Look for such ` +
+        "values in its weights, scales and norms.",
+    );
+  }
 }
 
 /** Where a checkpoint's weights come from, quantized or not. */

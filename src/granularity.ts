@@ -3,12 +3,13 @@
  * and measured against itself. Nothing is written. Refuses models that Sluice cannot run.
  */
 import type { Backend } from "./backend.ts";
-import { UnsupportedError } from "./errors.ts";
+import { quote, UnsupportedError } from "./errors.ts";
 import type { EvaluationInput } from "./forward/streams.ts";
 import type { Granularities, GranularityRow } from "./granularity/measured.ts";
 import { plan } from "./plan.ts";
 import type { Plan, WindowsRequest } from "./plan/planned.ts";
 import { quantizeTasks } from "./plan/tasks.ts";
+import { quantizedBy } from "./plan/usable.ts";
 import { recipeFromOptions } from "./recipe.ts";
 import type { Reporter } from "./report.ts";
 import type { RunReport } from "./report/run_report.ts";
@@ -52,6 +53,15 @@ export async function granularity(
   source: TensorSource,
   { backend, evaluation, request, bits = 4, report, signal }: GranularityOptions,
 ): Promise<Granularities> {
+  const by = quantizedBy(source);
+  if (by !== undefined) {
+    throw new UnsupportedError(
+      `Cannot compare granularities of ${
+        quote(source.label)
+      }: it is quantized already (${by}). Give the original.`,
+      { what: source.label, reason: "quantized already" },
+    );
+  }
   const rows: GranularityRow[] = [];
   const refused: { name: string; why: string }[] = [];
   let original = NaN;

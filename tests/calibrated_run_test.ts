@@ -236,3 +236,25 @@ Deno.test("run() blames no weight for an input that is not finite", async () => 
   }
   await Deno.remove(model, { recursive: true });
 });
+
+Deno.test("evaluate() refuses to measure a model whose logits are not finite", async () => {
+  await using broken = await openCheckpoint(
+    await makeCheckpoint(tinyTensors("f32"), {
+      config: TINY_CONFIG,
+      change(name, bytes) {
+        // Finite itself, but not what it makes of a hidden state beyond 1.
+        if (name === "model.norm.weight") new Float32Array(bytes.buffer)[3] = 3.4e38;
+      },
+    }),
+  );
+  await using whole = await openCheckpoint(await tiny());
+  await using backend = await openWasm({ threads: 1 });
+  const refused = {
+    name: "CheckpointError",
+    message: /its logits are NaN or infinite on the text/,
+  };
+  const given = { backend, evaluation: EVALUATION };
+  await assert.rejects(evaluate(broken, given), refused);
+  await assert.rejects(evaluate(whole, { ...given, reference: broken }), refused);
+  await evaluate(whole, given);
+});

@@ -103,6 +103,7 @@ add_pj: { int32: 0.05, f32: 0.3 }
     [text.replace("f16: 0.5, ", ""), /multiply_pj has "f16" = nothing/],
     [text.replace("int32", "int64"), /add_pj has "int64", which it does not know/],
     [text.replace("0.3", "-1"), /"f32" = -1, which is no energy/],
+    [text.replace("0.3", "0"), /"f32" = 0, which is no energy above 0/],
     [text.replace(/source.*\n/, ""), /does not say its source/],
     [`${text}dram: 3\n`, /"dram", which it does not know/],
     ["[", /neither JSON nor YAML/],

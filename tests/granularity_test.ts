@@ -154,3 +154,18 @@ Deno.test("a plan of a granularity that no format holds says so", async () => {
       error instanceof UnsupportedError && /plain holds the values/.test(error.message),
   );
 });
+
+Deno.test("granularity() refuses a checkpoint that is quantized already", async () => {
+  await using sample = await open("sample");
+  const config = { ...sample.config, quantization_config: { quant_method: "gptq" } };
+  await using backend = await openWasm({ threads: 1 });
+  const windows = await prepareWindows(sample, { seqLen: 64, numSamples: 2 });
+  await assert.rejects(
+    granularity({ ...sample, config }, {
+      backend,
+      evaluation: windows,
+      request: requestOf(windows),
+    }),
+    /it is quantized already \(gptq\)\. Give the original/,
+  );
+});

@@ -198,9 +198,9 @@ export function parseEnergyTable(text: string, file: string): EnergyTable {
     ) as Record<K, number>;
   };
   const energy = (value: unknown, where: string): number =>
-    typeof value === "number" && Number.isFinite(value) && value >= 0
+    typeof value === "number" && Number.isFinite(value) && value > 0
       ? value
-      : refuse(`${where} = ${JSON.stringify(value) ?? "nothing"}, which is no energy`);
+      : refuse(`${where} = ${JSON.stringify(value) ?? "nothing"}, which is no energy above 0`);
   if (!isObject(root)) return refuse("it holds no object");
   const known = ["source", "memory_pj_per_bit", "multiply_pj", "add_pj"];
   const other = Object.keys(root).find((key) => !known.includes(key));

@@ -35,9 +35,10 @@ const BENCHES: Readonly<Record<string, (turns?: number) => Promise<(Ratio | Skip
 const asked = Deno.args.length > 0 ? Deno.args : Object.keys(BENCHES);
 const unknown = asked.find((name) => !Object.hasOwn(BENCHES, name));
 if (unknown !== undefined) {
-  throw new RangeError(
-    `There is no benchmark "${unknown}"; there are ${Object.keys(BENCHES).join(", ")}`,
+  console.error(
+    `There is no benchmark "${unknown}"; there are ${Object.keys(BENCHES).join(", ")}.`,
   );
+  Deno.exit(2);
 }
 const wanted = Deno.env.get("SLUICE_BENCH_TURNS");
 const turns = wanted === undefined ? undefined : Number(wanted);
