@@ -73,10 +73,11 @@ const LAYERS: readonly (readonly string[])[] = [
   ["forward/"],
   ["calibration/"],
   ["report/", "verify/"],
-  ["advice/", "curves/", "granularity/", "run/"],
+  ["advice/", "bits/", "curves/", "granularity/", "run/"],
   // The verbs.
   [
     "advise",
+    "bits",
     "curves",
     "evaluate",
     "granularity",

@@ -28,7 +28,11 @@ export interface QuantizedWeight {
 }
 
 /** x·Wᵀ as the runtime computes it: f32[T, R] in `scope`. */
-export function productOf({ task, slices }: QuantizedWeight, x: Tensor, scope: Scope): Tensor {
+export function productOf(
+  { task, slices }: Pick<QuantizedWeight, "task" | "slices">,
+  x: Tensor,
+  scope: Scope,
+): Tensor {
   const [rows = 0] = task.weight.shape;
   const y = scope.alloc("f32", [x.shape[0]!, rows]);
   for (const { rows: { from }, quantized } of slices) {

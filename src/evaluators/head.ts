@@ -42,6 +42,11 @@ export interface HeadJob {
    * be.
    */
   readonly logitBytes: number;
+  /**
+   * So many windows after each other are one window of the original, whose logits are computed for
+   * the first of them; 1 if not given.
+   */
+  readonly perOriginal?: number;
   /** Bring rows of the head onto the device; what it allocates belongs to `scope`. */
   loadHead(rows: Rows, scope: Scope): Promise<StreamPair<HeadSlice>>;
   /** Hidden states of one window after the final norm: f32[T, C], in `scope` or kept elsewhere. */
@@ -60,7 +65,7 @@ const STATE = 10;
  * @throws {RangeError} windows of unequal length or shorter than 2, a token outside the vocabulary.
  */
 export async function scoreHead(job: HeadJob): Promise<TokenScores> {
-  const { backend, windows, vocabSize } = job;
+  const { backend, windows, vocabSize, perOriginal = 1 } = job;
   const length = checkWindows(windows, vocabSize);
   const rows = headRows(job, length);
   using held = backend.scope();
@@ -88,7 +93,9 @@ export async function scoreHead(job: HeadJob): Promise<TokenScores> {
     paired ||= head.quantized !== undefined;
     for (const [window, { state, labels }] of jobs.entries()) {
       using inner = backend.scope();
-      head.original(await job.hidden("original", window, inner), p);
+      if (window % perOriginal === 0) {
+        head.original(await job.hidden("original", window, inner), p);
+      }
       head.quantized?.(await job.hidden("quantized", window, inner), q);
       backend.run(divergence, { p, q, labels, state }, { first: from });
       await job.progress?.(slice * jobs.length + window + 1, slices * jobs.length);

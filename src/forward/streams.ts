@@ -3,31 +3,26 @@
  * original and the quantized one side by side, so that one read of the checkpoint gives perplexity
  * and KL divergence.
  */
-import type { Backend, Scope, Tensor } from "../backend.ts";
-import { UnsupportedError } from "../errors.ts";
+import type { Backend, Scope } from "../backend.ts";
 import type { Score, TokenScores } from "../evaluator.ts";
-import { headRows, scoreHead } from "../evaluators/head.ts";
 import { EVALUATORS } from "../evaluators/mod.ts";
-import type { Head, Model } from "../family.ts";
+import type { Model } from "../family.ts";
 import { type BlockGraph, graphsOf } from "../graph/block_graph.ts";
-import { LOGIT_BYTES } from "../limits.ts";
-import { copyRectangle } from "../ops/copy.ts";
-import { scaleCap } from "../ops/mod.ts";
 import { requestOf } from "../plan/planned.ts";
 import { keepStacks, stackWindows } from "../plan/stacks.ts";
 import type { Place } from "../plan/tasks.ts";
 import type { TextFacts } from "../report.ts";
 import type { StepCounter } from "../report.ts";
-import { leastCommonMultiple } from "../plan/slices.ts";
-import { embeddingTensors, embedWindows, tableRows } from "./embedding.ts";
+import { embeddingTensors, embedWindows } from "./embedding.ts";
 import { HiddenStates } from "./hidden_states.ts";
 import { LoadedBlock } from "./loaded_block.ts";
 import { Pace } from "./pace.ts";
+import { finalVectors, headSlices, scoreStates } from "./scoring.ts";
 import type { SpillStore } from "./spill_file.ts";
 import { type StreamErrors, StreamErrorSums } from "./stream_error.ts";
 import { ModelTables } from "./tables.ts";
-import { normalize, walkBlock } from "./walk.ts";
-import { areAlike, loadProduct, type ModelWeights, type Product, sliceStep } from "./weights.ts";
+import { walkBlock } from "./walk.ts";
+import type { ModelWeights } from "./weights.ts";
 
 /** What is measured, and where hidden states may go. */
 export interface EvaluationInput extends Partial<TextFacts> {
@@ -50,24 +45,6 @@ export function tensorsRead(model: Model, place: Place | undefined): readonly st
   if (place !== undefined) return graphsOf(model)[place]!.tensors;
   const { head } = model;
   return [...finalVectors(model), ...(head ? [head.linear.at.of] : [])];
-}
-
-/** Tensors of what stands behind the blocks, but for the head's weight. */
-function finalVectors({ final }: Model): string[] {
-  return [final?.weight, final?.bias].filter((name) => name !== undefined);
-}
-
-/**
- * The output head of a model.
- *
- * @throws {UnsupportedError} it has none.
- */
-export function headOf({ head, modelType }: Model): Head {
-  if (head) return head;
-  throw new UnsupportedError(
-    `Cannot evaluate this ${modelType} model: it has no output head (lm_head.weight). Quantize it without an evaluation.`,
-    { what: "lm_head.weight", reason: "the checkpoint has no output head" },
-  );
 }
 
 /** Every evaluator's numbers; of the paired ones only where two models ran. */
@@ -139,18 +116,6 @@ export class Streams implements AsyncDisposable {
     const streams = new Streams(model, { backend, evaluation, counter, weights, states });
     counter.total += streams.#steps;
     return streams;
-  }
-
-  get #headJob() {
-    const [backend, model] = [this.#backend, this.#model];
-    const { of } = headOf(model).linear.at;
-    return {
-      backend,
-      vocabSize: model.vocabSize,
-      rowsPerSlice: tableRows(model, backend),
-      rowStep: this.#weights.map((weights) => sliceStep(of, weights)).reduce(leastCommonMultiple),
-      logitBytes: LOGIT_BYTES,
-    };
   }
 
   get #tokens(): number {
@@ -228,56 +193,33 @@ export class Streams implements AsyncDisposable {
   async score(
     { signal }: { signal?: AbortSignal | undefined } = {},
   ): Promise<TokenScores> {
-    const { final } = this.#model;
-    const { linear: { at: { of: name } }, times = 1, softcap: cap = 0 } = headOf(this.#model);
-    const weights = this.#weights;
-    using held = this.#backend.scope();
-    const ends: LoadedBlock[] = [];
-    for (const stream of this.#states.keys()) {
-      const shared = weights[stream]!.source === weights[0]!.source ? ends[0] : undefined;
-      const content = { matrices: [], vectors: finalVectors(this.#model) };
-      ends.push(await LoadedBlock.load(content, weights[stream]!, { scope: held, shared }));
-    }
-    using reading = new DisposableStack();
-    const readers = this.#states.map((states) =>
-      reading.use(new WindowReader(states, { backend: this.#backend, tokens: this.#tokens }))
-    );
-    return await scoreHead({
-      ...this.#headJob,
+    const [original, ...others] = this.#states.map((states, i) => ({
+      states,
+      weights: this.#weights[i]!,
+    }));
+    const [tokens] = await scoreStates(this.#model, {
+      backend: this.#backend,
       windows: this.#input.windows,
-      loadHead: async (rows, scope) => {
-        signal?.throwIfAborted();
-        const [original, quantized] = weights;
-        const logits = (product: Product) => (x: Tensor, y: Tensor) => {
-          product(x, y, 0);
-          if (times !== 1 || cap !== 0) this.#backend.run(scaleCap, { x: y }, { times, cap });
-        };
-        const first = await loadProduct(name, original!, { scope, rows });
-        if (!quantized) return { original: logits(first) };
-        const second = areAlike(name, original!, quantized)
-          ? first
-          : await loadProduct(name, quantized, { scope, rows });
-        return { original: logits(first), quantized: logits(second) };
-      },
-      hidden: async (stream, window, scope) => {
-        const i = stream === "original" ? 0 : 1;
-        const x = await readers[i]!.window(window, scope);
-        if (!final) return x;
-        return normalize(x, final, { scope, tensors: ends[i]!, tables: this.#tables });
-      },
+      tables: this.#tables,
+      original: original!,
+      others,
       progress: () => {
         this.#counter.count("head");
         return this.#pace.keep();
       },
+      signal,
     });
+    return tokens!;
   }
 
   /** Steps of windows in the whole evaluation. */
   get #steps(): number {
-    const { blocks, vocabSize } = this.#model;
+    const { blocks } = this.#model;
     const windows = this.#input.windows.length;
-    const rows = headRows(this.#headJob, this.#tokens);
-    const slices = Math.ceil(vocabSize / rows);
+    const slices = headSlices(this.#model, this.#weights, {
+      backend: this.#backend,
+      tokens: this.#tokens,
+    });
     return windows * (blocks.length * this.#states.length + slices);
   }
 
@@ -285,55 +227,5 @@ export class Streams implements AsyncDisposable {
     this.#tables[Symbol.dispose]();
     this.#held[Symbol.dispose]();
     for (const states of this.#states) await states[Symbol.asyncDispose]();
-  }
-}
-
-/** Takes windows out of their stacks. */
-class WindowReader implements Disposable {
-  readonly #states: HiddenStates;
-  readonly #backend: Backend;
-  readonly #tokens: number;
-  #scope: Scope | undefined;
-  #at: { readonly stack: number; readonly tensor: Tensor } | undefined;
-
-  constructor(
-    states: HiddenStates,
-    { backend, tokens }: { readonly backend: Backend; readonly tokens: number },
-  ) {
-    this.#states = states;
-    this.#backend = backend;
-    this.#tokens = tokens;
-  }
-
-  /** A window's states, f32[T, C] in `scope` or kept elsewhere. */
-  async window(window: number, scope: Scope): Promise<Tensor> {
-    const tokens = this.#tokens;
-    let [stack, before] = [0, 0];
-    const sizeOf = (stack: number) => this.#states.rows[stack]! / tokens;
-    while (before + sizeOf(stack) <= window) before += sizeOf(stack++);
-    const tensor = await this.#stack(stack);
-    if (sizeOf(stack) === 1) return tensor;
-    const [, columns = 0] = tensor.shape;
-    const x = scope.alloc("f32", [tokens, columns]);
-    copyRectangle(this.#backend, {
-      from: { tensor, row: (window - before) * tokens },
-      to: { tensor: x },
-    }, { rows: tokens, columns });
-    return x;
-  }
-
-  /** A stack, which is read once for all its windows in turn. */
-  async #stack(stack: number): Promise<Tensor> {
-    if (this.#at?.stack === stack) return this.#at.tensor;
-    this[Symbol.dispose]();
-    this.#scope = this.#backend.scope();
-    const tensor = await this.#states.get(stack, this.#scope);
-    this.#at = { stack, tensor };
-    return tensor;
-  }
-
-  [Symbol.dispose](): void {
-    this.#scope?.[Symbol.dispose]();
-    this.#at = undefined;
   }
 }

@@ -42,12 +42,13 @@ function blockBytes(
  *
  * @param doing Completes "Cannot … on wasm".
  * @param options.statesPerToken Floats of hidden states per token.
+ * @param options.beside Bytes of what else lies on the device meanwhile.
  * @throws {UnsupportedError} it cannot; a device that does not say what it holds is believed to.
  */
 export function checkWalk(
   doing: string,
   model: Model,
-  { backend, streams, windows, statesPerToken }: {
+  { backend, streams, windows, statesPerToken, beside = 0 }: {
     readonly backend: Pick<
       Backend,
       "name" | "memoryBytes" | "maxTensorBytes" | "productRows" | "productElements"
@@ -55,6 +56,7 @@ export function checkWalk(
     readonly streams: readonly ModelWeights[];
     readonly windows: WindowsRequest;
     readonly statesPerToken: number;
+    readonly beside?: number;
   },
 ): void {
   const { name, memoryBytes = Infinity } = backend;
@@ -64,7 +66,8 @@ export function checkWalk(
   const block = Math.max(
     ...graphsOf(model).map((graph) => blockBytes(graph, { streams, tokens })),
   );
-  const needed = block + tokens * activationsPerToken(model) * 4 + states + SMALL_BYTES;
+  const needed = block + tokens * activationsPerToken(model) * 4 + states + beside +
+    SMALL_BYTES;
   if (needed <= memoryBytes) return;
   const reason = `${size(needed)} must be on it at once, ${size(block)} of them for the weights ` +
     `of a block, and it holds ${size(memoryBytes)}`;

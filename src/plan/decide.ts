@@ -50,6 +50,11 @@ function wantsCalibration(scheme: Scheme): boolean {
   return scheme.kind === "int" && scheme.bits <= 4 && scheme.activations === "none";
 }
 
+/** The methods that `auto` means for a linear of a block, in a model that can be run. */
+export function usualMethod(scheme: Scheme): string {
+  return wantsCalibration(scheme) ? CALIBRATED : "rtn";
+}
+
 /** Decides by one recipe. */
 export class Decider {
   readonly #recipe: Recipe;
@@ -144,7 +149,7 @@ export class Decider {
     if (method !== "auto") return chainNamed(method);
     const wanted = wantsCalibration(scheme);
     this.#degraded ||= wanted && !this.#model;
-    return chainNamed(wanted && this.#linears?.has(name) ? CALIBRATED : "rtn");
+    return chainNamed(this.#linears?.has(name) ? usualMethod(scheme) : "rtn");
   }
 
   #check(decision: QuantizeDecision): void {

@@ -1,0 +1,284 @@
+/**
+ * Bits where they matter: which width each group of linears gets, so that a target size is kept and
+ * the least is lost. What groups lose by each option is measured, or taken from a file or an earlier
+ * run; the choice is a plain recipe. Refuses targets that cannot be met, with the least that can.
+ */
+import type { Backend, DeviceLimits } from "./backend.ts";
+import { type Candidate, divergences } from "./bits/divergence.ts";
+import { type Group, groupsOf, KEPT, nominalBits } from "./bits/groups.ts";
+import { solveKnapsack } from "./bits/knapsack.ts";
+import { type ChosenGroup, isKept, recipeOf, ruleWith } from "./bits/recipe.ts";
+import { lossesOf, modelHash, type Sensitivities, sensitivitiesOf } from "./bits/sensitivities.ts";
+import { RequestError, UnsupportedError } from "./errors.ts";
+import type { EvaluationInput } from "./forward/streams.ts";
+import type { Model } from "./family.ts";
+import { plan } from "./plan.ts";
+import { evaluableModel } from "./plan/model.ts";
+import { type Plan, requestOf } from "./plan/planned.ts";
+import type { Recipe } from "./recipe.ts";
+import type { Reporter } from "./report.ts";
+import { recordedWindows } from "./report/record.ts";
+import { schemeNames } from "./schemes/options.ts";
+import { sizeToGive } from "./size.ts";
+import type { TensorSource } from "./source.ts";
+import { byteLength, sum } from "./tensor.ts";
+
+/** What a linear may become unless options are given. */
+export const USUAL_OPTIONS = "W3A16,W4A16,W8A16,BF16";
+
+/** The windows that divergence is measured on unless told otherwise. */
+export const SENSITIVITY = { numSamples: 4, seqLen: 512 } as const;
+
+/** What the bits are to add up to. */
+export type BitsTarget =
+  /** Stored bits of each weight of the linears that are chosen for, scales and all included. */
+  | { readonly bitsPerWeight: number }
+  /** Bytes of the whole output. */
+  | { readonly bytes: number };
+
+/** A model's linears, and what they may become. */
+export interface BitOptions {
+  /** The recipe whose rule for all weights gives way. */
+  readonly base: Recipe;
+  readonly model: Model;
+  readonly groups: readonly Group[];
+  /** Bytes of the output beside the weights that are chosen for, about. */
+  readonly others: number;
+}
+
+/** A recipe with bits for each group. */
+export interface ChosenBits {
+  readonly recipe: Recipe;
+  readonly chosen: readonly ChosenGroup[];
+  /** Stored bits per weight of the groups' linears. */
+  readonly bitsPerWeight: number;
+  /** The sum of the groups' losses. */
+  readonly loss: number;
+}
+
+/** Enough of a calibration to plan by, where nothing but sizes is asked for. */
+const SOME_WINDOWS = { seqLen: 2, windows: 1, stateBudget: Infinity } as const;
+
+/**
+ * The options of a list such as `W3A16,W4A16,W8A16,BF16`.
+ *
+ * @throws {RequestError} one is no scheme of fewer bits, there are fewer than two, or one twice.
+ */
+export function parseBitOptions(text: string): string[] {
+  const names = text.split(",").map((name) => name.trim().toUpperCase());
+  const able = schemeNames().filter((name) => !["F16", "F32"].includes(name));
+  const wrong = names.find((name) => !able.includes(name));
+  if (wrong !== undefined) {
+    throw new RequestError(
+      `Cannot use \`options\` "${text}": "${wrong}" is none of ${able.join(", ")} ` +
+        `(${KEPT} leaves weights as they are).`,
+    );
+  }
+  if (names.length < 2 || new Set(names).size < names.length) {
+    throw new RequestError(`Cannot use \`options\` "${text}": give two or more, each once.`);
+  }
+  return names;
+}
+
+/**
+ * What linears of a model may become, and the bytes of each, from headers alone.
+ *
+ * @throws {UnsupportedError} an option cannot be had, or the model cannot be run.
+ * @throws {RequestError} the recipe has no rule for all weights.
+ */
+export function bitOptions(
+  base: Recipe,
+  source: TensorSource,
+  { options, device }: { readonly options: readonly string[]; readonly device: DeviceLimits },
+): BitOptions {
+  const usual = base.rules.at(-1);
+  if (!usual || usual.match !== undefined) {
+    throw new RequestError(
+      "Cannot choose bits: the recipe has no rule for all weights, which the chosen ones take the " +
+        "place of. Give it a `scheme`.",
+    );
+  }
+  const model = evaluableModel(source, { advice: "Give a recipe in place of a target." });
+  const plans = options.filter((name) => name !== KEPT).map((option) => {
+    const rules = [...base.rules.slice(0, -1), ruleWith(usual, option, "rtn")];
+    const recipe = { ...base, rules };
+    return { option, plan: plan(recipe, source, { device, calibration: SOME_WINDOWS }) };
+  });
+  const groups = groupsOf(model, plans, { kept: options.includes(KEPT) });
+  const [first] = plans as [typeof plans[0]];
+  return {
+    base,
+    model,
+    groups,
+    others: first.plan.totalBytes - sum(groups, ({ options: [own] }) => own!.bytes),
+  };
+}
+
+/**
+ * Measure what every group loses by every option: KL divergence from the original, with that group
+ * alone rounded to nearest.
+ *
+ * @throws what `divergences` throws.
+ */
+export async function measureSensitivities(
+  source: TensorSource,
+  { groups, model }: BitOptions,
+  { backend, windows, report, signal }: {
+    readonly backend: Backend;
+    readonly windows: EvaluationInput;
+    readonly report?: Reporter;
+    readonly signal?: AbortSignal;
+  },
+): Promise<Sensitivities> {
+  const candidates = groups.map(({ block, options }) =>
+    options.filter((option) => !isKept(option)).map(({ tasks }): Candidate => ({ block, tasks }))
+  );
+  const found = await divergences(source, candidates.flat(), {
+    model,
+    backend,
+    input: windows,
+    ...(report ? { report } : {}),
+    signal,
+  });
+  let first = 0;
+  const losses = candidates.map(({ length }) => found.slice(first, first += length));
+  const request = requestOf({ ...windows, seqLen: windows.windows[0]!.length });
+  return sensitivitiesOf(groups, losses, {
+    by: "divergence",
+    model: await modelHash(source),
+    text: recordedWindows(request, windows),
+  });
+}
+
+/**
+ * Choose the options that lose the least within a target: exactly, losses of groups taken to add up.
+ *
+ * @throws {UnsupportedError} the target cannot be met; the sentence has the least that can.
+ * @throws {RequestError} nothing need be quantized for it, or the sensitivities are of other options.
+ */
+export function chooseBits(
+  source: TensorSource,
+  work: BitOptions,
+  { sensitivities, target, device }: {
+    readonly sensitivities: Sensitivities;
+    readonly target: BitsTarget;
+    readonly device: DeviceLimits;
+  },
+): ChosenBits {
+  const { groups, others } = work;
+  const losses = lossesOf(groups, sensitivities);
+  const items = groups.map(({ options }, i) =>
+    options.map(({ bytes }, o) => ({ bytes, loss: losses[i]![o]! }))
+  );
+  const elements = sum(groups, ({ elements }) => elements);
+  const most = "bytes" in target ? target.bytes : Math.floor(target.bitsPerWeight * elements / 8);
+  const used = (chosen: readonly number[]): number => {
+    const made = planned(source, work, { chosen, device });
+    return "bytes" in target ? made.totalBytes : groupBytes(made, groups);
+  };
+  // Names of layers in config.json and headers take bytes too, which depend on the choice.
+  let budget = "bytes" in target ? most - others : most;
+  for (;;) {
+    const found = solveKnapsack(items, budget);
+    if (!found) {
+      const least = used(items.map((options) => leastOf(options.map(({ bytes }) => bytes))));
+      const [what, given] = "bytes" in target
+        ? ["target-size", sizeToGive(least)]
+        : ["target-bpw", String(Math.ceil(least * 8 / elements * 1000) / 1000)];
+      const reason = `with these options the least is ${given}`;
+      throw new UnsupportedError(
+        `Cannot reach the target: ${reason}. Give \`${what}\` ${given} or more, or \`options\` of fewer bits.`,
+        { what: what!, reason },
+      );
+    }
+    const over = used(found.chosen) - most;
+    if (over <= 0) return chosenOf(work, found.chosen, losses);
+    budget = found.bytes - over;
+  }
+}
+
+/**
+ * The lecture's rule: bits = round(8 − 4·σ(s)), with s the standardised loss by the option in the
+ * middle, and of the options that which has the nearest bits, the more if two are as near. As it
+ * is written, what is more sensitive gets fewer bits; it is here to be compared.
+ *
+ * @throws {RequestError} the sensitivities are of other options.
+ */
+export function chooseBySigmoid(work: BitOptions, sensitivities: Sensitivities): ChosenBits {
+  const losses = lossesOf(work.groups, sensitivities);
+  const quantizing = work.groups[0]!.options.map((option, o) => ({
+    o,
+    kept: isKept(option),
+    bytes: sum(work.groups, ({ options }) => options[o]!.bytes),
+  })).filter(({ kept }) => !kept).sort((a, b) => a.bytes - b.bytes);
+  const middle = quantizing[Math.floor((quantizing.length - 1) / 2)]!.o;
+  const chosen = sigmoidBits(losses.map((own) => own[middle]!)).map((bits, i) => {
+    const own = work.groups[i]!.options.map(({ tasks: [task] }) => nominalBits(task?.scheme));
+    const away = own.map((one) => Math.abs(one - bits) - one / 1000);
+    return leastOf(away);
+  });
+  return chosenOf(work, chosen, losses);
+}
+
+/** round(8 − 4·σ(s)) of losses, s being each less their mean, over their standard deviation. */
+export function sigmoidBits(losses: readonly number[]): number[] {
+  const mean = sum(losses, (loss) => loss) / losses.length;
+  const deviation = Math.sqrt(sum(losses, (loss) => (loss - mean) ** 2) / losses.length);
+  return losses.map((loss) => {
+    const s = deviation > 0 ? (loss - mean) / deviation : 0;
+    return Math.round(8 - 4 / (1 + Math.exp(-s)));
+  });
+}
+
+/** Where the least of some numbers is. */
+function leastOf(numbers: readonly number[]): number {
+  return numbers.indexOf(Math.min(...numbers));
+}
+
+function chosenGroups(groups: readonly Group[], chosen: readonly number[]): ChosenGroup[] {
+  return groups.map((group, i) => ({ group, option: group.options[chosen[i]!]! }));
+}
+
+/** @throws {RequestError} nothing is quantized. */
+function chosenOf(
+  { base, groups }: BitOptions,
+  numbers: readonly number[],
+  losses: readonly (readonly number[])[],
+): ChosenBits {
+  const chosen = chosenGroups(groups, numbers);
+  checkChosen(chosen);
+  return {
+    recipe: recipeOf(base, chosen),
+    chosen,
+    bitsPerWeight: sum(chosen, ({ option }) => option.bytes) * 8 /
+      sum(groups, ({ elements }) => elements),
+    loss: numbers.reduce((all, option, i) => all + losses[i]![option]!, 0),
+  };
+}
+
+/** @throws {RequestError} nothing is quantized. */
+function checkChosen(chosen: readonly ChosenGroup[]): void {
+  if (chosen.some(({ option }) => !isKept(option))) return;
+  throw new RequestError(
+    `Cannot choose bits: with the target that is given every weight stays as it is (${KEPT}). ` +
+      "Give a smaller target.",
+  );
+}
+
+/** The plan of a choice, for its sizes. */
+function planned(
+  source: TensorSource,
+  { base, groups }: BitOptions,
+  { chosen, device }: { readonly chosen: readonly number[]; readonly device: DeviceLimits },
+): Plan {
+  const own = chosenGroups(groups, chosen);
+  checkChosen(own);
+  return plan(recipeOf(base, own), source, { device, calibration: SOME_WINDOWS });
+}
+
+/** Stored bytes of the groups' weights in a plan. */
+function groupBytes({ units }: Plan, groups: readonly Group[]): number {
+  const names = new Set(groups.flatMap(({ names }) => names));
+  const tasks = units.flatMap(({ tasks }) => tasks).filter(({ name }) => names.has(name));
+  return sum(tasks, ({ outputs }) => sum(outputs, byteLength));
+}

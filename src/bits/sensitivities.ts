@@ -1,0 +1,158 @@
+/**
+ * What each group of linears loses by each option, kept in a file that a later run takes: JSON, of
+ * a version, tied to the model by a hash of its config and of its tensors' names, dtypes and shapes,
+ * and to the text it was measured on. Refuses another model's, and what it does not hold.
+ */
+import { RequestError } from "../errors.ts";
+import { isObject } from "../json.ts";
+import type { RecordedWindows } from "../report/record.ts";
+import type { OptionValues } from "../option.ts";
+import { rtn } from "../methods/rtn.ts";
+import type { Scheme } from "../scheme.ts";
+import type { TensorSource } from "../source.ts";
+import { type Group, KEPT } from "./groups.ts";
+
+/** How losses are found. */
+export type SensitivityKind = "divergence" | "loss";
+
+/** Losses of all groups by all options. */
+export interface Sensitivities {
+  readonly version: 1;
+  readonly by: SensitivityKind;
+  /** See {@linkcode modelHash}. */
+  readonly model: string;
+  /** The windows; null where nothing is known of them. */
+  readonly text: RecordedWindows | null;
+  /** What an option's name meant: its scheme for the first weight, and how that was rounded. */
+  readonly options: Readonly<
+    Record<string, { readonly scheme: Scheme; readonly how: OptionValues }>
+  >;
+  readonly groups: readonly {
+    readonly weights: readonly string[];
+    /** By option: KL divergence in nats per token, or GPTQ's loss per token. */
+    readonly losses: Readonly<Record<string, number>>;
+  }[];
+}
+
+/** SHA-256, in hex, of a model's config and its tensors' names, dtypes and shapes. */
+export async function modelHash(
+  { config, tensors }: Pick<TensorSource, "config" | "tensors">,
+): Promise<string> {
+  const all = [...tensors.values()].map(({ name, dtype, shape }) => [name, dtype, ...shape]);
+  all.sort(([a], [b]) => String(a) < String(b) ? -1 : 1);
+  const text = new TextEncoder().encode(JSON.stringify([config, all]));
+  return new Uint8Array(await crypto.subtle.digest("SHA-256", text)).toHex();
+}
+
+/** What the options of some groups mean. */
+function meanings(groups: readonly Group[]): Sensitivities["options"] {
+  return Object.fromEntries((groups[0]?.options ?? []).flatMap(({ name, tasks: [task] }) => {
+    if (!task) return [];
+    const how = rtn.options.flatMap((option) => {
+      const value = task.rule.options[option.name];
+      return value === undefined ? [] : [[option.name, value] as const];
+    });
+    return [[name, { scheme: task.scheme, how: Object.fromEntries(how) }]];
+  }));
+}
+
+/**
+ * Put losses together with what they are of.
+ *
+ * @param losses Of each group, for its options in order but for {@linkcode KEPT}, which loses
+ * nothing.
+ */
+export function sensitivitiesOf(
+  groups: readonly Group[],
+  losses: readonly (readonly number[])[],
+  about: Pick<Sensitivities, "by" | "model" | "text">,
+): Sensitivities {
+  return {
+    version: 1,
+    ...about,
+    options: meanings(groups),
+    groups: groups.map(({ names, options }, i) => ({
+      weights: names,
+      losses: Object.fromEntries(
+        options.filter(({ name }) => name !== KEPT).map(({ name }, o) => [name, losses[i]![o]!]),
+      ),
+    })),
+  };
+}
+
+/**
+ * Read a file of sensitivities.
+ *
+ * @param model The hash of the model they are to be of.
+ * @throws {RequestError} it is none, of another version, or of another model.
+ */
+export function parseSensitivities(text: string, file: string, model: string): Sensitivities {
+  const refuse = (what: string): never => {
+    throw new RequestError(`Cannot use the sensitivities of ${file}: ${what}.`);
+  };
+  const root = parseObject(text) ?? refuse("it holds no JSON object");
+  const { version, by, groups, options } = root;
+  if (version !== 1) {
+    refuse(`its version is ${JSON.stringify(version)}, this Sluice reads version 1`);
+  }
+  if (root.model !== model) {
+    refuse(
+      "they are of another model: its config, or its tensors' names, dtypes or shapes, differ. " +
+        "Measure them again",
+    );
+  }
+  const isLoss = (loss: unknown) => typeof loss === "number" && loss >= 0 && loss < Infinity;
+  const sound = (by === "divergence" || by === "loss") && isObject(options) &&
+    Object.values(options).every((one) =>
+      isObject(one) && isObject(one.scheme) && isObject(one.how)
+    ) && Array.isArray(groups) &&
+    groups.every((group) =>
+      isObject(group) && Array.isArray(group.weights) && isObject(group.losses) &&
+      Object.values(group.losses).every(isLoss)
+    );
+  if (!sound) refuse("a key is missing, or has a value that it cannot have");
+  return root as unknown as Sensitivities;
+}
+
+/** A JSON text's object; undefined where it is none. */
+export function parseObject(text: string): Record<string, unknown> | undefined {
+  try {
+    const root: unknown = JSON.parse(text);
+    return isObject(root) ? root : undefined;
+  } catch (error) {
+    if (error instanceof SyntaxError) return undefined;
+    throw error;
+  }
+}
+
+/**
+ * The losses of groups by their options, in order; 0 for what stays as it is.
+ *
+ * @throws {RequestError} they are not known, or of other schemes.
+ */
+export function lossesOf(groups: readonly Group[], known: Sensitivities): number[][] {
+  for (const [name, meaning] of Object.entries(meanings(groups))) {
+    const found = Object.hasOwn(known.options, name) ? known.options[name] : undefined;
+    if (JSON.stringify(found) === JSON.stringify(meaning)) continue;
+    throw new RequestError(
+      found
+        ? `Cannot use the sensitivities: ${name} was measured with other options ` +
+          `(${JSON.stringify(found)}) than are asked for now (${JSON.stringify(meaning)}). ` +
+          "Measure them again."
+        : `Cannot use the sensitivities: they are of ${Object.keys(known.options).join(", ")}, ` +
+          `and not of ${name}. Leave it out of \`options\`, or measure them again.`,
+    );
+  }
+  const byWeights = new Map(known.groups.map(({ weights, losses }) => [weights.join(), losses]));
+  return groups.map(({ names, options }) => {
+    const losses = byWeights.get(names.join());
+    return options.map(({ name }) => {
+      const loss = name === KEPT ? 0 : losses?.[name];
+      if (loss !== undefined) return loss;
+      throw new RequestError(
+        `Cannot use the sensitivities: they have none of ${names.join(", ")} for ${name}. ` +
+          "Measure them again.",
+      );
+    });
+  });
+}

@@ -1,0 +1,331 @@
+/** Bits where they matter: what groups of linears lose, files of that, and what is chosen by it. */
+import assert from "node:assert/strict";
+import {
+  type BitOptions,
+  bitOptions,
+  chooseBits,
+  chooseBySigmoid,
+  measureSensitivities,
+  parseBitOptions,
+  sigmoidBits,
+} from "../src/bits.ts";
+import { divergences } from "../src/bits/divergence.ts";
+import { lossesFromReport } from "../src/bits/report_losses.ts";
+import {
+  lossesOf,
+  modelHash,
+  parseSensitivities,
+  type Sensitivities,
+  sensitivitiesOf,
+} from "../src/bits/sensitivities.ts";
+import { RequestError, UnsupportedError } from "../src/errors.ts";
+import { requestOf } from "../src/plan/planned.ts";
+import { quantizeTasks } from "../src/plan/tasks.ts";
+import { plan } from "../src/plan.ts";
+import { parseRecipe, type Recipe, recipeDocument, recipeFromOptions } from "../src/recipe.ts";
+import { run } from "../src/run.ts";
+import { openNowhere } from "../src/sinks/nowhere.ts";
+import { openCheckpoint } from "../src/sources/checkpoint.ts";
+import type { TensorSource } from "../src/source.ts";
+import { byteLength, sum } from "../src/tensor.ts";
+import { onEveryBackend } from "./present.ts";
+import { DEVICE } from "./plan_given.ts";
+import { tinyWindows } from "./run_given.ts";
+import { livelyNorms, makeCheckpoint, TINY_CONFIG, tinyTensors } from "./tiny.ts";
+
+const BASE = recipeFromOptions({ "group-size": 32 });
+const OPTIONS = parseBitOptions("W3A16,W4A16,W8A16,BF16");
+const CALIBRATION = { seqLen: 16, windows: 2, stateBudget: 1e6 };
+
+/** A tiny Llama whose hidden states depend on every weight. */
+async function withTiny(
+  test: (source: TensorSource) => Promise<void>,
+  config: Record<string, unknown> = TINY_CONFIG,
+): Promise<void> {
+  const folder = await makeCheckpoint(tinyTensors(), { config, change: livelyNorms("bf16") });
+  try {
+    await using source = await openCheckpoint(folder);
+    await test(source);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+/** Losses drawn by a rule, so that options of more bits lose less. */
+function drawnSensitivities(work: BitOptions, model = "m"): Sensitivities {
+  const losses = work.groups.map((_, i) => [9 + i, 1 + (i * i) % 7, 0.01 * (1 + i % 3)]);
+  return sensitivitiesOf(work.groups, losses, { by: "divergence", model, text: null });
+}
+
+onEveryBackend(
+  "a group's sensitivity is the divergence that a run which quantizes it alone measures",
+  (backend) =>
+    withTiny(async (source) => {
+      const input = { windows: tinyWindows(3, 16), stateBudget: 1e9 };
+      const work = bitOptions(BASE, source, { options: OPTIONS, device: backend });
+      assert.deepEqual(work.groups.map(({ block, names }) => [block, names.length]), [
+        ...[[0, 3], [0, 1], [0, 2], [0, 1]],
+        ...[[1, 3], [1, 1], [1, 2], [1, 1]],
+      ]);
+      const found = await measureSensitivities(source, work, { backend, windows: input });
+      for (const [group, scheme] of [[0, "W3A16"], [3, "W8A16"], [6, "W4A16"]] as const) {
+        const { names } = work.groups[group]!;
+        const recipe: Recipe = {
+          ...BASE,
+          rules: names.map((match) => ({ ...BASE.rules[0]!, match, scheme, method: "rtn" })),
+        };
+        const alone = plan(recipe, source, {
+          device: backend,
+          evaluation: requestOf({ ...input, seqLen: 16 }),
+        });
+        await using sink = openNowhere();
+        const { scores } = await run(alone, { source, backend, sink, evaluation: input });
+        const expected = scores.divergence!.mean!;
+        assert.ok(expected > 0);
+        const { losses } = found.groups[group]!;
+        const own = losses[scheme]!;
+        assert.ok(Math.abs(own - expected) <= 1e-6 * expected + 1e-9, `${own}, ${expected}`);
+        assert.ok(losses.W3A16! > losses.W8A16!);
+      }
+    }),
+);
+
+onEveryBackend(
+  "candidates that walk in turns lose what they lose together, and a budget for none is refused",
+  (backend) =>
+    withTiny(async (source) => {
+      const { model, groups } = bitOptions(BASE, source, { options: OPTIONS, device: backend });
+      const candidates = groups.map(({ block, options }) => ({ block, tasks: options[0]!.tasks }));
+      const windows = tinyWindows(2, 16);
+      const stream = 2 * 16 * 64 * 4;
+      const steps: number[] = [];
+      const measure = (streams: number) =>
+        divergences(source, candidates, {
+          model,
+          backend,
+          input: { windows, stateBudget: streams * stream },
+          report: (event) => event.type === "advanced" && steps.push(event.done - event.total),
+        });
+      const together = await measure(10);
+      assert.equal(steps.at(-1), 0, "every step is counted before");
+      // Three beside the two of the original; 3 + 3 + 2 candidates.
+      assert.deepEqual(await measure(5), together);
+      assert.deepEqual(await measure(3), together);
+      await assert.rejects(
+        measure(2),
+        (error: Error) =>
+          error instanceof UnsupportedError && /Give `maxStates` 24.6kB/.test(error.message),
+      );
+    }),
+);
+
+Deno.test("bits per weight are as asked or just below, and the recipe is planned as it is written", () =>
+  withTiny(async (source) => {
+    const work = bitOptions(BASE, source, { options: OPTIONS, device: DEVICE });
+    const sensitivities = drawnSensitivities(work);
+    let before = Infinity;
+    for (const bitsPerWeight of [3.6, 4.5, 6, 9]) {
+      const made = chooseBits(source, work, {
+        sensitivities,
+        target: { bitsPerWeight },
+        device: DEVICE,
+      });
+      assert.ok(made.bitsPerWeight <= bitsPerWeight && made.bitsPerWeight > bitsPerWeight - 0.6);
+      assert.ok(made.loss < before, "more bits, less loss");
+      before = made.loss;
+      const text = JSON.stringify(recipeDocument(made.recipe));
+      assert.deepEqual(parseRecipe(text, "a.json"), made.recipe);
+      const planned = plan(made.recipe, source, { device: DEVICE, calibration: CALIBRATION });
+      const byName = new Map(planned.units.flatMap(({ tasks }) => tasks).map((t) => [t.name, t]));
+      for (const { group, option } of made.chosen) {
+        const own = group.names.map((name) => byName.get(name)!);
+        assert.equal(sum(own, ({ outputs }) => sum(outputs, byteLength)), option.bytes);
+        for (const task of own) {
+          if (option.name === "BF16") assert.equal(task.kind, "copy");
+          else assert.ok(task.kind === "quantize" && task.rule.scheme === option.name);
+        }
+      }
+      const bytes = sum(made.chosen, ({ option }) => option.bytes);
+      const elements = sum(work.groups, ({ elements }) => elements);
+      assert.equal(made.bitsPerWeight, bytes * 8 / elements);
+    }
+  }));
+
+Deno.test("a target size holds for the whole output, and what cannot be is refused with the least", () =>
+  withTiny(async (source) => {
+    const work = bitOptions(BASE, source, { options: OPTIONS, device: DEVICE });
+    const sensitivities = drawnSensitivities(work);
+    const choose = (target: { bytes: number } | { bitsPerWeight: number }) =>
+      chooseBits(source, work, { sensitivities, target, device: DEVICE });
+    const size = (recipe: Recipe) =>
+      plan(recipe, source, { device: DEVICE, calibration: CALIBRATION }).totalBytes;
+    for (const bytes of [75_000, 90_000, 120_000]) {
+      const { recipe } = choose({ bytes });
+      assert.ok(size(recipe) <= bytes && size(recipe) > bytes - 12_000, `${size(recipe)}`);
+    }
+    const refused = (target: Parameters<typeof choose>[0]): string => {
+      try {
+        choose(target);
+      } catch (error) {
+        assert.ok(error instanceof UnsupportedError);
+        return error.message;
+      }
+      throw new Error("not refused");
+    };
+    const [, least] = /the least is (\d+(?:\.\d+)?)kB/.exec(refused({ bytes: 1000 }))!;
+    assert.ok(
+      choose({ bytes: Number(least) * 1000 }).chosen.every((o) => o.option.name === "W3A16"),
+    );
+    assert.match(refused({ bytes: Number(least) * 1000 - 150 }), /the least is/);
+    assert.match(refused({ bitsPerWeight: 3.4 }), /Give `target-bpw` 3\.\d+ or more/);
+    assert.throws(
+      () => choose({ bitsPerWeight: 16 }),
+      (error: Error) => error instanceof RequestError && /every weight stays/.test(error.message),
+    );
+  }));
+
+Deno.test("rules of a recipe that name weights stay, and their weights are not chosen for", () =>
+  withTiny(async (source) => {
+    const base: Recipe = {
+      ...BASE,
+      rules: [
+        { match: "*down_proj", scheme: "W8A16", method: "rtn", options: { "group-size": 32 } },
+        ...BASE.rules,
+      ],
+      ignore: ["*.layers.1.self_attn.o_proj"],
+    };
+    const work = bitOptions(base, source, { options: OPTIONS, device: DEVICE });
+    assert.equal(work.groups.length, 5);
+    const { recipe } = chooseBits(source, work, {
+      sensitivities: drawnSensitivities(work),
+      target: { bitsPerWeight: 4.5 },
+      device: DEVICE,
+    });
+    assert.deepEqual(recipe.rules[0], base.rules[0]);
+    const tasks = quantizeTasks(
+      plan(recipe, source, { device: DEVICE, calibration: CALIBRATION }).units,
+    );
+    const down = tasks.filter(({ name }) => name.includes("down_proj"));
+    assert.deepEqual(down.map(({ rule }) => rule.scheme), ["W8A16", "W8A16"]);
+    assert.ok(!tasks.some(({ name }) => name.includes("1.self_attn.o_proj")));
+    const bare = { ...base, rules: base.rules.slice(0, 1) };
+    assert.throws(
+      () => bitOptions(bare, source, { options: OPTIONS, device: DEVICE }),
+      RequestError,
+    );
+  }));
+
+Deno.test("options of a method go to the weights that it does, and to no others", () =>
+  withTiny(async (source) => {
+    const base = recipeFromOptions({ "group-size": 32, sweeps: 3, scale: "hessian" });
+    const work = bitOptions(base, source, { options: OPTIONS, device: DEVICE });
+    const { recipe } = chooseBits(source, work, {
+      sensitivities: drawnSensitivities(work),
+      target: { bitsPerWeight: 5 },
+      device: DEVICE,
+    });
+    const of = (scheme: string) => recipe.rules.find((rule) => rule.scheme === scheme)!;
+    assert.deepEqual(of("W4A16").options, { "group-size": 32, sweeps: 3, scale: "hessian" });
+    assert.deepEqual(of("W8A16").options, { "group-size": 32, scale: "hessian" });
+    plan(recipe, source, { device: DEVICE, calibration: CALIBRATION });
+  }));
+
+Deno.test("a file of sensitivities gives back what was measured, for this model and these options alone", () =>
+  withTiny(async (source) => {
+    const work = bitOptions(BASE, source, { options: OPTIONS, device: DEVICE });
+    const hash = await modelHash(source);
+    const made = drawnSensitivities(work, hash);
+    const text = JSON.stringify(made);
+    const read = parseSensitivities(text, "s.json", hash);
+    assert.deepEqual(read, made);
+    assert.deepEqual(lossesOf(work.groups, read)[2], [11, 5, 0.03, 0]);
+
+    const changed = { ...source.config, rope_theta: 1 };
+    assert.notEqual(await modelHash({ ...source, tensors: source.tensors, config: changed }), hash);
+    const refuses = (text: string, says: RegExp, model = hash) =>
+      assert.throws(
+        () => parseSensitivities(text, "s.json", model),
+        (error: Error) => error instanceof RequestError && says.test(error.message),
+      );
+    refuses(text, /of another model/, "0");
+    refuses(JSON.stringify({ ...made, version: 2 }), /version is 2, this Sluice reads version 1/);
+    refuses("no", /no JSON object/);
+    refuses(text.replace(/"W3A16":11/, '"W3A16":-1'), /a value that it cannot have/);
+
+    const losses = (options: string, recipe = BASE) =>
+      lossesOf(
+        bitOptions(recipe, source, { options: parseBitOptions(options), device: DEVICE }).groups,
+        read,
+      );
+    assert.deepEqual(losses("W8A16,W3A16")[2], [0.03, 11]);
+    assert.throws(() => losses("W2A16,W4A16"), /they are of W3A16, W4A16, W8A16, and not of W2A16/);
+    const other = recipeFromOptions({ "group-size": 64 });
+    assert.throws(() => losses("W3A16,W4A16", other), /measured with other options/);
+  }));
+
+Deno.test("losses of a report are added over a group, and quartered with each bit", () =>
+  withTiny(async (source) => {
+    const { groups } = bitOptions(BASE, source, { options: OPTIONS, device: DEVICE });
+    const weights = groups.flatMap(({ options: [{ tasks } = { tasks: [] }] }) =>
+      tasks.map(({ name, weight: { shape: [rows, columns] } }, i) => (
+        { name, rows, columns, bits: 4, loss: 1 + i }
+      ))
+    );
+    const { losses } = lossesFromReport(groups, JSON.stringify({ weights }), "r.json");
+    assert.deepEqual(losses[0], [4 * 6, 6, 6 / 4 ** 4]);
+    assert.deepEqual(losses[1], [4, 1, 1 / 4 ** 4]);
+    const refuses = (change: Record<string, unknown>, says: RegExp) =>
+      assert.throws(
+        () =>
+          lossesFromReport(
+            groups,
+            JSON.stringify({ weights: weights.map((one) => ({ ...one, ...change })) }),
+            "r.json",
+          ),
+        says,
+      );
+    refuses({ loss: null }, /no loss of "model.layers.0.self_attn.q_proj.weight"/);
+    refuses({ rows: 3 }, /3 × 64, the model's 64 × 64/);
+    refuses({ name: "a" }, /of another model/);
+    assert.throws(() => lossesFromReport(groups, "{}", "r.json"), /no report\.json/);
+  }));
+
+Deno.test("the lecture's rule gives 8 − 4·σ(s) bits, and the option nearest to them", () =>
+  withTiny(async (source) => {
+    // Mean 2, deviation 1: s is −1 and 1, σ 0.269 and 0.731.
+    assert.deepEqual(sigmoidBits([1, 3]), [7, 5]);
+    assert.deepEqual(sigmoidBits([5, 5, 5]), [6, 6, 6]);
+    assert.deepEqual(sigmoidBits([0, 0, 0, 0, 0, 0, 0, 0, 0, 100]).at(-1), 4);
+    const work = bitOptions(BASE, source, { options: OPTIONS, device: DEVICE });
+    const losses = work.groups.map((_, i) => [9, i === 0 ? 100 : 1, 0]);
+    const made = chooseBySigmoid(
+      work,
+      sensitivitiesOf(work.groups, losses, { by: "divergence", model: "m", text: null }),
+    );
+    // 4 bits where s is 2.6; else 6.3, as far from 8 as from 4 once rounded: the more.
+    assert.deepEqual(made.chosen.map(({ option }) => option.name), [
+      "W4A16",
+      ...new Array(7).fill("W8A16"),
+    ]);
+  }));
+
+Deno.test("lists of options that make no choice are refused", () => {
+  assert.deepEqual(parseBitOptions("w4a16, bf16"), ["W4A16", "BF16"]);
+  for (const text of ["W4A16", "W4A16,W4A16", "W4A16,W9A16", "", "F16,W4A16"]) {
+    assert.throws(() => parseBitOptions(text), RequestError, text);
+  }
+});
+
+Deno.test("options of two formats are refused, and fixed scales of activations", () =>
+  withTiny(async (source) => {
+    const options = (text: string, recipe = recipeFromOptions({})) => () =>
+      bitOptions(recipe, source, { options: parseBitOptions(text), device: DEVICE });
+    assert.throws(
+      options("NF4,W8A8"),
+      /NF4 is stored in bitsandbytes and W8A8 in compressed-tensors/,
+    );
+    assert.throws(
+      options("W8A8,BF16", recipeFromOptions({ scheme: "W8A8", activations: "static" })),
+      /fixed scales/,
+    );
+  }));
