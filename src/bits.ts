@@ -1,7 +1,8 @@
 /**
  * Bits where they matter: which width each group of linears gets, so that a target size is kept and
- * the least is lost. What groups lose by each option is measured, or taken from a file or an earlier
- * run; the choice is a plain recipe. Refuses targets that cannot be met, with the least that can.
+ * the least is lost. What groups lose by each option is measured, or taken from a file or an
+ * earlier run; the choice is a plain recipe. Refuses targets that cannot be met, with the least
+ * that can.
  */
 import type { Backend, DeviceLimits } from "./backend.ts";
 import { type Candidate, divergences } from "./bits/divergence.ts";
@@ -22,12 +23,6 @@ import { schemeNames } from "./schemes/options.ts";
 import { sizeToGive } from "./size.ts";
 import type { TensorSource } from "./source.ts";
 import { byteLength, sum } from "./tensor.ts";
-
-/** What a linear may become unless options are given. */
-export const USUAL_OPTIONS = "W3A16,W4A16,W8A16,BF16";
-
-/** The windows that divergence is measured on unless told otherwise. */
-export const SENSITIVITY = { numSamples: 4, seqLen: 512 } as const;
 
 /** What the bits are to add up to. */
 export type BitsTarget =
@@ -151,10 +146,12 @@ export async function measureSensitivities(
 }
 
 /**
- * Choose the options that lose the least within a target: exactly, losses of groups taken to add up.
+ * Choose the options that lose the least within a target: exactly, losses of groups taken to add
+ * up.
  *
  * @throws {UnsupportedError} the target cannot be met; the sentence has the least that can.
- * @throws {RequestError} nothing need be quantized for it, or the sensitivities are of other options.
+ * @throws {RequestError} nothing need be quantized for it, or the sensitivities are of other
+ * options.
  */
 export function chooseBits(
   source: TensorSource,

@@ -39,7 +39,7 @@ const CALIBRATION = { seqLen: 16, windows: 2, stateBudget: 1e6 };
 
 /** A tiny Llama whose hidden states depend on every weight. */
 async function withTiny(
-  test: (source: TensorSource) => Promise<void>,
+  test: (source: TensorSource) => void | Promise<void>,
   config: Record<string, unknown> = TINY_CONFIG,
 ): Promise<void> {
   const folder = await makeCheckpoint(tinyTensors(), { config, change: livelyNorms("bf16") });
@@ -120,7 +120,7 @@ onEveryBackend(
 );
 
 Deno.test("bits per weight are as asked or just below, and the recipe is planned as it is written", () =>
-  withTiny(async (source) => {
+  withTiny((source) => {
     const work = bitOptions(BASE, source, { options: OPTIONS, device: DEVICE });
     const sensitivities = drawnSensitivities(work);
     let before = Infinity;
@@ -152,7 +152,7 @@ Deno.test("bits per weight are as asked or just below, and the recipe is planned
   }));
 
 Deno.test("a target size holds for the whole output, and what cannot be is refused with the least", () =>
-  withTiny(async (source) => {
+  withTiny((source) => {
     const work = bitOptions(BASE, source, { options: OPTIONS, device: DEVICE });
     const sensitivities = drawnSensitivities(work);
     const choose = (target: { bytes: number } | { bitsPerWeight: number }) =>
@@ -185,7 +185,7 @@ Deno.test("a target size holds for the whole output, and what cannot be is refus
   }));
 
 Deno.test("rules of a recipe that name weights stay, and their weights are not chosen for", () =>
-  withTiny(async (source) => {
+  withTiny((source) => {
     const base: Recipe = {
       ...BASE,
       rules: [
@@ -216,7 +216,7 @@ Deno.test("rules of a recipe that name weights stay, and their weights are not c
   }));
 
 Deno.test("options of a method go to the weights that it does, and to no others", () =>
-  withTiny(async (source) => {
+  withTiny((source) => {
     const base = recipeFromOptions({ "group-size": 32, sweeps: 3, scale: "hessian" });
     const work = bitOptions(base, source, { options: OPTIONS, device: DEVICE });
     const { recipe } = chooseBits(source, work, {
@@ -264,7 +264,7 @@ Deno.test("a file of sensitivities gives back what was measured, for this model 
   }));
 
 Deno.test("losses of a report are added over a group, and quartered with each bit", () =>
-  withTiny(async (source) => {
+  withTiny((source) => {
     const { groups } = bitOptions(BASE, source, { options: OPTIONS, device: DEVICE });
     const weights = groups.flatMap(({ options: [{ tasks } = { tasks: [] }] }) =>
       tasks.map(({ name, weight: { shape: [rows, columns] } }, i) => (
@@ -291,7 +291,7 @@ Deno.test("losses of a report are added over a group, and quartered with each bi
   }));
 
 Deno.test("the lecture's rule gives 8 − 4·σ(s) bits, and the option nearest to them", () =>
-  withTiny(async (source) => {
+  withTiny((source) => {
     // Mean 2, deviation 1: s is −1 and 1, σ 0.269 and 0.731.
     assert.deepEqual(sigmoidBits([1, 3]), [7, 5]);
     assert.deepEqual(sigmoidBits([5, 5, 5]), [6, 6, 6]);
@@ -317,7 +317,7 @@ Deno.test("lists of options that make no choice are refused", () => {
 });
 
 Deno.test("options of two formats are refused, and fixed scales of activations", () =>
-  withTiny(async (source) => {
+  withTiny((source) => {
     const options = (text: string, recipe = recipeFromOptions({})) => () =>
       bitOptions(recipe, source, { options: parseBitOptions(text), device: DEVICE });
     assert.throws(

@@ -16,7 +16,7 @@ import { headSlices, scoreStates } from "../forward/scoring.ts";
 import { type EvaluationInput, tensorsRead } from "../forward/streams.ts";
 import { ModelTables } from "../forward/tables.ts";
 import { type BlockTensors, walkBlock } from "../forward/walk.ts";
-import { checkWalk } from "../forward/walk_memory.ts";
+import { checkWalk, walkNeeds } from "../forward/walk_memory.ts";
 import { type ModelWeights, originalWeights } from "../forward/weights.ts";
 import { type BlockGraph, graphsOf } from "../graph/block_graph.ts";
 import { rtn } from "../methods/rtn.ts";
@@ -86,8 +86,8 @@ export async function divergences(
 }
 
 /**
- * How many candidates walk together: as many as the budget has room for their hidden states, beside
- * the original's at two places.
+ * How many candidates walk together: as many as the budget and the device have room for their
+ * hidden states, beside the original's at two places.
  */
 function candidatesTogether(
   source: TensorSource,
@@ -107,16 +107,17 @@ function candidatesTogether(
       { what: "maxStates", reason },
     );
   }
-  const together = Math.min(candidates.length, room);
   const tokens = stackTokens(windows, { model, device: backend });
-  checkWalk("measure sensitivities", model, {
+  const walk = {
     backend,
     streams: [originalWeights(source)],
     windows,
-    statesPerToken: (2 + together) * model.hiddenSize,
+    statesPerToken: 3 * model.hiddenSize,
     beside: candidates.reduce((most, one) => Math.max(most, candidateBytes(one, tokens)), 0),
-  });
-  return together;
+  };
+  checkWalk("measure sensitivities", model, walk);
+  const spare = (backend.memoryBytes ?? Infinity) - walkNeeds(model, walk).needed;
+  return Math.min(candidates.length, room, 1 + Math.floor(spare / stream));
 }
 
 /** Bytes of a quantized group on the device while windows go through it. */

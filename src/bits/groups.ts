@@ -54,8 +54,8 @@ export function nominalBits(scheme: Scheme | undefined): number {
  *
  * @param plans One for each scheme among the options.
  * @param options.kept Whether weights may stay as they are, too.
- * @throws {UnsupportedError} options are stored in different formats, or round activations by scales
- * that calibration fixes, which is not measured here.
+ * @throws {UnsupportedError} options are stored in different formats, or round activations by
+ * scales that calibration fixes, which is not measured here.
  */
 export function groupsOf(
   model: Model,

@@ -205,7 +205,7 @@ function descendHulls(
   return { lambda, chosen };
 }
 
-/** The options on the lower convex hull of loss over bytes, from the fewest bytes to the least loss. */
+/** The options on the lower convex hull of loss over bytes, from the fewest bytes to the most. */
 function hullOf(options: readonly Choice[]): number[] {
   const order = [...options.keys()].sort((a, b) =>
     options[a]!.bytes - options[b]!.bytes || options[a]!.loss - options[b]!.loss

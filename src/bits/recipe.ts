@@ -4,7 +4,7 @@
  */
 import { chainNamed, METHODS, methodsOf } from "../methods/mod.ts";
 import { usualMethod } from "../plan/decide.ts";
-import type { Recipe, Rule } from "../recipe.ts";
+import { modulePath, type Recipe, type Rule } from "../recipe.ts";
 import { placeOf } from "../report/document.ts";
 import { type Group, type GroupOption, KEPT } from "./groups.ts";
 
@@ -65,7 +65,8 @@ function patternOf(sets: readonly (readonly string[])[]): string {
   if (places.some((place) => place.depth === null || place.stem !== stem)) {
     return `re:${either(sets.flat().map(literal))}$`;
   }
-  const rests = sets[0]!.map((name) => literal(name.slice(`${prefix}${places[0]!.depth}.`.length)));
+  const before = `${prefix}${places[0]!.depth}.`.length;
+  const rests = sets[0]!.map((name) => literal(modulePath(name.slice(before))));
   const numbers = places.map(({ depth }) => String(depth));
   return `re:${literal(prefix)}${either(numbers)}\\.${either(rests)}$`;
 }

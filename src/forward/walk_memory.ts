@@ -36,38 +36,48 @@ function blockBytes(
   return held + scratch;
 }
 
+/** A walk without a plan. */
+export interface Walk {
+  readonly backend: Pick<
+    Backend,
+    "name" | "memoryBytes" | "maxTensorBytes" | "productRows" | "productElements"
+  >;
+  readonly streams: readonly ModelWeights[];
+  readonly windows: WindowsRequest;
+  /** Floats of hidden states per token. */
+  readonly statesPerToken: number;
+  /** Bytes of what else lies on the device meanwhile. */
+  readonly beside?: number;
+}
+
 /**
- * Refuse to send windows through a model where the device cannot hold a block of it, the hidden
- * states that are kept in memory and a window's activations.
- *
- * @param doing Completes "Cannot … on wasm".
- * @param options.statesPerToken Floats of hidden states per token.
- * @param options.beside Bytes of what else lies on the device meanwhile.
- * @throws {UnsupportedError} it cannot; a device that does not say what it holds is believed to.
+ * Bytes that must be on the device at once: a block, the hidden states that are kept in memory, and
+ * a stack's activations; and those of the block.
  */
-export function checkWalk(
-  doing: string,
+export function walkNeeds(
   model: Model,
-  { backend, streams, windows, statesPerToken, beside = 0 }: {
-    readonly backend: Pick<
-      Backend,
-      "name" | "memoryBytes" | "maxTensorBytes" | "productRows" | "productElements"
-    >;
-    readonly streams: readonly ModelWeights[];
-    readonly windows: WindowsRequest;
-    readonly statesPerToken: number;
-    readonly beside?: number;
-  },
-): void {
-  const { name, memoryBytes = Infinity } = backend;
+  { backend, streams, windows, statesPerToken, beside = 0 }: Walk,
+): { readonly needed: number; readonly block: number } {
   const { seqLen, windows: count, stateBudget } = windows;
   const tokens = stackTokens(windows, { model, device: backend });
   const states = Math.min(stateBudget, count * seqLen * statesPerToken * 4);
   const block = Math.max(
     ...graphsOf(model).map((graph) => blockBytes(graph, { streams, tokens })),
   );
-  const needed = block + tokens * activationsPerToken(model) * 4 + states + beside +
-    SMALL_BYTES;
+  const activations = tokens * activationsPerToken(model) * 4;
+  return { needed: block + activations + states + beside + SMALL_BYTES, block };
+}
+
+/**
+ * Refuse to send windows through a model where the device cannot hold what {@linkcode walkNeeds}
+ * counts.
+ *
+ * @param doing Completes "Cannot … on wasm".
+ * @throws {UnsupportedError} it cannot; a device that does not say what it holds is believed to.
+ */
+export function checkWalk(doing: string, model: Model, walk: Walk): void {
+  const { name, memoryBytes = Infinity } = walk.backend;
+  const { needed, block } = walkNeeds(model, walk);
   if (needed <= memoryBytes) return;
   const reason = `${size(needed)} must be on it at once, ${size(block)} of them for the weights ` +
     `of a block, and it holds ${size(memoryBytes)}`;

@@ -241,16 +241,22 @@ export async function readWindows(
   });
 }
 
-/** The windows of text to calibrate on; see {@linkcode CALIBRATION_FLAGS}. */
+/**
+ * The windows of text to calibrate on; see {@linkcode CALIBRATION_FLAGS}.
+ *
+ * @param samples Windows in place of as many as the flags say.
+ */
 export async function readCalibration(
   parsed: ParsedArguments,
   source: TensorSource,
   { host, report }: { host: Host; report: Reporter },
+  samples?: number,
 ): Promise<PreparedWindows> {
   const seed = parsed.get("seed");
   return await prepareCalibration(source, {
     ...await textOptions(parsed, { corpus: parsed.get("calibration"), prefix: "", host }),
     ...(seed === undefined ? {} : { seed: Number(seed) }),
+    ...(samples === undefined ? {} : { numSamples: samples }),
     report,
   });
 }

@@ -3,6 +3,7 @@ import { type EnergyTable, parseEnergyTable } from "../../plan/energy.ts";
 import type { Command, Flag, Host, ParsedArguments } from "../command.ts";
 import { planDocument, showPlan } from "../plan_view.ts";
 import { jsonText } from "../json.ts";
+import { askedBits, BITS_FLAGS, settleBits } from "./bits.ts";
 import { BUDGET_FLAGS } from "./budgets.ts";
 import {
   CALIBRATION_FLAGS,
@@ -51,13 +52,19 @@ export async function readEnergyTable(
 
 /** Print the plan of a run; what `quantize --dry-run` does too. */
 export async function showPlanned(parsed: ParsedArguments, host: Host): Promise<void> {
-  const asked = await readRecipe(parsed, host);
+  const bits = askedBits(parsed);
+  const base = await readRecipe(parsed, host);
   const energies = await readEnergyTable(parsed, host);
   await using stack = new AsyncDisposableStack();
   const { report, warnings } = warningsTo(host, parsed);
   const source = await openModel(parsed.arguments[0]!, { parsed, host, report, stack });
   const device = stack.use(await findDeviceFor(parsed, report));
-  const texts = await readTexts(parsed, { source, recipe: asked, host, report });
+  const open = () => device.open();
+  const settled = bits &&
+    await settleBits(base, bits, { parsed, source, device: device.limits, open, host, report });
+  const asked = settled?.recipe ?? base;
+  const sensed = settled !== undefined;
+  const texts = await readTexts(parsed, { source, recipe: asked, host, report, sensed });
   const found = { parsed, source, texts, host, report };
   const recipe = asked.outlierQuantile === undefined
     ? asked
@@ -71,7 +78,7 @@ export async function showPlanned(parsed: ParsedArguments, host: Host): Promise<
         ...planDocument(planned, await device.open(), energies),
         warnings: shownWarnings(warnings, parsed),
       })
-      : showPlan(planned, energies),
+      : (settled ? `${settled.table}\n` : "") + showPlan(planned, energies),
   );
 }
 
@@ -80,6 +87,7 @@ export const planCommand: Command = {
   arguments: [MODEL],
   flags: [
     ...RECIPE_FLAGS,
+    ...BITS_FLAGS,
     ...CALIBRATION_FLAGS,
     EVALUATE_FLAG,
     ...EVALUATION_FLAGS,
@@ -91,6 +99,10 @@ export const planCommand: Command = {
   examples: [
     ["plan sample --scheme W4A16 --group-size 64", "sizes and fates for int4 in groups of 64"],
     ["plan ./SmolLM2-135M --recipe recipe.yaml", "what a recipe makes of a model"],
+    [
+      "plan ./SmolLM2-135M --target-bpw 4.5 --group-size 64 --save-recipe mixed.json",
+      "bits for each layer, 4.5 on average, by what each loses",
+    ],
     [
       "plan ./SmolLM2-135M --scheme NF4 --json",
       "every tensor's name, dtype, shape and offset as JSON",

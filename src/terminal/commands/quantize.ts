@@ -1,5 +1,6 @@
 /** `sluice quantize`: plan, run, and tell what came of it. */
 import { join } from "node:path";
+import type { Backend } from "../../backend.ts";
 import type { Command, Host, ParsedArguments } from "../command.ts";
 import { RequestError } from "../../errors.ts";
 import { RECORD_FILE } from "../../io/names.ts";
@@ -20,6 +21,7 @@ import { showRun, showTensors, tensorsCsv } from "../result_view.ts";
 import { shellWord } from "../text.ts";
 import { timelineSvg } from "../timeline_view.ts";
 import { tryPaths } from "../written_paths.ts";
+import { askedBits, BITS_FLAGS, type Choosing, settleBits } from "./bits.ts";
 import { BUDGET_FLAGS } from "./budgets.ts";
 import {
   CALIBRATION_FLAGS,
@@ -43,6 +45,7 @@ export const quantizeCommand: Command = {
   arguments: [MODEL],
   flags: [
     ...RECIPE_FLAGS,
+    ...BITS_FLAGS,
     {
       name: "output",
       short: "o",
@@ -124,6 +127,10 @@ export const quantizeCommand: Command = {
       "quantize ./model --recipe recipe.yaml --metrics errors.csv --output out",
       "by a recipe, with the error of each weight in a table",
     ],
+    [
+      "quantize ./model --target-bpw 4.5 --save-sensitivities losses.json --output out",
+      "bits for each layer, 4.5 on average, by what each loses",
+    ],
   ],
   leaves: true,
   run: quantize,
@@ -138,7 +145,8 @@ async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
   await tryPaths(quantizeCommand, { parsed, output: place.path, host });
   if (upload !== undefined) await checkRepo(String(upload), { parsed, host });
   else refuseUnpublished(parsed);
-  const asked = await readRecipe(parsed, host);
+  const bits = askedBits(parsed);
+  const base = await readRecipe(parsed, host);
   const energyTable = await readEnergyTable(parsed, host);
   const views = stack.use(await beginViews(parsed, host));
   await checkApart(model, place.path);
@@ -158,7 +166,14 @@ async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
   );
   const source = await openModel(model, { parsed, host, report: views.report, stack });
   const backend = stack.use(await openDevice(parsed, views.report));
-  const texts = await readTexts(parsed, { source, recipe: asked, host, report: views.report });
+  const asked = bits ? await chooseRecipe(base, bits, { parsed, source, backend, host }) : base;
+  const texts = await readTexts(parsed, {
+    source,
+    recipe: asked,
+    host,
+    report: views.report,
+    sensed: bits !== undefined,
+  });
   const recipe = await settle(asked, { parsed, source, backend, texts, host });
   const planned = await planFor(recipe, source, { parsed, device: backend, texts, host });
   if (upload !== undefined) {
@@ -301,6 +316,24 @@ function tellResult(parsed: ParsedArguments, { plan, report, host }: Made): void
   }
 }
 
+/** See {@linkcode settleBits}; its progress is shown apart from that of the run, then its table. */
+async function chooseRecipe(
+  base: Recipe,
+  bits: NonNullable<ReturnType<typeof askedBits>>,
+  { parsed, source, backend, host }: Pick<Choosing, "parsed" | "source" | "host"> & {
+    readonly backend: Backend;
+  },
+): Promise<Recipe> {
+  using views = openViews(parsed, host);
+  const open = () => Promise.resolve(backend);
+  const { report } = views;
+  const choosing = { parsed, source, device: backend, open, host, report };
+  const { recipe, table } = await settleBits(base, bits, choosing);
+  views[Symbol.dispose]();
+  if (!parsed.get("quiet")) host.err.write(table);
+  return recipe;
+}
+
 /** See {@linkcode settleRecipe}; its progress is shown apart from that of the run. */
 async function settle(
   recipe: Recipe,
@@ -314,7 +347,8 @@ async function settle(
 /** Flags that say where the result goes and what is told of it, and nothing of the result. */
 const ASIDE: ReadonlySet<string> = new Set(
   [...PUBLISH_FLAGS, ...MESSAGE_FLAGS].map(({ name }) => name)
-    .concat("upload-repo", "output", "overwrite", "metrics", "report", "timeline"),
+    .concat("upload-repo", "output", "overwrite", "metrics", "report", "timeline")
+    .concat("save-recipe", "save-sensitivities"),
 );
 
 /**

@@ -40,11 +40,13 @@ export interface Texts {
  */
 export async function readTexts(
   parsed: ParsedArguments,
-  { source, recipe, host, report }: {
+  { source, recipe, host, report, sensed = false }: {
     source: TensorSource;
     recipe: Recipe;
     host: Host;
     report: Reporter;
+    /** Whether the text to calibrate on has served to choose bits. */
+    sensed?: boolean;
   },
 ): Promise<Texts> {
   const observed = recipe.outlierQuantile !== undefined;
@@ -54,7 +56,7 @@ export async function readTexts(
   const own = CALIBRATION_FLAGS.find(({ name }) =>
     (name === "calibration" || name === "seed") && parsed.has(name)
   );
-  if (own && !calibrated) {
+  if (own && !calibrated && !sensed) {
     throw new RequestError(
       `Cannot use --${own.name}: no weight is quantized by a method that calibrates. Name one, as --method awq+gptq.`,
     );

@@ -1,0 +1,282 @@
+/** The flags by which `quantize` and `plan` choose bits for each layer, and what is made of them. */
+import type { Backend, DeviceLimits } from "../../backend.ts";
+import { RequestError, UnsupportedError } from "../../errors.ts";
+import type { BitOptions, BitsTarget, ChosenBits } from "../../bits.ts";
+import type { Sensitivities } from "../../bits/sensitivities.ts";
+import { type Recipe, recipeDocument } from "../../recipe.ts";
+import type { Reporter } from "../../report.ts";
+import type { TensorSource } from "../../source.ts";
+import type { Flag, Host, ParsedArguments } from "../command.ts";
+import { budgetsOf } from "./budgets.ts";
+import { corpusSentence, readCalibration } from "./flags.ts";
+import { givenOr, walkLimit } from "./room.ts";
+
+const GROUP = "Bits for each layer";
+
+/** What a linear may become unless options are given. */
+const USUAL_OPTIONS = "W3A16,W4A16,W8A16,BF16";
+/** Windows that sensitivities are measured on unless told otherwise. */
+const USUAL_SAMPLES = 4;
+
+const TARGETS: readonly Flag[] = [
+  ...(["target-bpw", "avg-bits"] as const).map((name): Flag => ({
+    name,
+    type: "number",
+    placeholder: "bits",
+    min: 1,
+    max: 32,
+    help: name === "avg-bits"
+      ? "the same as --target-bpw"
+      : "choose bits for each layer: so many per weight of the linears, scales included, at most",
+    group: GROUP,
+  })),
+  {
+    name: "target-size",
+    type: "bytes",
+    placeholder: "size",
+    min: 1,
+    help: "choose bits for each layer: an output of so many bytes, at most",
+    group: GROUP,
+  },
+];
+
+/** Flags that say more of a choice of bits. */
+const CHOICES: readonly Flag[] = [
+  {
+    name: "options",
+    type: "string",
+    placeholder: "list",
+    help: `what layers may become (${USUAL_OPTIONS} unless given); BF16 leaves them as they are`,
+    group: GROUP,
+  },
+  {
+    name: "bits-rule",
+    type: "string",
+    choices: ["knapsack", "sigmoid"],
+    help:
+      "the least loss within the target (knapsack, the default), or round(8 - 4·σ(s)) bits, s " +
+      "the standardised sensitivity, which has no target (sigmoid)",
+    group: GROUP,
+  },
+  {
+    name: "sensitivity",
+    type: "string",
+    choices: ["divergence", "loss", "gradient"],
+    help: "what a layer loses: the KL divergence when it alone is quantized (divergence, the " +
+      "default), or GPTQ's loss by --loss-report",
+    group: GROUP,
+  },
+  {
+    name: "sensitivity-samples",
+    type: "integer",
+    placeholder: "n",
+    min: 1,
+    help:
+      `windows of the calibration text to measure divergences on (${USUAL_SAMPLES} unless given)`,
+    group: GROUP,
+  },
+  {
+    name: "loss-report",
+    type: "string",
+    placeholder: "file",
+    path: true,
+    help: "report.json of an earlier run by gptq, for --sensitivity loss",
+    group: GROUP,
+  },
+  {
+    name: "sensitivities",
+    type: "string",
+    placeholder: "file",
+    path: true,
+    help: "what --save-sensitivities wrote, in place of a measurement",
+    group: GROUP,
+  },
+  {
+    name: "save-sensitivities",
+    type: "string",
+    placeholder: "file",
+    path: true,
+    writes: true,
+    help: "write what each layer loses by each option, as JSON",
+    group: GROUP,
+  },
+  {
+    name: "save-recipe",
+    type: "string",
+    placeholder: "file",
+    path: true,
+    writes: true,
+    help: "write the recipe that was chosen, as JSON: it can be changed, and given as --recipe",
+    group: GROUP,
+  },
+];
+
+/** All of them. */
+export const BITS_FLAGS: readonly Flag[] = [...TARGETS, ...CHOICES];
+
+/** What the flags ask for: a target, or the rule that has none. */
+type Asked = { readonly target: BitsTarget } | { readonly rule: "sigmoid" };
+
+/**
+ * What the flags ask for; undefined where they ask for no choice of bits.
+ *
+ * @throws {RequestError} they contradict each other, or ask for nothing.
+ */
+export function askedBits(parsed: ParsedArguments): Asked | undefined {
+  const targets = TARGETS.filter(({ name }) => parsed.has(name));
+  const sigmoid = parsed.get("bits-rule") === "sigmoid";
+  const [first, second] = sigmoid ? [{ name: "bits-rule sigmoid" }, ...targets] : targets;
+  const refuse = (one: string, other: string, why: string): never => {
+    throw new RequestError(`Cannot use --${one} and --${other} together: ${why}.`);
+  };
+  if (first && second) {
+    refuse(first.name, second.name, sigmoid ? "that rule has no target" : "give one target");
+  }
+  if (!first) {
+    const flag = CHOICES.find(({ name }) => parsed.has(name));
+    if (!flag) return undefined;
+    throw new RequestError(
+      `Cannot use --${flag.name}: no bits are chosen. Give --target-bpw or --target-size.`,
+    );
+  }
+  if (parsed.has("scheme")) {
+    refuse("scheme", first.name, "what layers may become is said by --options");
+  }
+  checkSensitivity(parsed, refuse);
+  if (sigmoid) return { rule: "sigmoid" };
+  const value = Number(parsed.get(first.name));
+  return { target: first.name === "target-size" ? { bytes: value } : { bitsPerWeight: value } };
+}
+
+function checkSensitivity(
+  parsed: ParsedArguments,
+  refuse: (one: string, other: string, why: string) => never,
+): void {
+  const kind = parsed.get("sensitivity") ?? "divergence";
+  if (kind === "gradient") {
+    throw new UnsupportedError(
+      "Cannot use --sensitivity gradient: gradients through a whole model are not measured yet. " +
+        "Use divergence, or loss.",
+      { what: "gradient", reason: "not measured yet" },
+    );
+  }
+  const sources = ["sensitivity", "sensitivity-samples", "loss-report"];
+  const other = sources.find((name) => parsed.has(name));
+  if (parsed.has("sensitivities") && other !== undefined) {
+    refuse("sensitivities", other, "the file says what layers lose");
+  }
+  if (parsed.has("loss-report") && kind !== "loss") {
+    refuse("loss-report", "sensitivity divergence", "a report has losses; say --sensitivity loss");
+  }
+  if (kind === "loss" && parsed.has("sensitivity-samples")) {
+    refuse("sensitivity loss", "sensitivity-samples", "the losses are those of the report");
+  }
+  if (kind === "loss" && !parsed.has("loss-report")) {
+    throw new RequestError(
+      "Cannot use --sensitivity loss: say where GPTQ's losses are, --loss-report and the " +
+        "report.json of an earlier run.",
+    );
+  }
+}
+
+/** What choosing takes. */
+export interface Choosing {
+  readonly parsed: ParsedArguments;
+  readonly source: TensorSource;
+  readonly device: DeviceLimits;
+  /** The same device, open. */
+  open(): Promise<Backend>;
+  readonly host: Host;
+  readonly report: Reporter;
+}
+
+/** A recipe in which bits were chosen, and the table of them. */
+export interface SettledBits {
+  readonly recipe: Recipe;
+  readonly table: string;
+}
+
+/**
+ * Choose bits as the flags ask, and write what is to be kept of that.
+ *
+ * @throws what the library throws.
+ */
+export async function settleBits(
+  base: Recipe,
+  asked: Asked,
+  choosing: Choosing,
+): Promise<SettledBits> {
+  const { parsed, source, device, host } = choosing;
+  const [{ bitOptions, chooseBits, chooseBySigmoid, parseBitOptions }, { showBits }] = await Promise
+    .all([import("../../bits.ts"), import("../bits_view.ts")]);
+  const options = parseBitOptions(String(parsed.get("options") ?? USUAL_OPTIONS));
+  const work = bitOptions(base, source, { options, device });
+  const sensitivities = await sensitivitiesFor(work, choosing);
+  const kept = parsed.get("save-sensitivities");
+  if (kept !== undefined) {
+    await host.writeText(String(kept), `${JSON.stringify(sensitivities, null, 1)}\n`);
+  }
+  const made: ChosenBits = "rule" in asked
+    ? chooseBySigmoid(work, sensitivities)
+    : chooseBits(source, work, { sensitivities, target: asked.target, device });
+  const file = parsed.get("save-recipe");
+  if (file !== undefined) {
+    const document = recipeDocument(made.recipe);
+    await host.writeText(String(file), `${JSON.stringify(document, null, 2)}\n`);
+  }
+  return { recipe: made.recipe, table: showBits(made, sensitivities) };
+}
+
+/** What layers lose: from a file, from an earlier run, or measured. */
+async function sensitivitiesFor(work: BitOptions, choosing: Choosing): Promise<Sensitivities> {
+  const { parsed, source, host } = choosing;
+  const { modelHash, parseSensitivities, sensitivitiesOf } = await import(
+    "../../bits/sensitivities.ts"
+  );
+  const model = await modelHash(source);
+  const file = parsed.get("sensitivities");
+  if (file !== undefined) {
+    return parseSensitivities(await host.readText(String(file)), String(file), model);
+  }
+  const earlier = parsed.get("loss-report");
+  if (earlier === undefined) return await measured(work, choosing);
+  const { lossesFromReport } = await import("../../bits/report_losses.ts");
+  const { losses, text } = lossesFromReport(
+    work.groups,
+    await host.readText(String(earlier)),
+    String(earlier),
+  );
+  return sensitivitiesOf(work.groups, losses, { by: "loss", model, text });
+}
+
+async function measured(
+  work: BitOptions,
+  { parsed, source, open, host, report }: Choosing,
+): Promise<Sensitivities> {
+  const { measureSensitivities } = await import("../../bits.ts");
+  const samples = Number(parsed.get("sensitivity-samples") ?? USUAL_SAMPLES);
+  // The calibration that follows warns of the text, too.
+  const quieter: Reporter = (event) => {
+    if (event.type !== "warning" || event.code !== "sample-calibration") report(event);
+  };
+  const prepared = await readCalibration(parsed, source, { host, report: quieter }, samples);
+  if (!(parsed.knows("quiet") && parsed.get("quiet"))) {
+    host.err.write(
+      `sluice: measuring sensitivities on ${prepared.corpus}, ${corpusSentence(prepared)}\n`,
+    );
+  }
+  const backend = await open();
+  const stream = prepared.windows.length * prepared.seqLen * work.model.hiddenSize * 4;
+  const candidates = work.groups.reduce((all, { options }) => all + options.length, 0);
+  const { ram, vram } = budgetsOf(parsed, { staged: false });
+  // Nothing is planned yet: under a budget, one candidate at a time beside the original's states.
+  const limit = (ram ?? vram) === undefined
+    ? await walkLimit(backend, host, (2 + candidates) * stream)
+    : 3 * stream;
+  return await measureSensitivities(source, work, {
+    backend,
+    windows: { ...prepared, stateBudget: givenOr(prepared.stateBudget, limit) },
+    report,
+    signal: host.signal,
+  });
+}
