@@ -97,8 +97,8 @@ def activations_of(config):
         return "llm_int8" if config["load_in_8bit"] else "none"
     if config["quant_method"] in ("gptq", "awq"):
         return "none"
-    (group,) = config["config_groups"].values()
-    rounding = group.get("input_activations")
+    (rounding,) = dict.fromkeys(json.dumps(group.get("input_activations")) for group in config["config_groups"].values())
+    rounding = json.loads(rounding)
     if rounding is None:
         return "none"
     values = {"int": "int8", "float": "fp8"}[rounding["type"]]
@@ -114,8 +114,8 @@ def input_scales(folder, dtype):
 def open_compressed_tensors(folder, config, weights, checks):
     """The model as compressed-tensors runs it, after a check of its modules; None where the library cannot open it."""
     raw = read_tensors(folder)
-    (group,) = config["config_groups"].values()
-    if not group["weights"]["symmetric"]:
+    groups = config["config_groups"].values()
+    if not all(group["weights"]["symmetric"] for group in groups):
         # compressed-tensors 0.20 makes an unpacked zero point where it should make a packed one, and then finds that
         # the checkpoint's does not fit: only dequantize=True opens these. It rounds weights to the scales' dtype.
         model = load(folder, checks, quantization_config=CompressedTensorsConfig(dequantize=True))
@@ -128,7 +128,10 @@ def open_compressed_tensors(folder, config, weights, checks):
     model = load(folder, checks)
     linears = block_linears(model)
     quantized = {n for n, m in linears.items() if str(getattr(m, "quantization_status", "")).endswith("COMPRESSED")}
-    checks.check(quantized == set(weights) == set(linears), f"the {len(weights)} linears of the blocks are compressed modules")
+    plain = {n for n in linears if n not in quantized}
+    right = quantized == set(weights) and plain == {n for n in linears if f"{n}.weight" in raw and f"{n}.weight_scale" not in raw}
+    checks.check(right, f"{len(weights)} linears of the blocks are compressed modules, {len(plain)} are plain")
+    linears = {n: m for n, m in linears.items() if n in quantized}
     same = True
     for n, m in linears.items():
         for key, value in m.state_dict().items():
@@ -139,7 +142,7 @@ def open_compressed_tensors(folder, config, weights, checks):
     same = all(torch.equal(m.weight, torch.from_numpy(weights[n][0])) for n, m in linears.items())
     checks.check(same, "decompressed weights equal the stored ones, bit for bit")
     rounds = {n for n, m in linears.items() if m.quantization_scheme.input_activations is not None}
-    asked = set(weights) if group.get("input_activations") else set()
+    asked = set(weights) if activations_of(config) != "none" else set()
     checks.check(rounds == asked, f"{len(rounds)} linears round their activations, {len(asked)} should")
     return model
 
@@ -245,7 +248,7 @@ def record_linears(model, tokens, weights, rounding, scale_of, prefix):
     the rounding errors of y; and how far activations at ties of their rounding may move it. Offsets count float32 values in one file."""
     linears = block_linears(model)
     blocks = [int(n.split(".")[2]) for n in linears]
-    chosen = {n: m for n, m in linears.items() if int(n.split(".")[2]) in (min(blocks), max(blocks))}
+    chosen = {n: m for n, m in linears.items() if int(n.split(".")[2]) in (min(blocks), max(blocks)) and n in weights}
     inputs = {}
     hooks = [m.register_forward_pre_hook(lambda m, x, n=n: inputs.setdefault(n, x[0].detach())) for n, m in chosen.items()]
     model(tokens)

@@ -7,7 +7,7 @@
 #   SLUICE_PEERS_ARCHITECTURES  "all" (default), "none", or names of models/tiny_models.py, separated by spaces
 #   SLUICE_PEERS_SCHEMES  schemes to try, separated by spaces; with @gptq or @awq in another format than the scheme's own, with
 #                         +static with activations rounded by scales that calibration fixes, with :awq+gptq by that method instead
-#                         of rounding to nearest; mixed@gptq is mixed_gptq.yaml
+#                         of rounding to nearest; mixed@gptq is mixed_gptq.yaml, mixed is mixed_widths.yaml
 #   SLUICE_PEERS_CACHE    folder for the environment and the model [${TMPDIR:-/tmp}/sluice-peers]
 #   SLUICE_PEERS_VENV     the Python environment [$SLUICE_PEERS_CACHE/venv]
 #   SLUICE_PEERS_THREADS  threads torch may use [2]
@@ -21,7 +21,7 @@ cache=${SLUICE_PEERS_CACHE:-${TMPDIR:-/tmp}/sluice-peers}
 venv=${SLUICE_PEERS_VENV:-$cache/venv}
 models=${SLUICE_PEERS_MODELS:-sample smollm2-135m}
 architectures=${SLUICE_PEERS_ARCHITECTURES:-all}
-schemes=${SLUICE_PEERS_SCHEMES:-W4A16 W4A16_ASYM W8A16 W8A8 W8A8+static FP8_DYNAMIC FP8_DYNAMIC+static NF4 LLM_INT8 W4A16@gptq W3A16@gptq W8A16@gptq mixed@gptq W4A16_ASYM@awq W4A16@awq W4A16_ASYM:awq+gptq W3A16_ASYM:awq+gptq W4A16:gptq W8A8+static:smoothquant NF4:gptq W4A16@gptq:awq+gptq W4A16_ASYM@awq:awq+gptq}
+schemes=${SLUICE_PEERS_SCHEMES:-W4A16 W4A16_ASYM W8A16 W8A8 W8A8+static FP8_DYNAMIC FP8_DYNAMIC+static NF4 LLM_INT8 mixed W4A16@gptq W3A16@gptq W8A16@gptq mixed@gptq W4A16_ASYM@awq W4A16@awq W4A16_ASYM:awq+gptq W3A16_ASYM:awq+gptq W4A16:gptq W8A8+static:smoothquant NF4:gptq W4A16@gptq:awq+gptq W4A16_ASYM@awq:awq+gptq}
 threads=${SLUICE_PEERS_THREADS:-2}
 device=${SLUICE_PEERS_DEVICE:-wasm}
 python=$venv/bin/python
@@ -66,6 +66,7 @@ open_with_peers() {
   local options=(--scheme "${scheme%@*}") method=rtn
   case $scheme in
     mixed@gptq) options=(--recipe "$peers/mixed_gptq.yaml") ;;
+    mixed) options=(--recipe "$peers/mixed_widths.yaml") ;;
     *+static) options=(--scheme "${scheme%+static}" --activations static --num-samples 8 --seq-len 256) ;;
     *@*) options+=(--group-size 64 --format "${scheme#*@}") ;;
     W?A16|W?A16_ASYM) options+=(--group-size 64) ;;

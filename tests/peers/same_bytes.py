@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from checks import Checks
-from stored import awq, gptq, gptq_settings, read_tensors
+from stored import awq, gptq, gptq_settings, group_of, read_tensors
 
 ROUNDING = 2.0**-21  # a few float32 roundings of a number near 1
 TABLE_ENTRY = 1 / 65535  # half the width of an entry of bitsandbytes' table over [-1, 1]
@@ -29,15 +29,15 @@ def compressed_tensors(tensors, original, config, checks):
     from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
     from compressed_tensors.quantization import QuantizationScheme
 
-    (group,) = config["config_groups"].values()
-    scheme = QuantizationScheme.model_validate(group)
-    compressor = BaseCompressor.get_value_from_registry(config["format"])
-    bits = scheme.weights.num_bits
     same = total = codes = codes_differ = ties = 0
     for name, scale in tensors.items():
         if not name.endswith(".weight_scale"):
             continue
         module = name.removesuffix(".weight_scale")
+        group = group_of(config, module)
+        scheme = QuantizationScheme.model_validate(group)
+        compressor = BaseCompressor.get_value_from_registry(group.get("format", config["format"]))
+        bits = scheme.weights.num_bits
         w = original[f"{module}.weight"].float()
         state = {"weight": w, "weight_scale": scale.float()}
         affine = f"{module}.weight_zero_point" in tensors

@@ -46,14 +46,21 @@ def integers(codes, zero, scale, bits):
     return w.reshape(rows, columns), error
 
 
+def group_of(config, module):
+    """The group of compressed-tensors' section that a quantized module is of: the one there is, or that which names it."""
+    groups = list(config["config_groups"].values())
+    (group,) = groups if len(groups) == 1 else [one for one in groups if module in one["targets"]]
+    return group
+
+
 def compressed_tensors(tensors, config):
     """Weights of the three layouts Sluice writes: packed integers, int8, E4M3."""
-    (group,) = config["config_groups"].values()
-    bits, kind = group["weights"]["num_bits"], group["weights"]["type"]
     for name, scale in tensors.items():
         if not name.endswith(".weight_scale"):
             continue
         module = name.removesuffix(".weight_scale")
+        group = group_of(config, module)
+        bits, kind = group["weights"]["num_bits"], group["weights"]["type"]
         if kind == "float":
             step = scale.float().numpy()
             w = tensors[f"{module}.weight"].float().flatten(1).numpy() * step
@@ -61,7 +68,7 @@ def compressed_tensors(tensors, config):
             # values are 2^-9 apart.
             yield module, w, np.maximum(np.abs(w) / 15, step * 2.0**-10)
             continue
-        if config["format"] == "int-quantized":
+        if group.get("format", config["format"]) == "int-quantized":
             codes = tensors[f"{module}.weight"].flatten(1).numpy().astype(np.int32)
         else:
             rows, columns = tensors[f"{module}.weight_shape"].tolist()
