@@ -81,6 +81,19 @@ export {
   type Target,
   usualHardware,
 } from "./src/advice/hardware.ts";
+export {
+  type BitOptions,
+  bitOptions,
+  type BitsTarget,
+  chooseBits,
+  chooseBySigmoid,
+  type ChosenBits,
+  measureSensitivities,
+  parseBitOptions,
+} from "./src/bits.ts";
+export { type Group, type GroupOption } from "./src/bits/groups.ts";
+export type { ChosenGroup } from "./src/bits/recipe.ts";
+export { modelHash, parseSensitivities, type Sensitivities } from "./src/bits/sensitivities.ts";
 export { curves, type CurvesOptions } from "./src/curves.ts";
 export type { CurvePoint, Curves } from "./src/curves/measured.ts";
 export { curveFiles } from "./src/curves/page.ts";
