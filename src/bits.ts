@@ -8,7 +8,7 @@ import type { Backend, DeviceLimits } from "./backend.ts";
 import { type Candidate, divergences } from "./bits/divergence.ts";
 import { type Group, groupsOf, KEPT, nominalBits } from "./bits/groups.ts";
 import { solveKnapsack } from "./bits/knapsack.ts";
-import { type ChosenGroup, isKept, recipeOf, ruleWith } from "./bits/recipe.ts";
+import { type ChosenGroup, isKept, patternOf, recipeOf, ruleWith } from "./bits/recipe.ts";
 import { lossesOf, modelHash, type Sensitivities, sensitivitiesOf } from "./bits/sensitivities.ts";
 import { RequestError, UnsupportedError } from "./errors.ts";
 import type { EvaluationInput } from "./forward/streams.ts";
@@ -78,13 +78,19 @@ export function parseBitOptions(text: string): string[] {
 /**
  * What linears of a model may become, and the bytes of each, from headers alone.
  *
- * @throws {UnsupportedError} an option cannot be had, or the model cannot be run.
+ * @throws {UnsupportedError} an option cannot be had, the model cannot be run, or its head is to
+ * take part and is tied to the embedding.
  * @throws {RequestError} the recipe has no rule for all weights.
  */
 export function bitOptions(
   base: Recipe,
   source: TensorSource,
-  { options, device }: { readonly options: readonly string[]; readonly device: DeviceLimits },
+  { options, device, head = false }: {
+    readonly options: readonly string[];
+    readonly device: DeviceLimits;
+    /** Whether bits are chosen for the output head, too. */
+    readonly head?: boolean;
+  },
 ): BitOptions {
   const usual = base.rules.at(-1);
   if (!usual || usual.match !== undefined) {
@@ -94,12 +100,15 @@ export function bitOptions(
     );
   }
   const model = evaluableModel(source, { advice: "Give a recipe in place of a target." });
+  const pattern = head ? patternOf([[model.head!.linear.at.of]]) : undefined;
   const plans = options.filter((name) => name !== KEPT).map((option) => {
-    const rules = [...base.rules.slice(0, -1), ruleWith(usual, option, "rtn")];
+    const own = ruleWith(usual, option, "rtn");
+    const named = base.rules.slice(0, -1);
+    const rules = [...named, ...(pattern === undefined ? [] : [{ ...own, match: pattern }]), own];
     const recipe = { ...base, rules };
     return { option, plan: plan(recipe, source, { device, calibration: SOME_WINDOWS }) };
   });
-  const groups = groupsOf(model, plans, { kept: options.includes(KEPT) });
+  const groups = groupsOf(model, plans, { kept: options.includes(KEPT), head: pattern });
   const [first] = plans as [typeof plans[0]];
   return {
     base,

@@ -119,6 +119,45 @@ onEveryBackend(
     }),
 );
 
+onEveryBackend(
+  "the head takes part where that is asked for, measured as runs measure it, and not where it is tied",
+  (backend) =>
+    withTiny(async (source) => {
+      const input = { windows: tinyWindows(2, 16), stateBudget: 1e9 };
+      const device = backend;
+      const work = bitOptions(BASE, source, { options: OPTIONS, device, head: true });
+      const { block, names } = work.groups.at(-1)!;
+      assert.deepEqual([work.groups.length, block, names], [9, 2, ["lm_head.weight"]]);
+      const found = await measureSensitivities(source, work, { backend, windows: input });
+      for (const scheme of ["W3A16", "W8A16"]) {
+        const rule = { ...BASE.rules[0]!, match: "lm_head", scheme, method: "rtn" };
+        const request = requestOf({ ...input, seqLen: 16 });
+        const alone = plan({ ...BASE, rules: [rule] }, source, { device, evaluation: request });
+        await using sink = openNowhere();
+        const { scores } = await run(alone, { source, backend, sink, evaluation: input });
+        const expected = scores.divergence!.mean!;
+        const own = found.groups.at(-1)!.losses[scheme]!;
+        assert.ok(expected > 0 && Math.abs(own - expected) <= 1e-6 * expected + 1e-9);
+      }
+      const { recipe, chosen, bitsPerWeight } = chooseBits(source, work, {
+        sensitivities: found,
+        target: { bitsPerWeight: 4.5 },
+        device,
+      });
+      assert.ok(bitsPerWeight <= 4.5);
+      const made = plan(recipe, source, { device, calibration: CALIBRATION });
+      const head = quantizeTasks(made.units).find(({ name }) => name === "lm_head.weight");
+      assert.equal(head?.rule.scheme ?? "BF16", chosen.at(-1)!.option.name);
+      const tied = { ...source.config, tie_word_embeddings: true };
+      const tensors = new Map([...source.tensors].filter(([name]) => name !== "lm_head.weight"));
+      const other: TensorSource = { ...source, label: "tied", config: tied, tensors };
+      assert.throws(
+        () => bitOptions(BASE, other, { options: OPTIONS, device, head: true }),
+        /tied/,
+      );
+    }),
+);
+
 Deno.test("bits per weight are as asked or just below, and the recipe is planned as it is written", () =>
   withTiny((source) => {
     const work = bitOptions(BASE, source, { options: OPTIONS, device: DEVICE });

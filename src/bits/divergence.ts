@@ -12,7 +12,7 @@ import { embedWindows } from "../forward/embedding.ts";
 import { HiddenStates } from "../forward/hidden_states.ts";
 import { LoadedBlock } from "../forward/loaded_block.ts";
 import { Pace } from "../forward/pace.ts";
-import { headSlices, scoreStates } from "../forward/scoring.ts";
+import { type EndedStream, headSlices, type OtherHead, scoreStates } from "../forward/scoring.ts";
 import { type EvaluationInput, tensorsRead } from "../forward/streams.ts";
 import { ModelTables } from "../forward/tables.ts";
 import { type BlockTensors, walkBlock } from "../forward/walk.ts";
@@ -29,11 +29,12 @@ import type { QuantizeTask } from "../plan/tasks.ts";
 import { type Reporter, StepCounter } from "../report.ts";
 import { schemeKind } from "../schemes/mod.ts";
 import { size, sizeToGive } from "../size.ts";
-import type { TensorSource } from "../source.ts";
+import type { Rows, TensorSource } from "../source.ts";
 import { byteLength, matrixShape, sum } from "../tensor.ts";
 
-/** What is quantized alone: weights of one block. */
+/** What is quantized alone: weights of one block, or the head. */
 export interface Candidate {
+  /** Its number; that after the last block's for the head. */
   readonly block: number;
   readonly tasks: readonly QuantizeTask[];
 }
@@ -66,7 +67,9 @@ export async function divergences(
   const together = candidatesTogether(source, candidates, options);
   await using bench = new Bench(source, options);
   const { counter, blocks } = bench;
-  const last = candidates.at(-1)?.block ?? 0;
+  const heads = candidates.filter(({ block }) => block === blocks);
+  const inBlocks = candidates.filter(({ block }) => block < blocks);
+  const last = inBlocks.at(-1)?.block ?? 0;
   counter.total = input.windows.length * (blocks + last +
     sum(candidates, ({ block }) => blocks - block) + bench.headSlices * candidates.length);
   const ends = await bench.embedded();
@@ -74,13 +77,14 @@ export async function divergences(
   const here = await bench.embedded();
   let at = 0;
   const found: number[] = [];
-  for (let first = 0; first < candidates.length; first += together) {
-    const batch = candidates.slice(first, first + together);
+  for (let first = 0; first < inBlocks.length; first += together) {
+    const batch = inBlocks.slice(first, first + together);
     for (; at < batch[0]!.block; at++) await bench.through(at, { streams: [here] });
     found.push(...await bench.measure(batch, { here, ends }));
     // On the way of the batch, the original has gone to where its last candidate begins.
     at = batch.at(-1)!.block;
   }
+  for (const head of heads) found.push(await bench.measureHead(head, ends));
   await source.verified?.();
   return found;
 }
@@ -266,13 +270,14 @@ class Bench implements AsyncDisposable {
     };
   }
 
-  /** Round a weight to nearest, slice by slice, with its rule's options. */
-  async #round(task: QuantizeTask, scope: Scope): Promise<QuantizedSlice[]> {
+  /** Round rows of a weight to nearest, slice by slice, with its rule's options. */
+  async #round(task: QuantizeTask, scope: Scope, part?: Rows): Promise<QuantizedSlice[]> {
     const { name, scheme, at, weight: { dtype, shape }, sliceRows, rule: { options } } = task;
     const [height, columns] = matrixShape(shape);
+    const { from: first, to: end } = part ?? { from: 0, to: height };
     const slices: QuantizedSlice[] = [];
-    for (let from = 0; from < height; from += sliceRows) {
-      const rows = { from, to: Math.min(height, from + sliceRows) };
+    for (let from = first; from < end; from += sliceRows) {
+      const rows = { from, to: Math.min(end, from + sliceRows) };
       const bytes = await this.#weights.readMatrix(at, rows);
       refuseNaN({ name, dtype }, bytes, "quantize");
       using scratch = this.#backend.scope();
@@ -308,19 +313,46 @@ class Bench implements AsyncDisposable {
         here,
       });
     }
+    const others = streams.map(({ states }) => ({ states, weights: this.#weights }));
+    const found = await this.#score(ends, others);
+    return found.map((value, i) => finite(value, batch[i]!));
+  }
+
+  /** Measure the head alone. */
+  async measureHead(candidate: Candidate, ends: HiddenStates): Promise<number> {
+    const [task] = candidate.tasks as [QuantizeTask];
+    const head: OtherHead = {
+      rowStep: task.rowStep,
+      load: async (rows, scope) => {
+        const slices = await this.#round(task, scope, rows);
+        return (x, y, column) => {
+          for (const { rows: { from }, quantized } of slices) {
+            using scratch = this.#backend.scope();
+            const at = { scope: scratch, column: column + from - rows.from };
+            schemeKind(quantized.scheme).linear(quantized, x, y, at);
+          }
+        };
+      },
+    };
+    const [value] = await this.#score(ends, [{ states: ends, weights: this.#weights, head }]);
+    return finite(value!, candidate);
+  }
+
+  /** Mean divergences of streams from the original's. */
+  async #score(ends: HiddenStates, others: readonly EndedStream[]): Promise<number[]> {
     const scores = await scoreStates(this.#model, {
       backend: this.#backend,
       windows: this.#input.windows,
       tables: this.#tables,
       original: { states: ends, weights: this.#weights },
-      others: streams.map(({ states }) => ({ states, weights: this.#weights })),
+      others,
       progress: () => {
         this.counter.count("head");
         return this.#pace.keep();
       },
       signal: this.#signal,
     });
-    return scores.map(({ divergence }, i) => finite(mean(divergence), batch[i]!));
+    return scores.map(({ divergence }) => mean(divergence));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

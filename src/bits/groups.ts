@@ -33,7 +33,7 @@ export interface GroupOption {
 
 /** Linears that have one option together. */
 export interface Group {
-  /** The number of the block. */
+  /** The number of the block; that after the last for the head. */
   readonly block: number;
   /** Their weights, in the order of use. */
   readonly names: readonly string[];
@@ -54,13 +54,14 @@ export function nominalBits(scheme: Scheme | undefined): number {
  *
  * @param plans One for each scheme among the options.
  * @param options.kept Whether weights may stay as they are, too.
+ * @param options.head The pattern by which the plans' rules name the head, if it is to take part.
  * @throws {UnsupportedError} options are stored in different formats, or round activations by
  * scales that calibration fixes, which is not measured here.
  */
 export function groupsOf(
   model: Model,
   plans: readonly UniformPlan[],
-  { kept }: { readonly kept: boolean },
+  { kept, head }: { readonly kept: boolean; readonly head?: string | undefined },
 ): Group[] {
   const [first] = plans as [UniformPlan];
   const other = plans.find(({ plan }) => plan.format !== first.plan.format);
@@ -72,35 +73,41 @@ export function groupsOf(
     );
   }
   const tasks = plans.map(({ option, plan }) => {
-    const own = quantizeTasks(plan.units).filter(({ rule }) => rule.match === undefined);
+    const own = quantizeTasks(plan.units).filter(({ rule: { match } }) =>
+      match === undefined || match === head
+    );
     if (own.some(({ scheme, rule }) => inputObserver(scheme, rule.options) !== undefined)) {
       refuse(option, "it rounds activations by fixed scales; dynamic ones are measured");
     }
     return { option, byName: new Map(own.map((task) => [task.name, task])) };
   });
-  return graphsOf(model).flatMap(({ matrices }, block) => {
-    const free = matrices.filter(({ name }) => tasks[0]!.byName.has(name));
-    const sets = Map.groupBy(free, ({ name, parts }) => parts[0]!.linear.fused ?? name);
-    return [...sets.values()].map((set): Group => {
-      const names = set.map(({ name }) => name);
-      const options = tasks.map(({ option, byName }): GroupOption => {
-        const own = names.map((name) => byName.get(name)!);
-        return {
-          name: option,
-          bytes: sum(own, ({ outputs }) => sum(outputs, byteLength)),
-          tasks: own,
-        };
-      });
-      const weights = options[0]!.tasks.map(({ weight }) => weight);
+  const sets = graphsOf(model).flatMap(({ matrices }, block) => {
+    const fused = Map.groupBy(matrices, ({ name, parts }) => parts[0]!.linear.fused ?? name);
+    return [...fused.values()].map((set) => ({ block, names: set.map(({ name }) => name) }));
+  });
+  const last = model.head?.linear.at.of;
+  if (last !== undefined) sets.push({ block: sets.at(-1)!.block + 1, names: [last] });
+  return sets.map(({ block, names }) => ({
+    block,
+    names: names.filter((name) => tasks[0]!.byName.has(name)),
+  })).filter(({ names }) => names.length > 0).map(({ block, names }): Group => {
+    const options = tasks.map(({ option, byName }): GroupOption => {
+      const own = names.map((name) => byName.get(name)!);
       return {
-        block,
-        names,
-        elements: sum(weights, ({ shape }) => elementCount(shape)),
-        options: kept
-          ? [...options, { name: KEPT, bytes: sum(weights, byteLength), tasks: [] }]
-          : options,
+        name: option,
+        bytes: sum(own, ({ outputs }) => sum(outputs, byteLength)),
+        tasks: own,
       };
     });
+    const weights = options[0]!.tasks.map(({ weight }) => weight);
+    return {
+      block,
+      names,
+      elements: sum(weights, ({ shape }) => elementCount(shape)),
+      options: kept
+        ? [...options, { name: KEPT, bytes: sum(weights, byteLength), tasks: [] }]
+        : options,
+    };
   });
 }
 

@@ -43,6 +43,8 @@ export function recipeOf(base: Recipe, chosen: readonly ChosenGroup[]): Recipe {
     const [{ option: { name, tasks: [task] } }] = members as [ChosenGroup];
     const match = patternOf(members.map(({ group: { names } }) => names));
     if (!task) return { match, scheme: "none", method: "auto", options: {} };
+    // What is no linear of a block has inputs that no method sees.
+    if (task.rule.match !== undefined) return { ...ruleWith(usual, name, "rtn"), match };
     const { method } = usual;
     const rule = method === "auto"
       ? { ...ruleWith(usual, name, usualMethod(task.scheme)), method }
@@ -58,7 +60,7 @@ export function kindOf(names: readonly string[]): string {
 }
 
 /** A pattern of weights that have the same names but for the number of their layer. */
-function patternOf(sets: readonly (readonly string[])[]): string {
+export function patternOf(sets: readonly (readonly string[])[]): string {
   const places = sets.map((names) => placeOf(names[0]!));
   const [{ stem }] = places as [typeof places[0]];
   const prefix = stem === "" ? "" : `${stem}.`;

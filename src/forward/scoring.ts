@@ -13,6 +13,7 @@ import { scaleCap } from "../ops/mod.ts";
 import { leastCommonMultiple } from "../plan/slices.ts";
 import { tableRows } from "./embedding.ts";
 import type { HiddenStates } from "./hidden_states.ts";
+import type { Rows } from "../source.ts";
 import { LoadedBlock } from "./loaded_block.ts";
 import type { ModelTables } from "./tables.ts";
 import { normalize } from "./walk.ts";
@@ -22,6 +23,16 @@ import { areAlike, loadProduct, type ModelWeights, type Product, sliceStep } fro
 export interface EndedStream {
   readonly states: HiddenStates;
   readonly weights: ModelWeights;
+  /** A head in place of that of its weights. */
+  readonly head?: OtherHead;
+}
+
+/** A head that is no checkpoint's. */
+export interface OtherHead {
+  /** Rows that are loaded begin at multiples of this. */
+  readonly rowStep: number;
+  /** Rows on the device, in `scope`. */
+  load(rows: Rows, scope: Scope): Promise<Product>;
 }
 
 /** Tensors of what stands behind the blocks, but for the head's weight. */
@@ -47,7 +58,7 @@ function headJob(
   model: Model,
   weights: readonly ModelWeights[],
   backend: Backend,
-): Pick<HeadJob, "backend" | "vocabSize" | "rowsPerSlice" | "rowStep" | "logitBytes"> {
+): Omit<HeadJob, "windows" | "loadHead" | "hidden"> & { readonly rowStep: number } {
   const { of } = headOf(model).linear.at;
   return {
     backend,
@@ -103,10 +114,12 @@ export async function scoreStates(
   const readers = streams.map(({ states }) =>
     reading.use(new WindowReader(states, { backend, tokens }))
   );
+  const job = headJob(model, streams.map(({ weights }) => weights), backend);
   // Window by window, so that all that are compared with one follow each other.
   const each = Math.max(1, others.length);
   const scores = await scoreHead({
-    ...headJob(model, streams.map(({ weights }) => weights), backend),
+    ...job,
+    rowStep: leastCommonMultiple(job.rowStep, others[0]?.head?.rowStep ?? 1),
     windows: windows.flatMap((window) => new Array<Uint32Array>(each).fill(window)),
     perOriginal: each,
     loadHead: async (rows, scope) => {
@@ -118,7 +131,9 @@ export async function scoreStates(
       const first = await loadProduct(name, original.weights, { scope, rows });
       const [other] = others;
       if (!other) return { original: logits(first) };
-      const second = areAlike(name, original.weights, other.weights)
+      const second = other.head
+        ? await other.head.load(rows, scope)
+        : areAlike(name, original.weights, other.weights)
         ? first
         : await loadProduct(name, other.weights, { scope, rows });
       return { original: logits(first), quantized: logits(second) };

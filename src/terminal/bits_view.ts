@@ -2,6 +2,7 @@
 import type { ChosenBits } from "../bits.ts";
 import { kindOf } from "../bits/recipe.ts";
 import type { Sensitivities } from "../bits/sensitivities.ts";
+import { placeOf } from "../report/document.ts";
 import { table } from "./table.ts";
 import { plural, ranges, visibleMessage } from "./text.ts";
 
@@ -14,13 +15,14 @@ export function showBits(
   const blocks = Map.groupBy(chosen, ({ group: { block } }) => block);
   const rows = [...blocks].map(([block, own]) => {
     const byKind = new Map(own.map(({ group: { names }, option }) => [kindOf(names), option.name]));
-    return { block, cells: kinds.map((kind) => byKind.get(kind) ?? "") };
+    const head = placeOf(own[0]!.group.names[0]!).depth === null;
+    return { block, head, cells: kinds.map((kind) => byKind.get(kind) ?? "") };
   });
   const alike = Map.groupBy(rows, ({ cells }) => cells.join());
   return table(
     [{ head: "BLOCK" }, ...kinds.map((kind) => ({ head: visibleMessage(shortOf(kind)) }))],
     [...alike.values()].map((same) => [
-      ranges(same.map(({ block }) => block)),
+      same[0]!.head ? "head" : ranges(same.map(({ block }) => block)),
       ...same[0]!.cells,
     ]),
   ) + `${plural(chosen.length, "group")} at ${bitsPerWeight.toFixed(3)} bits per weight; ` +

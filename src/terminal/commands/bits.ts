@@ -50,6 +50,13 @@ const CHOICES: readonly Flag[] = [
     group: GROUP,
   },
   {
+    name: "include-head",
+    type: "boolean",
+    help: "choose bits for the output head too, rounded to nearest, where it is not tied to the " +
+      "embedding; else it stays as it is",
+    group: GROUP,
+  },
+  {
     name: "bits-rule",
     type: "string",
     choices: ["knapsack", "sigmoid"],
@@ -210,7 +217,8 @@ export async function settleBits(
   const [{ bitOptions, chooseBits, chooseBySigmoid, parseBitOptions }, { showBits }] = await Promise
     .all([import("../../bits.ts"), import("../bits_view.ts")]);
   const options = parseBitOptions(String(parsed.get("options") ?? USUAL_OPTIONS));
-  const work = bitOptions(base, source, { options, device });
+  const head = parsed.get("include-head") === true;
+  const work = bitOptions(base, source, { options, device, head });
   const sensitivities = await sensitivitiesFor(work, choosing);
   const kept = parsed.get("save-sensitivities");
   if (kept !== undefined) {
