@@ -2,7 +2,7 @@
  * Which quantization suits a machine: recipes that fit its memory and that something there opens,
  * with their exact sizes, and the most tokens a second that its memory allows. Nothing is written.
  */
-import { type Hardware, type Native, type Target } from "./advice/hardware.ts";
+import type { Hardware, Native, Target } from "./advice/hardware.ts";
 import type { DeviceLimits } from "./backend.ts";
 import { UnsupportedError } from "./errors.ts";
 import type { Verdict } from "./format.ts";

@@ -1,5 +1,6 @@
 /** Bits where they matter: what groups of linears lose, files of that, and what is chosen by it. */
 import assert from "node:assert/strict";
+import { openWasm } from "../src/backends/wasm/mod.ts";
 import {
   type BitOptions,
   bitOptions,
@@ -24,10 +25,13 @@ import { quantizeTasks } from "../src/plan/tasks.ts";
 import { plan } from "../src/plan.ts";
 import { parseRecipe, type Recipe, recipeDocument, recipeFromOptions } from "../src/recipe.ts";
 import { run } from "../src/run.ts";
+import { openHub } from "../src/sources/hub.ts";
 import { openNowhere } from "../src/sinks/nowhere.ts";
 import { openCheckpoint } from "../src/sources/checkpoint.ts";
 import type { TensorSource } from "../src/source.ts";
 import { byteLength, sum } from "../src/tensor.ts";
+import { READ_TOKEN, startFakeHub } from "./fake_hub/mod.ts";
+import { clientOf } from "./hub_given.ts";
 import { onEveryBackend } from "./present.ts";
 import { DEVICE } from "./plan_given.ts";
 import { tinyWindows } from "./run_given.ts";
@@ -157,6 +161,36 @@ onEveryBackend(
       );
     }),
 );
+
+Deno.test("a model of the Hub, whose blocks are read again and again, loses what it loses in a folder", () =>
+  withTiny(async (local) => {
+    await using backend = await openWasm({ threads: 1 });
+    const folder = await makeCheckpoint(tinyTensors(), {
+      config: TINY_CONFIG,
+      change: livelyNorms("bf16"),
+    });
+    await using cleanup = new AsyncDisposableStack();
+    cleanup.defer(() => Deno.remove(folder, { recursive: true }));
+    await using hub = await startFakeHub({ repos: { "org/model": folder }, largeFileBytes: 1000 });
+    // One candidate at a time.
+    const windows = { windows: tinyWindows(2, 16), stateBudget: 3 * 2 * 16 * 64 * 4 };
+    const options = parseBitOptions("W3A16,W8A16");
+    const measure = async (source: TensorSource) =>
+      (await measureSensitivities(
+        source,
+        bitOptions(BASE, source, { options, device: backend }),
+        { backend, windows },
+      )).groups;
+    const expected = await measure(local);
+    for (const maxDisk of [0, 1e9]) {
+      await using source = await openHub("org/model", {
+        client: clientOf(hub, { token: READ_TOKEN }),
+        maxDisk,
+        stagingFolder: `${folder}/staging-${maxDisk}`,
+      });
+      assert.deepEqual(await measure(source), expected);
+    }
+  }));
 
 Deno.test("bits per weight are as asked or just below, and the recipe is planned as it is written", () =>
   withTiny((source) => {

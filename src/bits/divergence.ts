@@ -25,7 +25,7 @@ import { addBias } from "../ops/mod.ts";
 import { refuseNaN } from "../number.ts";
 import { requestOf } from "../plan/planned.ts";
 import { keepStacks, stackTokens, stackWindows } from "../plan/stacks.ts";
-import type { QuantizeTask } from "../plan/tasks.ts";
+import type { Place, QuantizeTask } from "../plan/tasks.ts";
 import { type Reporter, StepCounter } from "../report.ts";
 import { schemeKind } from "../schemes/mod.ts";
 import { size, sizeToGive } from "../size.ts";
@@ -172,10 +172,13 @@ class Bench implements AsyncDisposable {
     this.#pace = new Pace(backend);
     this.#held = backend.scope();
     this.#tables = new ModelTables(model, { tokens: this.#tokens, scope: this.#held });
-    source.schedule?.(
-      (["embedding", ...this.#graphs.keys()] as const)
-        .flatMap((place) => tensorsRead(model, place)).map((name) => ({ name })),
-    );
+    this.#schedule("embedding", ...this.#graphs.keys());
+  }
+
+  /** Say what will be read next, for a source that fetches ahead. */
+  #schedule(...places: (Place | undefined)[]): void {
+    const names = places.flatMap((place) => tensorsRead(this.#model, place));
+    this.#weights.source.schedule?.(names.map((name) => ({ name })));
   }
 
   get #tokens(): number {
@@ -304,6 +307,7 @@ class Bench implements AsyncDisposable {
     const streams: (Candidate & { readonly states: HiddenStates })[] = [];
     for (const one of batch) streams.push({ ...one, states: open.use(await this.#stream()) });
     const last = batch.at(-1)!.block;
+    this.#schedule(...[...this.#graphs.keys()].slice(batch[0]!.block), undefined);
     for (let block = batch[0]!.block; block < this.blocks; block++) {
       const begun = streams.filter((one) => one.block < block).map(({ states }) => states);
       const begin = streams.filter((one) => one.block === block);

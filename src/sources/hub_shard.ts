@@ -230,7 +230,9 @@ export class Shard {
 
   /** Read the whole file by `read`, and compare it with what was given out so far. */
   async #checked(read: (check: StreamCheck) => Promise<void>): Promise<void> {
-    const check = new StreamCheck(this.file, { ...this.#context, handed: this.#handed });
+    // What is given out from here on is not followed, and is left to the next check.
+    const handed = [...this.#handed];
+    const check = new StreamCheck(this.file, { ...this.#context, handed });
     try {
       await read(check);
     } catch (fault) {
