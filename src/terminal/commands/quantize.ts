@@ -122,7 +122,6 @@ export const quantizeCommand: Command = {
       "quantize ./SmolLM2-135M --scheme W4A16 --group-size 64 --evaluate --output SmolLM2-int4",
       "int4 in groups of 64, with perplexity before and after",
     ],
-    ["quantize ./SmolLM2-135M --scheme NF4 --output SmolLM2-nf4", "4 bits for bitsandbytes"],
     [
       "quantize ./model --recipe recipe.yaml --metrics errors.csv --output out",
       "by a recipe, with the error of each weight in a table",
