@@ -1,7 +1,8 @@
 /**
  * A method decides what a weight becomes. Some choose codes for a scheme (rounding methods: RTN,
  * GPTQ, HQQ), some move scales between a weight and what makes its input before codes are chosen
- * (smoothing methods: AWQ, SmoothQuant). A recipe names a list of them, of which the last rounds.
+ * (smoothing methods: AWQ, SmoothQuant), some train codes and scales by what comes out of the block
+ * (tuning methods). A recipe names a list of them: those that smooth, one that rounds, one that tunes.
  * They read weights and statistics; they do no I/O and know no format. Implementations: methods/.
  */
 import type { Backend, Scope, Tensor } from "./backend.ts";
@@ -9,6 +10,7 @@ import type { Observer, Statistics } from "./observer.ts";
 import type { Option, OptionValues } from "./option.ts";
 import type { Reporter } from "./report.ts";
 import type { Quantized, Scheme } from "./scheme.ts";
+import type { Shape } from "./tensor.ts";
 
 interface MethodBase {
   readonly name: string;
@@ -141,5 +143,58 @@ export interface SmoothingMethod extends MethodBase {
   smooth(request: SmoothingRequest): Promise<SmoothingScales | undefined>;
 }
 
+/** How a block is trained. */
+export interface TuningSchedule {
+  readonly iterations: number;
+  /** Windows of one iteration. */
+  readonly batch: number;
+  /** How far the first step goes; steps shrink evenly to 0. */
+  readonly rate: number;
+}
+
+/** What training a slice of a weight takes. */
+export interface TrainingRequest {
+  /** f32[R, C]: what was rounded. */
+  readonly target: Tensor;
+  /** What it was rounded to. */
+  readonly quantized: Quantized;
+  /** What lasts until the block is packed belongs to it. */
+  readonly scope: Scope;
+}
+
+/**
+ * A slice of a weight in training; its `quantized` changes in place. Its rows may be multiplied
+ * before steps begin.
+ */
+export interface Trained {
+  readonly quantized: Quantized;
+  /** Steps begin; what they take is allocated in `scope`. */
+  begin(scope: Scope): TrainingSteps;
+}
+
+/** See {@linkcode Trained.begin}. */
+export interface TrainingSteps {
+  /** Change codes and scales by the gradient of the loss by the weight's values, f32[R, C]. */
+  step(gradient: Tensor, rate: number): void;
+  /** Remember codes and scales of now as the best. */
+  keep(): void;
+  /** Go back to the best. */
+  restore(): void;
+}
+
+/** Trains codes and scales of a block's weights by what comes out of the block. */
+export interface TuningMethod extends MethodBase {
+  readonly kind: "tuning";
+  /** @param windows What there is to train on. */
+  schedule(options: OptionValues, windows: number): TuningSchedule;
+  /**
+   * Bytes of the device for a weight [R, C]: from when it was rounded until its block is packed, and
+   * those that steps take, gradients and windows apart.
+   */
+  bytes(scheme: Scheme, shape: Shape): { readonly held: number; readonly steps: number };
+  /** Prepare to train what was rounded. */
+  open(request: TrainingRequest): Trained;
+}
+
 /** A way of quantizing, or a part of one. */
-export type Method = RoundingMethod | SmoothingMethod;
+export type Method = RoundingMethod | SmoothingMethod | TuningMethod;

@@ -16,9 +16,10 @@ import { type Budgets, fit, spilledBytes } from "./plan/fit.ts";
 import { planMemory } from "./plan/memory.ts";
 import { misfitOf } from "./plan/misfit.ts";
 import { evaluableModel, modelIfAny } from "./plan/model.ts";
-import { inputObserver, isCalibrated, propagates } from "./plan/needs.ts";
+import { inputObserver, isCalibrated, isTuned, propagates } from "./plan/needs.ts";
 import { type Decisions, type QuantizeDecision, quantizeTasks, toQuantize } from "./plan/tasks.ts";
 import type { Plan, WindowsRequest } from "./plan/planned.ts";
+import { checkTuning } from "./plan/tuning.ts";
 import { arrange, outputsOf, sliceTasks } from "./plan/units.ts";
 import { refuseUnusable } from "./plan/usable.ts";
 import { type Recipe, usesOutliers } from "./recipe.ts";
@@ -53,7 +54,11 @@ export function plan(
   const { model } = runnable;
   const { decisions, format, content, modelDType, warnings } = assign(recipe, source, runnable);
   const calibration = calibrationOf(decisions, given);
-  const propagate = propagates(recipe, toQuantize(decisions));
+  const quantizing = toQuantize(decisions);
+  const streams = { propagate: propagates(recipe, quantizing), tuned: quantizing.some(isTuned) };
+  if (model && calibration) {
+    checkTuning(model, { decisionOf: (name) => decisions.get(name), calibration });
+  }
   if (model && (asked || calibration)) {
     checkShapes(model, (name) => source.tensors.get(name)?.shape);
   }
@@ -72,9 +77,9 @@ export function plan(
       (windows.evaluation || windows.calibration
         ? TOKENIZER_BYTES * (source.files.get("tokenizer.json")?.size ?? 0)
         : 0);
-    const around = { device, places, format, model, windows, propagate, buffers };
+    const around = { device, places, format, model, windows, ...streams, buffers };
     return { units, windows, places, memory: planMemory(units, around) };
-  }, { device, model, windows: walks, propagate, budgets });
+  }, { device, model, windows: walks, ...streams, budgets });
   const quantized = quantizeTasks(units);
   const files = layoutFiles(units, recipe.maxShardSize);
   const loaders = format.loaders({ ...content, misfit: misfitOf(source, runnable) });
@@ -102,8 +107,8 @@ export function plan(
     memory,
     matrixPlaces: places,
     ...windows,
-    propagate,
-    spilledBytes: spilledBytes(model, windows, { propagate, device }),
+    ...streams,
+    spilledBytes: spilledBytes(model, windows, { ...streams, device }),
     loaders,
     warnings: [...warnings, ...warningOf(loaders, format, quantized)],
   };

@@ -45,6 +45,18 @@ export interface CalibrationFacts {
   readonly outputError?: number;
   /** Why the weight was rounded to nearest instead. */
   readonly fallback?: string;
+  /** How its block was trained; what stands above is as it was before that. */
+  readonly tuning?: TuningFacts;
+}
+
+/**
+ * What training a block has come to: mean squared errors of its output against the original
+ * model's, on windows that were not trained on.
+ */
+export interface TuningFacts {
+  readonly iterations: number;
+  readonly before: number;
+  readonly after: number;
 }
 
 /** One thing that happened in a run. */

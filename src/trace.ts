@@ -17,6 +17,7 @@ export const PHASES = [
   "solve",
   "scales",
   "round",
+  "tune",
   "measure",
   "pack",
   "write",
@@ -27,7 +28,7 @@ export const PHASES = [
 /**
  * `load` waiting for tensors and bringing them to the device · `walk` windows of the calibration on
  * their way, and being observed · `solve` factors and the targets of error propagation · `scales`
- * the search of AWQ and SmoothQuant · `round` codes · `measure` metrics · `pack` · `write` waiting
+ * the search of AWQ and SmoothQuant · `round` codes · `tune` blocks trained · `measure` metrics · `pack` · `write` waiting
  * for the disk · `evaluate` windows of the evaluation in both streams · `other` all the rest.
  */
 export type Phase = typeof PHASES[number];

@@ -453,6 +453,20 @@ const CALLS: Readonly<Record<string, Call>> = {
   scale_rows: { dims: { R, C }, scalars: { scale_dtype: 1 } },
   subtract: { dims: { N: 100_003 } },
   column_stats: { dims: { T, C, S: 3 } },
+  start_latents: { ...tiled, scalars: tiles, given: { scale: positive([TILES.A, TILES.B]) } },
+  step_latents: {
+    dims: { R, C, A: R, B: 11 },
+    scalars: {
+      bits: 4,
+      grid: 2,
+      tile_rows: 1,
+      tile_columns: 47,
+      scale_dtype: 1,
+      rate: 0.005,
+      scale_rate: 0.001,
+    },
+    given: { wide: positive([R, 11]) },
+  },
 };
 
 /** The order C − 1 … 0. */

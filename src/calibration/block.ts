@@ -8,7 +8,7 @@ import type { Backend, Scope, Tensor } from "../backend.ts";
 import { CheckpointError, quote } from "../errors.ts";
 import type { LoadedBlock } from "../forward/loaded_block.ts";
 import { Pace } from "../forward/pace.ts";
-import type { BlockTensors } from "../forward/walk.ts";
+import type { MatrixRows, TapeTensors } from "../forward/backward.ts";
 import type { BlockGraph, Stage } from "../graph/block_graph.ts";
 import type { Matrix } from "../graph/matrices.ts";
 import { residualEdge } from "../graph/residual.ts";
@@ -20,7 +20,9 @@ import { gram } from "../observers/gram.ts";
 import { addBias } from "../ops/mod.ts";
 import { type StageSmoothing, stageSmoothing } from "../plan/smoothing.ts";
 import type { QuantizeTask, TensorTask } from "../plan/tasks.ts";
+import { scheduleOf, type Tuning, tuningOf, windowsTogether } from "../plan/tuning.ts";
 import type { Reporter } from "../report.ts";
+import { schemeKind } from "../schemes/mod.ts";
 import type { Trace } from "../trace.ts";
 import { Group } from "./group.ts";
 import { CalibrationMeasure } from "./output_error.ts";
@@ -38,6 +40,7 @@ import {
   unscaled,
 } from "./quantized_weight.ts";
 import { moveScales, type Smoothable } from "./smoothing.ts";
+import { type TrainedSlice, tuneBlock } from "./tuning.ts";
 
 /** What quantizing a block takes. */
 export interface BlockContext {
@@ -76,7 +79,9 @@ export async function quantizeBlock(
   { last, ...context }: BlockContext & { readonly last: boolean },
 ): Promise<QuantizedBlock> {
   const work = new BlockWork(graph, context);
+  work.begin();
   for (const stage of graph.stages) await work.quantizeStage(stage);
+  await work.tune();
   if (!last) await work.finish();
   await work.tellFacts();
   return work;
@@ -102,13 +107,16 @@ interface Observed {
   readonly mover: TargetMover | undefined;
 }
 
-class BlockWork implements BlockTensors, Smoothable, QuantizedBlock {
+class BlockWork implements TapeTensors, Smoothable, QuantizedBlock {
   readonly weights = new Map<string, QuantizedWeight>();
   readonly vectors = new Map<string, Tensor>();
   readonly #graph: BlockGraph;
   readonly #context: BlockContext;
   readonly #tasks: ReadonlyMap<string, TensorTask>;
   readonly #pace: Pace;
+  /** By what the block is trained in the end, and the slices that are, by matrix. */
+  readonly #tuning: Tuning | undefined;
+  readonly #trained = new Map<string, TrainedSlice[]>();
   /** Read together at the end of the block. */
   readonly #untold: Untold[] = [];
   #inputFactor: Tensor | undefined;
@@ -118,6 +126,7 @@ class BlockWork implements BlockTensors, Smoothable, QuantizedBlock {
     this.#context = context;
     this.#pace = new Pace(context.backend);
     this.#tasks = new Map(context.tasks.map((task) => [task.name, task]));
+    this.#tuning = tuningOf(context.tasks);
   }
 
   /** A product of the quantized stream: from the codes, or as it was. */
@@ -127,6 +136,15 @@ class BlockWork implements BlockTensors, Smoothable, QuantizedBlock {
     const y = productOf(weight, x, scope);
     if (matrix.bias) scope.backend.run(addBias, { b: this.vector(matrix.bias), y });
     return y;
+  }
+
+  *rowsOf(matrix: Matrix): Iterable<MatrixRows> {
+    const weight = this.weights.get(matrix.name);
+    if (!weight) return yield* this.#context.original.rowsOf(matrix);
+    for (const { rows: { from }, quantized } of weight.slices) {
+      const { dequantize } = schemeKind(quantized.scheme);
+      yield { from, values: (scope) => dequantize(quantized, scope) };
+    }
   }
 
   vector(name: string): Tensor {
@@ -139,6 +157,11 @@ class BlockWork implements BlockTensors, Smoothable, QuantizedBlock {
 
   weight(name: string): QuantizedWeight {
     return this.weights.get(name)!;
+  }
+
+  /** Before the first stage. */
+  begin(): void {
+    if (this.#tuning) this.#context.calibration.hold(this.#graph);
   }
 
   /** Observe a stage's input, then quantize its linears. */
@@ -179,9 +202,40 @@ class BlockWork implements BlockTensors, Smoothable, QuantizedBlock {
     }
   }
 
-  /** The last stage's linears, after which windows stand at the next block. */
+  /** Train the block, if some method of its weights does. */
+  async tune(): Promise<void> {
+    if (!this.#tuning) return;
+    const { calibration, original, backend, signal, trace } = this.#context;
+    await this.tellFacts();
+    const graph = this.#graph;
+    const windows = await trace.time("walk", () => calibration.aim({ graph, original, signal }));
+    const schedule = scheduleOf(this.#tuning, windows.count);
+    const { stackTokens, length: { windowTokens: seqLen } } = calibration;
+    const tuning = await trace.time("tune", () =>
+      tuneBlock(graph, {
+        weights: this.#trained,
+        tensors: this,
+        windows,
+        schedule,
+        together: windowsTogether(schedule, { stackTokens, seqLen }),
+        backend,
+        count: (windows) => calibration.count(graph, windows),
+        signal,
+      }));
+    for (const name of this.#trained.keys()) {
+      const weight = this.weight(name);
+      weight.facts = { ...weight.facts, tuning };
+    }
+  }
+
+  /** The last stage's linears, or all of a block that was trained; then windows stand at the next. */
   async finish(): Promise<void> {
-    await this.#pass({});
+    if (!this.#tuning) return await this.#pass({});
+    using _ = this.#context.trace.begin("walk");
+    const { float, original, calibration, signal } = this.#context;
+    const quantized = float ? original : this;
+    await calibration.passTrained({ graph: this.#graph, quantized, signal });
+    this.#inputFactor = undefined;
   }
 
   async #pass(to: Pick<Pass, "to" | "observe">): Promise<void> {
@@ -350,6 +404,10 @@ class BlockWork implements BlockTensors, Smoothable, QuantizedBlock {
       const slice = { rows: { from, to }, quantized: { ...quantized, tensors } };
       slices.push(slice);
       if (loss) losses.push(loss);
+      const trained = group.chain.tuning?.open({ target: weight, quantized, scope });
+      if (trained) {
+        this.#trained.getOrInsertComputed(name, () => []).push({ rows: slice.rows, trained });
+      }
       if (!measure) continue;
       const moved = { scales: smoothed?.scales };
       await trace.time("measure", () =>

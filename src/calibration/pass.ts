@@ -7,7 +7,6 @@
 import type { Backend, Scope, Tensor } from "../backend.ts";
 import type { Model, State } from "../family.ts";
 import { embedWindows } from "../forward/embedding.ts";
-import { HiddenStates } from "../forward/hidden_states.ts";
 import { Pace } from "../forward/pace.ts";
 import type { SpillStore } from "../forward/spill_file.ts";
 import type { States } from "../forward/states.ts";
@@ -19,8 +18,11 @@ import { originalPlace, placeOf, stateWidths } from "../graph/stops.ts";
 import { type ResidualEdge, residualEdge } from "../graph/residual.ts";
 import type { ObserveOptions } from "../observer.ts";
 import { scaleColumns } from "../linalg/channels.ts";
+import type { Streams } from "../graph/stops.ts";
+import { type Keeping, KeptStates } from "./kept_states.ts";
+import { TrainingWindows } from "./training_windows.ts";
 import { requestOf } from "../plan/planned.ts";
-import { keepStacks, type KeptStacks, stackWindows } from "../plan/stacks.ts";
+import { keepStacks, stackWindows } from "../plan/stacks.ts";
 import { add, scaleCap } from "../ops/mod.ts";
 import type { TextFacts } from "../report.ts";
 import type { StepCounter } from "../report.ts";
@@ -73,11 +75,11 @@ export interface Look extends Pick<Pass, "graph" | "inputFactor" | "signal"> {
 }
 
 /** What a calibration is opened with. */
-export interface CalibrationOptions {
+export interface CalibrationOptions extends Streams {
+  /** Steps of windows on which blocks are trained, of all blocks. */
+  readonly trainingSteps?: number;
   readonly backend: Backend;
   readonly input: CalibrationInput;
-  /** Whether the original's hidden states walk along. */
-  readonly propagate: boolean;
   /** Counts a step whenever a window has gone one. */
   readonly counter: StepCounter;
 }
@@ -93,12 +95,16 @@ export class Calibration implements AsyncDisposable {
   readonly #held: Scope;
   readonly #tables: ModelTables;
   readonly #pace: Pace;
+  readonly #keeping: Keeping;
   readonly #quantized: KeptStates;
   readonly #original: KeptStates | undefined;
   /** The stage that windows stand at; none at the beginning of a block. */
   #at: Stage | undefined;
+  /** What the original block makes of each window, while the block is trained for it. */
+  #targets: KeptStates | undefined;
 
-  constructor(model: Model, { backend, input, propagate, counter }: CalibrationOptions) {
+  constructor(model: Model, options: CalibrationOptions) {
+    const { backend, input, propagate, tuned = false, trainingSteps = 0, counter } = options;
     this.#model = model;
     this.#backend = backend;
     this.#input = input;
@@ -108,15 +114,15 @@ export class Calibration implements AsyncDisposable {
     this.#pace = new Pace(backend);
     const [first] = input.windows;
     this.#tables = new ModelTables(model, { tokens: first!.length, scope: this.#held });
-    const perToken = stateWidths(model, { propagate }).kept;
+    const perToken = stateWidths(model, { propagate, tuned }).kept;
     const { spill } = input;
     const walk = requestOf({ ...input, seqLen: first!.length });
     // Of as many stacks as fit, everything is kept; of the others nothing.
-    const kept = { backend, spill, ...keepStacks(walk, perToken, { model, device: backend }) };
-    this.#quantized = new KeptStates(kept);
-    this.#original = propagate ? new KeptStates(kept) : undefined;
+    this.#keeping = { backend, spill, ...keepStacks(walk, perToken, { model, device: backend }) };
+    this.#quantized = new KeptStates(this.#keeping);
+    this.#original = propagate ? new KeptStates(this.#keeping) : undefined;
     const passes = graphsOf(model).reduce((sum, { stages }) => sum + stages.length + 1, 0);
-    counter.total += input.windows.length * passes;
+    counter.total += input.windows.length * passes + trainingSteps;
   }
 
   /** Tokens of all windows, and of each. */
@@ -124,6 +130,16 @@ export class Calibration implements AsyncDisposable {
     const { windows } = this.#input;
     const windowTokens = windows[0]!.length;
     return { tokens: windows.length * windowTokens, windowTokens };
+  }
+
+  /** Tokens of the largest stack of windows. */
+  get stackTokens(): number {
+    return this.#stacks[0]!.length;
+  }
+
+  /** Some windows were trained on. */
+  count({ block }: BlockGraph, windows: number): void {
+    this.#counter.count(block.name, windows);
   }
 
   /** Look up every window's tokens. */
@@ -141,6 +157,66 @@ export class Calibration implements AsyncDisposable {
       streams,
       tables: this.#tables,
     });
+  }
+
+  /** Keep the inputs of the block that windows stand before, until {@linkcode passTrained}. */
+  hold({ block }: BlockGraph): void {
+    this.#quantized.hold(block.input);
+  }
+
+  /**
+   * Bring the original's windows to the end of the block, where they are what it is trained for;
+   * without them, those that the original block makes of the quantized model's. Of these windows
+   * only the block's inputs are left.
+   */
+  async aim(
+    { graph, original, signal }: Pick<Pass, "graph" | "signal"> & {
+      readonly original: BlockTensors;
+    },
+  ): Promise<TrainingWindows> {
+    const { block: { input, output }, nodes } = graph;
+    const end = nodes.length;
+    const from = this.#original && this.#at ? originalPlace(graph, this.#at) : 0;
+    await this.#quantized.drop();
+    this.#at = undefined;
+    const source = this.#original ?? this.#quantized;
+    const targets = this.#original ?? new KeptStates(this.#keeping);
+    this.#targets = targets;
+    await targets.expect(graph, end);
+    for (const stack of this.#stacks.keys()) {
+      signal?.throwIfAborted();
+      using scope = this.#backend.scope();
+      const given = await source.load(stack, scope);
+      const forward = { scope, tensors: original, tables: this.#tables };
+      const states = walk(graph, { from, to: end }, { given, forward });
+      await targets.store(stack, { given, states, scope });
+      await this.#pace.keep();
+    }
+    return new TrainingWindows({
+      inputs: this.#quantized.get(input),
+      targets: targets.get(output),
+      tables: this.#tables,
+    });
+  }
+
+  /** Forget what a block was trained for, and send every window through it. */
+  async passTrained({ graph, quantized, signal }: Omit<Pass, "to" | "observe">): Promise<void> {
+    const end = graph.nodes.length;
+    if (this.#targets !== this.#original) await this.#targets?.[Symbol.asyncDispose]();
+    this.#targets = undefined;
+    this.#quantized.hold();
+    await this.#quantized.expect(graph, end);
+    for (const [stack, { length }] of this.#stacks.entries()) {
+      signal?.throwIfAborted();
+      using scope = this.#backend.scope();
+      const given = await this.#quantized.load(stack, scope);
+      const forward = { scope, tensors: quantized, tables: this.#tables };
+      const states = walk(graph, { from: 0, to: end }, { given, forward });
+      await this.#quantized.store(stack, { given, states, scope });
+      await this.#pace.keep();
+      this.#counter.count(graph.block.name, length / this.#tables.tokens);
+    }
+    for (const kept of [this.#quantized, this.#original]) await kept?.settle(graph, undefined);
   }
 
   /** Send every window from one stop to the next. */
@@ -221,6 +297,7 @@ export class Calibration implements AsyncDisposable {
     this.#held[Symbol.dispose]();
     await this.#quantized[Symbol.asyncDispose]();
     await this.#original?.[Symbol.asyncDispose]();
+    await this.#targets?.[Symbol.asyncDispose]();
   }
 }
 
@@ -276,87 +353,4 @@ function scaleInput(
 ): void {
   const x = given.get(input);
   if (x && inputFactor) given.set(input, scaleColumns(x, inputFactor, scope));
-}
-
-/** Where what is kept of windows goes. */
-interface Keeping extends KeptStacks {
-  readonly backend: Backend;
-  readonly spill: SpillStore | undefined;
-}
-
-/** What is kept of all windows in one stream, between two stops. */
-class KeptStates implements AsyncDisposable {
-  readonly #keeping: Keeping;
-  readonly #stores = new Map<State, HiddenStates>();
-  /** States to be kept at the stop that windows go to. */
-  #wanted: readonly State[] = [];
-
-  constructor(keeping: Keeping) {
-    this.#keeping = keeping;
-  }
-
-  /** A store of a state of `width` floats a token. */
-  async open(state: State, width: number): Promise<HiddenStates> {
-    const known = this.#stores.get(state);
-    if (known) return known;
-    const store = await HiddenStates.open({ ...this.#keeping, channels: width, dtype: "bf16" });
-    this.#stores.set(state, store);
-    return store;
-  }
-
-  /** Make room for what is to be kept at a place. */
-  async expect(graph: BlockGraph, place: number): Promise<void> {
-    this.#wanted = graph.resumption(place).states;
-    for (const state of this.#wanted) await this.open(state, graph.width(state));
-  }
-
-  /** A stack's states. */
-  async load(stack: number, scope: Scope): Promise<Map<State, Tensor>> {
-    const given = new Map<State, Tensor>();
-    for (const [state, store] of this.#stores) {
-      if (store.has(stack)) given.set(state, await store.get(stack, scope));
-    }
-    return given;
-  }
-
-  /** Keep what is wanted of a stack, unless it is what was given, and forget the rest. */
-  async store(
-    stack: number,
-    { given, states, scope }: {
-      readonly given: ReadonlyMap<State, Tensor>;
-      readonly states: States;
-      readonly scope: Scope;
-    },
-  ): Promise<void> {
-    for (const [state, store] of this.#stores) {
-      if (!this.#wanted.includes(state)) {
-        if (store.has(stack)) store.drop(stack);
-        continue;
-      }
-      const tensor = states.get(state);
-      if (tensor !== given.get(state)) await store.set(stack, tensor, scope);
-    }
-  }
-
-  /**
-   * Close stores of what is not kept any more; at the end of a block its output is the input of the
-   * next.
-   */
-  async settle(graph: BlockGraph, to: Stage | undefined): Promise<void> {
-    for (const [state, store] of this.#stores) {
-      if (this.#wanted.includes(state)) continue;
-      this.#stores.delete(state);
-      await store[Symbol.asyncDispose]();
-    }
-    const { input, output } = graph.block;
-    const last = this.#stores.get(output);
-    if (to || !last) return;
-    this.#stores.delete(output);
-    this.#stores.set(input, last);
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    for (const store of this.#stores.values()) await store[Symbol.asyncDispose]();
-    this.#stores.clear();
-  }
 }

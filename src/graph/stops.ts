@@ -51,43 +51,50 @@ export interface StateWidths {
   readonly between: number;
 }
 
-const known = new WeakMap<Model, Readonly<Record<"alone" | "paired", StateWidths>>>();
-
-/** How many states are kept of each token, by whether the original's walk along. */
-export function stateWidths(
-  model: Model,
-  { propagate }: { readonly propagate: boolean },
-): StateWidths {
-  let widths = known.get(model);
-  if (!widths) {
-    const of = (propagate: boolean) => {
-      const stops = graphsOf(model).map((graph) => widthsOf(graph, propagate));
-      return {
-        kept: Math.max(...stops.map(({ kept }) => kept)),
-        stores: Math.max(...stops.map(({ stores }) => stores)),
-        between: Math.max(...stops.map(({ between }) => between)),
-      };
-    };
-    widths = { alone: of(false), paired: of(true) };
-    known.set(model, widths);
-  }
-  return propagate ? widths.paired : widths.alone;
+/** What windows of a calibration take along. */
+export interface Streams {
+  /** Whether the original's hidden states walk along. */
+  readonly propagate: boolean;
+  /** Whether blocks are trained, for which their inputs are kept, and what they should make of them. */
+  readonly tuned?: boolean;
 }
 
-function widthsOf(graph: BlockGraph, propagate: boolean): StateWidths {
+const known = new WeakMap<Model, Map<string, StateWidths>>();
+
+/** How many states are kept of each token, by what windows take along. */
+export function stateWidths(model: Model, { propagate, tuned = false }: Streams): StateWidths {
+  const widths = known.getOrInsertComputed(model, () => new Map());
+  return widths.getOrInsertComputed(`${propagate} ${tuned}`, () => {
+    const stops = graphsOf(model).map((graph) => widthsOf(graph, { propagate, tuned }));
+    return {
+      kept: Math.max(...stops.map(({ kept }) => kept)),
+      stores: Math.max(...stops.map(({ stores }) => stores)),
+      between: Math.max(...stops.map(({ between }) => between)),
+    };
+  });
+}
+
+function widthsOf(graph: BlockGraph, { propagate, tuned }: Required<Streams>): StateWidths {
   const { input, output } = graph.block;
-  const start: Stop = { quantized: [input], original: [input] };
-  const stops = [start, ...[...graph.stages, undefined].map((stage) => stopAt(graph, stage))];
+  const start: Stop = { quantized: [input], original: propagate ? [input] : [] };
+  const onWay = [...graph.stages, ...tuned ? [] : [undefined]].map((stage): Stop => {
+    const { quantized, original } = stopAt(graph, stage);
+    return {
+      quantized: tuned ? [...new Set([input, ...quantized])] : quantized,
+      original: propagate ? original : [],
+    };
+  });
+  // Trained, windows go from a block's input to its end once more.
+  const end = (state: State): Stop => ({ quantized: [state], original: [output] });
+  const stops = [start, ...onWay, ...tuned ? [end(input), end(output)] : []];
   const width = (states: Iterable<State>) =>
     [...states].reduce((sum, state) => sum + graph.width(state === output ? input : state), 0);
   const both = (of: (stream: "quantized" | "original") => Iterable<State>) =>
-    width(of("quantized")) + (propagate ? width(of("original")) : 0);
+    width(of("quantized")) + width(of("original"));
   return {
     kept: Math.max(...stops.map((stop) => both((stream) => stop[stream]))),
     stores: Math.max(
-      ...stops.map(({ quantized, original }) =>
-        quantized.length + (propagate ? original.length : 0)
-      ),
+      ...stops.map(({ quantized, original }) => quantized.length + original.length),
     ),
     between: Math.max(
       ...stops.slice(1).map((stop, i) =>

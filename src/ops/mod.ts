@@ -62,6 +62,8 @@ import { scaleCapVjp } from "./scale_cap_vjp.ts";
 import { scaleParams } from "./scale_params.ts";
 import { scaleRows } from "./scale_rows.ts";
 import { searchParams } from "./search_params.ts";
+import { startLatents } from "./start_latents.ts";
+import { stepLatents } from "./step_latents.ts";
 import { subtract } from "./subtract.ts";
 import { tileRange } from "./tile_range.ts";
 import { unpackBits } from "./unpack_bits.ts";
@@ -127,6 +129,8 @@ export {
   scaleParams,
   scaleRows,
   searchParams,
+  startLatents,
+  stepLatents,
   subtract,
   tileRange,
   unpackBits,
@@ -198,4 +202,6 @@ export const OPS: readonly Op[] = [
   actVjp,
   gateVjp,
   scaleCapVjp,
+  startLatents,
+  stepLatents,
 ];

@@ -6,7 +6,7 @@
 import type { DeviceLimits, MatrixPlaces } from "../backend.ts";
 import { UnsupportedError } from "../errors.ts";
 import type { Model } from "../family.ts";
-import { stateWidths } from "../graph/stops.ts";
+import { stateWidths, type Streams } from "../graph/stops.ts";
 import { size, sizeToGive } from "../size.ts";
 import { type Surroundings, walkBytes } from "./memory.ts";
 import type { MemoryPlan } from "./planned.ts";
@@ -33,10 +33,10 @@ export interface Budgets {
 export function spilledBytes(
   model: Model | undefined,
   { evaluation, calibration }: Walks,
-  { propagate, device }: { readonly propagate: boolean; readonly device: DeviceLimits },
+  { device, ...streams }: Streams & { readonly device: DeviceLimits },
 ): number {
   if (!model) return 0;
-  const widths = stateWidths(model, { propagate });
+  const widths = stateWidths(model, streams);
   const both = 2 * model.hiddenSize;
   const spilled = (walk: WindowsRequest | undefined, perToken: number) =>
     walk ? spilledTokens(walk, perToken, { model, device }) : 0;

@@ -7,7 +7,7 @@ import type { Model } from "../family.ts";
 import type { Format } from "../format.ts";
 import { graphsOf } from "../graph/block_graph.ts";
 import { walkWidths } from "../graph/live.ts";
-import { stateWidths } from "../graph/stops.ts";
+import { stateWidths, type Streams } from "../graph/stops.ts";
 import {
   COPY_BYTES,
   LOGIT_BYTES,
@@ -35,11 +35,9 @@ import type { TensorTask, Unit } from "./tasks.ts";
 const BASE = { wasm: 275e6, webgpu: 335e6, reference: 275e6 } as const;
 
 /** What the memory of windows on their way depends on. */
-export interface Surroundings {
+export interface Surroundings extends Streams {
   readonly model: Model | undefined;
   readonly windows: Walks;
-  /** Whether the original's hidden states walk along in the calibration. */
-  readonly propagate: boolean;
 }
 
 /** Plan the memory of a run. */
@@ -200,11 +198,11 @@ export function activationsPerToken(model: Model): number {
 /** Bytes of hidden states kept in memory, and of those that wait there to go to disk together. */
 function statesInMemory(
   model: Model,
-  { windows: { evaluation, calibration }, propagate, device }: Surroundings & {
+  { windows: { evaluation, calibration }, device, ...streams }: Surroundings & {
     readonly device: DeviceLimits;
   },
 ): number {
-  const { kept, stores } = stateWidths(model, { propagate });
+  const { kept, stores } = stateWidths(model, streams);
   const held = (
     walk: WindowsRequest | undefined,
     { perToken, stores, halves }: { perToken: number; stores: number; halves: 0 | 0.5 },
@@ -228,11 +226,11 @@ function statesInMemory(
 /** Bytes of all hidden states as f32. */
 export function walkBytes(
   model: Model,
-  { windows: { evaluation, calibration }, propagate }: Surroundings,
+  { windows: { evaluation, calibration }, ...streams }: Surroundings,
 ): { readonly evaluation: number; readonly calibration: number } {
   const tokens = (walk: WindowsRequest | undefined) => walk ? walk.windows * walk.seqLen : 0;
   return {
     evaluation: 2 * tokens(evaluation) * model.hiddenSize * 4,
-    calibration: tokens(calibration) * stateWidths(model, { propagate }).kept * 4,
+    calibration: tokens(calibration) * stateWidths(model, streams).kept * 4,
   };
 }

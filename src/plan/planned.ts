@@ -100,6 +100,8 @@ export interface Plan extends Walks {
    * along.
    */
   readonly propagate: boolean;
+  /** Whether blocks are trained, for which windows' states at their begin and end are kept. */
+  readonly tuned: boolean;
   /** Bytes of hidden states on disk at once. */
   readonly spilledBytes: number;
   readonly loaders: readonly Verdict[];

@@ -43,6 +43,9 @@ export interface ReportWeight {
   readonly loss: number | null;
   readonly expected_loss: number | null;
   readonly loss_bound: number | null;
+  /** Of its block's output, on windows that were held out, before the block was trained and after. */
+  readonly block_error_before: number | null;
+  readonly block_error: number | null;
   readonly damping: number | null;
   readonly strength: number | null;
   /** The scale of activations that was fixed. */
@@ -183,6 +186,8 @@ function weightsOf({ units }: Plan, { tensors, distributions }: RunReport): Repo
       loss: facts?.loss ?? null,
       expected_loss: facts?.expectedLoss ?? null,
       loss_bound: facts?.lossBound ?? null,
+      block_error_before: facts?.tuning?.before ?? null,
+      block_error: facts?.tuning?.after ?? null,
       damping: facts?.damping ?? null,
       strength: facts?.strength ?? null,
       input_scale: facts?.inputScale ?? null,

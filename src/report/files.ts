@@ -79,6 +79,8 @@ export const CSV_COLUMNS: readonly string[] = [
     "loss",
     "expected_loss",
     "loss_bound",
+    "block_error_before",
+    "block_error",
     "damping",
     "strength",
     "input_scale",

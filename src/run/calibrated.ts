@@ -10,13 +10,15 @@ import { type BlockGraph, graphsOf } from "../graph/block_graph.ts";
 import type { Plan } from "../plan/planned.ts";
 import { stackedAs } from "../plan/stacks.ts";
 import type { TensorTask } from "../plan/tasks.ts";
+import { scheduleOf, tuningOf } from "../plan/tuning.ts";
 import type { Reporter, StepCounter } from "../report.ts";
+import { sum } from "../tensor.ts";
 import type { Context, RunOptions } from "./context.ts";
 import { keepPacked, type SliceWork, storeWeight, writePieces } from "./store.ts";
 
 /** The calibration of a plan that has one. */
 export function openCalibration(
-  { model, calibration: planned, propagate }: Plan,
+  { model, units, calibration: planned, propagate, tuned }: Plan,
   { backend, calibration: input, report = () => {} }: RunOptions,
   counter: StepCounter,
 ): Calibration | undefined {
@@ -29,7 +31,20 @@ export function openCalibration(
     );
   }
   warnOfFewTokens(model, input, report);
-  return new Calibration(model, { backend, input: stackedAs(input, planned), propagate, counter });
+  return new Calibration(model, {
+    backend,
+    input: stackedAs(input, planned),
+    propagate,
+    tuned,
+    trainingSteps: sum(units, ({ tasks }) => {
+      const tuning = tuningOf(tasks);
+      const { iterations, batch } = tuning
+        ? scheduleOf(tuning, planned.windows)
+        : { iterations: 0, batch: 0 };
+      return iterations * batch;
+    }),
+    counter,
+  });
 }
 
 /** A Gram matrix of fewer tokens than it has rows does not have full rank. */

@@ -74,6 +74,8 @@ export function tensorDocument(
     expectedLoss: calibration?.expectedLoss,
     lossBound: calibration?.lossBound,
     outputError: calibration?.outputError,
+    blockErrorBefore: calibration?.tuning?.before,
+    blockError: calibration?.tuning?.after,
   };
 }
 

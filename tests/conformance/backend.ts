@@ -18,6 +18,7 @@ import { hqqCases } from "./cases_hqq.ts";
 import { matmulCases } from "./cases_matmul.ts";
 import { memoryCases } from "./cases_memory.ts";
 import { modelCases } from "./cases_model.ts";
+import { latentsCases } from "./cases_latents.ts";
 import { polishCases } from "./cases_polish.ts";
 import { type Values, valuesOf } from "./given.ts";
 import { caseOf, Draw, DRAWING } from "./draw.ts";
@@ -32,6 +33,7 @@ const CASES: readonly Case[] = [
   ...modelCases,
   ...backwardCases,
   ...calibrationCases,
+  ...latentsCases,
   ...polishCases,
   ...hqqCases,
 ];

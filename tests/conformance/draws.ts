@@ -12,6 +12,7 @@ import { attentionVjpCase } from "./cases_backward.ts";
 import { gptqCase, gram, shuffled } from "./cases_calibration.ts";
 import { hqqCase, spiky } from "./cases_hqq.ts";
 import { levels } from "./cases_codebook.ts";
+import { startCase, stepCase } from "./cases_latents.ts";
 import { descendCase, refitCase } from "./cases_polish.ts";
 import { attentionVjpKv } from "../../src/ops/attention_vjp_kv.ts";
 import { attentionVjpQ } from "../../src/ops/attention_vjp_q.ts";
@@ -545,6 +546,16 @@ export const DRAWS: Readonly<Record<string, Row>> = {
       ...{ tiles, tile: draw.whole(0, tiles - 1), scale_dtype: draw.whole(0, 2) },
       ...{ damp: draw.pick(0, 0.02), slope: draw.pick(0.3, 15) },
     });
+  },
+  start_latents: (draw) => {
+    const { rows, columns, tile, seed } = blockOf(draw);
+    return startCase({ rows, columns, tile, seed });
+  },
+  step_latents: (draw) => {
+    const { rows, columns, tile, seed, bits, grid } = blockOf(draw);
+    const rates = { rate: draw.pick(0.005, 0.3), scale_rate: draw.pick(0, 0.001) };
+    const scale_dtype = draw.whole(0, 2);
+    return stepCase({ rows, columns, tile, seed, bits, grid, scale_dtype, ...rates });
   },
   row_dots: (draw) => {
     const [R = 0, C = 0] = draw.sizes(2, 40_000, { max: 5000 });

@@ -12,6 +12,7 @@ const SAYS: Readonly<Record<Phase, string>> = {
   solve: "factors, and targets of error propagation",
   scales: "searching scales to move",
   round: "choosing codes",
+  tune: "training codes and scales by what comes out of the block",
   measure: "errors and distributions, for this report",
   pack: "codes into files’ bytes",
   write: "waiting for the disk",

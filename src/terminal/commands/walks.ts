@@ -198,7 +198,7 @@ export async function inputsOf(
     ...(calibration && plan.calibration
       ? {
         calibration: await fitted(calibration, plan.calibration, {
-          floatsPerToken: stateWidths(model, recipe).kept,
+          floatsPerToken: stateWidths(model, plan).kept,
           others: memory.disk > 0,
         }),
       }

@@ -1,0 +1,26 @@
+// Weights in units of their scale, moved into the cells of their codes. One invocation an element.
+
+struct Args {
+  R: u32, C: u32, A: u32, B: u32,
+  tile_rows: u32, tile_columns: u32,
+}
+
+@group(0) @binding(0) var<storage, read> w: array<f32>; // f32[R, C]
+@group(0) @binding(1) var<storage, read> codes: array<u32>; // i8[R, C]
+@group(0) @binding(2) var<storage, read> scale: array<f32>; // f32[A, B]
+@group(0) @binding(3) var<storage, read> zero: array<u32>; // i8[A, B]
+@group(0) @binding(4) var<storage, read_write> u: array<f32>; // f32[R, C]
+@group(1) @binding(0) var<uniform> args: Args;
+
+@compute @workgroup_size(LANES)
+fn main(
+  @builtin(workgroup_id) group: vec3<u32>,
+  @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let i = flat_group(group, groups) * LANES + lane;
+  if i >= args.R * args.C { return; }
+  let tile = i / args.C / args.tile_rows * args.B + i % args.C / args.tile_columns;
+  let level = f32(i8_of(codes[i / 4u], i) - i8_of(zero[tile / 4u], tile));
+  u[i] = clamp(quotient(w[i], scale[tile]), level - 0.49, level + 0.49);
+}

@@ -1,0 +1,120 @@
+/**
+ * How blocks are trained: by which method, on which of the calibration's windows, how many of them at
+ * a time, and what the way back through a block keeps. Pure; the plan and the run ask alike.
+ */
+import type { Model } from "../family.ts";
+import { type BlockGraph, graphsOf } from "../graph/block_graph.ts";
+import { planTape, type TapePlan } from "../graph/tape.ts";
+import type { TuningMethod, TuningSchedule } from "../method.ts";
+import type { OptionValues } from "../option.ts";
+import { UnsupportedError } from "../errors.ts";
+import type { WindowsRequest } from "./planned.ts";
+import type { Decision, QuantizeDecision } from "./tasks.ts";
+
+/** One window of so many is not trained on, but judges what training has come to. */
+const HELD_OUT = 8;
+
+/**
+ * Bytes of a stack's states and gradients up to which none are computed anew on the way back.
+ */
+const TAPE_BYTES = 2 ** 30;
+
+/** By what a block is trained. */
+export interface Tuning {
+  readonly method: TuningMethod;
+  readonly options: OptionValues;
+}
+
+/** What trains some weights of a block; undefined where nothing does. */
+export function tuningOf(decisions: Iterable<Decision | undefined>): Tuning | undefined {
+  for (const decision of decisions) {
+    if (decision?.kind !== "quantize" || !decision.chain.tuning) continue;
+    return { method: decision.chain.tuning, options: decision.rule.options };
+  }
+  return undefined;
+}
+
+/** Windows by their use, by number. */
+export interface SplitWindows {
+  readonly training: readonly number[];
+  readonly heldOut: readonly number[];
+}
+
+/** Which windows a block is trained on, and which judge it. */
+export function splitWindows(count: number): SplitWindows {
+  const judges = Math.max(1, Math.floor(count / HELD_OUT));
+  const isHeldOut = (i: number) =>
+    Math.floor((i + 1) * judges / count) > Math.floor(i * judges / count);
+  const all = Array.from({ length: count }, (_, i) => i);
+  return {
+    training: all.filter((i) => !isHeldOut(i)),
+    heldOut: all.filter(isHeldOut),
+  };
+}
+
+/** How blocks are trained on so many windows. */
+export function scheduleOf({ method, options }: Tuning, windows: number): TuningSchedule {
+  return method.schedule(options, splitWindows(windows).training.length);
+}
+
+/** Windows that go through a block and back together: of one step, as many as walk together. */
+export function windowsTogether(
+  { batch }: TuningSchedule,
+  { stackTokens, seqLen }: { readonly stackTokens: number; readonly seqLen: number },
+): number {
+  return Math.max(1, Math.min(batch, Math.floor(stackTokens / seqLen)));
+}
+
+/** The way of a stack of windows through a block and back. */
+export function trainingTape(
+  graph: BlockGraph,
+  { tokens, seqLen }: { readonly tokens: number; readonly seqLen: number },
+): TapePlan {
+  return planTape(graph, { tokens, seqLen, inputGradient: false, budget: TAPE_BYTES });
+}
+
+/**
+ * @throws {UnsupportedError} weights of one block would be trained for different times, or there
+ * are too few windows to train on some and be judged by others.
+ */
+export function checkTuning(
+  model: Model,
+  { decisionOf, calibration }: {
+    /** By the name of a matrix. */
+    readonly decisionOf: (name: string) => Decision | undefined;
+    readonly calibration: WindowsRequest;
+  },
+): void {
+  for (const graph of graphsOf(model)) {
+    const tuned = graph.matrices.flatMap(({ name }): QuantizeDecision[] => {
+      const decision = decisionOf(name);
+      return decision?.kind === "quantize" && decision.chain.tuning ? [decision] : [];
+    });
+    const [first] = tuned;
+    if (!first) continue;
+    if (calibration.windows < 2) {
+      refuse(
+        first,
+        "it is trained on some windows and judged by others, and the calibration has one; " +
+          "give at least two (`numSamples`)",
+      );
+    }
+    const alike = (decision: QuantizeDecision) =>
+      JSON.stringify(scheduleOf(tuningOf([decision])!, calibration.windows));
+    const other = tuned.find((decision) => alike(decision) !== alike(first));
+    if (other) {
+      refuse(
+        first,
+        `it and "${other.name}" are trained together, as weights of one block, and their rules ` +
+          "have different `iterations`, `epochs`, `lr` or `batch-size`; give the same to both",
+      );
+    }
+  }
+}
+
+function refuse({ name, chain }: QuantizeDecision, reason: string): never {
+  throw new UnsupportedError(`Cannot quantize "${name}" by ${chain.name}: ${reason}.`, {
+    what: name,
+    reason,
+  });
+}
