@@ -1,4 +1,4 @@
-// Weights in units of their scale, moved into the cells of their codes. One invocation an element.
+// Where in the cells of their codes weights lie, in units of their scale. One invocation an element.
 
 struct Args {
   R: u32, C: u32, A: u32, B: u32,
@@ -22,5 +22,6 @@ fn main(
   if i >= args.R * args.C { return; }
   let tile = i / args.C / args.tile_rows * args.B + i % args.C / args.tile_columns;
   let level = f32(i8_of(codes[i / 4u], i) - i8_of(zero[tile / 4u], tile));
-  u[i] = clamp(quotient(w[i], scale[tile]), level - 0.49, level + 0.49);
+  let rest = quotient(w[i], scale[tile]) - level;
+  u[i] = level + sign(rest) * max(0.0, min(abs(rest), 0.98 - abs(rest)));
 }

@@ -87,6 +87,8 @@ export interface RoundingRemarks {
 /** Chooses codes. */
 export interface RoundingMethod extends MethodBase {
   readonly kind: "rounding";
+  /** Whether codes make up for each other's errors, so that they are not the nearest. */
+  readonly compensates?: true;
   /** Prepare to round the weights of linears that read one input. */
   open(request: RoundingRequest): Promise<Rounder> | Rounder;
 }
@@ -158,6 +160,8 @@ export interface TrainingRequest {
   readonly target: Tensor;
   /** What it was rounded to. */
   readonly quantized: Quantized;
+  /** See {@linkcode RoundingMethod.compensates}. */
+  readonly compensated: boolean;
   /** What lasts until the block is packed belongs to it. */
   readonly scope: Scope;
 }

@@ -27,6 +27,8 @@ const CHAINS: readonly Record<string, string | number | boolean>[] = [
   { scheme: "W4A16", "group-size": 32, method: "awq", "calibrate-on": "float" },
   { scheme: "W4A16", "group-size": 32, format: "gptq" },
   { scheme: "W4A16_ASYM", "group-size": 32, format: "awq" },
+  { scheme: "W4A16_ASYM", "group-size": 32, method: "awq+gptq+tune", iterations: 6, lr: 0.05 },
+  { scheme: "W3A16", method: "tune", "batch-size": 2, epochs: 2, propagate: false },
   { scheme: "NF4", method: "gptq" },
   { scheme: "FP8", method: "awq+gptq" },
   { scheme: "W8A8", method: "smoothquant+gptq", activations: "static" },

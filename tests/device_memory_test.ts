@@ -325,6 +325,14 @@ for (
     { options: { scheme: "W4A16", "group-size": 64 }, calibration: TEXT, evaluation: TEXT },
     { options: { scheme: "W4A16_ASYM", "group-size": 64, format: "awq" }, calibration: TEXT },
     { options: { scheme: "NF4", method: "gptq" }, calibration: TEXT },
+    {
+      options: { scheme: "W4A16", "group-size": 64, method: "gptq+tune", iterations: 2 },
+      calibration: walk(8, 512),
+    },
+    {
+      options: { scheme: "W8A8", method: "tune", iterations: 2, "batch-size": 1, propagate: false },
+      calibration: TEXT,
+    },
     { options: { scheme: "W8A8", method: "smoothquant+gptq" }, calibration: TEXT },
   ]
 ) {

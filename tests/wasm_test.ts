@@ -453,7 +453,11 @@ const CALLS: Readonly<Record<string, Call>> = {
   scale_rows: { dims: { R, C }, scalars: { scale_dtype: 1 } },
   subtract: { dims: { N: 100_003 } },
   column_stats: { dims: { T, C, S: 3 } },
-  start_latents: { ...tiled, scalars: tiles, given: { scale: positive([TILES.A, TILES.B]) } },
+  start_latents: {
+    ...tiled,
+    scalars: tiles,
+    given: { scale: positive([TILES.A, TILES.B]) },
+  },
   step_latents: {
     dims: { R, C, A: R, B: 11 },
     scalars: {

@@ -404,7 +404,9 @@ class BlockWork implements TapeTensors, Smoothable, QuantizedBlock {
       const slice = { rows: { from, to }, quantized: { ...quantized, tensors } };
       slices.push(slice);
       if (loss) losses.push(loss);
-      const trained = group.chain.tuning?.open({ target: weight, quantized, scope });
+      const { tuning, rounding } = group.chain;
+      const compensated = rounding.compensates === true;
+      const trained = tuning?.open({ target: weight, quantized, compensated, scope });
       if (trained) {
         this.#trained.getOrInsertComputed(name, () => []).push({ rows: slice.rows, trained });
       }

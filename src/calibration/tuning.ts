@@ -52,7 +52,7 @@ export interface TuningContext {
 export async function tuneBlock(graph: BlockGraph, context: TuningContext): Promise<TuningFacts> {
   const { windows, schedule: { iterations, batch, rate }, backend, signal, count } = context;
   using scope = backend.scope();
-  const training = new BlockTraining(graph, { ...context, scope });
+  using training = new BlockTraining(graph, { ...context, scope });
   const { training: use, heldOut } = splitWindows(windows.count);
   const before = await training.error(heldOut);
   let best = before;
@@ -81,7 +81,7 @@ interface Part {
   readonly steps: TrainingSteps;
 }
 
-class BlockTraining {
+class BlockTraining implements Disposable {
   readonly #graph: BlockGraph;
   readonly #context: TuningContext;
   readonly #tape: BlockTape;
@@ -115,6 +115,7 @@ class BlockTraining {
       const y = this.#tape.forward(x, scope);
       // Of the squared error, up to a factor that no sign depends on.
       const gradient = difference(y, target, scope);
+      scope.release(y)[Symbol.dispose]();
       const onLinear: OnLinear = (matrix, given) => this.#add(matrix.name, given, i > 0);
       this.#tape.backward(gradient, { scope, onLinear });
     }
@@ -144,6 +145,10 @@ class BlockTraining {
 
   keep(): void {
     for (const { steps } of this.#all()) steps.keep();
+  }
+
+  [Symbol.dispose](): void {
+    this.#tape[Symbol.dispose]();
   }
 
   restore(): void {

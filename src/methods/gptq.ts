@@ -30,6 +30,7 @@ const LADDER = [1, 2, 5, 10, 20, 50, 100];
 /** See the head of this file. */
 export const gptq: RoundingMethod = {
   kind: "rounding",
+  compensates: true,
   name: "gptq",
   options: [
     SCALE,

@@ -6,10 +6,15 @@
  * nothing, and altogether a latent travels half a code at most, so that those change their code for
  * which it pays over all windows.
  *
- * AutoRound adds an offset to w/s and begins in its middle. Here the latent is what is trained, and
- * begins where the weight lies in the cell of the code that was chosen before: at GPTQ's codes, not
- * at the nearest. With codes held, weights are linear in their scale, which has its gradient from
- * that and goes along, in smaller steps. Zero points stay.
+ * AutoRound adds an offset to w/s. Here the latent is what is trained, and begins where the weight
+ * lies in the cell of the code that was chosen before. With codes held, weights are linear in their
+ * scale, which has its gradient from that and goes along, in smaller steps. Zero points stay.
+ *
+ * GPTQ's codes make up for each other's errors, and where in its cell a weight lies says nothing of
+ * them: many lie at the edge or beyond it, and would change at once, each for the better if it were
+ * alone, together for the worse (on the sample model in 3 bits a block's error grew to the fourfold).
+ * So after GPTQ latents begin in the middle of their cells: unless `--lr` is larger, codes stay, and
+ * scales are trained.
  *
  * What is trained, on which windows, and which of the codes on the way are kept: see
  * calibration/tuning.ts.
@@ -91,12 +96,18 @@ export const tune: TuningMethod = {
     const tiles = scaleCount((scheme as IntScheme).strategy, shape);
     return { held: elementCount(shape) * 4, steps: elementCount(shape) + tiles * 3 * 4 };
   },
-  open({ target, quantized, scope }) {
+  open({ target, quantized, compensated, scope }) {
     const { codes, scale, zero } = quantized.tensors as IntTensors;
     const u = scope.alloc("f32", target.shape);
     const { strategy } = quantized.scheme as IntScheme;
     const tiles = tileScalars(strategy, target.shape);
-    scope.backend.run(startLatents, { w: target, codes, scale, zero, u }, tiles);
+    if (!compensated) {
+      scope.backend.run(startLatents, { w: target, codes, scale, zero, u }, tiles);
+    } else {
+      using scratch = scope.backend.scope();
+      const of = { codes, scale: onesAs(scale, scratch), zero };
+      scope.backend.run(dequantizeInt, { ...of, w: u }, tiles);
+    }
     return { quantized, begin: (scope) => new Steps(quantized, u, scope) };
   },
 };

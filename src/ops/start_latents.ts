@@ -1,14 +1,15 @@
 /** Where training of codes begins: latents, in units of the scale, of which codes are the nearest. */
 import wgsl from "../../shaders/start_latents.wgsl" with { type: "text" };
 import { defineOp, spread } from "../op.ts";
-import { checkTiles, clamp, tileOf } from "./grid.ts";
+import { checkTiles, tileOf } from "./grid.ts";
 
-/** How far inside its code's cell a latent begins: half a step less this. */
-export const CELL = 0.49;
+/** How far from the middle of its code's cell a latent begins at most; the cell ends at 0.5. */
+const REACH = 0.49;
 
 /**
- * u = w/s, moved into the cell of the code that was chosen for w: clamp(w/s, n − 0.49, n + 0.49)
- * for n = code − zero, so that rounded, u is n. Weights must be finite.
+ * u = n + d for the code n + zero that was chosen for w and what w/s lies beside it: d = w/s − n
+ * inside of the cell of n, and beyond it the nearer to 0 the farther it is, for where a code is not
+ * the nearest w says little. Rounded, u is n. Weights must be finite.
  */
 export const startLatents = defineOp({
   name: "start_latents",
@@ -24,7 +25,9 @@ export const startLatents = defineOp({
       for (let c = 0; c < C; c++) {
         const [at, tile] = [r * C + c, tileOf(r, c, dims, scalars)];
         const level = codes![at]! - zero![tile]!;
-        u![at] = clamp(Math.fround(w![at]! / scale![tile]!), level - CELL, level + CELL);
+        const rest = w![at]! / scale![tile]! - level;
+        const far = Math.abs(rest);
+        u![at] = level + Math.sign(rest) * Math.max(0, Math.min(far, 2 * REACH - far));
       }
     }
   },

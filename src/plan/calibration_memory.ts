@@ -13,12 +13,13 @@ import { DISK_PANEL_BYTES, type Place, placeOf } from "../linalg/panels.ts";
 import { gram } from "../observers/gram.ts";
 import { FACTOR_BLOCK } from "../ops/factor_block.ts";
 import { schemeKind } from "../schemes/mod.ts";
-import { byteLength, matrixShape, sum } from "../tensor.ts";
+import { byteLength, elementCount, matrixShape, sum } from "../tensor.ts";
 import { type Held, heldOf, larger, NOTHING, together } from "./held.ts";
 import { inputObserver, isCalibrated, observersOf } from "./needs.ts";
 import type { WindowsRequest } from "./planned.ts";
 import { stackTokens } from "./stacks.ts";
 import type { TensorTask, Unit } from "./tasks.ts";
+import { scheduleOf, trainingTape, tuningOf, windowsTogether } from "./tuning.ts";
 
 /** What calibrating the largest block holds at once, hidden states apart. */
 export function calibrationMemory(
@@ -32,10 +33,10 @@ export function calibrationMemory(
   },
 ): Held {
   const tokens = stackTokens(calibration, { model, device });
-  const all = calibration.windows * calibration.seqLen;
   const tasks = new Map(units.flatMap(({ tasks }) => tasks).map((task) => [task.name, task]));
   return graphsOf(model).reduce(
-    (most, graph) => larger(most, blockMemory(graph, { tasks, tokens, all, propagate, places })),
+    (most, graph) =>
+      larger(most, blockMemory(graph, { tasks, tokens, calibration, propagate, places })),
     NOTHING,
   );
 }
@@ -43,9 +44,9 @@ export function calibrationMemory(
 /** What the memory of a block under calibration depends on. */
 interface BlockSurroundings {
   readonly tasks: ReadonlyMap<string, TensorTask>;
-  /** Of one stack of windows, and of all. */
+  /** Of one stack of windows. */
   readonly tokens: number;
-  readonly all: number;
+  readonly calibration: WindowsRequest;
   readonly propagate: boolean;
   readonly places: MatrixPlaces | undefined;
 }
@@ -60,9 +61,45 @@ function blockMemory(graph: BlockGraph, how: BlockSurroundings): Held {
     if (task.kind !== "quantize") continue;
     device += schemeKind(task.scheme).codeBytes(task.scheme, rows, columns);
     host += 2 * sum(task.outputs, byteLength);
+    device += task.chain.tuning?.bytes(task.scheme, [rows, columns]).held ?? 0;
   }
-  const stages = graph.stages.map((stage) => stageMemory(graph, stage, how));
-  return together(heldOf(device, host), stages.reduce(larger, NOTHING));
+  const steps = [
+    ...graph.stages.map((stage) => stageMemory(graph, stage, how)),
+    trainingMemory(graph, how),
+  ];
+  return together(heldOf(device, host), steps.reduce(larger, NOTHING));
+}
+
+/** A block in training, or on the way of all windows through it before and after. */
+function trainingMemory(
+  graph: BlockGraph,
+  { tasks, tokens, calibration: { windows, seqLen } }: BlockSurroundings,
+): Held {
+  const own = graph.matrices.map(({ name }) => tasks.get(name));
+  const tuning = tuningOf(own);
+  if (!tuning) return NOTHING;
+  const quantized = own.flatMap((task) => task?.kind === "quantize" ? [task] : []);
+  const product = (tokens: number) =>
+    Math.max(
+      ...quantized.map(({ scheme, weight: { shape } }) =>
+        schemeKind(scheme).linearBytes(scheme, matrixShape(shape), tokens)
+      ),
+    );
+  const together = windowsTogether(scheduleOf(tuning, windows), { stackTokens: tokens, seqLen });
+  const some = together * seqLen;
+  const { input, output } = graph.block;
+  const trained = quantized.flatMap(({ scheme, weight: { shape }, chain }) =>
+    chain.tuning
+      ? [{ elements: elementCount(shape), steps: chain.tuning.bytes(scheme, shape).steps }]
+      : []
+  );
+  const gradients = sum(trained, ({ elements, steps }) => elements * 4 + steps);
+  // Input, target and error; in the end, levels of one weight.
+  const batch = some * 4 * (graph.width(input) + 2 * graph.width(output));
+  const way = trainingTape(graph, { tokens: some, seqLen }).bytes + product(some) + batch;
+  const levels = Math.max(...trained.map(({ elements }) => elements * 4));
+  const walking = walkWidths(graph, { from: 0, to: graph.nodes.length }).most * tokens * 4;
+  return heldOf(Math.max(gradients + Math.max(way, levels), walking + product(tokens)));
 }
 
 /**
@@ -74,8 +111,9 @@ const SLICE_COPIES = { usual: 5, refit: 8 };
 function stageMemory(
   graph: BlockGraph,
   stage: Stage,
-  { tasks, tokens, all, propagate, places }: BlockSurroundings,
+  { tasks, tokens, calibration, propagate, places }: BlockSurroundings,
 ): Held {
+  const all = calibration.windows * calibration.seqLen;
   const { channels, matrices } = stage;
   const quantized = matrices.flatMap(({ name }) => {
     const task = tasks.get(name);

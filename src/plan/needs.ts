@@ -47,7 +47,6 @@ export function propagates(
   { propagate }: Pick<Recipe, "propagate">,
   choices: readonly Choice[],
 ): boolean {
-  return propagate && choices.some((choice) =>
-    isTuned(choice) || observersOf(choice).includes(gram)
-  );
+  return propagate &&
+    choices.some((choice) => isTuned(choice) || observersOf(choice).includes(gram));
 }

@@ -8,7 +8,11 @@ import { blank, floats, gaussian, normal, whole } from "./given.ts";
 import { type Case, type Judge, U, within } from "./judge.ts";
 
 /** A quotient may be an ulp off where its product was lost; bounds are within an ulp. */
-const near = within(({ want }) => Float64Array.from(want.u!, (u) => 4 * U * (1 + Math.abs(u))));
+const near = within(({ before: { w, scale }, want }) => {
+  // A quotient may be far larger than what is left of it.
+  const least = Array.from(scale!, Math.abs).reduce((a, b) => Math.min(a, b), Infinity);
+  return Float64Array.from(want.u!, (u, i) => 8 * U * (1 + Math.abs(u) + Math.abs(w![i]!) / least));
+});
 
 export interface LatentsShape {
   readonly rows: number;

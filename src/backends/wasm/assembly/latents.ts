@@ -2,7 +2,7 @@
 import { claim, dim, rowsPerItem, scalarF, scalarU, tensor } from "./call";
 import { roundScale, smallestScale } from "./quantize";
 
-/** Weights in units of their scale, moved into the cells of their codes. */
+/** Where in the cells of their codes weights lie, in units of their scale. */
 export function start_latents(thread: i32): void {
   const w = tensor(0), codes = tensor(1), scale = tensor(2), zero = tensor(3), u = tensor(4);
   const R = dim(0), C = dim(1), B = dim(3), tileRows = scalarU(0), tileColumns = scalarU(1),
@@ -13,8 +13,9 @@ export function start_latents(thread: i32): void {
         const s = load<f32>(scale + (<usize>tile << 2)), z = <i32>load<i8>(zero + <usize>tile);
         for (let c = first, end = min(C, first + tileColumns); c < end; c++) {
           const at = <usize>(<u32>r * <u32>C + <u32>c), level = <f32>(<i32>load<i8>(codes + at) - z);
-          const value = load<f32>(w + (at << 2)) / s;
-          store<f32>(u + (at << 2), min<f32>(max<f32>(value, level - 0.49), level + 0.49));
+          const rest = load<f32>(w + (at << 2)) / s - level, far = abs<f32>(rest);
+          const apart = max<f32>(0, min<f32>(far, 0.98 - far));
+          store<f32>(u + (at << 2), level + copysign<f32>(apart, rest));
         }
       }
     }

@@ -1,0 +1,220 @@
+/**
+ * Training of blocks: its gradients are those of the weights that codes and scales make, it never
+ * ends worse than it began, and it is worth its time.
+ */
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { openWasm } from "../src/backends/wasm/mod.ts";
+import { stepLatents } from "../src/ops/step_latents.ts";
+import { codeRange } from "../src/ops/grid.ts";
+import { roundHalfEven } from "../src/number.ts";
+import { plan } from "../src/plan.ts";
+import { splitWindows } from "../src/plan/tuning.ts";
+import { parseRecipe, recipeFromOptions } from "../src/recipe.ts";
+import { openCheckpoint } from "../src/sources/checkpoint.ts";
+import { SAMPLE_MODEL } from "../src/sources/sample.ts";
+import { prepareCalibration, prepareWindows } from "../src/windows.ts";
+import { gaussian } from "./conformance/given.ts";
+import { folder, quantize, tinyWindows } from "./run_given.ts";
+import { livelyNorms, makeCheckpoint, TINY_CONFIG, tinyTensors } from "./tiny.ts";
+
+Deno.test("a step goes against what differences say of the squared error of a product", () => {
+  const [R, C, T, group, bits] = [3, 12, 7, 4, 3];
+  const [x, target] = [gaussian(T * C, 1), gaussian(T * R, 2)];
+  const { low, high } = codeRange({ bits, grid: 2 });
+  const zero = Int8Array.from({ length: R * C / group }, (_, i) => i % 4 - 2);
+  const u = Float32Array.from(gaussian(R * C, 3), (value) => value * 1.5);
+  const scale = Float32Array.from(gaussian(R * C / group, 4), (value) => 0.2 + Math.abs(value));
+  const codes = Int8Array.from(u, (value, i) => {
+    const code = roundHalfEven(value) + zero[Math.floor(i / group)]!;
+    return Math.min(Math.max(code, low), high);
+  });
+  const level = (i: number) => codes[i]! - zero[Math.floor(i / group)]!;
+  /** The gradient by y, and the squared error, where weights are s·(n + d). */
+  const errorsOf = (scales: ArrayLike<number>, apart: ArrayLike<number>) => {
+    const y = new Float64Array(T * R);
+    for (let t = 0; t < T; t++) {
+      for (let r = 0; r < R; r++) {
+        for (let c = 0; c < C; c++) {
+          const i = r * C + c;
+          const w = scales[Math.floor(i / group)]! * (level(i) + apart[i]!);
+          y[t * R + r]! += x[t * C + c]! * w;
+        }
+        y[t * R + r]! -= target[t * R + r]!;
+      }
+    }
+    return { y, loss: y.reduce((sum, e) => sum + e * e / 2, 0) };
+  };
+  const none = new Float64Array(R * C);
+  const { y } = errorsOf(scale, none);
+  const g = Float32Array.from({ length: R * C }, (_, i) => {
+    const [r, c] = [Math.floor(i / C), i % C];
+    return Array.from({ length: T }, (_, t) => y[t * R + r]! * x[t * C + c]!)
+      .reduce((sum, term) => sum + term);
+  });
+  const differences = (values: Float64Array, lossOf: () => number) =>
+    values.map((before, i) => {
+      const [more, less] = [1e-4, -1e-4].map((step) => {
+        values[i] = before + step;
+        return lossOf();
+      }) as [number, number];
+      values[i] = before;
+      return (more - less) / 2e-4;
+    });
+  const scales = Float64Array.from(scale);
+  const byScale = differences(scales, () => errorsOf(scales, none).loss);
+  // The straight-through estimator: rounding is as if it were not there.
+  const apart = none.slice();
+  const byLatent = differences(apart, () => errorsOf(scale, apart).loss);
+  const after = { u: u.slice(), wide: scale.slice(), scale: scale.slice() };
+  const scalars = { bits, grid: 2, tile_rows: 1, tile_columns: group, scale_dtype: 0 };
+  stepLatents.reference(
+    { g, codes, zero, ...after },
+    { R, C, A: R, B: C / group },
+    { ...scalars, rate: 0.01, scale_rate: 0.001 },
+  );
+  byScale.forEach((slope, i) => {
+    const sum = Array.from({ length: group }, (_, k) => g[i * group + k]! * level(i * group + k))
+      .reduce((sum, term) => sum + term);
+    assert.ok(Math.abs(sum - slope) < 1e-4 * (1 + Math.abs(slope)), `${sum}, not ${slope}`);
+    const share = -Math.sign(slope) * 0.001;
+    assert.ok(Math.abs(after.scale[i]! / scale[i]! - 1 - share) < 1e-6, `scale ${i}`);
+  });
+  byLatent.forEach((slope, i) => {
+    const own = g[i]! * scale[Math.floor(i / group)]!;
+    assert.ok(Math.abs(own - slope) < 1e-4 * (1 + Math.abs(slope)), `${own}, not ${slope}`);
+    const z = zero[Math.floor(i / group)]!;
+    const moved = u[i]! - 0.01 * Math.sign(slope);
+    const want = Math.min(Math.max(moved, low - z - 0.5), high - z + 0.5);
+    assert.ok(Math.abs(after.u[i]! - want) < 1e-6, `latent ${i}`);
+  });
+});
+
+Deno.test("windows are trained on or judge, each of them, one in eight and at least one", () => {
+  for (const [count, judges] of [[2, 1], [7, 1], [16, 2], [128, 16], [130, 16]] as const) {
+    const { training, heldOut } = splitWindows(count);
+    assert.equal(heldOut.length, judges);
+    const all = [...training, ...heldOut].sort((a, b) => a - b);
+    assert.deepEqual(all, Array.from({ length: count }, (_, i) => i));
+  }
+});
+
+const CALIBRATION = { windows: tinyWindows(6, 40), stateBudget: 1e7 };
+
+function tiny(): Promise<string> {
+  return makeCheckpoint(tinyTensors("bf16"), { config: TINY_CONFIG, change: livelyNorms("bf16") });
+}
+
+for (
+  const given of [
+    { scheme: "W4A16_ASYM", "group-size": 32, method: "awq+gptq" },
+    { scheme: "W2A16", "group-size": 16, method: "gptq", propagate: false },
+    { scheme: "W3A16", "group-size": 64, method: "rtn", "calibrate-on": "float" },
+    { scheme: "W8A8", method: "smoothquant+gptq", activations: "static" },
+  ]
+) {
+  const { method, ...options } = given;
+  Deno.test(`a block that is trained begins at what ${method} gave in ${options.scheme}, and never ends worse`, async () => {
+    await using into = await folder();
+    await using backend = await openWasm({ threads: 2 });
+    const model = await tiny();
+    const how = { backend, into: into.path, calibration: CALIBRATION };
+    const chain = `${method}+tune`;
+    const still = { ...options, method: chain, iterations: 2, lr: 0 };
+    const { out, report } = await quantize(model, still, how);
+    const plain = await quantize(model, { ...options, method }, how);
+    const weights = (folder: string) => Deno.readFile(join(folder, "model.safetensors"));
+    assert.deepEqual(await weights(out), await weights(plain.out));
+    for (const { calibration } of report.tensors) {
+      const { before, after, iterations } = calibration!.tuning!;
+      assert.ok(before > 0 && after === before && iterations === 2);
+    }
+    let better = 0;
+    for (const lr of [0.005, 0.03, 1]) {
+      const moving = { ...options, method: chain, iterations: 20, "batch-size": 3, lr };
+      const { report, events } = await quantize(model, moving, how);
+      for (const { calibration } of report.tensors) {
+        const { before, after } = calibration!.tuning!;
+        assert.ok(after <= before, `${before} → ${after}`);
+        if (after < before) better++;
+      }
+      const steps = events.flatMap((event) => event.type === "advanced" ? [event] : []);
+      assert.ok(steps.every(({ done, total }) => done <= total), "steps that were not counted");
+    }
+    // Where GPTQ leaves little at 4 bits and more, there is next to nothing to gain.
+    assert.ok(better > 0 || /^W[48]/.test(options.scheme), "no block has become better");
+    await Deno.remove(model, { recursive: true });
+  });
+}
+
+Deno.test("training with states on disk, and with fewer windows at a time, ends no worse either", async () => {
+  await using into = await folder();
+  await using backend = await openWasm({ threads: 2 });
+  const model = await tiny();
+  const options = { scheme: "W3A16", "group-size": 32, method: "gptq+tune", iterations: 8 };
+  const { disk } = await import("../src/io/disk.ts");
+  const spill = { disk, folder: into.path };
+  const calibration = { ...CALIBRATION, stateBudget: 40 * 64 * 4 * 3, spill };
+  const { report } = await quantize(model, options, { backend, into: into.path, calibration });
+  for (const { calibration } of report.tensors) {
+    const { before, after } = calibration!.tuning!;
+    assert.ok(after <= before && after > 0);
+  }
+  await Deno.remove(model, { recursive: true });
+});
+
+Deno.test("training lowers what rounding to nearest loses of the sample model in W3A16_ASYM", async () => {
+  await using into = await folder();
+  await using backend = await openWasm();
+  await using source = await openCheckpoint(SAMPLE_MODEL);
+  const given = {
+    backend,
+    into: into.path,
+    calibration: await prepareCalibration(source, { seqLen: 128, numSamples: 16 }),
+    evaluation: await prepareWindows(source, { seqLen: 256, numSamples: 4 }),
+  };
+  const lost: number[] = [];
+  for (const options of [{ method: "rtn" }, { method: "tune", iterations: 30, lr: 0.015 }]) {
+    const all = { scheme: "W3A16_ASYM", "group-size": 64, "batch-size": 6, ...options };
+    const { "batch-size": batch, ...others } = all;
+    const asked = options.method === "rtn" ? others : { ...others, "batch-size": batch };
+    const { report } = await quantize(SAMPLE_MODEL.pathname, asked, given);
+    lost.push(report.scores.divergence!.mean!);
+  }
+  const [rounded, trained] = lost as [number, number];
+  assert.ok(trained < 0.8 * rounded, lost.join(" → "));
+});
+
+Deno.test("what cannot be trained is refused while planning", async () => {
+  const model = await tiny();
+  await using source = await openCheckpoint(model);
+  await using device = await openWasm({ threads: 1 });
+  const planFor = (recipe: ReturnType<typeof recipeFromOptions>, windows = 4) =>
+    plan(recipe, source, { device, calibration: { seqLen: 40, windows, stateBudget: 1e7 } });
+  const refusals: readonly (readonly [() => unknown, RegExp])[] = [
+    [
+      () => planFor(recipeFromOptions({ scheme: "NF4", method: "gptq+tune" })),
+      /tune trains codes of int, not of nf4\.$/,
+    ],
+    [
+      () => planFor(recipeFromOptions({ method: "tune", iterations: 5, epochs: 1 })),
+      /`iterations` and `epochs` both say how long to train; give one of them\.$/,
+    ],
+    [
+      () => planFor(recipeFromOptions({ "group-size": 32, method: "tune" }), 1),
+      /^Cannot quantize ".*" by rtn\+tune: it is trained on some windows and judged by others, .* at least two \(`numSamples`\)\.$/,
+    ],
+    [
+      () =>
+        planFor(parseRecipe(
+          'scheme: W4A16\ngroup_size: 32\nmethod: tune\nrules: [{ match: "re:.*down_proj", group_size: 32, method: tune, lr: 0.1 }]',
+          "recipe.yaml",
+        )),
+      /are trained together, as weights of one block, .* give the same to both\.$/,
+    ],
+    [() => recipeFromOptions({ method: "tune+gptq" }), /so nothing can follow it\.$/],
+  ];
+  for (const [act, message] of refusals) assert.throws(act, { message });
+  assert.equal(planFor(recipeFromOptions({ "group-size": 32, method: "tune" })).tuned, true);
+  await Deno.remove(model, { recursive: true });
+});
