@@ -1,4 +1,5 @@
-// Where in the cells of their codes weights lie, in units of their scale. One invocation an element.
+// Where in the cells of their codes weights lie, in units of their scale. One invocation an
+// element.
 
 struct Args {
   R: u32, C: u32, A: u32, B: u32,

@@ -2,7 +2,8 @@
  * A method decides what a weight becomes. Some choose codes for a scheme (rounding methods: RTN,
  * GPTQ, HQQ), some move scales between a weight and what makes its input before codes are chosen
  * (smoothing methods: AWQ, SmoothQuant), some train codes and scales by what comes out of the block
- * (tuning methods). A recipe names a list of them: those that smooth, one that rounds, one that tunes.
+ * (tuning methods). A recipe names a list of them: those that smooth, one that rounds, one that
+ * tunes.
  * They read weights and statistics; they do no I/O and know no format. Implementations: methods/.
  */
 import type { Backend, Scope, Tensor } from "./backend.ts";
@@ -192,8 +193,8 @@ export interface TuningMethod extends MethodBase {
   /** @param windows What there is to train on. */
   schedule(options: OptionValues, windows: number): TuningSchedule;
   /**
-   * Bytes of the device for a weight [R, C]: from when it was rounded until its block is packed, and
-   * those that steps take, gradients and windows apart.
+   * Bytes of the device for a weight [R, C]: from when it was rounded until its block is packed,
+   * and those that steps take, gradients and windows apart.
    */
   bytes(scheme: Scheme, shape: Shape): { readonly held: number; readonly steps: number };
   /** Prepare to train what was rounded. */

@@ -228,7 +228,7 @@ class BlockWork implements TapeTensors, Smoothable, QuantizedBlock {
     }
   }
 
-  /** The last stage's linears, or all of a block that was trained; then windows stand at the next. */
+  /** The last stage, or all of a block that was trained; then windows stand at the next. */
   async finish(): Promise<void> {
     if (!this.#tuning) return await this.#pass({});
     using _ = this.#context.trace.begin("walk");

@@ -55,7 +55,7 @@ export interface StateWidths {
 export interface Streams {
   /** Whether the original's hidden states walk along. */
   readonly propagate: boolean;
-  /** Whether blocks are trained, for which their inputs are kept, and what they should make of them. */
+  /** Whether blocks are trained, for which their inputs are kept, and what they are to make. */
   readonly tuned?: boolean;
 }
 

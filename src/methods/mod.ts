@@ -12,8 +12,8 @@ import { tune } from "./tune.ts";
 export const METHODS: readonly Method[] = [rtn, hqq, gptq, awq, smoothquant, tune];
 
 /**
- * A list of methods that were checked to fit together: smoothing methods, then one that rounds, then
- * perhaps one that tunes.
+ * A list of methods that were checked to fit together: smoothing methods, then one that rounds,
+ * then perhaps one that tunes.
  */
 export interface Chain {
   /** `awq+gptq` */

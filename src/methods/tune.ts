@@ -1,10 +1,10 @@
 /**
  * Training of codes and scales with quantization in the loop (as in AutoRound, Cheng et al., arXiv
  * 2309.05516): a block's weights are what their codes stand for on the way forward; on the way back
- * rounding counts as if it were not there (the straight-through estimator), and each weight's latent,
- * of which its code is the nearest, goes a step against the sign of its gradient. Steps shrink to
- * nothing, and altogether a latent travels half a code at most, so that those change their code for
- * which it pays over all windows.
+ * rounding counts as if it were not there (the straight-through estimator), and each weight's
+ * latent, of which its code is the nearest, goes a step against the sign of its gradient. Steps
+ * shrink to nothing, and altogether a latent travels half a code at most, so that those change
+ * their code for which it pays over all windows.
  *
  * AutoRound adds an offset to w/s. Here the latent is what is trained, and begins where the weight
  * lies in the cell of the code that was chosen before. With codes held, weights are linear in their

@@ -1,4 +1,4 @@
-/** Where training of codes begins: latents, in units of the scale, of which codes are the nearest. */
+/** Where training begins: latents, of which codes are the nearest, in units of the scale. */
 import wgsl from "../../shaders/start_latents.wgsl" with { type: "text" };
 import { defineOp, spread } from "../op.ts";
 import { checkTiles, tileOf } from "./grid.ts";

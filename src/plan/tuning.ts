@@ -1,6 +1,6 @@
 /**
- * How blocks are trained: by which method, on which of the calibration's windows, how many of them at
- * a time, and what the way back through a block keeps. Pure; the plan and the run ask alike.
+ * How blocks are trained: by which method, on which of the calibration's windows, how many of them
+ * at a time, and what the way back through a block keeps. Pure; the plan and the run ask alike.
  */
 import type { Model } from "../family.ts";
 import { type BlockGraph, graphsOf } from "../graph/block_graph.ts";

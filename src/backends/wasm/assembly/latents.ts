@@ -12,7 +12,8 @@ export function start_latents(thread: i32): void {
       for (let first: i32 = 0, tile = r / tileRows * B; first < C; first += tileColumns, tile++) {
         const s = load<f32>(scale + (<usize>tile << 2)), z = <i32>load<i8>(zero + <usize>tile);
         for (let c = first, end = min(C, first + tileColumns); c < end; c++) {
-          const at = <usize>(<u32>r * <u32>C + <u32>c), level = <f32>(<i32>load<i8>(codes + at) - z);
+          const at = <usize>(<u32>r * <u32>C + <u32>c);
+          const level = <f32>(<i32>load<i8>(codes + at) - z);
           const rest = load<f32>(w + (at << 2)) / s - level, far = abs<f32>(rest);
           const apart = max<f32>(0, min<f32>(far, 0.98 - far));
           store<f32>(u + (at << 2), level + copysign<f32>(apart, rest));
@@ -33,7 +34,8 @@ export function step_latents(thread: i32): void {
     scale = tensor(5);
   const R = dim(0), C = dim(1), B = dim(3), bits = scalarU(0), grid = scalarU(1),
     tileColumns = scalarU(3), type = scalarU(4);
-  const rate = scalarF(5), scaleRate = scalarF(6), half: i32 = 1 << (bits - 1), step = rowsPerItem(C);
+  const rate = scalarF(5), scaleRate = scalarF(6), half: i32 = 1 << (bits - 1);
+  const step = rowsPerItem(C);
   const low: f32 = (grid == 1 ? <f32>0.5 : <f32>-0.5) - <f32>half, high: f32 = <f32>half - 0.5;
   for (let from = claim() * step; from < R; from = claim() * step) {
     for (let r = from, last = min(R, from + step); r < last; r++) {
