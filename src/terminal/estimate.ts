@@ -83,8 +83,8 @@ export class Estimate {
   }
 
   /**
-   * Seconds left, as far as is known: nothing is once no step was counted for as long as all were to
-   * take.
+   * Seconds left, as far as is known; undefined, too, once no step was counted for as long as all
+   * that were left should have taken.
    */
   get left(): number | undefined {
     const weights = this.#weights.left();
