@@ -49,6 +49,8 @@ export interface RoundingRequest {
   /** What the rounder keeps on the device belongs to it. */
   readonly scope: Scope;
   readonly report: Reporter;
+  /** Ends what takes long, the rounding too, when it is aborted. */
+  readonly signal?: AbortSignal | undefined;
   /** Do not wait to hear whether what a rounder rounds by is {@linkcode Rounder.sound}. */
   readonly unchecked?: boolean;
 }
@@ -101,7 +103,7 @@ export interface SmoothableWeight {
   readonly rows: number;
   readonly scheme: Scheme;
   /** Rows of the weight that will be rounded, f32[ids.length, C] in `scope`. */
-  take(ids: Uint32Array<ArrayBuffer>, scope: Scope): Tensor;
+  take(ids: Uint32Array<ArrayBuffer>, scope: Scope): Promise<Tensor> | Tensor;
   /** Open the rounding that will follow, with scales. */
   open(
     scales: Float32Array | undefined,
@@ -119,6 +121,8 @@ export interface SmoothingRequest {
   /** Channels with one number must share a scale; absent: none must. */
   readonly shared?: Uint32Array | undefined;
   readonly report: Reporter;
+  /** Ends what takes long when it is aborted. */
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** What a smoothing method found. */

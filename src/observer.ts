@@ -24,6 +24,8 @@ export interface ObserveOptions {
   readonly windowTokens?: number;
   /** What is kept on the device belongs to it. */
   readonly scope: Scope;
+  /** Ends what takes long when it is aborted. */
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** One statistic being gathered. */

@@ -162,6 +162,17 @@ Deno.test("matrices go to disk for a budget that nothing else keeps, the fewer t
   assert.equal(planFor({ ram: 8e9, disk: both }).memory.disk, least.memory.disk);
 });
 
+Deno.test("what was given up for matrices that went to disk is taken back where there is room", () => {
+  const source = headersOnly({ hidden: 64, intermediate: 14336, vocab: 512 });
+  const calibration = { seqLen: 128, windows: 128, stateBudget: 1e9 };
+  const { memory, spilledBytes, ...made } = plan(recipeFromOptions({ "group-size": 64 }), source, {
+    ...{ device: CPU, calibration, budgets: { ram: 3e9 } },
+  });
+  assert.ok(memory.disk > 14336 ** 2 * 4 && memory.peak < 3e9);
+  assert.equal(spilledBytes, 0);
+  assert.equal(made.calibration!.stateBudget, calibration.stateBudget);
+});
+
 Deno.test("an evaluation that the CPU cannot hold is refused with what to leave out", () => {
   const source = headersOnly({ hidden: 16384, intermediate: 53248, vocab: 32000 });
   const evaluation = { seqLen: 2048, windows: 4, stateBudget: 1e9 };

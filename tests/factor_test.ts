@@ -81,7 +81,7 @@ for (
       const factor = scope.alloc("f32", [size]);
       backend.write(factor, new Uint8Array(by.buffer));
       const damping = 0.05 * diagonal.reduce((a, b) => a + b, 0) / size;
-      const made = makeFactor(sums, { scope, order: unique, factor, damping, width });
+      const made = await makeFactor(sums, { scope, order: unique, factor, damping, width });
       assert.equal(await isSound(made, backend), true);
       const v = await readAll(made.v, backend);
       const damped = new Float64Array(size * size);

@@ -118,7 +118,7 @@ Deno.test("the output error of slices is tr(E·H·Eᵀ) / tr(W·H·Wᵀ) of the 
     const [bytes] = await backend.read(values());
     const rounded = new Float32Array(bytes!.buffer);
     part.forEach((value, i) => errors[from * columns + i] = rounded[i]! - value);
-    measure.add(quantized, { original, values, scope });
+    await measure.add(quantized, { original, values, scope });
   }
   const facts = measure.finish(await backend.read(...measure.tensors));
   const shape = { rows, columns };

@@ -105,7 +105,7 @@ async function move(
     using scratch = scope.backend.scope();
     const tokens = upload(x, scratch, from, to);
     await observation.add(tokens);
-    difference.add(tokens, {
+    await difference.add(tokens, {
       original: upload(gap.original, scratch, from, to),
       quantized: upload(gap.quantized, scratch, from, to),
     });
@@ -115,7 +115,7 @@ async function move(
   const parts: number[] = [];
   for (const [from, to] of [[0, 20], [20, ROWS]] as const) {
     const part = upload(weight, scope, from, to);
-    mover.move(part, Uint32Array.from({ length: to - from }, (_, i) => from + i));
+    await mover.move(part, Uint32Array.from({ length: to - from }, (_, i) => from + i));
     parts.push(...await floats(part, scope));
   }
   return { rows: ROWS, columns: CHANNELS, at: Float64Array.from(parts) };
@@ -140,7 +140,7 @@ onEveryBackend("targets are moved by what the inputs lack, as the formula says",
   // A device whose tensors are small, so that sums are kept in panels.
   for (const backend of [device, withOwn(device, { maxTensorBytes: 64 * CHANNELS * 4 })]) {
     using scope = backend.scope();
-    const difference = observeInputs(CHANNELS, scope);
+    const difference = observeInputs(CHANNELS, { scope });
     const gap = { original, quantized };
     const made = await move(difference, { x: quantized, gap, weight, scope });
     const wanted = expected({ join: false });
@@ -156,7 +156,7 @@ onEveryBackend(
     using scope = device.scope();
     // What the original's residual stream is after the linear.
     const next = plus(residual, product(original, transposed(weight)));
-    const difference = observeResiduals({ channels: CHANNELS, rows: ROWS, times: 1 }, scope);
+    const difference = observeResiduals({ channels: CHANNELS, rows: ROWS, times: 1 }, { scope });
     const gap = { original: next, quantized: moved };
     const made = await move(difference, { x: quantized, gap, weight, scope });
     const wanted = expected({ join: true });
@@ -172,6 +172,6 @@ onEveryBackend("streams that do not differ leave a target as it is", async (devi
   const { quantized, weight } = given();
   using scope = device.scope();
   const gap = { original: quantized, quantized };
-  const made = await move(observeInputs(CHANNELS, scope), { x: quantized, gap, weight, scope });
+  const made = await move(observeInputs(CHANNELS, { scope }), { x: quantized, gap, weight, scope });
   assert.deepEqual([...made.at], [...Float32Array.from(weight.at)]);
 });

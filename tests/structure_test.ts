@@ -56,6 +56,7 @@ const LAYERS: readonly (readonly string[])[] = [
     "observer",
     "op",
     "option",
+    "pace",
     "report",
     "scheme",
     "sink",

@@ -11,7 +11,7 @@ import { productOf, type QuantizedSlice } from "../calibration/quantized_weight.
 import { embedWindows } from "../forward/embedding.ts";
 import { HiddenStates } from "../forward/hidden_states.ts";
 import { LoadedBlock } from "../forward/loaded_block.ts";
-import { Pace } from "../forward/pace.ts";
+import { Pace } from "../pace.ts";
 import { type EndedStream, headSlices, type OtherHead, scoreStates } from "../forward/scoring.ts";
 import { type EvaluationInput, tensorsRead } from "../forward/streams.ts";
 import { ModelTables } from "../forward/tables.ts";

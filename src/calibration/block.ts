@@ -7,8 +7,8 @@
 import type { Backend, Scope, Tensor } from "../backend.ts";
 import { CheckpointError, quote } from "../errors.ts";
 import type { LoadedBlock } from "../forward/loaded_block.ts";
-import { Pace } from "../forward/pace.ts";
 import type { MatrixRows, TapeTensors } from "../forward/backward.ts";
+import { Pace } from "../pace.ts";
 import type { BlockGraph, Stage } from "../graph/block_graph.ts";
 import type { Matrix } from "../graph/matrices.ts";
 import { residualEdge } from "../graph/residual.ts";
@@ -124,7 +124,7 @@ class BlockWork implements TapeTensors, Smoothable, QuantizedBlock {
   constructor(graph: BlockGraph, context: BlockContext) {
     this.#graph = graph;
     this.#context = context;
-    this.#pace = new Pace(context.backend);
+    this.#pace = new Pace(context.backend, context.signal);
     this.#tasks = new Map(context.tasks.map((task) => [task.name, task]));
     this.#tuning = tuningOf(context.tasks);
   }
@@ -166,7 +166,7 @@ class BlockWork implements TapeTensors, Smoothable, QuantizedBlock {
 
   /** Observe a stage's input, then quantize its linears. */
   async quantizeStage(stage: Stage): Promise<void> {
-    const { backend, trace, report } = this.#context;
+    const { backend, trace, report, signal } = this.#context;
     using scope = backend.scope();
     const tasks = stage.matrices.flatMap(({ name }) => {
       const task = this.#tasks.get(name);
@@ -190,7 +190,7 @@ class BlockWork implements TapeTensors, Smoothable, QuantizedBlock {
       // A rounder may hold a matrix as large as the Gram matrix: there is one at a time.
       using opened = backend.scope();
       const { statistics } = observed;
-      const open = () => group.open(smoothed?.scales, { scope: opened, statistics });
+      const open = () => group.open(smoothed?.scales, { scope: opened, statistics, signal });
       const rounder = await trace.time("solve", open);
       const { importance } = rounder.remarks;
       // The report tells of it when the block is done.
@@ -262,9 +262,14 @@ class BlockWork implements TapeTensors, Smoothable, QuantizedBlock {
     observers: ReadonlySet<Observer>,
     scope: Scope,
   ): Promise<Observed> {
-    const { propagate, calibration: { length }, trace } = this.#context;
+    const { propagate, calibration: { length }, trace, signal } = this.#context;
     const { channels } = stage;
-    const observations = openObservations([...observers], { channels, ...length, scope });
+    const observations = openObservations([...observers], {
+      channels,
+      ...length,
+      scope,
+      signal,
+    });
     const difference = propagate && observers.has(gram)
       ? this.#difference(stage, scope)
       : undefined;
@@ -272,7 +277,7 @@ class BlockWork implements TapeTensors, Smoothable, QuantizedBlock {
       to: stage,
       async observe(x, gap) {
         await observations.add(x);
-        if (difference && gap) difference.add(x, gap);
+        if (difference && gap) await difference.add(x, gap);
       },
     });
     const statistics = await observations.finish();
@@ -298,7 +303,7 @@ class BlockWork implements TapeTensors, Smoothable, QuantizedBlock {
   async #look(stage: Stage, observers: ReadonlySet<Observer>, scope: Scope): Promise<Statistics> {
     const { calibration, signal } = this.#context;
     const { channels } = stage;
-    const options = { channels, ...calibration.length, scope };
+    const options = { channels, ...calibration.length, scope, signal };
     const observations = openObservations([...observers], options);
     await calibration.look({
       graph: this.#graph,
@@ -312,15 +317,16 @@ class BlockWork implements TapeTensors, Smoothable, QuantizedBlock {
 
   #difference(stage: Stage, scope: Scope): Difference {
     const { channels } = stage;
+    const options = { scope, signal: this.#context.signal };
     const edge = residualEdge(this.#graph, stage);
-    if (!edge) return observeInputs(channels, scope);
+    if (!edge) return observeInputs(channels, options);
     const { linear: { rows, bias }, times } = edge;
     return observeResiduals({
       channels,
       rows,
       times,
       bias: bias === undefined ? undefined : this.vector(bias),
-    }, scope);
+    }, options);
   }
 
   /** Find the scales that are moved to what makes a stage's input, and move them. */
@@ -330,10 +336,10 @@ class BlockWork implements TapeTensors, Smoothable, QuantizedBlock {
     { statistics, mover }: Observed,
   ): Promise<Smoothed | undefined> {
     using _ = this.#context.trace.begin("scales");
-    const { backend, report, scope } = this.#context;
+    const { backend, report, scope, signal } = this.#context;
     const weights = groups.flatMap((group) => {
       const open: SmoothableWeight["open"] = (scales, scope, how) =>
-        group.open(scales, { scope, statistics, ...how });
+        group.open(scales, { scope, statistics, signal, ...how });
       return group.tasks.map(({ name, weight }): SmoothableWeight => ({
         name,
         rows: weight.shape[0]!,
@@ -350,6 +356,7 @@ class BlockWork implements TapeTensors, Smoothable, QuantizedBlock {
         backend,
         shared: source.kind === "linear" ? source.rows : undefined,
         report,
+        signal,
       });
       if (!found) continue;
       // Rows of a weight that was rounded change, and with them its scales, which are told of.
@@ -362,13 +369,13 @@ class BlockWork implements TapeTensors, Smoothable, QuantizedBlock {
   }
 
   /** Rows of a weight as they are to be rounded, scales apart: f32[n, C] in `scope`. */
-  #target(
+  async #target(
     name: string,
     ids: Uint32Array<ArrayBuffer>,
     { mover, scope }: { mover: TargetMover | undefined; scope: Scope },
-  ): Tensor {
+  ): Promise<Tensor> {
     const weight = this.#context.original.rows(name, ids, scope);
-    mover?.move(weight, ids);
+    await mover?.move(weight, ids);
     return weight;
   }
 
@@ -397,7 +404,7 @@ class BlockWork implements TapeTensors, Smoothable, QuantizedBlock {
       const to = Math.min(rows, from + sliceRows);
       using inner = backend.scope();
       const ids = Uint32Array.from({ length: to - from }, (_, i) => from + i);
-      let weight = this.#target(name, ids, { mover, scope: inner });
+      let weight = await this.#target(name, ids, { mover, scope: inner });
       if (factor) weight = scaleColumns(weight, factor, inner);
       const { quantized, loss } = await rounder.round({ weight, scope });
       const tensors = { ...quantized.tensors, ...fixed };
@@ -417,6 +424,7 @@ class BlockWork implements TapeTensors, Smoothable, QuantizedBlock {
           original: (scope) => original.rows(name, ids, scope),
           values: (scope) => unscaled(moved, slice, scope),
           scope: inner,
+          signal,
         }));
     }
     const { damping, fallback } = rounder.remarks;

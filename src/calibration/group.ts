@@ -70,10 +70,11 @@ export class Group {
   /** Open the rounding of these weights, multiplied by scales. */
   open(
     scales: Float32Array | undefined,
-    { scope, statistics, unchecked = false }: {
+    { scope, statistics, unchecked = false, signal }: {
       readonly scope: Scope;
       readonly statistics: Statistics;
       readonly unchecked?: boolean;
+      readonly signal?: AbortSignal | undefined;
     },
   ): Promise<Rounder> | Rounder {
     return this.chain.rounding.open({
@@ -85,6 +86,7 @@ export class Group {
       scope,
       report: this.#report,
       unchecked,
+      signal,
     });
   }
 }

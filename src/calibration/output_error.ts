@@ -17,6 +17,7 @@ import { gram } from "../observers/gram.ts";
 import { rowDots } from "../ops/row_dots.ts";
 import { subtract } from "../ops/subtract.ts";
 import { multiplyByPanels } from "../linalg/panels.ts";
+import { Pace } from "../pace.ts";
 import type { CalibrationFacts } from "../report.ts";
 import { type Quantized, tileOf } from "../scheme.ts";
 
@@ -51,14 +52,15 @@ export class CalibrationMeasure {
    * Take in a slice whose codes were chosen: the checkpoint's rows and what the codes stand for,
    * f32[n, C] each.
    */
-  add(
+  async add(
     quantized: Quantized,
-    { original, values, scope }: {
+    { original, values, scope, signal }: {
       readonly original: (scope: Scope) => Tensor;
       readonly values: (scope: Scope) => Tensor;
       readonly scope: Scope;
+      readonly signal?: AbortSignal | undefined;
     },
-  ): void {
+  ): Promise<void> {
     const { scale } = quantized.tensors;
     if (this.#importance && quantized.scheme.kind === "int" && scale) {
       this.#scales.push({ tensor: scale, quantized });
@@ -68,16 +70,17 @@ export class CalibrationMeasure {
     using scratch = backend.scope();
     const w = original(scratch);
     const through = scratch.alloc("f32", w.shape);
-    const dot = (a: Tensor) => {
-      multiplyByPanels(a, this.#gram!, through, { backend });
+    const pace = new Pace(backend, signal);
+    const dot = async (a: Tensor) => {
+      await multiplyByPanels(a, this.#gram!, through, { backend, pace });
       const y = this.#scope.alloc("f32", [w.shape[0]!]);
       backend.run(rowDots, { a, b: through, y });
       this.#dots.push(y);
     };
-    dot(w);
+    await dot(w);
     const e = scratch.alloc("f32", w.shape);
     backend.run(subtract, { a: values(scratch), b: w, y: e });
-    dot(e);
+    await dot(e);
   }
 
   /** What is to be read, for {@linkcode finish}. */

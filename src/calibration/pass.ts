@@ -7,7 +7,7 @@
 import type { Backend, Scope, Tensor } from "../backend.ts";
 import type { Model, State } from "../family.ts";
 import { embedWindows } from "../forward/embedding.ts";
-import { Pace } from "../forward/pace.ts";
+import { Pace } from "../pace.ts";
 import type { SpillStore } from "../forward/spill_file.ts";
 import type { States } from "../forward/states.ts";
 import { ModelTables } from "../forward/tables.ts";

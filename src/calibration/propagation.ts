@@ -26,6 +26,7 @@ import { multiply } from "../ops/gemm.ts";
 import { scaleCap } from "../ops/scale_cap.ts";
 import { subtract } from "../ops/subtract.ts";
 import { widen } from "../ops/widen.ts";
+import { Pace } from "../pace.ts";
 import { elementCount } from "../tensor.ts";
 import {
   allocMatrix,
@@ -48,7 +49,10 @@ export interface Difference {
    * Take in a window. `x` f32[T, C] is the quantized model's input; `gap` f32[T, ·] is what is to
    * be made up for: X − x, or Y − r where the output joins the residual stream.
    */
-  add(x: Tensor, gap: { readonly original: Tensor; readonly quantized: Tensor }): void;
+  add(
+    x: Tensor,
+    gap: { readonly original: Tensor; readonly quantized: Tensor },
+  ): Promise<void>;
   /**
    * What moves targets, once all windows were seen; undefined when the Gram matrix cannot be solved
    * with.
@@ -62,15 +66,26 @@ export interface TargetMover {
    * Change rows of a weight, f32[ids.length, C], in place; `ids` are their numbers in the whole
    * weight.
    */
-  move(weight: Tensor, ids: Uint32Array): void;
+  move(weight: Tensor, ids: Uint32Array): Promise<void>;
+}
+
+/** Where a difference is gathered. */
+interface DifferenceOptions {
+  readonly scope: Scope;
+  /** Ends what takes long when it is aborted. */
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** Observe Σ(X − x)xᵀ for linears that share an input. */
-export function observeInputs(channels: number, scope: Scope): Difference {
+export function observeInputs(
+  channels: number,
+  { scope, signal }: DifferenceOptions,
+): Difference {
+  const pace = new Pace(scope.backend, signal);
   const sums = allocPanels(channels, scope);
   let seen = false;
   return {
-    add(x, gap) {
+    async add(x, gap) {
       using scratch = scope.backend.scope();
       const difference = differenceOf(gap, scratch);
       const [k = 0] = x.shape;
@@ -80,20 +95,24 @@ export function observeInputs(channels: number, scope: Scope): Difference {
           b: { tensor: x, transposed: true },
           c: { tensor },
         }, { m: rows, n: channels, k, add: seen });
+        await pace.keep();
       }
       seen = true;
     },
     async finish(gram, scope) {
-      const factor = await solvable(gram, scope);
+      const factor = await solvable(gram, { scope, signal });
       if (!factor) return undefined;
       // K = Σ(X − x)xᵀ·(Σxxᵀ + λI)⁻¹, panel by panel of its rows; then W* = W + W·K.
-      for (const { tensor } of sums.panels) solve(tensor, factor.v, scope.backend);
+      for (const { tensor } of sums.panels) {
+        await solve(tensor, factor.v, { backend: scope.backend, pace });
+      }
       return {
-        move(weight) {
+        async move(weight) {
           using scratch = scope.backend.scope();
           const [rows = 0] = weight.shape;
           const before = rowsOf(weight, Uint32Array.from({ length: rows }, (_, i) => i), scratch);
-          multiplyByPanels(before, sums, weight, { backend: scope.backend, add: true });
+          const { backend } = scope;
+          await multiplyByPanels(before, sums, weight, { backend, add: true, pace });
         },
       };
     },
@@ -113,14 +132,15 @@ export interface Joining {
 /** Observe Σ(Y − r)xᵀ for the one linear of a stage whose output joins the residual stream. */
 export function observeResiduals(
   { channels, rows, times, bias }: Joining,
-  scope: Scope,
+  { scope, signal }: DifferenceOptions,
 ): Difference {
   const { backend } = scope;
+  const pace = new Pace(backend, signal);
   const sums = allocMatrix([rows, channels], scope);
   const offset = bias && negated(bias, scope);
   let seen = false;
   return {
-    add(x, gap) {
+    async add(x, gap) {
       using scratch = backend.scope();
       const difference = differenceOf(gap, scratch);
       if (times !== 1) backend.run(scaleCap, { x: difference }, { times: 1 / times, cap: 0 });
@@ -131,17 +151,18 @@ export function observeResiduals(
         b: { tensor: x, transposed: true },
         c: { tensor: sums },
       }, { m: rows, n: channels, k, add: seen });
+      await pace.keep();
       seen = true;
     },
     async finish(gram, scope) {
-      const factor = await solvable(gram, scope);
+      const factor = await solvable(gram, { scope, signal });
       if (!factor) return undefined;
       return {
-        move(weight, ids) {
+        async move(weight, ids) {
           using scratch = backend.scope();
           const pull = rowsOf(sums, ids, scratch);
-          multiplyByPanels(weight, gram, pull, { backend, alpha: -1, add: true });
-          solve(pull, factor.v, backend);
+          await multiplyByPanels(weight, gram, pull, { backend, alpha: -1, add: true, pace });
+          await solve(pull, factor.v, { backend, pace });
           backend.run(add, { y: pull, x: weight }, { times: 1, other: 1 });
         },
       };
@@ -198,24 +219,31 @@ function rowsOf(table: Tensor, rows: Uint32Array, scope: Scope): Tensor {
  * The factor of Σxxᵀ + λI, with ten times the λ where rounding asks for it; undefined when that is
  * not enough.
  */
-async function solvable(gram: Gram, scope: Scope): Promise<Factor | undefined> {
+async function solvable(
+  gram: Gram,
+  { scope, signal }: DifferenceOptions,
+): Promise<Factor | undefined> {
   const { size, diagonal, tokens } = gram;
   const power = diagonal.reduce((sum, square) => sum + square, 0) / tokens;
   const factor = scope.alloc("f32", [size]);
   scope.backend.write(factor, new Uint8Array(new Float32Array(size).fill(1).buffer));
   const order = Uint32Array.from({ length: size }, (_, i) => i);
   for (const damping of [PROPAGATION_DAMPING * power, 10 * PROPAGATION_DAMPING * power]) {
-    const made = power > 0 && await soundFactor(gram, { scope, order, factor, damping });
+    const made = power > 0 && await soundFactor(gram, { scope, order, factor, damping, signal });
     if (made) return made;
   }
   return undefined;
 }
 
 /** x·(Σxxᵀ + λI)⁻¹ = x·V·Vᵀ in place of x, f32[n, C]. */
-function solve(x: Tensor, v: Panels, backend: Backend): void {
+async function solve(
+  x: Tensor,
+  v: Panels,
+  { backend, pace }: { readonly backend: Backend; readonly pace: Pace },
+): Promise<void> {
   using scratch = backend.scope();
   const [rows = 0, columns = 0] = x.shape;
   const half = allocMatrix([rows, columns], scratch, x.outside);
-  multiplyByPanels(x, v, half, { backend });
-  multiplyByTransposed(half, v, x, { backend });
+  await multiplyByPanels(x, v, half, { backend, pace });
+  await multiplyByTransposed(half, v, x, { backend, pace });
 }

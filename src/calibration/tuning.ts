@@ -10,7 +10,7 @@
 import type { Backend, Scope, Tensor } from "../backend.ts";
 import { draw } from "../corpora/random.ts";
 import { BlockTape, type OnLinear, type TapeTensors } from "../forward/backward.ts";
-import { Pace } from "../forward/pace.ts";
+import { Pace } from "../pace.ts";
 import { walkBlock } from "../forward/walk.ts";
 import type { BlockGraph } from "../graph/block_graph.ts";
 import type { Trained, TrainingSteps, TuningSchedule } from "../method.ts";

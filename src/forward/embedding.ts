@@ -8,7 +8,7 @@ import { TABLE_BYTES } from "../limits.ts";
 import { stackRows, upload } from "../linalg/channels.ts";
 import { add, embedding, scaleCap, widen } from "../ops/mod.ts";
 import type { HiddenStates } from "./hidden_states.ts";
-import { Pace } from "./pace.ts";
+import { Pace } from "../pace.ts";
 import type { ModelTables } from "./tables.ts";
 import { normalize } from "./walk.ts";
 import { areAlike, loadTable, loadVector, type ModelWeights } from "./weights.ts";

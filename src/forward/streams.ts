@@ -16,7 +16,7 @@ import type { StepCounter } from "../report.ts";
 import { embeddingTensors, embedWindows } from "./embedding.ts";
 import { HiddenStates } from "./hidden_states.ts";
 import { LoadedBlock } from "./loaded_block.ts";
-import { Pace } from "./pace.ts";
+import { Pace } from "../pace.ts";
 import { finalVectors, headSlices, scoreStates } from "./scoring.ts";
 import type { SpillStore } from "./spill_file.ts";
 import { type StreamErrors, StreamErrorSums } from "./stream_error.ts";

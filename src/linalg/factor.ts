@@ -19,6 +19,7 @@ import { diagonal } from "../ops/diagonal.ts";
 import { FACTOR_BLOCK, factorBlock } from "../ops/factor_block.ts";
 import { multiply } from "../ops/gemm.ts";
 import { permuteGram } from "../ops/permute_gram.ts";
+import { Pace } from "../pace.ts";
 import { allocMatrix, allocPanels, diagonalBlocks, type Panel, type Panels } from "./panels.ts";
 
 /** V = Uᵀ, lower triangular, of a Gram matrix whose columns were put in an order. */
@@ -43,6 +44,8 @@ export interface FactorOptions {
   readonly damping: number;
   /** Columns of a block, a multiple of 64; as many as suit the size unless given. */
   readonly width?: number;
+  /** Ends the factoring when it is aborted. */
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** Bytes that making a factor takes beside V. */
@@ -65,11 +68,12 @@ export function factorWork(size: number): FactorWork {
 }
 
 /** Queue the factoring of a Gram matrix. Whether it went well is told by {@linkcode isSound}. */
-export function makeFactor(
+export async function makeFactor(
   gram: Gram,
-  { scope, order: columns, factor, damping, width }: FactorOptions,
-): Factor {
+  { scope, order: columns, factor, damping, width, signal }: FactorOptions,
+): Promise<Factor> {
   const { backend } = scope;
+  const pace = new Pace(backend, signal);
   const { size } = gram;
   const order = scope.alloc("u32", [size]);
   const places = scope.alloc("u32", [size]);
@@ -80,11 +84,13 @@ export function makeFactor(
     for (const from of gram.panels) {
       const scalars = { from: from.first, to: to.first, damp: damping };
       backend.run(permuteGram, { h: from.tensor, order, factor, m: to.tensor }, scalars);
+      await pace.keep();
     }
   }
   const status = scope.alloc("f32", [1]);
   backend.write(status, bytesOf(Float32Array.of(3.4e38)));
-  factorInPlace(v, { backend, pivots: { status, least: damping * LEAST_PIVOT }, width });
+  const pivots = { status, least: damping * LEAST_PIVOT };
+  await factorInPlace(v, { backend, pivots, width, pace });
   return { v, order, places, status };
 }
 
@@ -97,7 +103,7 @@ export async function soundFactor(
   { scope, ...options }: FactorOptions,
 ): Promise<Factor | undefined> {
   using trial = scope.backend.scope();
-  const factor = makeFactor(gram, { scope: trial, ...options });
+  const factor = await makeFactor(gram, { scope: trial, ...options });
   if (!await isSound(factor, scope.backend)) return undefined;
   const { v, order, places, status } = factor;
   for (const tensor of [...v.panels.map(({ tensor }) => tensor), order, places, status]) {
@@ -137,6 +143,7 @@ interface Pivots {
 /** What a matrix of which the upper half is there is factored with. */
 interface Work {
   readonly backend: Backend;
+  readonly pace: Pace;
   readonly v: Panels;
   /** f32[C, W]: a block of columns as it was found. */
   readonly before: Tensor;
@@ -147,17 +154,18 @@ interface Work {
 }
 
 /** Queues the factoring of `count` columns, from `before` to `after`. */
-type Step = (first: number, count: number) => void;
+type Step = (first: number, count: number) => Promise<void> | void;
 
 /** Queue the factoring of a matrix in place; of it the upper half is read. */
-function factorInPlace(
+async function factorInPlace(
   v: Panels,
-  { backend, pivots, width = blockWidth(v.size) }: {
+  { backend, pace, pivots, width = blockWidth(v.size) }: {
     readonly backend: Backend;
+    readonly pace: Pace;
     readonly pivots: Pivots;
     readonly width?: number | undefined;
   },
-): void {
+): Promise<void> {
   using scratch = backend.scope();
   const { size } = v;
   const outside = width > FACTOR_BLOCK && v.panels.some(({ tensor }) => tensor.outside);
@@ -165,6 +173,7 @@ function factorInPlace(
   backend.write(zeros, new Uint8Array(zeroRows(size) * width * 4));
   const work: Work = {
     backend,
+    pace,
     v,
     before: allocMatrix([size, width], scratch, outside),
     after: allocMatrix([size, width], scratch, outside),
@@ -174,11 +183,15 @@ function factorInPlace(
   for (let b = Math.ceil(size / width) - 1; b >= 0; b--) {
     const first = b * width;
     const count = Math.min(width, size - first);
-    for (const part of v.panels) takeColumns(part, { first, count, to: work.before, backend });
-    step(first, count);
+    for (const part of v.panels) {
+      takeColumns(part, { first, count, to: work.before, backend });
+      await pace.keep();
+    }
+    await step(first, count);
     for (const part of v.panels) {
       shareOut(part, { first, count, work });
       putColumns(part, { first, count, work });
+      await pace.keep();
     }
   }
 }
@@ -204,8 +217,11 @@ function narrowStep(
 }
 
 /** Steps of which the diagonal block is factored as a matrix is. */
-function wideStep({ backend, v: { size }, before, after }: Work, pivots: Pivots): Step {
-  return (first, count) => {
+function wideStep(
+  { backend, pace, v: { size }, before, after }: Work,
+  pivots: Pivots,
+): Step {
+  return async (first, count) => {
     using scratch = backend.scope();
     const square = scratch.alloc("f32", [count, count]);
     const rectangle = { rows: count, columns: count };
@@ -215,7 +231,7 @@ function wideStep({ backend, v: { size }, before, after }: Work, pivots: Pivots)
       rectangle,
     );
     const panels = [{ first: 0, rows: count, tensor: square }];
-    factorInPlace({ size: count, panels }, { backend, pivots });
+    await factorInPlace({ size: count, panels }, { backend, pace, pivots });
     copyRectangle(
       backend,
       { from: { tensor: square }, to: { tensor: after, row: first } },
@@ -228,6 +244,7 @@ function wideStep({ backend, v: { size }, before, after }: Work, pivots: Pivots)
         b: { tensor: square, transposed: true },
         c: { tensor: after, row: from },
       }, { m: to - from, n: count, k: count });
+      await pace.keep();
     }
   };
 }

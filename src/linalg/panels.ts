@@ -6,6 +6,7 @@
 import type { Backend, MatrixPlaces, Scope, Tensor } from "../backend.ts";
 import { copyRectangle } from "../ops/copy.ts";
 import { HALF_BLOCK, multiply } from "../ops/gemm.ts";
+import type { Pace } from "../pace.ts";
 
 /** Rows of a matrix that one tensor holds. */
 export interface Panel {
@@ -118,13 +119,22 @@ export function diagonalBlocks(
   };
 }
 
+/** How a product with panels is made. */
+interface ProductOptions {
+  readonly backend: Backend;
+  readonly alpha?: number;
+  readonly add?: boolean;
+  /** Kept after each panel. */
+  readonly pace: Pace;
+}
+
 /** Queue y[R, C] (+)= alpha·x·M, for x f32[R, C] and a square matrix M. */
-export function multiplyByPanels(
+export async function multiplyByPanels(
   x: Tensor,
   { size, panels }: Panels,
   y: Tensor,
-  { backend, alpha = 1, add = false }: { backend: Backend; alpha?: number; add?: boolean },
-): void {
+  { backend, alpha = 1, add = false, pace }: ProductOptions,
+): Promise<void> {
   const [m = 0] = x.shape;
   for (const [i, { first, rows, tensor }] of panels.entries()) {
     multiply(backend, {
@@ -132,16 +142,17 @@ export function multiplyByPanels(
       b: { tensor, transposed: true },
       c: { tensor: y },
     }, { m, n: size, k: rows, alpha, add: add || i > 0 });
+    await pace.keep();
   }
 }
 
 /** Queue y[R, C] = alpha·x·Mᵀ (+ y), for x f32[R, C] and a square matrix M. */
-export function multiplyByTransposed(
+export async function multiplyByTransposed(
   x: Tensor,
   { size, panels }: Panels,
   y: Tensor,
-  { backend, alpha = 1, add = false }: { backend: Backend; alpha?: number; add?: boolean },
-): void {
+  { backend, alpha = 1, add = false, pace }: ProductOptions,
+): Promise<void> {
   const [m = 0] = x.shape;
   for (const { first, rows, tensor } of panels) {
     multiply(backend, {
@@ -149,6 +160,7 @@ export function multiplyByTransposed(
       b: { tensor },
       c: { tensor: y, column: first },
     }, { m, n: rows, k: size, alpha, add });
+    await pace.keep();
   }
 }
 

@@ -18,6 +18,7 @@ import type { Gram } from "../linalg/panels.ts";
 import { gram } from "../observers/gram.ts";
 import { rowDots } from "../ops/row_dots.ts";
 import { subtract } from "../ops/subtract.ts";
+import { Pace } from "../pace.ts";
 import type { OptionValues } from "../option.ts";
 import { multiplyByPanels } from "../linalg/panels.ts";
 import { tileOf } from "../scheme.ts";
@@ -51,13 +52,13 @@ export const awq: SmoothingMethod = {
   supports: (scheme) =>
     schemeKind(scheme).choice !== undefined ||
     `awq moves scales for int, fp8, nf4 and fp4, not for ${scheme.kind}`,
-  async smooth({ weights, options, statistics, backend, shared }) {
+  async smooth({ weights, options, statistics, backend, shared, signal }) {
     const sums = statistics.of(gram);
     const sizes = channelSizes(sums, shared);
     // An input that is always 0 has no channel that matters more than others.
     if (sizes.every((size) => size === 0)) return undefined;
     const best = new Least(0);
-    const trial = { weights, sums, sizes, rows: rowsOf(options), backend };
+    const trial = { weights, sums, sizes, rows: rowsOf(options), backend, signal };
     /** Whether the last of some exponents is better than all before. */
     const areBetter = async (...ratios: number[]): Promise<boolean> => {
       const losses = await outputErrors(ratios, trial);
@@ -125,6 +126,7 @@ interface Trial {
   /** Rows of each weight that decide. */
   readonly rows: number;
   readonly backend: Backend;
+  readonly signal?: AbortSignal | undefined;
 }
 
 /**
@@ -167,7 +169,7 @@ interface QueuedErrors {
 
 async function queueErrors(
   ratio: number,
-  { weights, sums, sizes, rows, backend, scope, unchecked }: Trial & {
+  { weights, sums, sizes, rows, backend, signal, scope, unchecked }: Trial & {
     readonly scope: Scope;
     readonly unchecked: boolean;
   },
@@ -176,6 +178,7 @@ async function queueErrors(
   const dots: Tensor[] = [];
   const shares: { readonly length: number; readonly share: number }[][] = [];
   const sound: Tensor[] = [];
+  const pace = new Pace(backend, signal);
   // A rounder may hold a matrix as large as the Gram matrix: there is one at a time.
   for (const [open, alike] of Map.groupBy(weights, ({ open }) => open)) {
     using opened = backend.scope();
@@ -183,7 +186,8 @@ async function queueErrors(
     if (rounder.sound) sound.push(scope.adopt(opened.release(rounder.sound)));
     for (const together of roundedTogether(alike)) {
       using scratch = backend.scope();
-      const taken = together.map((weight) => weight.take(sampleOf(weight, rows), scratch));
+      const taken: Tensor[] = [];
+      for (const weight of together) taken.push(await weight.take(sampleOf(weight, rows), scratch));
       const target = stackRows(taken, scratch);
       const scaled = scales ? scaleColumns(target, scales, scratch) : target;
       const { quantized } = await rounder.round({ weight: scaled, scope: scratch });
@@ -194,7 +198,7 @@ async function queueErrors(
       const e = scratch.alloc("f32", target.shape);
       backend.run(subtract, { a: back, b: target, y: e });
       const through = scratch.alloc("f32", target.shape);
-      multiplyByPanels(e, sums, through, { backend });
+      await multiplyByPanels(e, sums, through, { backend, pace });
       const y = scope.alloc("f32", [target.shape[0]!]);
       backend.run(rowDots, { a: e, b: through, y });
       dots.push(y);

@@ -12,6 +12,7 @@ import { gram } from "../observers/gram.ts";
 import { multiply } from "../ops/gemm.ts";
 import { GPTQ_BLOCK, gptqBlock } from "../ops/gptq_block.ts";
 import { permuteColumns } from "../ops/permute_columns.ts";
+import { Pace } from "../pace.ts";
 import type { OptionValues } from "../option.ts";
 import type { Scheme, ValueGrid } from "../scheme.ts";
 import { tileOf } from "../scheme.ts";
@@ -65,7 +66,7 @@ export const gptq: RoundingMethod = {
     return checkPolish(scheme, options);
   },
   async open(request) {
-    const { statistics, scope, report, names } = request;
+    const { statistics, scope, report, names, signal } = request;
     if (!statistics) throw new RangeError("Cannot round by gptq: no statistics were given");
     const sums = statistics.of(gram);
     const squares = scaledSquares(sums.diagonal, request.scales);
@@ -74,8 +75,9 @@ export const gptq: RoundingMethod = {
     for (const step of LADDER) {
       const damping = start * step;
       const lambda = damping * base(squares);
-      const how = { scope, order: orderOf(squares, request), factor: inputs, damping: lambda };
-      const factor = request.unchecked ? makeFactor(sums, how) : await soundFactor(sums, how);
+      const order = orderOf(squares, request);
+      const how = { scope, order, factor: inputs, damping: lambda, signal };
+      const factor = await (request.unchecked ? makeFactor(sums, how) : soundFactor(sums, how));
       if (!factor) continue;
       if (step > 1) {
         report({
@@ -221,9 +223,9 @@ class GptqRounder implements Rounder {
     this.remarks = { damping, importance: this.#importance };
   }
 
-  round({ weight, scope }: Job): Rounded {
+  async round({ weight, scope }: Job): Promise<Rounded> {
     const { backend } = scope;
-    const { scheme, options } = this.#request;
+    const { scheme, options, signal } = this.#request;
     const [rows = 0] = weight.shape;
     using scratch = backend.scope();
     const start = this.#used
@@ -241,27 +243,30 @@ class GptqRounder implements Rounder {
     });
     const grid = choice.grid(scheme, params, { shape: weight.shape, scope: scratch });
     const loss = zeros(rows, scope);
-    const values = this.#chosen(start, { grid, loss, scope: scratch });
-    polish({ values, target: start, grid, loss }, {
+    const pace = new Pace(backend, signal);
+    const values = await this.#chosen(start, { grid, loss, pace, scope: scratch });
+    await polish({ values, target: start, grid, loss }, {
       gram: this.#request.statistics!.of(gram),
       factor: this.#inputs,
       natural: this.#natural,
       damping: this.#lambda,
       scheme,
       options,
+      pace,
     }, scratch);
     return { quantized: choice.encode(scheme, values, { params, scope }), loss };
   }
 
   /** GPTQ itself: the values that a weight is rounded to, f32[R, C] in `scope`. */
-  #chosen(
+  async #chosen(
     target: Tensor,
-    { grid: { scale, zero, scalars }, loss, scope }: {
+    { grid: { scale, zero, scalars }, loss, pace, scope }: {
       grid: ValueGrid;
       loss: Tensor;
+      pace: Pace;
       scope: Scope;
     },
-  ): Tensor {
+  ): Promise<Tensor> {
     const { backend } = scope;
     const [rows = 0] = target.shape;
     using scratch = backend.scope();
@@ -292,6 +297,7 @@ class GptqRounder implements Rounder {
           panel,
           ...scalars,
         });
+        await pace.keep();
       }
     }
     return this.#permuted(w, places, { scope });

@@ -23,6 +23,7 @@ import { DESCEND_BLOCK, descendBlock } from "../ops/descend_block.ts";
 import { permuteColumns } from "../ops/permute_columns.ts";
 import { refitScales } from "../ops/refit_scales.ts";
 import { subtract } from "../ops/subtract.ts";
+import type { Pace } from "../pace.ts";
 import type { Option, OptionValues } from "../option.ts";
 import { diagonalBlocks, multiplyByRows, SPAN } from "../linalg/panels.ts";
 import { type IntScheme, type Scheme, tileOf, type ValueGrid } from "../scheme.ts";
@@ -78,6 +79,7 @@ export interface Polish {
   readonly damping: number;
   readonly scheme: Scheme;
   readonly options: OptionValues;
+  readonly pace: Pace;
 }
 
 /** A weight that was rounded; all but the target change in place. */
@@ -93,13 +95,17 @@ export interface RoundedValues {
 }
 
 /** Queue the polishing of a rounded weight. */
-export function polish(weight: RoundedValues, how: Polish, scope: Scope): void {
+export async function polish(
+  weight: RoundedValues,
+  how: Polish,
+  scope: Scope,
+): Promise<void> {
   const { sweeps, refit } = polishOf(how.options);
   if (sweeps === 0 && !refit) return;
   using scratch = scope.backend.scope();
   const e = scaledError(weight, how, scratch);
-  for (let sweep = 0; sweep < sweeps; sweep++) descend(weight, { ...how, e }, scratch);
-  if (refit) refitGroups(weight, { ...how, e }, scratch);
+  for (let sweep = 0; sweep < sweeps; sweep++) await descend(weight, { ...how, e }, scratch);
+  if (refit) await refitGroups(weight, { ...how, e }, scratch);
 }
 
 /** E·F, f32[R, C] in `scope`. */
@@ -118,11 +124,11 @@ function scaledError(
 }
 
 /** One sweep over all columns, in blocks. */
-function descend(
+async function descend(
   { values: w, grid: { scale, zero, scalars }, loss }: RoundedValues,
-  { e, gram, factor, damping: damp }: Polish & { readonly e: Tensor },
+  { e, gram, factor, damping: damp, pace }: Polish & { readonly e: Tensor },
   scope: Scope,
-): void {
+): Promise<void> {
   const { backend } = scope;
   using scratch = backend.scope();
   const { size } = gram;
@@ -142,6 +148,7 @@ function descend(
         within,
         add: begin > 0 && within.first > 0,
       });
+      await pace.keep();
     }
     for (let first = begin; first < end; first += DESCEND_BLOCK) {
       const block = { first, count: Math.min(DESCEND_BLOCK, end - first) };
@@ -162,16 +169,17 @@ function descend(
         damp,
         ...scalars,
       });
+      await pace.keep();
     }
   }
 }
 
 /** The scales of all groups, one after the other, because an error in one counts in the others. */
-function refitGroups(
+async function refitGroups(
   { values: w, grid: { scale }, loss }: RoundedValues,
-  { e, gram, factor, natural: order, damping: damp, scheme }: Polish & { readonly e: Tensor },
+  { e, gram, factor, natural: order, damping: damp, scheme, pace }: Polish & { readonly e: Tensor },
   scope: Scope,
-): void {
+): Promise<void> {
   const { backend } = scope;
   using scratch = backend.scope();
   const { strategy, scaleDType } = scheme as IntScheme;
@@ -191,5 +199,6 @@ function refitGroups(
       scale_dtype: SCALE_DTYPE[scaleDType],
       damp,
     });
+    await pace.keep();
   }
 }

@@ -79,7 +79,16 @@ export const smoothquant: SmoothingMethod = {
     const given = strengthOf(options);
     if (given !== undefined) return { scales: scalesFor(sizes, given), strength: given };
     using scope = backend.scope();
-    const trial = new Trial(weights, { x: statistics.of(tokenSample), options, scope });
+    const targets: Tensor[] = [];
+    for (const weight of weights) {
+      targets.push(await weight.take(sampleRows(weight.rows, SAMPLE_ROWS), scope));
+    }
+    const trial = new Trial(weights, {
+      targets,
+      x: statistics.of(tokenSample),
+      options,
+      scope,
+    });
     const best = new Least<SmoothingScales | undefined>(undefined);
     best.offer(undefined, await trial.error(undefined));
     for (const strength of GRID) {
@@ -107,7 +116,7 @@ async function columnSizes(
     for (let from = 0; from < rows; from += CHUNK_ROWS) {
       using scratch = backend.scope();
       const count = Math.min(CHUNK_ROWS, rows - from);
-      columns.add(take(Uint32Array.from({ length: count }, (_, i) => from + i), scratch));
+      columns.add(await take(Uint32Array.from({ length: count }, (_, i) => from + i), scratch));
     }
   }
   return magnitudesOf(await columns.finish());
@@ -153,7 +162,9 @@ class Trial {
 
   constructor(
     weights: readonly SmoothableWeight[],
-    { x, options, scope }: {
+    { targets, x, options, scope }: {
+      /** Of each weight, sampled rows: f32[rows, C] */
+      readonly targets: readonly Tensor[];
       readonly x: Tensor;
       readonly options: OptionValues;
       readonly scope: Scope;
@@ -162,10 +173,9 @@ class Trial {
     this.#scope = scope;
     this.#x = x;
     this.#options = options;
-    this.#outputs = weights.map((weight) => {
-      const ids = sampleRows(weight.rows, SAMPLE_ROWS);
-      const target = weight.take(ids, scope);
-      const output = scope.alloc("f32", [x.shape[0]!, ids.length]);
+    this.#outputs = weights.map((weight, i) => {
+      const target = targets[i]!;
+      const output = scope.alloc("f32", [x.shape[0]!, target.shape[0]!]);
       scope.backend.run(matmulNt, { x, w: target, y: output }, { column: 0 });
       const size = scope.alloc("f32", [x.shape[0]!]);
       scope.backend.run(rowDots, { a: output, b: output, y: size });

@@ -7,6 +7,7 @@ import { copyRectangle } from "../ops/copy.ts";
 import { diagonal } from "../ops/diagonal.ts";
 import { multiply } from "../ops/gemm.ts";
 import { mirror } from "../ops/mirror.ts";
+import { Pace } from "../pace.ts";
 import type { Observer } from "../observer.ts";
 import { allocPanels, type Gram, type Panels } from "../linalg/panels.ts";
 import type { Backend, Scope } from "../backend.ts";
@@ -15,12 +16,13 @@ import type { Backend, Scope } from "../backend.ts";
 export const gram: Observer<Gram> = {
   name: "gram",
   bytes: (channels) => channels * channels * 4,
-  open({ channels, scope }) {
+  open({ channels, scope, signal }) {
     const { backend } = scope;
+    const pace = new Pace(backend, signal);
     const sums = allocPanels(channels, scope);
     let tokens = 0;
     return {
-      add(x) {
+      async add(x) {
         const [k = 0] = x.shape;
         for (const { first, rows, tensor } of sums.panels) {
           multiply(backend, {
@@ -28,11 +30,12 @@ export const gram: Observer<Gram> = {
             b: { tensor: x, transposed: true },
             c: { tensor },
           }, { m: rows, n: first + rows, k, add: tokens > 0, half: "lower", diagonal: first });
+          await pace.keep();
         }
         tokens += k;
       },
       async finish() {
-        fillUpperHalf(sums, backend);
+        await fillUpperHalf(sums, { backend, pace });
         return { ...sums, tokens, diagonal: await readDiagonal(sums, scope) };
       },
     };
@@ -40,7 +43,10 @@ export const gram: Observer<Gram> = {
 };
 
 /** Queue the copying of the lower half of a symmetric matrix to its upper half. */
-function fillUpperHalf({ panels }: Panels, backend: Backend): void {
+async function fillUpperHalf(
+  { panels }: Panels,
+  { backend, pace }: { readonly backend: Backend; readonly pace: Pace },
+): Promise<void> {
   for (const [i, panel] of panels.entries()) {
     backend.run(mirror, { h: panel.tensor }, { first: panel.first });
     for (const later of panels.slice(i + 1)) {
@@ -48,6 +54,7 @@ function fillUpperHalf({ panels }: Panels, backend: Backend): void {
         from: { tensor: later.tensor, column: panel.first, transposed: true },
         to: { tensor: panel.tensor, column: later.first },
       }, { rows: panel.rows, columns: later.rows });
+      await pace.keep();
     }
   }
 }

@@ -1,6 +1,7 @@
 /**
  * How a run keeps its budgets and fits on its device: fewer windows walk together, more matrices
- * lie outside of its own memory, hidden states go to disk, slices shrink, and matrices go to disk.
+ * lie outside of its own memory, hidden states go to disk, slices shrink, and matrices go to disk,
+ * which may leave room for all the others again.
  * Refuses what cannot be done.
  */
 import type { DeviceLimits, MatrixPlaces } from "../backend.ts";
@@ -71,7 +72,7 @@ export interface Choice {
  * Find places for matrices and hidden states, and a slice size, with which a run keeps its budgets
  * and fits on its device: first fewer windows walk together; then matrices that the device has no
  * room for lie outside; then hidden states go to disk; then slices shrink; then matrices go to
- * disk.
+ * disk, largest first, and what else was given up is taken back as far as there is room.
  *
  * @throws {UnsupportedError} none does; the sentence has the number that would.
  */
@@ -135,7 +136,7 @@ export function fit<T extends { readonly memory: MemoryPlan }>(
     if (choice.sliceBytes > smallest) {
       choice = { ...choice, sliceBytes: choice.sliceBytes / 2 };
     } else if (more) {
-      choice = { ...choice, sliceBytes: DISK_SLICES * sliceBytes, places: more };
+      choice = { sliceBytes: DISK_SLICES * sliceBytes, windows, places: more };
     } else if (overDevice > 0) {
       refuseDevice(device, made.memory);
     } else {

@@ -1,7 +1,8 @@
 /**
  * How far a run is, and how long it will take. A run has two kinds of work, weights (counted in
  * bytes) and windows of the evaluation (counted in window-blocks), which take turns; each has its
- * own speed, learned from the time between two of its events.
+ * own speed, learned from the time between two of its events. Weights that are only copied teach
+ * nothing: those that are quantized take far longer.
  */
 
 /**
@@ -14,13 +15,15 @@ const BYTES_PER_WINDOW = 4e6;
 class Work {
   total = 0;
   done = 0;
+  /** What of it the speed was learned from. */
+  learned = 0;
   seconds = 0;
 
   /** Seconds the rest will take, at the speed so far; undefined while nothing is known. */
   left(): number | undefined {
     const rest = this.total - this.done;
     if (rest <= 0) return 0;
-    return this.done > 0 ? rest * this.seconds / this.done : undefined;
+    return this.learned > 0 ? rest * this.seconds / this.learned : undefined;
   }
 }
 
@@ -43,7 +46,13 @@ export class Estimate {
     this.#windows.total = windows ?? this.#windows.total;
   }
 
-  /** Bytes of weights that have just been done. */
+  /** Bytes of weights that have just been copied as they are. */
+  addCopied(bytes: number): void {
+    this.#weights.done += bytes;
+    this.#last = this.#now();
+  }
+
+  /** Bytes of weights that have just been quantized. */
   addBytes(bytes: number): void {
     this.#count(this.#weights, this.#weights.done + bytes);
   }
@@ -56,6 +65,7 @@ export class Estimate {
   #count(work: Work, done: number): void {
     const now = this.#now();
     work.seconds += now - this.#last;
+    work.learned += done - work.done;
     work.done = done;
     this.#last = now;
   }
@@ -72,10 +82,15 @@ export class Estimate {
     return this.#now() - this.#begun;
   }
 
-  /** Seconds left, as far as is known. */
+  /**
+   * Seconds left, as far as is known; undefined, too, once no step was counted for as long as all
+   * that were left should have taken.
+   */
   get left(): number | undefined {
     const weights = this.#weights.left();
     const windows = this.#windows.left();
-    return weights === undefined || windows === undefined ? undefined : weights + windows;
+    if (weights === undefined || windows === undefined) return undefined;
+    const left = weights + windows - (this.#now() - this.#last);
+    return left >= 0 ? left : undefined;
   }
 }

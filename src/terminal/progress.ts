@@ -72,6 +72,9 @@ export function lineView(err: TextStream, clock: Clock = realClock): View {
   };
 }
 
+/** Milliseconds after which the bar's time is told anew. */
+const TICK = 1000;
+
 /** What is used of cli-progress, which comes without types. */
 interface Bar {
   start(total: number, value: number, payload: Readonly<Record<string, string>>): void;
@@ -105,7 +108,10 @@ export function barView(
     fps: 8,
   });
   let running = false;
+  let last = "";
+  let ticking: ReturnType<typeof setInterval> | undefined;
   const show = (place: string) => {
+    last = place;
     const left = estimate.left;
     const time = duration(estimate.elapsed) +
       (left === undefined ? "" : `, ${duration(left)} left`);
@@ -113,8 +119,12 @@ export function barView(
     if (running) bar.update(estimate.share, payload);
     else bar.start(1, estimate.share, payload);
     running = true;
+    // Minutes may pass between two events, in which the time goes on.
+    ticking ??= setInterval(() => show(last), TICK);
   };
   const stop = () => {
+    clearInterval(ticking);
+    ticking = undefined;
     if (running) bar.stop();
     running = false;
   };
@@ -151,7 +161,7 @@ function follow(estimate: Estimate, event: Event): string | undefined {
       estimate.addBytes(event.bytes);
       return visible(event.tensor.name);
     case "copied":
-      estimate.addBytes(event.bytes);
+      estimate.addCopied(event.bytes);
       return visible(event.name);
     // A verification has no windows, and a block takes about as long to look through.
     case "examined":

@@ -129,6 +129,22 @@ Deno.test("Estimate learns the speed of weights and of windows apart", () => {
   assert.equal(estimate.share, 1);
 });
 
+Deno.test("Estimate learns nothing of copies, counts down, and knows nothing once its time is over", () => {
+  const { now, tick } = handClock();
+  const estimate = new Estimate(now);
+  estimate.expect({ bytes: 1000 });
+  tick(1);
+  estimate.addCopied(700);
+  assert.deepEqual([estimate.share, estimate.left], [0.7, undefined]);
+  tick(6);
+  estimate.addBytes(200);
+  assert.equal(estimate.left, 3);
+  tick(2);
+  assert.equal(estimate.left, 1);
+  tick(2);
+  assert.equal(estimate.left, undefined);
+});
+
 /**
  * The events of a run of four weights and, if asked for, eight windows through each of four blocks.
  */
