@@ -107,38 +107,16 @@ export function advise(
   const refused: Advice["refused"][number][] = [];
   const proposals: Proposal[] = [];
   const widths = new Set<number>();
-  for (const { title, scheme, bits, grouped, needs } of CANDIDATES) {
+  for (const candidate of CANDIDATES) {
+    const { scheme, bits } = candidate;
     // One of 8 bits is enough, and 3 are for what does not fit in 4.
     if (bits === 8 && widths.has(8) || bits === 3 && widths.has(4)) continue;
-    if (needs && !hardware.native.includes(needs)) {
-      refused.push({ title: scheme, why: `${hardware.name} has no ${needs} products` });
-      continue;
+    const found = consider(candidate, source, { hardware, memoryBytes, ...walks });
+    if ("why" in found) refused.push({ title: scheme, ...found });
+    else {
+      widths.add(bits);
+      proposals.push(found);
     }
-    const made = firstPlan(source, { scheme, grouped, ...walks });
-    if ("why" in made) {
-      refused.push({ title: scheme, why: made.why });
-      continue;
-    }
-    const { work, options } = made;
-    const left = memoryBytes - work.totalBytes;
-    if (work.totalBytes > WEIGHTS * memoryBytes) {
-      const why = `${size(work.totalBytes)} are more than ${WEIGHTS * 100} % of ${
-        size(memoryBytes)
-      }`;
-      refused.push({ title: scheme, why });
-      continue;
-    }
-    const loaders = work.loaders.filter(({ name, opens }) =>
-      opens !== "no" && LOADERS[hardware.target].includes(name)
-    );
-    if (loaders.length === 0) {
-      const why = `no loader of a ${hardware.target} opens it`;
-      refused.push({ title: scheme, why });
-      continue;
-    }
-    const tokensPerSecond = hardware.bandwidth / work.totalBytes;
-    widths.add(bits);
-    proposals.push({ title, options, plan: work, tokensPerSecond, left, loaders });
   }
   if (proposals.length === 0) {
     const reasons = refused.map(({ title, why }) => `${title}: ${why}`).join("; ");
@@ -149,6 +127,33 @@ export function advise(
     );
   }
   return { hardware, proposals, refused };
+}
+
+/** What a candidate makes of the model, or why it does not do. */
+function consider(
+  { title, scheme, grouped, needs }: Candidate,
+  source: TensorSource,
+  { hardware, memoryBytes, ...walks }: Walks & {
+    readonly hardware: Hardware;
+    readonly memoryBytes: number;
+    readonly device: DeviceLimits;
+  },
+): Proposal | { readonly why: string } {
+  const { name, target, native, bandwidth } = hardware;
+  if (needs && !native.includes(needs)) return { why: `${name} has no ${needs} products` };
+  const made = firstPlan(source, { scheme, grouped, ...walks });
+  if ("why" in made) return made;
+  const { work, options } = made;
+  const { totalBytes } = work;
+  if (totalBytes > WEIGHTS * memoryBytes) {
+    return { why: `${size(totalBytes)} are more than ${WEIGHTS * 100} % of ${size(memoryBytes)}` };
+  }
+  const loaders = work.loaders.filter(({ name, opens }) =>
+    opens !== "no" && LOADERS[target].includes(name)
+  );
+  if (loaders.length === 0) return { why: `no loader of a ${target} opens it` };
+  const left = memoryBytes - totalBytes;
+  return { title, options, plan: work, tokensPerSecond: bandwidth / totalBytes, left, loaders };
 }
 
 /** The plan with the first group size that the rows can be cut into. */

@@ -12,7 +12,7 @@ import { graphsOf, transposedTensors } from "./graph/block_graph.ts";
 import { ErrorGatherer } from "./metrics/mod.ts";
 import { floatsFrom } from "./number.ts";
 import { modelIfAny } from "./plan/model.ts";
-import { quantizedBy } from "./plan/usable.ts";
+import { refuseQuantized } from "./plan/usable.ts";
 import { matches } from "./recipe.ts";
 import type { Reporter } from "./report.ts";
 import type { Scheme } from "./scheme.ts";
@@ -42,15 +42,10 @@ const USUAL_WEIGHTS = 5;
  */
 export async function curves(source: TensorSource, options: CurvesOptions): Promise<Curves> {
   const { backend, tensor, seed = 1, report = () => {}, signal } = options;
-  const by = quantizedBy(source);
-  if (by !== undefined) {
-    throw new UnsupportedError(
-      `Cannot draw curves for ${
-        quote(source.label)
-      }: it is quantized already (${by}). Give the original.`,
-      { what: source.label, reason: "quantized already" },
-    );
-  }
+  refuseQuantized(source, {
+    doing: `draw curves for ${quote(source.label)}`,
+    advice: "Give the original.",
+  });
   const { model } = modelIfAny(source);
   const turned = model ? transposedTensors(model) : new Set<string>();
   const blocks = model

@@ -4,12 +4,14 @@
  */
 import type { Backend } from "./backend.ts";
 import { quote, UnsupportedError } from "./errors.ts";
+import type { Model } from "./family.ts";
 import type { EvaluationInput } from "./forward/streams.ts";
 import type { Granularities, GranularityRow } from "./granularity/measured.ts";
 import { plan } from "./plan.ts";
 import type { Plan, WindowsRequest } from "./plan/planned.ts";
 import { quantizeTasks } from "./plan/tasks.ts";
-import { quantizedBy } from "./plan/usable.ts";
+import { evaluableModel } from "./plan/model.ts";
+import { refuseQuantized } from "./plan/usable.ts";
 import { recipeFromOptions } from "./recipe.ts";
 import type { Reporter } from "./report.ts";
 import type { RunReport } from "./report/run_report.ts";
@@ -45,6 +47,19 @@ export interface GranularityOptions {
 }
 
 /**
+ * The model whose granularities can be compared.
+ *
+ * @throws {UnsupportedError} Sluice does not run it, or it is quantized already.
+ */
+export function granularityModel(source: TensorSource): Model {
+  refuseQuantized(source, {
+    doing: `compare granularities of ${quote(source.label)}`,
+    advice: "Give the original.",
+  });
+  return evaluableModel(source, { advice: "Give a model that Sluice can run." });
+}
+
+/**
  * Measure every granularity that the model's weights can have.
  *
  * @throws {UnsupportedError} they can have none, or the model cannot be run.
@@ -53,15 +68,7 @@ export async function granularity(
   source: TensorSource,
   { backend, evaluation, request, bits = 4, report, signal }: GranularityOptions,
 ): Promise<Granularities> {
-  const by = quantizedBy(source);
-  if (by !== undefined) {
-    throw new UnsupportedError(
-      `Cannot compare granularities of ${
-        quote(source.label)
-      }: it is quantized already (${by}). Give the original.`,
-      { what: source.label, reason: "quantized already" },
-    );
-  }
+  granularityModel(source);
   const rows: GranularityRow[] = [];
   const refused: { name: string; why: string }[] = [];
   let original = NaN;

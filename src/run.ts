@@ -53,6 +53,7 @@ export async function run(plan: Plan, given: RunOptions): Promise<RunReport> {
       evaluation: stackedAs(evaluation, plan.evaluation),
       counter,
       weights,
+      compare: true,
     })
     : undefined;
   await using calibration = openCalibration(plan, { ...given, report }, counter);

@@ -141,6 +141,13 @@ export type Scheme =
   | LlmInt8Scheme
   | CastScheme;
 
+/** Bits of a scheme's codes; null for a cast, which has none. */
+export function codeBits(scheme: Scheme): number | null {
+  return "bits" in scheme
+    ? scheme.bits
+    : { nf4: 4, fp4: 4, fp8: 8, llm_int8: 8, cast: null }[scheme.kind];
+}
+
 /**
  * A quantized weight on a device, before a format has packed it, or after it was unpacked. Tensors
  * by kind: int — `codes` i8[R, C], `scale` f32[A, B], `zero` i8[A, B] (0 where symmetric); nf4, fp4

@@ -9,7 +9,7 @@ import { graphsOf } from "../graph/block_graph.ts";
 import { type QuantizeTask, quantizeTasks } from "../plan/tasks.ts";
 import type { Plan } from "../plan/planned.ts";
 import { inputObserver } from "../plan/needs.ts";
-import type { Scheme } from "../scheme.ts";
+import { codeBits, type Scheme } from "../scheme.ts";
 import { byteLength, elementCount, sum } from "../tensor.ts";
 
 /** An option that leaves weights as they are. */
@@ -42,11 +42,9 @@ export interface Group {
   readonly options: readonly GroupOption[];
 }
 
-/** Bits of a code; of floats that stay, or that a scheme rounds to, those of one. */
+/** Bits of a code; of floats that stay, or that a scheme casts to, those of one. */
 export function nominalBits(scheme: Scheme | undefined): number {
-  if (!scheme) return 16;
-  if ("bits" in scheme) return scheme.bits;
-  return { nf4: 4, fp4: 4, fp8: 8, llm_int8: 8, cast: 16 }[scheme.kind];
+  return (scheme && codeBits(scheme)) ?? 16;
 }
 
 /**

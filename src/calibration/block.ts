@@ -40,6 +40,7 @@ import {
   unscaled,
 } from "./quantized_weight.ts";
 import { moveScales, type Smoothable } from "./smoothing.ts";
+import { UntoldFacts } from "./untold_facts.ts";
 import { type TrainedSlice, tuneBlock } from "./tuning.ts";
 
 /** What quantizing a block takes. */
@@ -93,14 +94,6 @@ interface Smoothed {
   readonly strength: number;
 }
 
-/** What a weight's rounding leaves on the device to be told of it. */
-interface Untold {
-  readonly weight: QuantizedWeight;
-  /** f32[n] by slice: GPTQ's loss of each row; none of other methods. */
-  readonly losses: readonly Tensor[];
-  readonly measure: CalibrationMeasure | undefined;
-}
-
 /** What is known of a stage's input. */
 interface Observed {
   readonly statistics: Statistics;
@@ -118,7 +111,7 @@ class BlockWork implements TapeTensors, Smoothable, QuantizedBlock {
   readonly #tuning: Tuning | undefined;
   readonly #trained = new Map<string, TrainedSlice[]>();
   /** Read together at the end of the block. */
-  readonly #untold: Untold[] = [];
+  readonly #untold = new UntoldFacts();
   #inputFactor: Tensor | undefined;
 
   constructor(graph: BlockGraph, context: BlockContext) {
@@ -442,30 +435,14 @@ class BlockWork implements TapeTensors, Smoothable, QuantizedBlock {
       },
     };
     this.weights.set(name, weight);
-    this.#untold.push({ weight, losses, measure });
+    this.#untold.add({ weight, losses, measure });
     await this.#pace.keep();
   }
 
   /** Read what was measured of all weights, once for the whole block. */
   async tellFacts(): Promise<void> {
     using _ = this.#context.trace.begin("round");
-    const untold = this.#untold.splice(0);
-    if (untold.length === 0) return;
-    const tensors = untold.map(({ losses, measure }) => [...losses, ...measure?.tensors ?? []]);
-    const read = await this.#context.backend.read(...tensors.flat());
-    for (const [i, { weight, losses, measure }] of untold.entries()) {
-      const sums = read.splice(0, tensors[i]!.length);
-      const measured = measure?.finish(sums.splice(losses.length));
-      const loss = sums.reduce(
-        (all, bytes) => new Float32Array(bytes.buffer).reduce((sum, value) => sum + value, all),
-        0,
-      );
-      weight.facts = {
-        ...weight.facts,
-        ...(losses.length > 0 ? { loss: loss / weight.facts.tokens } : {}),
-        ...measured,
-      };
-    }
+    await this.#untold.tell(this.#context.backend);
   }
 }
 

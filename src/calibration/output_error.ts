@@ -15,7 +15,7 @@ import type { Statistics } from "../observer.ts";
 import type { Gram } from "../linalg/panels.ts";
 import { gram } from "../observers/gram.ts";
 import { rowDots } from "../ops/row_dots.ts";
-import { subtract } from "../ops/subtract.ts";
+import { difference } from "../ops/subtract.ts";
 import { multiplyByPanels } from "../linalg/panels.ts";
 import { Pace } from "../pace.ts";
 import type { CalibrationFacts } from "../report.ts";
@@ -78,9 +78,7 @@ export class CalibrationMeasure {
       this.#dots.push(y);
     };
     await dot(w);
-    const e = scratch.alloc("f32", w.shape);
-    backend.run(subtract, { a: values(scratch), b: w, y: e });
-    await dot(e);
+    await dot(difference(values(scratch), w, scratch));
   }
 
   /** What is to be read, for {@linkcode finish}. */

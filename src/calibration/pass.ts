@@ -174,24 +174,14 @@ export class Calibration implements AsyncDisposable {
       readonly original: BlockTensors;
     },
   ): Promise<TrainingWindows> {
-    const { block: { input, output }, nodes } = graph;
-    const end = nodes.length;
+    const { input, output } = graph.block;
     const from = this.#original && this.#at ? originalPlace(graph, this.#at) : 0;
     await this.#quantized.drop();
     this.#at = undefined;
     const source = this.#original ?? this.#quantized;
     const targets = this.#original ?? new KeptStates(this.#keeping);
     this.#targets = targets;
-    await targets.expect(graph, end);
-    for (const stack of this.#stacks.keys()) {
-      signal?.throwIfAborted();
-      using scope = this.#backend.scope();
-      const given = await source.load(stack, scope);
-      const forward = { scope, tensors: original, tables: this.#tables };
-      const states = walk(graph, { from, to: end }, { given, forward });
-      await targets.store(stack, { given, states, scope });
-      await this.#pace.keep();
-    }
+    await this.#toEnd({ graph, tensors: original, signal }, { source, from, targets });
     return new TrainingWindows({
       inputs: this.#quantized.get(input),
       targets: targets.get(output),
@@ -201,22 +191,41 @@ export class Calibration implements AsyncDisposable {
 
   /** Forget what a block was trained for, and send every window through it. */
   async passTrained({ graph, quantized, signal }: Omit<Pass, "to" | "observe">): Promise<void> {
-    const end = graph.nodes.length;
     if (this.#targets !== this.#original) await this.#targets?.[Symbol.asyncDispose]();
     this.#targets = undefined;
-    this.#quantized.hold();
-    await this.#quantized.expect(graph, end);
+    const own = this.#quantized;
+    own.hold();
+    await this.#toEnd({ graph, tensors: quantized, signal }, {
+      source: own,
+      targets: own,
+      passed: (tokens) => this.count(graph, tokens / this.#tables.tokens),
+    });
+    for (const kept of [this.#quantized, this.#original]) await kept?.settle(graph, undefined);
+  }
+
+  /** Send every window from a place of a block to its end, and keep what it is there. */
+  async #toEnd(
+    { graph, tensors, signal }: Pick<Pass, "graph" | "signal"> & { readonly tensors: BlockTensors },
+    { source, from = 0, targets, passed }: {
+      readonly source: KeptStates;
+      readonly from?: number;
+      readonly targets: KeptStates;
+      /** Told of the tokens that have gone. */
+      readonly passed?: (tokens: number) => void;
+    },
+  ): Promise<void> {
+    const place = { from, to: graph.nodes.length };
+    await targets.expect(graph, place.to);
     for (const [stack, { length }] of this.#stacks.entries()) {
       signal?.throwIfAborted();
       using scope = this.#backend.scope();
-      const given = await this.#quantized.load(stack, scope);
-      const forward = { scope, tensors: quantized, tables: this.#tables };
-      const states = walk(graph, { from: 0, to: end }, { given, forward });
-      await this.#quantized.store(stack, { given, states, scope });
+      const given = await source.load(stack, scope);
+      const forward = { scope, tensors, tables: this.#tables };
+      const states = walk(graph, place, { given, forward });
+      await targets.store(stack, { given, states, scope });
       await this.#pace.keep();
-      this.#counter.count(graph.block.name, length / this.#tables.tokens);
+      passed?.(length);
     }
-    for (const kept of [this.#quantized, this.#original]) await kept?.settle(graph, undefined);
   }
 
   /** Send every window from one stop to the next. */

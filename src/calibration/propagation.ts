@@ -24,7 +24,7 @@ import { copyRectangle } from "../ops/copy.ts";
 import { embedding } from "../ops/embedding.ts";
 import { multiply } from "../ops/gemm.ts";
 import { scaleCap } from "../ops/scale_cap.ts";
-import { subtract } from "../ops/subtract.ts";
+import { difference } from "../ops/subtract.ts";
 import { widen } from "../ops/widen.ts";
 import { Pace } from "../pace.ts";
 import { elementCount } from "../tensor.ts";
@@ -87,11 +87,11 @@ export function observeInputs(
   return {
     async add(x, gap) {
       using scratch = scope.backend.scope();
-      const difference = differenceOf(gap, scratch);
+      const apart = difference(gap.original, gap.quantized, scratch);
       const [k = 0] = x.shape;
       for (const { first, rows, tensor } of sums.panels) {
         multiply(scope.backend, {
-          a: { tensor: difference, column: first, transposed: true },
+          a: { tensor: apart, column: first, transposed: true },
           b: { tensor: x, transposed: true },
           c: { tensor },
         }, { m: rows, n: channels, k, add: seen });
@@ -142,12 +142,12 @@ export function observeResiduals(
   return {
     async add(x, gap) {
       using scratch = backend.scope();
-      const difference = differenceOf(gap, scratch);
-      if (times !== 1) backend.run(scaleCap, { x: difference }, { times: 1 / times, cap: 0 });
-      if (offset) backend.run(addBias, { b: offset, y: difference });
+      const apart = difference(gap.original, gap.quantized, scratch);
+      if (times !== 1) backend.run(scaleCap, { x: apart }, { times: 1 / times, cap: 0 });
+      if (offset) backend.run(addBias, { b: offset, y: apart });
       const [k = 0] = x.shape;
       multiply(backend, {
-        a: { tensor: difference, transposed: true },
+        a: { tensor: apart, transposed: true },
         b: { tensor: x, transposed: true },
         c: { tensor: sums },
       }, { m: rows, n: channels, k, add: seen });
@@ -173,25 +173,15 @@ export function observeResiduals(
 /** −b, f32[R] in `scope`. */
 function negated(b: Tensor, scope: Scope): Tensor {
   const { backend } = scope;
-  const x = scope.alloc("f32", b.shape);
   if (b.dtype === "f32") {
     const zero = scope.alloc("f32", b.shape);
     backend.write(zero, new Uint8Array(4 * elementCount(b.shape)));
-    backend.run(subtract, { a: zero, b, y: x });
-    return x;
+    return difference(zero, b, scope);
   }
+  const x = scope.alloc("f32", b.shape);
   backend.run(widen, { x: b, y: x });
   backend.run(scaleCap, { x }, { times: -1, cap: 0 });
   return x;
-}
-
-function differenceOf(
-  { original, quantized }: { readonly original: Tensor; readonly quantized: Tensor },
-  scope: Scope,
-): Tensor {
-  const y = scope.alloc("f32", original.shape);
-  scope.backend.run(subtract, { a: original, b: quantized, y });
-  return y;
 }
 
 /** Rows of a matrix, in memory of their own. */

@@ -16,7 +16,7 @@ import type { BlockGraph } from "../graph/block_graph.ts";
 import type { Trained, TrainingSteps, TuningSchedule } from "../method.ts";
 import { multiply } from "../ops/gemm.ts";
 import { rowDots } from "../ops/row_dots.ts";
-import { subtract } from "../ops/subtract.ts";
+import { difference } from "../ops/subtract.ts";
 import { splitWindows, trainingTape } from "../plan/tuning.ts";
 import type { TuningFacts } from "../report.ts";
 import type { Rows } from "../source.ts";
@@ -180,11 +180,4 @@ class BlockTraining implements Disposable {
     const count = Math.ceil(windows.length / together);
     return Array.from({ length: count }, (_, i) => windows.slice(i * together, (i + 1) * together));
   }
-}
-
-/** a − b, f32[T, C] in `scope`. */
-function difference(a: Tensor, b: Tensor, scope: Scope): Tensor {
-  const y = scope.alloc("f32", a.shape);
-  scope.backend.run(subtract, { a, b, y });
-  return y;
 }

@@ -3,8 +3,8 @@
  * after token: errors of one block are the input of the next.
  */
 import type { Backend, Scope, Tensor } from "../backend.ts";
-import { add, rowDots } from "../ops/mod.ts";
-import { copyOf } from "./walk.ts";
+import { rowDots } from "../ops/row_dots.ts";
+import { difference } from "../ops/subtract.ts";
 
 /** Relative errors ‖x̃ − x‖ / ‖x‖ of the residual stream, over all windows. */
 export interface StreamErrors {
@@ -38,14 +38,15 @@ export class StreamErrorSums {
   add(block: number, { original, quantized }: { original: Tensor; quantized: Tensor }): void {
     const { backend } = this.#scope;
     using scratch = backend.scope();
-    const difference = copyOf(quantized, scratch);
-    backend.run(add, { y: original, x: difference }, { times: 1, other: -1 });
     const squares = (x: Tensor) => {
       const y = this.#scope.alloc("f32", [x.shape[0]!]);
       backend.run(rowDots, { a: x, b: x, y });
       return y;
     };
-    (this.#blocks[block] ??= []).push({ apart: squares(difference), whole: squares(original) });
+    (this.#blocks[block] ??= []).push({
+      apart: squares(difference(quantized, original, scratch)),
+      whole: squares(original),
+    });
   }
 
   /**
@@ -65,8 +66,8 @@ export class StreamErrorSums {
       const count = Math.ceil(seqLen / tokensPerPosition);
       const [apart, whole] = [new Float64Array(count), new Float64Array(count)];
       for (const _ of stacks) {
-        const [difference, states] = [read[at++]!, read[at++]!];
-        difference.forEach((square, token) => {
+        const [errors, states] = [read[at++]!, read[at++]!];
+        errors.forEach((square, token) => {
           const place = Math.floor(token % seqLen / tokensPerPosition);
           apart[place]! += square;
           whole[place]! += states[token]!;

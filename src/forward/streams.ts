@@ -56,6 +56,17 @@ export function scoreTokens(
   return Object.fromEntries(able.map((evaluator) => [evaluator.name, evaluator.score(tokens)]));
 }
 
+/** What streams are opened with. */
+export interface StreamsOptions {
+  readonly backend: Backend;
+  readonly evaluation: EvaluationInput;
+  readonly counter: StepCounter;
+  /** Of one model, or of the original and the quantized. */
+  readonly weights: readonly ModelWeights[];
+  /** Whether it is measured how far two streams are apart behind each block. */
+  readonly compare?: boolean;
+}
+
 /** Walks the windows through the model, in one stream per model. */
 export class Streams implements AsyncDisposable {
   readonly #model: Model;
@@ -69,17 +80,13 @@ export class Streams implements AsyncDisposable {
   readonly #weights: readonly ModelWeights[];
   readonly #held: Scope;
   readonly #tables: ModelTables;
-  /** Of two streams. */
+  /** Where it is to be told how far two streams are apart. */
   readonly #errors: StreamErrorSums | undefined;
 
   private constructor(
     model: Model,
-    { backend, evaluation, counter, weights, states }: {
-      backend: Backend;
-      evaluation: EvaluationInput;
-      counter: StepCounter;
-      weights: readonly ModelWeights[];
-      states: readonly HiddenStates[];
+    { backend, evaluation, counter, weights, compare = false, states }: StreamsOptions & {
+      readonly states: readonly HiddenStates[];
     },
   ) {
     this.#model = model;
@@ -92,19 +99,12 @@ export class Streams implements AsyncDisposable {
     this.#states = states;
     this.#held = backend.scope();
     this.#tables = new ModelTables(model, { tokens: this.#tokens, scope: this.#held });
-    this.#errors = states.length > 1 ? new StreamErrorSums(this.#held) : undefined;
+    this.#errors = compare ? new StreamErrorSums(this.#held) : undefined;
   }
 
-  /** A stream for each of `weights`: of one model, or of the original and the quantized. */
-  static async open(
-    model: Model,
-    { backend, evaluation, counter, weights }: {
-      backend: Backend;
-      evaluation: EvaluationInput;
-      counter: StepCounter;
-      weights: readonly ModelWeights[];
-    },
-  ): Promise<Streams> {
+  /** A stream for each of `weights`. */
+  static async open(model: Model, options: StreamsOptions): Promise<Streams> {
+    const { backend, evaluation, counter, weights } = options;
     const { windows: [first], spill } = evaluation;
     const { hiddenSize: channels } = model;
     const walk = requestOf({ ...evaluation, seqLen: first!.length });
@@ -113,7 +113,7 @@ export class Streams implements AsyncDisposable {
     for (let i = 0; i < weights.length; i++) {
       states.push(await HiddenStates.open({ backend, channels, spill, ...kept }));
     }
-    const streams = new Streams(model, { backend, evaluation, counter, weights, states });
+    const streams = new Streams(model, { ...options, states });
     counter.total += streams.#steps;
     return streams;
   }
@@ -155,8 +155,7 @@ export class Streams implements AsyncDisposable {
       original ??= loaded;
       for (const [stack, { length }] of this.#stacks.entries()) {
         signal?.throwIfAborted();
-        await this.#forward(graph, loaded, { states, stack });
-        if (stream > 0) await this.#compare(place, stack);
+        await this.#forward(graph, loaded, { place, stream, states, stack });
         this.#counter.count(graph.block.name, length / this.#tokens);
       }
     }
@@ -165,26 +164,25 @@ export class Streams implements AsyncDisposable {
   async #forward(
     graph: BlockGraph,
     tensors: LoadedBlock,
-    { states, stack }: { states: HiddenStates; stack: number },
+    { place, stream, states, stack }: {
+      place: number;
+      stream: number;
+      states: HiddenStates;
+      stack: number;
+    },
   ): Promise<void> {
     using scope = this.#backend.scope();
     const x = await states.get(stack, scope);
     const y = walkBlock(graph, x, { scope, tensors, tables: this.#tables });
+    if (this.#errors && stream > 0) {
+      const original = await this.#states[0]!.get(stack, scope);
+      this.#errors.add(place, { original, quantized: y });
+    }
     await states.set(stack, y, scope);
     await this.#pace.keep();
   }
 
-  /** Measure how far a stack's states are apart behind a block. */
-  async #compare(place: number, stack: number): Promise<void> {
-    using scope = this.#backend.scope();
-    const [original, quantized] = this.#states as [HiddenStates, HiddenStates];
-    this.#errors?.add(place, {
-      original: await original.get(stack, scope),
-      quantized: await quantized.get(stack, scope),
-    });
-  }
-
-  /** How far the streams were apart; undefined where there is one. */
+  /** How far the streams were apart; undefined where that was not measured. */
   async errors(): Promise<StreamErrors | undefined> {
     return await this.#errors?.finish(this.#backend, this.#tokens);
   }

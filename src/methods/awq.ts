@@ -17,7 +17,7 @@ import type { SmoothableWeight, SmoothingMethod } from "../method.ts";
 import type { Gram } from "../linalg/panels.ts";
 import { gram } from "../observers/gram.ts";
 import { rowDots } from "../ops/row_dots.ts";
-import { subtract } from "../ops/subtract.ts";
+import { difference } from "../ops/subtract.ts";
 import { Pace } from "../pace.ts";
 import type { OptionValues } from "../option.ts";
 import { multiplyByPanels } from "../linalg/panels.ts";
@@ -195,8 +195,7 @@ async function queueErrors(
       const back = scales
         ? scaleColumns(values, scales.map((scale) => 1 / scale), scratch)
         : values;
-      const e = scratch.alloc("f32", target.shape);
-      backend.run(subtract, { a: back, b: target, y: e });
+      const e = difference(back, target, scratch);
       const through = scratch.alloc("f32", target.shape);
       await multiplyByPanels(e, sums, through, { backend, pace });
       const y = scope.alloc("f32", [target.shape[0]!]);

@@ -22,7 +22,7 @@ import { copyRectangle } from "../ops/copy.ts";
 import { DESCEND_BLOCK, descendBlock } from "../ops/descend_block.ts";
 import { permuteColumns } from "../ops/permute_columns.ts";
 import { refitScales } from "../ops/refit_scales.ts";
-import { subtract } from "../ops/subtract.ts";
+import { difference } from "../ops/subtract.ts";
 import type { Pace } from "../pace.ts";
 import type { Option, OptionValues } from "../option.ts";
 import { diagonalBlocks, multiplyByRows, SPAN } from "../linalg/panels.ts";
@@ -117,8 +117,7 @@ function scaledError(
   const { backend } = scope;
   const e = scope.alloc("f32", values.shape);
   using scratch = backend.scope();
-  const w = scratch.alloc("f32", values.shape);
-  backend.run(subtract, { a: values, b: target, y: w });
+  const w = difference(values, target, scratch);
   backend.run(permuteColumns, { w, order, factor, y: e });
   return e;
 }

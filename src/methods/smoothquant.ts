@@ -20,7 +20,7 @@ import { absmax } from "../observers/absmax.ts";
 import { SAMPLE_TOKENS, tokenSample } from "../observers/token_sample.ts";
 import { matmulNt } from "../ops/matmul_nt.ts";
 import { rowDots } from "../ops/row_dots.ts";
-import { subtract } from "../ops/subtract.ts";
+import { difference } from "../ops/subtract.ts";
 import type { OptionValues } from "../option.ts";
 import type { Quantized, Scheme } from "../scheme.ts";
 import { schemeKind } from "../schemes/mod.ts";
@@ -200,8 +200,7 @@ class Trial {
       const quantized = { ...rounded, tensors: { ...rounded.tensors, ...inputs } };
       const y = scratch.alloc("f32", output.shape);
       kind.linear(quantized, x, y, { scope: scratch, column: 0 });
-      const e = scratch.alloc("f32", output.shape);
-      backend.run(subtract, { a: y, b: output, y: e });
+      const e = difference(y, output, scratch);
       const dots = scope.alloc("f32", [output.shape[0]!]);
       backend.run(rowDots, { a: e, b: e, y: dots });
       errors.push(dots);

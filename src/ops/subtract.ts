@@ -1,5 +1,6 @@
 /** Differences of two streams of hidden states. */
 import wgsl from "../../shaders/subtract.wgsl" with { type: "text" };
+import type { Scope, Tensor } from "../backend.ts";
 import { defineOp, spread } from "../op.ts";
 
 /** y = a − b. */
@@ -13,3 +14,10 @@ export const subtract = defineOp({
     for (let i = 0; i < N; i++) y![i] = a![i]! - b![i]!;
   },
 });
+
+/** a − b of one shape, f32 in `scope`. */
+export function difference(a: Tensor, b: Tensor, scope: Scope): Tensor {
+  const y = scope.alloc("f32", a.shape);
+  scope.backend.run(subtract, { a, b, y });
+  return y;
+}

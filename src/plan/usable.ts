@@ -66,10 +66,26 @@ export function refuseUnusable(source: TensorSource): void {
       { what: source.label, reason },
     );
   }
+  refuseQuantized(source, {
+    doing: `quantize ${source.label}`,
+    advice: "Quantize the original checkpoint instead.",
+  });
+}
+
+/**
+ * Refuse what some tool has quantized before.
+ *
+ * @throws {UnsupportedError} it is quantized; the sentence says by what, what cannot be done with
+ * it, and what to do.
+ */
+export function refuseQuantized(
+  source: TensorSource,
+  { doing, advice }: { readonly doing: string; readonly advice: string },
+): void {
   const by = quantizedBy(source);
   if (by === undefined) return;
-  throw new UnsupportedError(
-    `Cannot quantize ${source.label}: it is quantized already (${by}). Quantize the original checkpoint instead.`,
-    { what: source.label, reason: `quantized already (${by})` },
-  );
+  throw new UnsupportedError(`Cannot ${doing}: it is quantized already (${by}). ${advice}`, {
+    what: source.label,
+    reason: `quantized already (${by})`,
+  });
 }

@@ -13,6 +13,7 @@ import { type QuantizeTask, quantizeTasks } from "../plan/tasks.ts";
 import type { RunRecord } from "./record.ts";
 import type { RunReport } from "./run_report.ts";
 import type { Timeline } from "../trace.ts";
+import { codeBits } from "../scheme.ts";
 import { byteLength, matrixShape, sum } from "../tensor.ts";
 
 /** One quantized weight. */
@@ -205,8 +206,7 @@ function schemeNumbers(
     : "strategy" in scheme && scheme.strategy.kind === "group"
     ? scheme.strategy.size
     : null;
-  const bits = { nf4: 4, fp4: 4, fp8: 8, llm_int8: 8, cast: null };
-  return { bits: "bits" in scheme ? scheme.bits : bits[scheme.kind], group_size: group };
+  return { bits: codeBits(scheme), group_size: group };
 }
 
 /**

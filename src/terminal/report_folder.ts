@@ -6,13 +6,22 @@
 import { join, resolve, sep } from "node:path";
 import { quote, RequestError } from "../errors.ts";
 import { disk, makeFolders } from "../io/disk.ts";
-import type { Host } from "./command.ts";
+import type { Host, ParsedArguments } from "./command.ts";
 
 /**
  * A folder for a report; folders that were made for it are removed again if nothing was written.
  */
 export interface ReportFolder<Name extends string = string> extends AsyncDisposable {
   write(files: Readonly<Record<Name, string>>): Promise<void>;
+}
+
+/** The folder that `--report` names, as {@linkcode openReportFolder} opens it; none without. */
+export async function askedReportFolder<Name extends string>(
+  parsed: ParsedArguments,
+  options: Parameters<typeof openReportFolder<Name>>[1],
+): Promise<ReportFolder<Name> | undefined> {
+  const path = parsed.get("report");
+  return path === undefined ? undefined : await openReportFolder(String(path), options);
 }
 
 /**

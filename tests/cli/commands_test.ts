@@ -476,3 +476,19 @@ Deno.test("names from a checkpoint cannot move the cursor of a terminal", () =>
       assert.doesNotMatch(out + err, ACTS, words[0]);
     }
   }));
+
+Deno.test("curves and granularity refuse a checkpoint that is quantized already", () =>
+  inFolder(async (folder) => {
+    const out = `${folder}/out`;
+    const words = ["quantize", "sample", "--scheme", "NF4", "--output", out, ...ON_CPU];
+    assert.equal((await sluice(words)).code, 0);
+    for (const command of ["curves", "granularity"]) {
+      const { code, err } = await sluice([command, out, ...ON_CPU]);
+      assert.equal(code, 1, command);
+      assert.match(
+        err,
+        /it is quantized already \(bitsandbytes\)\. Give the original\.\n$/,
+        command,
+      );
+    }
+  }));

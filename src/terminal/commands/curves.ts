@@ -6,7 +6,7 @@ import type { Curves } from "../../curves/measured.ts";
 import { CURVE_FILES, curveFiles } from "../../curves/page.ts";
 import { LINES } from "../../curves/schemes.ts";
 import { jsonLine } from "../json.ts";
-import { openReportFolder } from "../report_folder.ts";
+import { askedReportFolder } from "../report_folder.ts";
 import { type Column, table } from "../table.ts";
 import { visible } from "../text.ts";
 import { DEVICE_FLAGS, MODEL, openDevice } from "./flags.ts";
@@ -60,10 +60,7 @@ export const curvesCommand: Command = {
 async function run(parsed: ParsedArguments, host: Host): Promise<void> {
   await using stack = new AsyncDisposableStack();
   const views = stack.use(await beginViews(parsed, host));
-  const reporting = parsed.get("report");
-  const folder = reporting === undefined
-    ? undefined
-    : stack.use(await openReportFolder(String(reporting), { files: CURVE_FILES, host }));
+  const folder = stack.use(await askedReportFolder(parsed, { files: CURVE_FILES, host }));
   const source = await openModel(parsed.arguments[0]!, {
     parsed,
     host,
@@ -83,7 +80,7 @@ async function run(parsed: ParsedArguments, host: Host): Promise<void> {
   views[Symbol.dispose]();
   if (parsed.get("json")) {
     const warnings = shownWarnings(views.warnings, parsed);
-    host.out.write(jsonLine({ type: "result", report: reporting, ...found, warnings }));
+    host.out.write(jsonLine({ type: "result", report: parsed.get("report"), ...found, warnings }));
   } else if (!parsed.get("quiet")) host.out.write(curvesTable(found));
 }
 

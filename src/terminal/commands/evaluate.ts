@@ -19,7 +19,7 @@ import {
 } from "./flags.ts";
 import { beginViews, MESSAGE_FLAGS, shownWarnings } from "./messages.ts";
 import { openModel } from "./model.ts";
-import { givenOr, walkLimit } from "./room.ts";
+import { withRoom } from "./room.ts";
 
 /** `sluice evaluate MODEL` */
 export const evaluateCommand: Command = {
@@ -55,13 +55,8 @@ async function run(parsed: ParsedArguments, host: Host): Promise<void> {
   const windows = await readWindows(parsed, source, { host, report: views.report });
   if (!parsed.get("quiet")) host.err.write(`sluice: measuring ${corpusSentence(windows)}\n`);
   const floatsPerToken = (await modelToEvaluate(source)).hiddenSize * (reference ? 2 : 1);
-  const limit = await walkLimit(
-    backend,
-    host,
-    windows.windows.length * windows.seqLen * floatsPerToken * 4,
-  );
-  const stateBudget = givenOr(windows.stateBudget, limit);
-  const evaluation = await withSpill({ ...windows, stateBudget }, { floatsPerToken, host, stack });
+  const placed = await withRoom(windows, { floatsPerToken, backend, host });
+  const evaluation = await withSpill(placed, { floatsPerToken, host, stack });
   const begun = performance.now();
   const scores = await evaluate(source, {
     backend,

@@ -1,13 +1,12 @@
 /** `sluice granularity`: what a scale for fewer weights brings, on a model of one's own. */
 import type { Command, Host, ParsedArguments } from "../command.ts";
-import { granularity } from "../../granularity.ts";
+import { granularity, granularityModel } from "../../granularity.ts";
 import type { Granularities } from "../../granularity/measured.ts";
 import { GRANULARITY_FILES, granularityFiles } from "../../granularity/page.ts";
-import { evaluableModel } from "../../plan/model.ts";
 import { requestOf } from "../../plan/planned.ts";
 import { recordedWindows } from "../../report/record.ts";
 import { jsonLine } from "../json.ts";
-import { openReportFolder } from "../report_folder.ts";
+import { askedReportFolder } from "../report_folder.ts";
 import { table } from "../table.ts";
 import { duration, visibleMessage } from "../text.ts";
 import {
@@ -21,7 +20,7 @@ import {
 } from "./flags.ts";
 import { beginViews, MESSAGE_FLAGS, shownWarnings } from "./messages.ts";
 import { openModel } from "./model.ts";
-import { givenOr, walkLimit } from "./room.ts";
+import { withRoom } from "./room.ts";
 
 /** `sluice granularity MODEL` */
 export const granularityCommand: Command = {
@@ -60,23 +59,15 @@ export const granularityCommand: Command = {
 async function run(parsed: ParsedArguments, host: Host): Promise<void> {
   await using stack = new AsyncDisposableStack();
   const views = stack.use(await beginViews(parsed, host));
-  const reporting = parsed.get("report");
-  const folder = reporting === undefined
-    ? undefined
-    : stack.use(await openReportFolder(String(reporting), { files: GRANULARITY_FILES, host }));
+  const folder = stack.use(await askedReportFolder(parsed, { files: GRANULARITY_FILES, host }));
   const opening = { parsed, host, report: views.report, stack };
   const source = await openModel(parsed.arguments[0]!, opening);
-  const { hiddenSize } = evaluableModel(source, { advice: "Give a model that Sluice can run." });
+  const { hiddenSize } = granularityModel(source);
   const backend = stack.use(await openDevice(parsed, views.report));
   const windows = await readWindows(parsed, source, { host, report: views.report });
   if (!parsed.get("quiet")) host.err.write(`sluice: measuring ${corpusSentence(windows)}\n`);
   const floatsPerToken = 2 * hiddenSize;
-  const limit = await walkLimit(
-    backend,
-    host,
-    windows.windows.length * windows.seqLen * floatsPerToken * 4,
-  );
-  const placed = { ...windows, stateBudget: givenOr(windows.stateBudget, limit) };
+  const placed = await withRoom(windows, { floatsPerToken, backend, host });
   const found = await granularity(source, {
     backend,
     bits: Number(parsed.get("bits")),
@@ -90,7 +81,7 @@ async function run(parsed: ParsedArguments, host: Host): Promise<void> {
   if (parsed.get("json")) {
     host.out.write(jsonLine({
       type: "result",
-      report: reporting,
+      report: parsed.get("report"),
       evaluation: recordedWindows(requestOf(windows), windows),
       ...found,
       warnings: shownWarnings(views.warnings, parsed),

@@ -16,7 +16,7 @@ import { CheckpointStays } from "../faults.ts";
 import { jsonLine, recordDocument } from "../json.ts";
 import { checkRepo, PUBLISH_FLAGS, publishCheckpoint, publishLine } from "./publish.ts";
 import { planSentence } from "../plan_view.ts";
-import { openReportFolder, type ReportFolder } from "../report_folder.ts";
+import { askedReportFolder, type ReportFolder } from "../report_folder.ts";
 import { showRun, showTensors, tensorsCsv } from "../result_view.ts";
 import { shellWord } from "../text.ts";
 import { timelineSvg } from "../timeline_view.ts";
@@ -149,13 +149,8 @@ async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
   const energyTable = await readEnergyTable(parsed, host);
   const views = stack.use(await beginViews(parsed, host));
   await checkApart(model, place.path);
-  const reporting = parsed.get("report");
-  const folder = reporting === undefined ? undefined : stack.use(
-    await openReportFolder(String(reporting), {
-      output: place.path,
-      files: REPORT_FILES,
-      host,
-    }),
+  const folder = stack.use(
+    await askedReportFolder(parsed, { output: place.path, files: REPORT_FILES, host }),
   );
   const sink = stack.use(
     await openFolderSink(place.path, {

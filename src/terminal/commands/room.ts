@@ -1,6 +1,6 @@
 /** Memory for hidden states where no flag says how much: what the machine has. */
 import type { Backend, DeviceLimits } from "../../backend.ts";
-import { STATE_BUDGET } from "../../windows.ts";
+import { type PreparedWindows, STATE_BUDGET } from "../../windows.ts";
 import type { Budgets } from "../../plan/fit.ts";
 import type { Plan } from "../../plan/planned.ts";
 import type { Host } from "../command.ts";
@@ -26,6 +26,20 @@ export async function walkLimit(backend: Backend, host: Host, wanted: number): P
 /** The budget that was given, or where none was, which is said by infinity, the limit. */
 export function givenOr(stateBudget: number, limit: number): number {
   return stateBudget === Infinity ? limit : stateBudget;
+}
+
+/** Windows with the memory for hidden states that the flag says, or the machine has. */
+export async function withRoom(
+  windows: PreparedWindows,
+  { floatsPerToken, backend, host }: {
+    readonly floatsPerToken: number;
+    readonly backend: Backend;
+    readonly host: Host;
+  },
+): Promise<PreparedWindows> {
+  const wanted = windows.windows.length * windows.seqLen * floatsPerToken * 4;
+  const stateBudget = givenOr(windows.stateBudget, await walkLimit(backend, host, wanted));
+  return { ...windows, stateBudget };
 }
 
 /**
