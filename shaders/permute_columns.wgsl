@@ -1,10 +1,10 @@
 // Columns of a matrix in another order, each times its factor. One invocation an element.
 
-struct Args { R: u32, C: u32 }
+struct Args { R: u32, C: u32, G: u32 }
 
 @group(0) @binding(0) var<storage, read> w: array<f32>; // f32[R, C]
 @group(0) @binding(1) var<storage, read> order: array<u32>; // u32[C]
-@group(0) @binding(2) var<storage, read> factor: array<f32>; // f32[C]
+@group(0) @binding(2) var<storage, read> factor: array<f32>; // f32[G, C]
 @group(0) @binding(3) var<storage, read_write> y: array<f32>; // f32[R, C]
 @group(1) @binding(0) var<uniform> args: Args;
 
@@ -17,5 +17,6 @@ fn main(
   let e = flat_group(group, groups) * LANES + lane;
   if e >= args.R * args.C { return; }
   let column = order[e % args.C];
-  y[e] = w[e / args.C * args.C + column] * factor[column];
+  let row = e / args.C;
+  y[e] = w[row * args.C + column] * factor[row / (args.R / args.G) * args.C + column];
 }

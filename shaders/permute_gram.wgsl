@@ -1,12 +1,11 @@
-// Rows of a symmetric matrix in another order, scaled, damped, with zeros below the diagonal. One
+// Rows of a symmetric matrix in another order, damped, with zeros below the diagonal. One
 // workgroup a row.
 
 struct Args { P: u32, C: u32, Q: u32, from_: u32, to: u32, damp: f32 }
 
 @group(0) @binding(0) var<storage, read> h: array<f32>; // f32[P, C]
 @group(0) @binding(1) var<storage, read> order: array<u32>; // u32[C]
-@group(0) @binding(2) var<storage, read> factor: array<f32>; // f32[C]
-@group(0) @binding(3) var<storage, read_write> m: array<f32>; // f32[Q, C]
+@group(0) @binding(2) var<storage, read_write> m: array<f32>; // f32[Q, C]
 @group(1) @binding(0) var<uniform> args: Args;
 
 @compute @workgroup_size(LANES)
@@ -19,10 +18,8 @@ fn main(
   if i >= args.Q { return; }
   let row = order[args.to + i];
   if row < args.from_ || row >= args.from_ + args.P { return; }
-  let scale = factor[row];
   for (var j = lane; j < args.C; j += LANES) {
-    let column = order[j];
-    let value = h[(row - args.from_) * args.C + column] * scale * factor[column];
+    let value = h[(row - args.from_) * args.C + order[j]];
     let damped = select(value, value + args.damp, j == args.to + i);
     m[i * args.C + j] = select(damped, 0.0, j < args.to + i);
   }

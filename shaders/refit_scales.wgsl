@@ -2,11 +2,11 @@
 // One workgroup a row.
 
 struct Args {
-  C: u32, R: u32, K: u32, B: u32,
+  G: u32, C: u32, R: u32, K: u32, B: u32,
   first: u32, count: u32, tile: u32, scale_dtype: u32, damp: f32,
 }
 
-@group(0) @binding(0) var<storage, read> factor: array<f32>; // f32[C]
+@group(0) @binding(0) var<storage, read> factor: array<f32>; // f32[G, C]
 @group(0) @binding(1) var<storage, read> g: array<f32>; // f32[R, K]
 @group(0) @binding(2) var<storage, read> m: array<f32>; // f32[R, K]
 @group(0) @binding(3) var<storage, read_write> w: array<f32>; // f32[R, C]
@@ -26,13 +26,10 @@ fn main(
   var slope = 0.0;
   var curvature = 0.0;
   for (var i = lane; i < args.count; i += LANES) {
-    let f = factor[args.first + i];
     let at = r * args.C + args.first + i;
-    let size = w[at] * f;
-    if size == 0.0 { continue; }
-    let damped = args.damp / (f * f);
-    slope += size * (g[r * args.K + i] + damped * e[at]);
-    curvature += size * (m[r * args.K + i] + damped * size);
+    let size = w[at];
+    slope += size * (g[r * args.K + i] + args.damp * e[at]);
+    curvature += size * (m[r * args.K + i] + args.damp * size);
   }
   slope = sum_lanes(slope, lane);
   curvature = sum_lanes(curvature, lane);
@@ -51,8 +48,9 @@ fn main(
   if !(usable && change < 0.0) { return; }
   for (var i = lane; i < args.count; i += LANES) {
     let at = r * args.C + args.first + i;
-    let value = round(w[at] / before) * after;
-    e[at] += (value - w[at]) * factor[args.first + i];
+    let by = factor[r / (args.R / args.G) * args.C + args.first + i];
+    let value = round(w[at] * by / before) * after / by;
+    e[at] += value - w[at];
     w[at] = value;
   }
   if lane == 0u {

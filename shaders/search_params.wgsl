@@ -5,13 +5,13 @@
 override w_dtype: u32;
 
 struct Args {
-  R: u32, C: u32, A: u32, B: u32,
+  R: u32, C: u32, G: u32, A: u32, B: u32,
   bits: u32, grid: u32, tile_rows: u32, tile_columns: u32, scale_dtype: u32, objective: u32,
     is_signed: u32,
 }
 
 @group(0) @binding(0) var<storage, read> w: array<u32>; // f32|bf16|f16[R, C]
-@group(0) @binding(1) var<storage, read> importance: array<f32>; // f32[C]
+@group(0) @binding(1) var<storage, read> importance: array<f32>; // f32[G, C]
 // F32[A, B], as bits: it may be infinite.
 @group(0) @binding(2) var<storage, read_write> scale: array<u32>;
 @group(0) @binding(3) var<storage, read_write> zero: array<u32>; // i8[A, B]
@@ -28,7 +28,8 @@ struct Found { error: f32, step: f32, offset: f32, order: u32 }
 fn stage(tile: Tile, start: u32, lane: u32) {
   workgroupBarrier();
   for (var k = lane; k < min(CHUNK, tile.count - start); k += LANES) {
-    let by = importance[tile.column + (start + k) % tile.width];
+    let part = tile.row / (args.R / args.G) * args.C;
+    let by = importance[part + tile.column + (start + k) % tile.width];
     chunk[k] = vec2(bitcast<f32>(weight_bits(tile, start + k)), by);
   }
   workgroupBarrier();

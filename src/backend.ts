@@ -100,6 +100,8 @@ export interface Backend extends Allocator, AsyncDisposable {
   readonly sliceBytes: number;
   /** Rows that a product should have for this device to run at speed. */
   readonly productRows: number;
+  /** Rows that keep this device busy where one invocation computes a row: GPTQ's loop over columns. */
+  readonly busyRows: number;
   /** Elements of a product's input or output from which more rows make it no faster, if any do. */
   readonly productElements?: number;
   /** What has passed to and fro so far; absent where the host's memory is the device's. */
@@ -148,6 +150,7 @@ export type DeviceLimits = Pick<
   | "sliceBytes"
   | "productRows"
   | "productElements"
+  | "busyRows"
   | "supports"
   | "matrixPlaces"
 >;

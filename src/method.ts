@@ -25,8 +25,14 @@ interface MethodBase {
 
 /** A weight, or one slice of its rows, already on the device. */
 export interface Job {
-  /** f32|bf16|f16[R, C]; f32 for methods that need statistics. */
+  /** f32|bf16|f16[R, C]; f32 for methods that need statistics, and where there are scales. */
   readonly weight: Tensor;
+  /**
+   * What the columns are multiplied by before they are rounded, as the channels of their input will
+   * be divided by it: f32[C] for each of as many equal parts of the rows; absent: not at all. Codes
+   * are those of the weight multiplied.
+   */
+  readonly scales?: readonly Float32Array[] | undefined;
   /** The result's tensors are allocated here. */
   readonly scope: Scope;
 }
@@ -41,18 +47,11 @@ export interface RoundingRequest {
    * Of the input of the linears, as it was before any smoothing; absent for methods that need none.
    */
   readonly statistics?: Statistics;
-  /**
-   * What the channels of the input have been divided by since: f32[C]. The weights come multiplied
-   * by it.
-   */
-  readonly scales?: Float32Array | undefined;
   /** What the rounder keeps on the device belongs to it. */
   readonly scope: Scope;
   readonly report: Reporter;
   /** Ends what takes long, the rounding too, when it is aborted. */
   readonly signal?: AbortSignal | undefined;
-  /** Do not wait to hear whether what a rounder rounds by is {@linkcode Rounder.sound}. */
-  readonly unchecked?: boolean;
 }
 
 /** What became of a slice. */
@@ -65,11 +64,6 @@ export interface Rounded {
 /** Chooses codes for weights that read one input. */
 export interface Rounder {
   round(job: Job): Promise<Rounded> | Rounded;
-  /**
-   * f32[1]: above 0 if what it rounds by is sound; else all that it rounded is void. Absent where
-   * that is known.
-   */
-  readonly sound?: Tensor | undefined;
   /** What the report says of it: damping that was used, why another method did the work. */
   readonly remarks: RoundingRemarks;
 }
@@ -79,8 +73,8 @@ export interface RoundingRemarks {
   /** λ as a share of the Gram matrix's diagonal. */
   readonly damping?: number;
   /**
-   * Σ 1/U_ii² over all columns, and f32[C] by column on the device: from which the loss can be told
-   * before.
+   * f32[1, C] on the device: 1/U_ii² by column, for errors of the weight without scales, from which
+   * the loss can be told before.
    */
   readonly importance?: Tensor;
   /** Why weights were rounded to nearest instead. */
@@ -104,12 +98,13 @@ export interface SmoothableWeight {
   readonly scheme: Scheme;
   /** Rows of the weight that will be rounded, f32[ids.length, C] in `scope`. */
   take(ids: Uint32Array<ArrayBuffer>, scope: Scope): Promise<Tensor> | Tensor;
-  /** Open the rounding that will follow, with scales. */
-  open(
-    scales: Float32Array | undefined,
-    scope: Scope,
-    how?: Pick<RoundingRequest, "unchecked">,
-  ): Promise<Rounder> | Rounder;
+  /** Of weights that are rounded alike, one of them. */
+  readonly alike: unknown;
+  /**
+   * The rounding that will follow, of this weight and of those rounded alike. It holds until that
+   * of others is asked for.
+   */
+  rounder(): Promise<Rounder>;
 }
 
 /** What finding scales takes. */
@@ -142,10 +137,14 @@ export interface SmoothingMethod extends MethodBase {
   /** Which channels it scales: those after norms, or also those that a linear makes. */
   readonly after: "norms" | "norms and linears";
   /**
-   * Bytes of device memory that finding scales for inputs of this many channels takes for each
-   * weight that reads them, statistics apart; absent: as many as rounding takes.
+   * Bytes of device memory that finding scales for inputs of this many channels takes for so many
+   * weights that read them, statistics apart; absent: as many as rounding takes.
    */
-  workBytes?(channels: number, options: OptionValues): number;
+  workBytes?(
+    weights: number,
+    channels: number,
+    how: { readonly options: OptionValues; readonly device: Pick<Backend, "busyRows"> },
+  ): number;
   /** The best scales; undefined when none are better than all ones. */
   smooth(request: SmoothingRequest): Promise<SmoothingScales | undefined>;
 }

@@ -174,7 +174,10 @@ export interface ScaleOptions {
   /** The result's tensors belong to it. */
   readonly scope: Scope;
   readonly search: ScaleSearch;
-  /** f32[C]: how much an error in each column counts in a search; all alike when absent. */
+  /**
+   * f32[G, C]: how much an error in each column counts in a search, in each of G equal parts of the
+   * rows; all alike when absent.
+   */
   readonly importance?: Tensor;
   /**
    * A search may give symmetric int grids scales of either sign, so that the largest weight meets

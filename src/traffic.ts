@@ -9,7 +9,10 @@ export interface Traffic {
   readonly dispatches: number;
   /** Times that queued work was handed to the device. */
   readonly submits: number;
-  /** Times that the host waited until the device had done all that was queued. */
+  /**
+   * Times that the host waited until the device had done all that was queued; reads under way at
+   * once wait together.
+   */
   readonly waits: number;
   /** Those of the waits that brought tensors back. */
   readonly reads: number;

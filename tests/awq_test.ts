@@ -61,13 +61,13 @@ async function scale(
         CHANNELS,
         scope,
       ),
-    open: (scales, scope) =>
-      rtn.open({
+    alike: SCHEME,
+    rounder: async () =>
+      await rtn.open({
         names: ["w"],
         scheme: SCHEME,
         options: { scale: "minmax" },
         statistics,
-        scales,
         scope,
         report: () => {},
       }),

@@ -4,6 +4,7 @@
  * weight to a checkpoint that is read back.
  */
 import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
 import { join } from "node:path";
 import { CheckpointError } from "../src/errors.ts";
 import { codebookFormat } from "../src/formats/codebook.ts";
@@ -215,6 +216,16 @@ Deno.test("a codebook is written by `plain` as values and by `codebook` as codes
   assert.equal(same.format, "codebook");
   assert.deepEqual(same.quantized[0]!.metrics, found.quantized[0]!.metrics);
   assert.deepEqual(same.loaders.map(({ opens }) => opens), ["no"]);
+  {
+    await using coded = await openCheckpoint(asCodes.out);
+    const table = Buffer.from(await coded.read("a.weight_table"));
+    const path = join(asCodes.out, "model.safetensors");
+    const stored = Buffer.from(await Deno.readFile(path));
+    table.copy(stored, stored.indexOf(table), 2, 4);
+    table.copy(stored, stored.indexOf(table.subarray(4)) - 2, 0, 2);
+    await Deno.writeFile(path, stored);
+  }
+  await assert.rejects(verify(asCodes.out, { backend }), /levels of its codebook do not ascend/);
   await using written = await openCheckpoint(out);
   const values = floatsFrom("bf16", await written.read("a.weight"));
   for (let r = 0; r < 24; r += 8) {

@@ -83,6 +83,7 @@ const CPU: DeviceLimits = {
   memoryBytes: 4.02e9,
   sliceBytes: 2 ** 22,
   productRows: 2048,
+  busyRows: 64,
   productElements: 2 ** 22,
   software: false,
   supports: () => true,

@@ -65,7 +65,7 @@ async function round(
     scheme: Scheme;
     statistics: Statistics;
     options?: Readonly<Record<string, string | number | boolean>>;
-    scales?: Float32Array;
+    scales?: readonly Float32Array[];
     scope: Scope;
   },
 ): Promise<Made> {
@@ -75,13 +75,12 @@ async function round(
     scheme,
     options,
     statistics,
-    scales,
     scope,
     report: (event) => events.push(event),
   });
   const w = upload(weight, [weight.length / columns, columns], scope);
   const { damping, fallback } = rounder.remarks;
-  return { ...await rounder.round({ weight: w, scope }), events, damping, fallback };
+  return { ...await rounder.round({ weight: w, scales, scope }), events, damping, fallback };
 }
 
 async function codesOf({ quantized }: Made, backend: Backend): Promise<Int8Array> {
@@ -347,7 +346,7 @@ onEveryBackend(
     const statistics = await observe(inputs(150, columns, 7), columns, scope);
     const scheme = int({ grid: "full", strategy: { kind: "group", size: 32 } });
     const scales = Float32Array.from({ length: columns }, (_, c) => 0.5 + (c % 7) / 4);
-    const given = { columns, scheme, statistics, scales, scope };
+    const given = { columns, scheme, statistics, scales: [scales], scope };
     const whole = await codesOf(await round(weight, given), backend);
     const parts = await Promise.all(
       [[0, 5], [5, 16]].map(async (

@@ -10,6 +10,7 @@ import { open } from "../src/open.ts";
 import { requestOf } from "../src/plan/planned.ts";
 import { plan } from "../src/plan.ts";
 import { recipeFromOptions } from "../src/recipe.ts";
+import { recordedWindows } from "../src/report/record.ts";
 import type { IntScheme, Strategy } from "../src/scheme.ts";
 import { schemeKind } from "../src/schemes/mod.ts";
 import { schemeFrom } from "../src/schemes/options.ts";
@@ -130,10 +131,13 @@ Deno.test("granularity() measures what each brings: bits rise, errors fall, and 
   for (const { perplexity, divergence, seconds } of found.rows) {
     assert(Math.abs(perplexity / found.perplexity - 1) < 0.5 && divergence > 0 && seconds > 0);
   }
-  const files = await granularityFiles(found, { generator: "sluice test" });
+  const evaluation = recordedWindows(requestOf(windows), windows);
+  const files = await granularityFiles(found, { generator: "sluice test", evaluation });
   assert.deepEqual(Object.keys(files).sort(), GRANULARITY_FILES.toSorted());
   assert.equal(files["granularity.csv"].trim().split("\n").length, 9);
-  assert.equal(JSON.parse(files["granularity.json"]).rows.length, 8);
+  const written = JSON.parse(files["granularity.json"]);
+  assert.equal(written.rows.length, 8);
+  assert.deepEqual(written.evaluation, evaluation);
   assert.equal(files["granularity.html"].match(/<figure>/g)!.length, 3);
 });
 

@@ -40,6 +40,7 @@ export function idleDevice(
     description: "a device that computes nothing",
     software: false,
     productRows: 512,
+    busyRows: 64,
     supports: () => true,
     alloc(dtype, shape) {
       let address: number | undefined = heap.take(deviceBytes({ dtype, shape }));

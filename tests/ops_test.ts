@@ -165,7 +165,7 @@ Deno.test("search_params shrinks the range where one outlier would cost the rest
   for (const objective of [0, 1]) {
     const { scale } = await define(searchParams, {
       w: ["f32", [1, 64], weights],
-      importance: ["f32", [64], new Float32Array(64).fill(1)],
+      importance: ["f32", [1, 64], new Float32Array(64).fill(1)],
       scale: ["f32", [1, 1]],
       zero: ["i8", [1, 1]],
     }, { bits: 3, grid: 0, tile_rows: 1, tile_columns: 64, scale_dtype: 0, objective, signed: 0 });
@@ -178,7 +178,7 @@ Deno.test("search_params covers the outlier after all where its column counts fo
   const weights = Float32Array.from({ length: 64 }, (_, i) => i === 9 ? 1.4 : Math.sin(i) * 0.8);
   const { scale } = await define(searchParams, {
     w: ["f32", [1, 64], weights],
-    importance: ["f32", [64], Float32Array.from(weights, (w) => w === weights[9] ? 1e4 : 1)],
+    importance: ["f32", [1, 64], Float32Array.from(weights, (w) => w === weights[9] ? 1e4 : 1)],
     scale: ["f32", [1, 1]],
     zero: ["i8", [1, 1]],
   }, { bits: 3, grid: 1, tile_rows: 1, tile_columns: 64, scale_dtype: 0, objective: 1, signed: 0 });
@@ -190,7 +190,7 @@ Deno.test("search_params with signed scales meets the largest weight with the lo
   for (const sign of [1, -1]) {
     const { scale } = await define(searchParams, {
       w: ["f32", [1, 4], Float32Array.of(4 * sign, -3 * sign, 2 * sign, sign)],
-      importance: ["f32", [4], Float32Array.of(1, 1, 1, 1)],
+      importance: ["f32", [1, 4], Float32Array.of(1, 1, 1, 1)],
       scale: ["f32", [1, 1]],
       zero: ["i8", [1, 1]],
     }, {

@@ -14,6 +14,7 @@ export const DEVICE: DeviceLimits = {
   maxTensorBytes: 2 ** 30,
   sliceBytes: 2 ** 22,
   productRows: 512,
+  busyRows: 8192,
   software: false,
   supports: () => true,
 };

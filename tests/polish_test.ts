@@ -34,7 +34,7 @@ interface Layer {
   readonly columns: number;
   readonly weight: Float32Array<ArrayBuffer>;
   readonly inputs: Float32Array<ArrayBuffer>;
-  /** What the inputs' channels are divided by; the weight comes multiplied. */
+  /** What the inputs' channels are divided by, and the weight is multiplied by before it is rounded. */
   readonly scales?: Float32Array;
 }
 
@@ -75,7 +75,6 @@ async function round(
     scheme,
     options: { damping: DAMPING, sweeps: 0, ...options },
     statistics: new Statistics(new Map([[gram, sums]]), { channels: columns, tokens: sums.tokens }),
-    scales,
     scope,
     report: () => {},
   });
@@ -85,6 +84,7 @@ async function round(
     const slice = weight.slice(from * columns, (from + slices[i]!) * columns);
     const { quantized, loss } = await rounder.round({
       weight: upload(slice, [slices[i]!, columns], scope),
+      scales: scales && [scales],
       scope,
     });
     const { codes, scale, absmax } = quantized.tensors;
@@ -97,30 +97,31 @@ async function round(
     outcome.codes.push(...c!);
     outcome.scales.push(...new Float32Array(s!.buffer));
     outcome.loss += new Float32Array(l!.buffer).reduce((a, b) => a + b, 0);
-    values.push(...new Float32Array(v!.buffer));
+    values.push(
+      ...new Float32Array(v!.buffer).map((value, i) => value / (scales?.[i % columns] ?? 1)),
+    );
   }
   assert.equal(rounder.remarks.damping, DAMPING);
-  outcome.cost = cost({ rows, columns, weight, inputs, ...(scales ? { scales } : {}) }, values);
+  outcome.cost = cost({ rows, columns, weight, inputs }, values);
   return outcome;
 }
 
-/** H = Σ x·xᵀ of each layer's scaled inputs in float64, by those inputs: every step of polishing asks for it. */
+/** H = Σ x·xᵀ of each layer's inputs in float64, by those inputs: every step of polishing asks for it. */
 const grams = new Map<Layer["inputs"], Float64Array>();
 
-function gramOf({ columns, inputs, scales }: Layer): Float64Array {
-  const by = (c: number) => scales?.[c] ?? 1;
+function gramOf({ columns, inputs }: Layer): Float64Array {
   const h = new Float64Array(columns * columns);
   for (let t = 0; t < inputs.length; t += columns) {
     for (let i = 0; i < columns; i++) {
       for (let j = 0; j < columns; j++) {
-        h[i * columns + j]! += inputs[t + i]! / by(i) * inputs[t + j]! / by(j);
+        h[i * columns + j]! += inputs[t + i]! * inputs[t + j]!;
       }
     }
   }
   return h;
 }
 
-/** ½·tr(E·H'·Eᵀ) of some values, in the coordinates of the scaled weight. */
+/** ½·tr(E·H'·Eᵀ) of some values, without scales. */
 function cost(layer: Layer, values: readonly number[]): number {
   const { rows, columns, weight, inputs } = layer;
   const h = grams.getOrInsertComputed(inputs, () => gramOf(layer));
@@ -158,7 +159,7 @@ const STEPS: readonly OptionValues[] = [
 
 const scaled = (made: Layer): Layer => {
   const scales = gaussian(made.columns, 13).map((x) => 0.4 + Math.abs(x));
-  return { ...made, scales, weight: made.weight.map((w, i) => w * scales[i % made.columns]!) };
+  return { ...made, scales };
 };
 
 for (

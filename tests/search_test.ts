@@ -177,7 +177,7 @@ for (const { search, power, cases, ...promise } of WANTED) {
         using scope = backend.scope();
         const weight = scope.alloc("f32", SHAPE);
         backend.write(weight, new Uint8Array(w.buffer));
-        const counts = importance && scope.alloc("f32", [SHAPE[1]]);
+        const counts = importance && scope.alloc("f32", [1, SHAPE[1]]);
         if (counts) backend.write(counts, new Uint8Array(importance.buffer));
         const quantized = await kind.quantize(scheme, weight, {
           scope,

@@ -67,7 +67,8 @@ async function scaled(
         ])),
         into,
       ),
-    open: () => Promise.reject(new Error("smoothquant rounds to nearest by itself")),
+    alike: scheme,
+    rounder: () => Promise.reject(new Error("smoothquant rounds to nearest by itself")),
   }));
   const most = sizesOf(inputs);
   const results = new Map<Observer, unknown>([

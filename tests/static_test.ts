@@ -110,6 +110,7 @@ const DEVICE = {
   maxTensorBytes: 2 ** 30,
   sliceBytes: 2 ** 22,
   productRows: 1,
+  busyRows: 1,
   software: false,
 } as const;
 const WINDOWS = { seqLen: 16, windows: 2, stateBudget: 1e6 };

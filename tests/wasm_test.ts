@@ -281,9 +281,9 @@ const CALLS: Readonly<Record<string, Call>> = {
   },
   dequantize_int: { ...tiled, scalars: tiles },
   search_params: {
-    ...tiled,
+    dims: { ...tiled.dims, G: 1 },
     scalars: { bits: 4, grid: 2, scale_dtype: 2, objective: 0, signed: 0, ...tiles },
-    given: { importance: positive([C]) },
+    given: { importance: positive([1, C]) },
   },
   hqq_params: {
     ...tiled,
@@ -415,18 +415,23 @@ const CALLS: Readonly<Record<string, Call>> = {
     scalars: { from: 5, to: 9, damp: 0.1 },
     given: { order: reversed(C) },
   },
-  permute_columns: { dims: { R, C }, given: { order: reversed(C) } },
+  permute_columns: { dims: { R, C, G: 1 }, given: { order: reversed(C) } },
   factor_block: {
     dims: { P: 300, C: 300, K: 64, S: 1 },
     scalars: { first: 128, panel: 0, least: 1e-6 },
   },
   gptq_block: {
-    dims: { P: C, C, A: R, B: 11, R },
+    dims: { P: C, C, A: R, B: 11, G: 1, R },
     scalars: { first: 64, count: 64, panel: 0, tile_rows: 1, tile_columns: 47, kind: 0, ...INT4 },
-    given: { order: reversed(C), scale: positive([R, 11]), v: positive([C, C]) },
+    given: {
+      order: reversed(C),
+      scale: positive([R, 11]),
+      v: positive([C, C]),
+      factor: positive([1, C]),
+    },
   },
   descend_block: {
-    dims: { P: C, C, R, K: 64, A: R, B: 11 },
+    dims: { P: C, C, G: 1, R, K: 64, A: R, B: 11 },
     scalars: {
       first: 64,
       count: 64,
@@ -437,12 +442,12 @@ const CALLS: Readonly<Record<string, Call>> = {
       ...INT4,
       damp: 0.1,
     },
-    given: { scale: positive([R, 11]), h: positive([C, C]) },
+    given: { scale: positive([R, 11]), h: positive([C, C]), factor: positive([1, C]) },
   },
   refit_scales: {
-    dims: { C, R, K: 200, B: 3 },
+    dims: { G: 1, C, R, K: 200, B: 3 },
     scalars: { first: 190, count: 187, tile: 1, scale_dtype: 1, damp: 0.1 },
-    given: { scale: positive([R, 3]) },
+    given: { scale: positive([R, 3]), factor: positive([1, C]) },
   },
   diagonal: {
     dims: { P: R, C },
@@ -561,7 +566,7 @@ const LARGE: Readonly<Record<string, Call>> = {
     scalars: { head_dim: 300, window: 0, scale: 0.06, cap: 0, biased: 0, length: 75 },
   },
   search_params: {
-    dims: { R: 150, C: 517, A: 1, B: 1 },
+    dims: { R: 150, C: 517, G: 1, A: 1, B: 1 },
     scalars: {
       bits: 4,
       grid: 2,
@@ -571,7 +576,7 @@ const LARGE: Readonly<Record<string, Call>> = {
       objective: 0,
       signed: 0,
     },
-    given: { importance: positive([517]) },
+    given: { importance: positive([1, 517]) },
   },
   gemm: {
     dims: { A: 600, D: 300, B: 600, E: 500, C: 300, F: 500 },

@@ -52,6 +52,7 @@ export function referenceBackend(): Backend {
     software: false,
     sliceBytes: 16 * 2 ** 20,
     productRows: 1,
+    busyRows: 1,
     supports: () => true,
     alloc: (dtype, shape) => new HostTensor(dtype, shape),
     scope: () => makeScope(backend),

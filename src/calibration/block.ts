@@ -12,7 +12,7 @@ import { Pace } from "../pace.ts";
 import type { BlockGraph, Stage } from "../graph/block_graph.ts";
 import type { Matrix } from "../graph/matrices.ts";
 import { residualEdge } from "../graph/residual.ts";
-import { scaleColumns, upload } from "../linalg/channels.ts";
+import { scaleColumns } from "../linalg/channels.ts";
 import type { Rounder, SmoothableWeight } from "../method.ts";
 import { type Observer, openObservations, type Statistics } from "../observer.ts";
 import type { Gram } from "../linalg/panels.ts";
@@ -40,6 +40,7 @@ import {
   unscaled,
 } from "./quantized_weight.ts";
 import { moveScales, type Smoothable } from "./smoothing.ts";
+import { Roundings } from "./roundings.ts";
 import { UntoldFacts } from "./untold_facts.ts";
 import { type TrainedSlice, tuneBlock } from "./tuning.ts";
 
@@ -159,7 +160,7 @@ class BlockWork implements TapeTensors, Smoothable, QuantizedBlock {
 
   /** Observe a stage's input, then quantize its linears. */
   async quantizeStage(stage: Stage): Promise<void> {
-    const { backend, trace, report, signal } = this.#context;
+    const { backend, report } = this.#context;
     using scope = backend.scope();
     const tasks = stage.matrices.flatMap(({ name }) => {
       const task = this.#tasks.get(name);
@@ -174,20 +175,15 @@ class BlockWork implements TapeTensors, Smoothable, QuantizedBlock {
       new Set(smoothing ? before : [...before, ...fixing]),
       scope,
     );
-    const smoothed = smoothing && await this.#smooth(smoothing, groups, observed);
+    using roundings = new Roundings({ ...this.#context, statistics: observed.statistics });
+    const smoothed = smoothing &&
+      await this.#smooth(smoothing, groups, { ...observed, roundings });
     // A fixed scale is for the input as its linears get it.
     const inputs = smoothing && fixing.length > 0
       ? await this.#look(stage, new Set(fixing), scope)
       : observed.statistics;
     for (const group of groups) {
-      // A rounder may hold a matrix as large as the Gram matrix: there is one at a time.
-      using opened = backend.scope();
-      const { statistics } = observed;
-      const open = () => group.open(smoothed?.scales, { scope: opened, statistics, signal });
-      const rounder = await trace.time("solve", open);
-      const { importance } = rounder.remarks;
-      // The report tells of it when the block is done.
-      if (importance) this.#context.scope.adopt(opened.release(importance));
+      const rounder = await roundings.of(group);
       const inputScale = group.inputScale(inputs);
       for (const task of group.tasks) {
         await this.#round(task, { group, rounder, smoothed, inputScale, ...observed });
@@ -326,21 +322,20 @@ class BlockWork implements TapeTensors, Smoothable, QuantizedBlock {
   async #smooth(
     { methods, source }: StageSmoothing,
     groups: readonly Group[],
-    { statistics, mover }: Observed,
+    { statistics, mover, roundings }: Observed & { readonly roundings: Roundings },
   ): Promise<Smoothed | undefined> {
     using _ = this.#context.trace.begin("scales");
     const { backend, report, scope, signal } = this.#context;
-    const weights = groups.flatMap((group) => {
-      const open: SmoothableWeight["open"] = (scales, scope, how) =>
-        group.open(scales, { scope, statistics, signal, ...how });
-      return group.tasks.map(({ name, weight }): SmoothableWeight => ({
+    const weights = groups.flatMap((group) =>
+      group.tasks.map(({ name, weight }): SmoothableWeight => ({
         name,
         rows: weight.shape[0]!,
         scheme: group.scheme,
         take: (ids, scope) => this.#target(name, ids, { mover, scope }),
-        open,
-      }));
-    });
+        alike: group,
+        rounder: () => roundings.of(group),
+      }))
+    );
     for (const method of methods) {
       const found = await method.smooth({
         weights,
@@ -384,11 +379,12 @@ class BlockWork implements TapeTensors, Smoothable, QuantizedBlock {
   ): Promise<void> {
     using _ = this.#context.trace.begin("round");
     const { backend, original, scope, signal, trace, metrics } = this.#context;
-    const { name, weight: { shape: [rows = 0] }, sliceRows } = task;
-    using scratch = backend.scope();
     const { importance } = rounder.remarks;
-    const measure = metrics ? new CalibrationMeasure({ scope, statistics, importance }) : undefined;
-    const factor = smoothed && upload(smoothed.scales, scratch);
+    const { name, weight: { shape: [rows = 0] }, sliceRows } = task;
+    const scales = smoothed?.scales;
+    const measure = metrics
+      ? new CalibrationMeasure({ scope, statistics, importance, scales })
+      : undefined;
     const fixed = inputScale === undefined ? {} : { input_scale: scalar(inputScale, scope) };
     const slices: QuantizedSlice[] = [];
     const losses: Tensor[] = [];
@@ -397,25 +393,25 @@ class BlockWork implements TapeTensors, Smoothable, QuantizedBlock {
       const to = Math.min(rows, from + sliceRows);
       using inner = backend.scope();
       const ids = Uint32Array.from({ length: to - from }, (_, i) => from + i);
-      let weight = await this.#target(name, ids, { mover, scope: inner });
-      if (factor) weight = scaleColumns(weight, factor, inner);
-      const { quantized, loss } = await rounder.round({ weight, scope });
+      const weight = await this.#target(name, ids, { mover, scope: inner });
+      const parts = scales && [scales];
+      const { quantized, loss } = await rounder.round({ weight, scales: parts, scope });
       const tensors = { ...quantized.tensors, ...fixed };
       const slice = { rows: { from, to }, quantized: { ...quantized, tensors } };
       slices.push(slice);
       if (loss) losses.push(loss);
       const { tuning, rounding } = group.chain;
       const compensated = rounding.compensates === true;
-      const trained = tuning?.open({ target: weight, quantized, compensated, scope });
+      const target = tuning && parts ? scaleColumns(weight, parts, inner) : weight;
+      const trained = tuning?.open({ target, quantized, compensated, scope });
       if (trained) {
         this.#trained.getOrInsertComputed(name, () => []).push({ rows: slice.rows, trained });
       }
       if (!measure) continue;
-      const moved = { scales: smoothed?.scales };
       await trace.time("measure", () =>
         measure.add(quantized, {
           original: (scope) => original.rows(name, ids, scope),
-          values: (scope) => unscaled(moved, slice, scope),
+          values: (scope) => unscaled({ scales }, slice, scope),
           scope: inner,
           signal,
         }));
@@ -424,7 +420,7 @@ class BlockWork implements TapeTensors, Smoothable, QuantizedBlock {
     const weight: QuantizedWeight = {
       task,
       slices,
-      scales: smoothed?.scales,
+      scales,
       facts: {
         method: group.chain.name,
         tokens: statistics.tokens,

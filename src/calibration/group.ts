@@ -67,13 +67,11 @@ export class Group {
     );
   }
 
-  /** Open the rounding of these weights, multiplied by scales. */
+  /** Open the rounding of these weights. */
   open(
-    scales: Float32Array | undefined,
-    { scope, statistics, unchecked = false, signal }: {
+    { scope, statistics, signal }: {
       readonly scope: Scope;
       readonly statistics: Statistics;
-      readonly unchecked?: boolean;
       readonly signal?: AbortSignal | undefined;
     },
   ): Promise<Rounder> | Rounder {
@@ -82,10 +80,8 @@ export class Group {
       scheme: this.scheme,
       options: this.options,
       statistics,
-      scales,
       scope,
       report: this.#report,
-      unchecked,
       signal,
     });
   }

@@ -28,24 +28,28 @@ export class CalibrationMeasure {
   /** Undefined when the method that was used asked for none. */
   readonly #gram: Gram | undefined;
   readonly #importance: Tensor | undefined;
+  readonly #moved: Float32Array | undefined;
   readonly #dots: Tensor[] = [];
   readonly #scales: { readonly tensor: Tensor; readonly quantized: Quantized }[] = [];
 
   /**
    * @param options.scope What is queued lives in it until it is read.
-   * @param options.importance f32[C]: 1/U_ii² by column, if GPTQ did the rounding.
+   * @param options.importance f32[1, C]: 1/U_ii² by column, if GPTQ did the rounding.
+   * @param options.scales f32[C]: by which the columns were multiplied before.
    */
   constructor(
-    { scope, statistics, importance }: {
+    { scope, statistics, importance, scales }: {
       readonly scope: Scope;
       readonly statistics: Statistics;
       readonly importance?: Tensor | undefined;
+      readonly scales?: Float32Array | undefined;
     },
   ) {
     this.#scope = scope;
     this.#tokens = statistics.tokens;
     this.#gram = statistics.has(gram) ? statistics.of(gram) : undefined;
     this.#importance = importance;
+    this.#moved = scales;
   }
 
   /**
@@ -94,7 +98,9 @@ export class CalibrationMeasure {
     const arrays = read.map((bytes) => new Float32Array(bytes.buffer));
     const sums = arrays.splice(0, this.#dots.length).map((dots) => dots.reduce((a, b) => a + b, 0));
     const total = (first: number) => sums.reduce((sum, x, i) => i % 2 === first ? sum + x : sum, 0);
-    const [importance, ...scales] = arrays;
+    const [plain, ...scales] = arrays;
+    // An error of a column that was multiplied is that much smaller in the weight itself.
+    const importance = plain?.map((weight, c) => weight / (this.#moved?.[c] ?? 1) ** 2);
     const squares = scales.reduce(
       (sum, scale, i) => sum + weighScales(this.#scales[i]!.quantized, scale, importance!),
       0,

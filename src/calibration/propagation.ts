@@ -215,11 +215,9 @@ async function solvable(
 ): Promise<Factor | undefined> {
   const { size, diagonal, tokens } = gram;
   const power = diagonal.reduce((sum, square) => sum + square, 0) / tokens;
-  const factor = scope.alloc("f32", [size]);
-  scope.backend.write(factor, new Uint8Array(new Float32Array(size).fill(1).buffer));
   const order = Uint32Array.from({ length: size }, (_, i) => i);
   for (const damping of [PROPAGATION_DAMPING * power, 10 * PROPAGATION_DAMPING * power]) {
-    const made = power > 0 && await soundFactor(gram, { scope, order, factor, damping, signal });
+    const made = power > 0 && await soundFactor(gram, { scope, order, damping, signal });
     if (made) return made;
   }
   return undefined;

@@ -53,7 +53,7 @@ export function unscaled(
 ): Tensor {
   const { backend } = scope;
   let values = schemeKind(quantized.scheme).dequantize(quantized, scope);
-  if (scales) values = scaleColumns(values, scales.map((scale) => 1 / scale), scope);
+  if (scales) values = scaleColumns(values, [scales.map((scale) => 1 / scale)], scope);
   if (rowFactors) {
     const own = rowFactors.subarray(from, to).map((factor) => 1 / factor);
     backend.run(scaleRows, { factor: upload(own, scope), y: values }, { scale_dtype: 0 });

@@ -6,7 +6,7 @@
 import type { Scope, Tensor } from "../backend.ts";
 import type { Norm } from "../family.ts";
 import type { Smoothing } from "../graph/pairs.ts";
-import { upload } from "../linalg/channels.ts";
+import { upload, uploadParts } from "../linalg/channels.ts";
 import { bytesFrom, floatsFrom, roundTo } from "../number.ts";
 import { schemeKind } from "../schemes/mod.ts";
 import type { FloatDType } from "../tensor.ts";
@@ -27,8 +27,8 @@ export interface MovedScales {
   /** f32[C]: what the columns of the stage's weights are to be multiplied by. */
   readonly scales: Float32Array<ArrayBuffer>;
   /**
-   * f32[C]: by what the input that windows stand at is to be multiplied, where it was made before
-   * its scales were moved.
+   * f32[1, C]: by what the input that windows stand at is to be multiplied, where it was made
+   * before its scales were moved.
    */
   readonly inputFactor: Tensor | undefined;
 }
@@ -55,7 +55,7 @@ export async function moveScales(
   const inputFactor = Float32Array.from(rows, (row) => factors[row]!);
   return {
     scales: inputFactor.map((factor) => 1 / factor),
-    inputFactor: upload(inputFactor, scope),
+    inputFactor: uploadParts([inputFactor], { count: inputFactor.length, scope }),
   };
 }
 

@@ -16,6 +16,11 @@ export interface CurvePoint {
   readonly sqnrDb: number;
 }
 
+/** The SQNR in decibels that no code of so many bits a weight exceeds, by Shannon's bound. */
+export function boundDb(bound: number, bits: number): number {
+  return -10 * Math.log10(bound * 2 ** (-2 * bits));
+}
+
 /** What was measured. */
 export interface Curves {
   readonly model: string;

@@ -7,7 +7,7 @@ import { html, type Markup } from "../report/page/markup.ts";
 import { count, short } from "../report/page/numbers.ts";
 import { pageOf } from "../report/page/shell.ts";
 import { type Picture, sheet } from "../report/page/sheet.ts";
-import type { CurvePoint, Curves } from "./measured.ts";
+import { boundDb, type CurvePoint, type Curves } from "./measured.ts";
 import { LINES } from "./schemes.ts";
 
 /** The files, by name. */
@@ -55,10 +55,14 @@ export async function curveFiles(
       curves.points.map(({ data, line, scheme, uniform, bits, distortion, sqnrDb }) => [
         ...[data, line, scheme].map((text) => text.replace(/^(?=[=+\-@])/, "'")),
         ...[uniform ? 1 : 0, bits, distortion, sqnrDb],
+        boundDb(curves.data.find(({ name }) => name === data)!.bound, bits),
       ]),
       {
         header: true,
-        columns: ["data", "line", "scheme", "uniform", "bits_per_weight", "distortion", "sqnr_db"],
+        columns: [
+          ...["data", "line", "scheme", "uniform", "bits_per_weight", "distortion", "sqnr_db"],
+          "shannon_bound_db",
+        ],
       },
     ),
     "curves.svg": sheet({

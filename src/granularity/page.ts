@@ -9,6 +9,7 @@ import { html, type Markup } from "../report/page/markup.ts";
 import { duration, fixed, short } from "../report/page/numbers.ts";
 import { pageOf } from "../report/page/shell.ts";
 import { type Picture, sheet } from "../report/page/sheet.ts";
+import type { RecordedWindows } from "../report/record.ts";
 import type { Granularities, GranularityRow } from "./measured.ts";
 
 /** The files, by name. */
@@ -22,7 +23,11 @@ export const GRANULARITY_FILES = [
 /** The files of granularities. */
 export async function granularityFiles(
   found: Granularities,
-  { generator }: { readonly generator: string },
+  { generator, evaluation }: {
+    readonly generator: string;
+    /** The text it was measured on. */
+    readonly evaluation: RecordedWindows;
+  },
 ): Promise<Readonly<Record<typeof GRANULARITY_FILES[number], string>>> {
   const { model, bits, rows, refused, perplexity } = found;
   const pictures: Picture[] = [
@@ -39,15 +44,7 @@ export async function granularityFiles(
       chart: await draw(rows, { value: ({ bits }) => bits, scale: "linear" }),
     },
   ];
-  const document = {
-    version: 1,
-    generator,
-    model,
-    bits,
-    original_perplexity: perplexity,
-    rows: rows.map(documentOf),
-    refused,
-  };
+  const document = { version: 1, generator, evaluation, ...granularityDocument(found) };
   const { stringify } = await import("csv-stringify/sync");
   return {
     "granularity.json": `${JSON.stringify(document, plainNumbers, 1)}\n`,
@@ -94,6 +91,19 @@ ${
       footer:
         html`${generator}. <code>granularity.json</code> and <code>granularity.csv</code> beside this page have the numbers, <code>granularity.svg</code> the pictures.`,
     }),
+  };
+}
+
+/** Granularities as JSON has them, in a file and on standard output. */
+export function granularityDocument(
+  { model, bits, rows, refused, perplexity }: Granularities,
+): Readonly<Record<string, unknown>> {
+  return {
+    model,
+    bits,
+    original_perplexity: perplexity,
+    rows: rows.map(documentOf),
+    refused,
   };
 }
 

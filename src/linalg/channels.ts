@@ -10,12 +10,25 @@ export function upload(values: Float32Array | Uint32Array, scope: Scope): Tensor
   return tensor;
 }
 
-/** Σ x² of each channel after it was divided by its scale. */
-export function scaledSquares(
-  squares: Float32Array,
-  scales: Float32Array | undefined,
-): Float32Array<ArrayBuffer> {
-  return Float32Array.from(squares, (square, c) => square / (scales ? scales[c]! ** 2 : 1));
+/**
+ * Numbers by channel for each of equal parts of a weight's rows, f32[G, C] in `scope`: those of
+ * `parts`; the same ones for all, where there are none, of each of `count` channels.
+ */
+export function uploadParts(
+  parts: readonly Float32Array[] | undefined,
+  { count, scope, map = (value) => value }: {
+    readonly count: number;
+    readonly scope: Scope;
+    /** What becomes of a number in `parts`, or of 1 where there are none. */
+    readonly map?: (value: number, channel: number) => number;
+  },
+): Tensor {
+  const all = parts ?? [new Float32Array(count).fill(1)];
+  const values = new Float32Array(all.length * count);
+  all.forEach((part, i) => values.set(part.map(map), i * count));
+  const tensor = scope.alloc("f32", [all.length, count]);
+  scope.backend.write(tensor, new Uint8Array(values.buffer));
+  return tensor;
 }
 
 /** The order 0, 1, … */
@@ -23,13 +36,20 @@ export function natural(count: number): Uint32Array<ArrayBuffer> {
   return Uint32Array.from({ length: count }, (_, i) => i);
 }
 
-/** w·diag(factor), f32[R, C] in `scope`. */
-export function scaleColumns(w: Tensor, factor: Float32Array | Tensor, scope: Scope): Tensor {
+/**
+ * The columns of w f32[R, C] multiplied by `factor`, f32[G, C] or f32[C] for each of G equal parts
+ * of its rows: f32[R, C] in `scope`.
+ */
+export function scaleColumns(
+  w: Tensor,
+  factor: Tensor | readonly Float32Array[],
+  scope: Scope,
+): Tensor {
   const y = scope.alloc("f32", w.shape);
-  const [, columns = 0] = w.shape;
+  const [, count = 0] = w.shape;
   using scratch = scope.backend.scope();
-  const order = upload(natural(columns), scratch);
-  const given = factor instanceof Float32Array ? upload(factor, scratch) : factor;
+  const order = upload(natural(count), scratch);
+  const given = "shape" in factor ? factor : uploadParts(factor, { count, scope: scratch });
   scope.backend.run(permuteColumns, { w, order, factor: given, y });
   return y;
 }

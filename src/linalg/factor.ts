@@ -38,9 +38,7 @@ export interface FactorOptions {
   readonly scope: Scope;
   /** Columns by place. */
   readonly order: Uint32Array;
-  /** f32[C]: what each channel of the input is multiplied by first. */
-  readonly factor: Tensor;
-  /** λ, added to the diagonal of the scaled matrix. */
+  /** λ, added to the diagonal. */
   readonly damping: number;
   /** Columns of a block, a multiple of 64; as many as suit the size unless given. */
   readonly width?: number;
@@ -70,7 +68,7 @@ export function factorWork(size: number): FactorWork {
 /** Queue the factoring of a Gram matrix. Whether it went well is told by {@linkcode isSound}. */
 export async function makeFactor(
   gram: Gram,
-  { scope, order: columns, factor, damping, width, signal }: FactorOptions,
+  { scope, order: columns, damping, width, signal }: FactorOptions,
 ): Promise<Factor> {
   const { backend } = scope;
   const pace = new Pace(backend, signal);
@@ -83,7 +81,7 @@ export async function makeFactor(
   for (const to of v.panels) {
     for (const from of gram.panels) {
       const scalars = { from: from.first, to: to.first, damp: damping };
-      backend.run(permuteGram, { h: from.tensor, order, factor, m: to.tensor }, scalars);
+      backend.run(permuteGram, { h: from.tensor, order, m: to.tensor }, scalars);
       await pace.keep();
     }
   }
@@ -316,9 +314,9 @@ export async function isSound(factor: Factor, backend: Backend): Promise<boolean
   return new Float32Array(bytes!.buffer)[0]! > 0;
 }
 
-/** f32[C] in `scope`: 1/U_ii² by column, which is how much an error in it counts in GPTQ's loss. */
+/** f32[1, C] in `scope`: 1/U_ii² by column, which is how much an error in it counts in GPTQ's loss. */
 export function importanceOf({ v, order }: Factor, scope: Scope): Tensor {
-  const y = scope.alloc("f32", [v.size]);
+  const y = scope.alloc("f32", [1, v.size]);
   for (const { first, tensor } of v.panels) {
     scope.backend.run(diagonal, { m: tensor, order, y }, { first, inverse_square: 1 });
   }

@@ -10,7 +10,7 @@
  * the loss that it in fact has, whose best ρ is smaller than that of rounding to nearest. A sample
  * of rows decides.
  */
-import type { Backend, Scope, Tensor } from "../backend.ts";
+import type { Backend, Tensor } from "../backend.ts";
 import { sampleRows, scaleColumns, stackRows } from "../linalg/channels.ts";
 import { Least } from "../ops/least.ts";
 import type { SmoothableWeight, SmoothingMethod } from "../method.ts";
@@ -28,11 +28,17 @@ import { schemeKind } from "../schemes/mod.ts";
 const STEP = 0.1;
 const MOST = 1;
 
+/** Of all that are tried one after the other. */
+const EXPONENTS = Array.from({ length: MOST / STEP + 1 }, (_, i) => round(i * STEP));
+
 /**
- * Copies of the sampled rows of one weight, f32, on the device at once: the target, scaled,
- * rounded, back, the error; and those of the rounding.
+ * Copies of the sampled rows of one weight, f32, on the device at once for every exponent: the
+ * target, those the rounding works on, what was rounded, back, the error.
  */
-const SAMPLE_COPIES = 14;
+const SAMPLE_COPIES = 7;
+
+/** What exponents that are tried together may take, unless two take more. */
+const TOGETHER_BYTES = 2 ** 30;
 
 /** See the head of this file. */
 export const awq: SmoothingMethod = {
@@ -47,7 +53,10 @@ export const awq: SmoothingMethod = {
     help: "awq: rows of each weight that are rounded to compare scales",
   }],
   after: "norms and linears",
-  workBytes: (channels, options) => SAMPLE_COPIES * rowsOf(options) * channels * 4,
+  workBytes(weights, channels, { options, device }) {
+    const rows = weights * rowsOf(options);
+    return exponentsTogether(rows, channels, device) * SAMPLE_COPIES * rows * channels * 4;
+  },
   needs: () => [gram],
   supports: (scheme) =>
     schemeKind(scheme).choice !== undefined ||
@@ -58,20 +67,19 @@ export const awq: SmoothingMethod = {
     // An input that is always 0 has no channel that matters more than others.
     if (sizes.every((size) => size === 0)) return undefined;
     const best = new Least(0);
-    const trial = { weights, sums, sizes, rows: rowsOf(options), backend, signal };
-    /** Whether the last of some exponents is better than all before. */
-    const areBetter = async (...ratios: number[]): Promise<boolean> => {
+    const rows = rowsOf(options);
+    const trial = { weights, sums, sizes, rows, backend, signal };
+    const together = exponentsTogether(weights.length * rows, sums.size, backend);
+    for (let i = 0, better = true; better && i < EXPONENTS.length; i += together) {
+      const ratios = EXPONENTS.slice(i, i + together);
       const losses = await outputErrors(ratios, trial);
-      return ratios.map((ratio, i) => best.offer(ratio, losses[i]!)).at(-1)!;
-    };
-    // Together goes what is tried in any case: a trial takes a GPU longer than the wait for it.
-    for (let better = await areBetter(0, STEP), ratio = STEP; better && ratio < MOST;) {
-      ratio = round(ratio + STEP);
-      better = await areBetter(ratio);
+      // One that does not help ends the search, though others were tried beside it.
+      better = ratios.every((ratio, k) => best.offer(ratio, losses[k]!) || ratio === 0);
     }
     const { value: whole } = best;
-    const halves = [round(whole - STEP / 2), round(whole + STEP / 2)];
-    await areBetter(...halves.filter((ratio) => ratio > 0));
+    const halves = [round(whole - STEP / 2), round(whole + STEP / 2)].filter((ratio) => ratio > 0);
+    const losses = await outputErrors(halves, trial);
+    halves.forEach((ratio, k) => best.offer(ratio, losses[k]!));
     const { value: strength } = best;
     return strength === 0 ? undefined : { scales: scalesFor(sizes, strength), strength };
   },
@@ -80,6 +88,20 @@ export const awq: SmoothingMethod = {
 /** Rows of each weight that decide. */
 function rowsOf(options: OptionValues): number {
   return Number(options["awq-rows"] ?? 128);
+}
+
+/**
+ * How many exponents are tried at once: as many as keep the device busy with their rows, two at
+ * least, because two are tried in any case.
+ */
+function exponentsTogether(
+  rows: number,
+  channels: number,
+  { busyRows }: Pick<Backend, "busyRows">,
+): number {
+  const fitting = TOGETHER_BYTES / (SAMPLE_COPIES * rows * channels * 4);
+  const wanted = Math.floor(Math.min(busyRows / rows, fitting));
+  return Math.min(EXPONENTS.length, Math.max(2, wanted));
 }
 
 /** Exponents are decimals: 0.1 + 0.2 is 0.3. */
@@ -134,93 +156,59 @@ interface Trial {
  * wait for all of them.
  */
 async function outputErrors(ratios: readonly number[], trial: Trial): Promise<number[]> {
-  const { backend } = trial;
+  const { weights, sums, sizes, rows, backend, signal } = trial;
   using scope = backend.scope();
-  const queued = [];
-  for (const ratio of ratios) {
-    queued.push(await queueErrors(ratio, { ...trial, scope, unchecked: true }));
+  const scales = ratios.map((ratio) => scalesFor(sizes, ratio));
+  const dots: Tensor[] = [];
+  const shares: RowShare[] = [];
+  const pace = new Pace(backend, signal);
+  for (const alike of Map.groupBy(weights, ({ alike }) => alike).values()) {
+    const rounder = await alike[0]!.rounder();
+    for (const { members, parts } of roundedTogether(alike, ratios.length)) {
+      using scratch = backend.scope();
+      const taken: Tensor[] = [];
+      for (const weight of members) taken.push(await weight.take(sampleOf(weight, rows), scratch));
+      const target = stackRows(taken, scratch);
+      for (const some of parts) {
+        using inner = backend.scope();
+        const given = some.map((i) => scales[i]!);
+        const weight = stackRows(some.map(() => target), inner);
+        const { quantized } = await rounder.round({ weight, scales: given, scope: inner });
+        const values = schemeKind(quantized.scheme).dequantize(quantized, inner);
+        const inverse = given.map((part) => part.map((scale) => 1 / scale));
+        const e = difference(scaleColumns(values, inverse, inner), weight, inner);
+        const through = inner.alloc("f32", weight.shape);
+        await multiplyByPanels(e, sums, through, { backend, pace });
+        const y = scope.alloc("f32", [weight.shape[0]!]);
+        backend.run(rowDots, { a: e, b: through, y });
+        dots.push(y);
+        for (const exponent of some) {
+          shares.push(...members.map((weight) => {
+            const { length } = sampleOf(weight, rows);
+            return { exponent, length, share: weight.rows / length };
+          }));
+        }
+      }
+    }
   }
-  const read = await backend.read(...queued.flatMap(({ tensors }) => tensors));
-  const numbers = read.map(({ buffer }) => new Float32Array(buffer));
-  const errors: number[] = [];
-  for (const [i, { tensors, errorOf }] of queued.entries()) {
-    const error = errorOf(numbers.splice(0, tensors.length));
-    errors.push(error ?? await checkedError(ratios[i]!, trial));
+  const read = await backend.read(...dots);
+  const numbers = read.flatMap(({ buffer }) => [...new Float32Array(buffer)]);
+  const errors = ratios.map(() => 0);
+  let at = 0;
+  for (const { exponent, length, share } of shares) {
+    const own = numbers.slice(at, at += length);
+    errors[exponent]! += own.reduce((a, b) => a + b, 0) * share;
   }
   return errors;
 }
 
-/** The error of an exponent with which the first damping was not enough. */
-async function checkedError(ratio: number, trial: Trial): Promise<number> {
-  const { backend } = trial;
-  using scope = backend.scope();
-  const { tensors, errorOf } = await queueErrors(ratio, { ...trial, scope, unchecked: false });
-  const read = await backend.read(...tensors);
-  return errorOf(read.map(({ buffer }) => new Float32Array(buffer))) ?? NaN;
-}
-
-/** Errors on their way. */
-interface QueuedErrors {
-  /** To be read; in `scope`. */
-  readonly tensors: readonly Tensor[];
-  /** The sum of the errors, of the numbers that were read; undefined if the rounding is void. */
-  errorOf(numbers: readonly Float32Array[]): number | undefined;
-}
-
-async function queueErrors(
-  ratio: number,
-  { weights, sums, sizes, rows, backend, signal, scope, unchecked }: Trial & {
-    readonly scope: Scope;
-    readonly unchecked: boolean;
-  },
-): Promise<QueuedErrors> {
-  const scales = ratio === 0 ? undefined : scalesFor(sizes, ratio);
-  const dots: Tensor[] = [];
-  const shares: { readonly length: number; readonly share: number }[][] = [];
-  const sound: Tensor[] = [];
-  const pace = new Pace(backend, signal);
-  // A rounder may hold a matrix as large as the Gram matrix: there is one at a time.
-  for (const [open, alike] of Map.groupBy(weights, ({ open }) => open)) {
-    using opened = backend.scope();
-    const rounder = await open(scales, opened, { unchecked });
-    if (rounder.sound) sound.push(scope.adopt(opened.release(rounder.sound)));
-    for (const together of roundedTogether(alike)) {
-      using scratch = backend.scope();
-      const taken: Tensor[] = [];
-      for (const weight of together) taken.push(await weight.take(sampleOf(weight, rows), scratch));
-      const target = stackRows(taken, scratch);
-      const scaled = scales ? scaleColumns(target, scales, scratch) : target;
-      const { quantized } = await rounder.round({ weight: scaled, scope: scratch });
-      const values = schemeKind(quantized.scheme).dequantize(quantized, scratch);
-      const back = scales
-        ? scaleColumns(values, scales.map((scale) => 1 / scale), scratch)
-        : values;
-      const e = difference(back, target, scratch);
-      const through = scratch.alloc("f32", target.shape);
-      await multiplyByPanels(e, sums, through, { backend, pace });
-      const y = scope.alloc("f32", [target.shape[0]!]);
-      backend.run(rowDots, { a: e, b: through, y });
-      dots.push(y);
-      shares.push(together.map((weight) => {
-        const { length } = sampleOf(weight, rows);
-        return { length, share: weight.rows / length };
-      }));
-    }
-  }
-  return {
-    tensors: [...dots, ...sound],
-    errorOf(numbers) {
-      if (numbers.slice(dots.length).some(([status]) => !(status! > 0))) return undefined;
-      let all = 0;
-      shares.forEach((parts, i) => {
-        let at = 0;
-        for (const { length, share } of parts) {
-          all += numbers[i]!.subarray(at, at += length).reduce((a, b) => a + b, 0) * share;
-        }
-      });
-      return all;
-    },
-  };
+/** Rows of one weight, rounded with one exponent. */
+interface RowShare {
+  /** Its place among those that were tried. */
+  readonly exponent: number;
+  readonly length: number;
+  /** How many rows of the weight one of them stands for. */
+  readonly share: number;
 }
 
 function sampleOf({ rows }: SmoothableWeight, most: number): Uint32Array<ArrayBuffer> {
@@ -228,11 +216,17 @@ function sampleOf({ rows }: SmoothableWeight, most: number): Uint32Array<ArrayBu
 }
 
 /**
- * Weights of one scheme whose rows can be rounded as those of one matrix, because nothing is common
- * to rows; else each alone.
+ * Weights of one scheme, and exponents by number, that are rounded as one matrix, because nothing
+ * is common to rows; else each weight alone, with one exponent after the other.
  */
-function roundedTogether(weights: readonly SmoothableWeight[]): SmoothableWeight[][] {
+function roundedTogether(
+  weights: readonly SmoothableWeight[],
+  exponents: number,
+): { readonly members: SmoothableWeight[]; readonly parts: number[][] }[] {
   const { scheme } = weights[0]!;
-  const alone = "strategy" in scheme && tileOf(scheme.strategy, [2, 1])[0] === 1;
-  return alone ? [[...weights]] : weights.map((weight) => [weight]);
+  const numbers = Array.from({ length: exponents }, (_, i) => i);
+  const alone = "strategy" in scheme && tileOf(scheme.strategy, [2, 1])[0] !== 1;
+  return alone
+    ? weights.map((weight) => ({ members: [weight], parts: numbers.map((i) => [i]) }))
+    : [{ members: [...weights], parts: [numbers] }];
 }

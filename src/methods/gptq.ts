@@ -4,8 +4,12 @@
  * they can. Scales are fixed first (static groups), so that any order of columns gives an ordinary
  * file; a search for them counts an error in a column by 1/U_ii², which is what it costs in the
  * loss, Σ e²/2 with e = (w − q)/U_ii. Rows do not depend on each other.
+ *
+ * Where scales are moved into the weight, it is rounded as it was without them, on a grid whose
+ * columns are divided by them: the inputs' Gram matrix serves as it is, and one factor of it for
+ * any scales.
  */
-import { type Factor, importanceOf, makeFactor, soundFactor } from "../linalg/factor.ts";
+import { type Factor, importanceOf, soundFactor } from "../linalg/factor.ts";
 import type { Job, Rounded, Rounder, RoundingMethod, RoundingRequest } from "../method.ts";
 import { diagonalBlocks, SPAN } from "../linalg/panels.ts";
 import { gram } from "../observers/gram.ts";
@@ -18,7 +22,7 @@ import type { Scheme, ValueGrid } from "../scheme.ts";
 import { tileOf } from "../scheme.ts";
 import { schemeKind } from "../schemes/mod.ts";
 import type { Scope, Tensor } from "../backend.ts";
-import { natural, scaledSquares, upload } from "../linalg/channels.ts";
+import { natural, scaleColumns, stackRows, upload, uploadParts } from "../linalg/channels.ts";
 import { checkPolish, POLISH, polish } from "./polish.ts";
 import { rtn } from "./rtn.ts";
 import { isSigned, SCALE, searchOf, UNSIGNED } from "./scale_option.ts";
@@ -69,15 +73,13 @@ export const gptq: RoundingMethod = {
     const { statistics, scope, report, names, signal } = request;
     if (!statistics) throw new RangeError("Cannot round by gptq: no statistics were given");
     const sums = statistics.of(gram);
-    const squares = scaledSquares(sums.diagonal, request.scales);
+    const squares = sums.diagonal;
     const start = dampingOf(request.options, sums);
-    const inputs = upload(inputFactors(sums.diagonal, request.scales), scope);
+    const order = orderOf(squares, request);
     for (const step of LADDER) {
       const damping = start * step;
       const lambda = damping * base(squares);
-      const order = orderOf(squares, request);
-      const how = { scope, order, factor: inputs, damping: lambda, signal };
-      const factor = await (request.unchecked ? makeFactor(sums, how) : soundFactor(sums, how));
+      const factor = await soundFactor(sums, { scope, order, damping: lambda, signal });
       if (!factor) continue;
       if (step > 1) {
         report({
@@ -90,10 +92,9 @@ export const gptq: RoundingMethod = {
       }
       return new GptqRounder(request, {
         factor,
-        inputs,
         damping,
         lambda,
-        used: usedChannels(sums.diagonal, groupSize(request.scheme, sums.size)),
+        used: usedChannels(squares, groupSize(request.scheme, sums.size)),
       });
     }
     const fallback = `the Hessian cannot be factored, even with a damping of ${
@@ -150,14 +151,6 @@ function usedChannels(squares: Float32Array, width: number): Float32Array | unde
   return used.includes(0) ? used : undefined;
 }
 
-/**
- * What the input's channels are multiplied by: 1 over the scale they were divided by, 0 for dead
- * ones.
- */
-function inputFactors(squares: Float32Array, scales: Float32Array | undefined): Float32Array {
-  return squares.map((square, c) => square === 0 ? 0 : 1 / (scales?.[c] ?? 1));
-}
-
 /** The order in which columns are rounded. */
 function orderOf(
   squares: Float32Array,
@@ -187,23 +180,20 @@ function groupSize(scheme: Scheme, columns: number): number {
 
 class GptqRounder implements Rounder {
   readonly remarks;
-  readonly sound: Tensor;
   readonly #request: RoundingRequest;
   readonly #factor: Factor;
-  /** f32[C]: what the input's channels are multiplied by. */
-  readonly #inputs: Tensor;
   readonly #lambda: number;
+  /** f32[1, C] */
   readonly #ones: Tensor;
-  /** f32[C], see `usedChannels`; absent when all are. */
+  /** f32[1, C], see `usedChannels`; absent when all are. */
   readonly #used: Tensor | undefined;
   readonly #natural: Tensor;
   readonly #importance: Tensor;
 
   constructor(
     request: RoundingRequest,
-    { factor, inputs, damping, lambda, used }: {
+    { factor, damping, lambda, used }: {
       factor: Factor;
-      inputs: Tensor;
       damping: number;
       lambda: number;
       used: Float32Array | undefined;
@@ -213,17 +203,15 @@ class GptqRounder implements Rounder {
     const { size } = statistics!.of(gram);
     this.#request = request;
     this.#factor = factor;
-    this.sound = factor.status;
-    this.#inputs = inputs;
     this.#lambda = lambda;
     this.#importance = importanceOf(factor, scope);
     this.#natural = upload(natural(size), scope);
-    this.#ones = upload(new Float32Array(size).fill(1), scope);
-    this.#used = used && upload(used, scope);
+    this.#ones = uploadParts(undefined, { count: size, scope });
+    this.#used = used && uploadParts([used], { count: size, scope });
     this.remarks = { damping, importance: this.#importance };
   }
 
-  async round({ weight, scope }: Job): Promise<Rounded> {
+  async round({ weight, scales, scope }: Job): Promise<Rounded> {
     const { backend } = scope;
     const { scheme, options, signal } = this.#request;
     const [rows = 0] = weight.shape;
@@ -231,37 +219,47 @@ class GptqRounder implements Rounder {
     const start = this.#used
       ? this.#permuted(weight, this.#natural, { factor: this.#used, scope: scratch })
       : weight;
-    const kind = schemeKind(scheme);
-    const choice = kind.choice!;
+    const choice = schemeKind(scheme).choice!;
+    const count = this.#factor.v.size;
+    const factor = scales ? uploadParts(scales, { count, scope: scratch }) : this.#ones;
+    const scaled = (w: Tensor, scope: Scope) => scales ? scaleColumns(w, factor, scope) : w;
     const usual = scheme.kind === "int" ? "hessian" : "minmax";
     const { search, weighted } = searchOf(options, usual);
-    const params = choice.params(scheme, start, {
+    const params = choice.params(scheme, scaled(start, scratch), {
       scope,
       search,
       signed: isSigned(options),
-      ...(weighted ? { importance: this.#importance } : {}),
+      ...(weighted ? { importance: this.#importanceBy(scales, scratch) } : {}),
     });
     const grid = choice.grid(scheme, params, { shape: weight.shape, scope: scratch });
     const loss = zeros(rows, scope);
     const pace = new Pace(backend, signal);
-    const values = await this.#chosen(start, { grid, loss, pace, scope: scratch });
+    const values = await this.#chosen(start, { grid, factor, loss, pace, scope: scratch });
     await polish({ values, target: start, grid, loss }, {
       gram: this.#request.statistics!.of(gram),
-      factor: this.#inputs,
-      natural: this.#natural,
+      factor,
       damping: this.#lambda,
       scheme,
       options,
       pace,
     }, scratch);
-    return { quantized: choice.encode(scheme, values, { params, scope }), loss };
+    const quantized = choice.encode(scheme, scaled(values, scratch), { params, scope });
+    return { quantized, loss };
   }
 
-  /** GPTQ itself: the values that a weight is rounded to, f32[R, C] in `scope`. */
+  /** f32[G, C] in `scope`: what errors cost in columns that were multiplied by scales. */
+  #importanceBy(scales: Job["scales"], scope: Scope): Tensor {
+    if (!scales) return this.#importance;
+    const alike = stackRows(scales.map(() => this.#importance), scope);
+    return scaleColumns(alike, scales.map((part) => part.map((scale) => 1 / scale ** 2)), scope);
+  }
+
+  /** GPTQ itself: the values that a weight is rounded to, scales apart, f32[R, C] in `scope`. */
   async #chosen(
     target: Tensor,
-    { grid: { scale, zero, scalars }, loss, pace, scope }: {
+    { grid: { scale, zero, scalars }, factor, loss, pace, scope }: {
       grid: ValueGrid;
+      factor: Tensor;
       loss: Tensor;
       pace: Pace;
       scope: Scope;
@@ -291,7 +289,7 @@ class GptqRounder implements Rounder {
         const count = Math.min(GPTQ_BLOCK, size - first);
         spread(begin, first, count);
         const { tensor: v, panel } = blockOf(part, first, count);
-        backend.run(gptqBlock, { v, scale, zero, order, w, e, loss }, {
+        backend.run(gptqBlock, { v, scale, zero, order, factor, w, e, loss }, {
           first,
           count,
           panel,

@@ -19,6 +19,7 @@
  */
 import type { Scope, Tensor } from "../backend.ts";
 import type { RoundingMethod } from "../method.ts";
+import { scaleColumns } from "../linalg/channels.ts";
 import { hqqParams } from "../ops/hqq_params.ts";
 import type { IntScheme } from "../scheme.ts";
 import { schemeKind } from "../schemes/mod.ts";
@@ -40,12 +41,13 @@ export const hqq: RoundingMethod = {
     const { choice } = schemeKind(scheme);
     return {
       remarks: {},
-      round: ({ weight, scope }) => ({
-        quantized: choice!.encode(scheme, weight, {
-          params: findParams(scheme as IntScheme, weight, { signed: isSigned(options), scope }),
-          scope,
-        }),
-      }),
+      round({ weight, scales, scope }) {
+        using scratch = scope.backend.scope();
+        const scaled = scales ? scaleColumns(weight, scales, scratch) : weight;
+        const signed = isSigned(options);
+        const params = findParams(scheme as IntScheme, scaled, { signed, scope });
+        return { quantized: choice!.encode(scheme, scaled, { params, scope }) };
+      },
     };
   },
 };

@@ -13,14 +13,13 @@
  * tokens it makes no difference (less than 1 % of the KL divergence of the sample model, either
  * way), with few it keeps sweeps from fitting noise (at 3 bits and 512 tokens 2 to 5 %).
  *
- * H' is never made: with E·F in place of E, F what the channels of the input are multiplied by, the
- * Gram matrix serves as it is.
+ * Where scales were moved into the weight, its values are still those of the weight without them,
+ * so that the Gram matrix serves as it is; the grid alone is scaled.
  */
 import type { Scope, Tensor } from "../backend.ts";
 import type { Gram } from "../linalg/panels.ts";
 import { copyRectangle } from "../ops/copy.ts";
 import { DESCEND_BLOCK, descendBlock } from "../ops/descend_block.ts";
-import { permuteColumns } from "../ops/permute_columns.ts";
 import { refitScales } from "../ops/refit_scales.ts";
 import { difference } from "../ops/subtract.ts";
 import type { Pace } from "../pace.ts";
@@ -71,11 +70,9 @@ export function checkPolish(scheme: Scheme, options: OptionValues): true | strin
 /** What a weight was rounded for. */
 export interface Polish {
   readonly gram: Gram;
-  /** F: f32[C], what each channel of the input is multiplied by. */
+  /** f32[G, C]: what the columns are multiplied by on the grid, in each of G parts of the rows. */
   readonly factor: Tensor;
-  /** u32[C]: 0, 1, … */
-  readonly natural: Tensor;
-  /** λ, added to the diagonal of F·H·F. */
+  /** λ, added to the diagonal. */
   readonly damping: number;
   readonly scheme: Scheme;
   readonly options: OptionValues;
@@ -84,7 +81,7 @@ export interface Polish {
 
 /** A weight that was rounded; all but the target change in place. */
 export interface RoundedValues {
-  /** f32[R, C], on the grid. */
+  /** f32[R, C]: those of the grid, over the factor. */
   readonly values: Tensor;
   /** f32[R, C]: what they were rounded from. */
   readonly target: Tensor;
@@ -103,23 +100,9 @@ export async function polish(
   const { sweeps, refit } = polishOf(how.options);
   if (sweeps === 0 && !refit) return;
   using scratch = scope.backend.scope();
-  const e = scaledError(weight, how, scratch);
+  const e = difference(weight.values, weight.target, scratch);
   for (let sweep = 0; sweep < sweeps; sweep++) await descend(weight, { ...how, e }, scratch);
   if (refit) await refitGroups(weight, { ...how, e }, scratch);
-}
-
-/** E·F, f32[R, C] in `scope`. */
-function scaledError(
-  { values, target }: RoundedValues,
-  { natural: order, factor }: Polish,
-  scope: Scope,
-): Tensor {
-  const { backend } = scope;
-  const e = scope.alloc("f32", values.shape);
-  using scratch = backend.scope();
-  const w = difference(values, target, scratch);
-  backend.run(permuteColumns, { w, order, factor, y: e });
-  return e;
 }
 
 /** One sweep over all columns, in blocks. */
@@ -138,7 +121,7 @@ async function descend(
   for (let begin = 0; begin < size; begin += SPAN) {
     const span = { first: begin, count: Math.min(SPAN, size - begin) };
     const end = begin + span.count;
-    // (E·F·H) of a span of columns, of what those before and those after it are meanwhile …
+    // E·H of a span of columns, of what those before and those after it are meanwhile …
     for (const within of [{ first: 0, count: begin }, { first: end, count: size - end }]) {
       if (within.count === 0) continue;
       multiplyByRows(e, gram, far, {
@@ -176,7 +159,7 @@ async function descend(
 /** The scales of all groups, one after the other, because an error in one counts in the others. */
 async function refitGroups(
   { values: w, grid: { scale }, loss }: RoundedValues,
-  { e, gram, factor, natural: order, damping: damp, scheme, pace }: Polish & { readonly e: Tensor },
+  { e, gram, factor, damping: damp, scheme, pace }: Polish & { readonly e: Tensor },
   scope: Scope,
 ): Promise<void> {
   const { backend } = scope;
@@ -184,14 +167,12 @@ async function refitGroups(
   const { strategy, scaleDType } = scheme as IntScheme;
   const [rows = 0, columns = 0] = w.shape;
   const [, count] = tileOf(strategy, w.shape);
-  const scaled = scratch.alloc("f32", w.shape);
-  backend.run(permuteColumns, { w, order, factor, y: scaled });
   const g = scratch.alloc("f32", [rows, count]);
   const m = scratch.alloc("f32", [rows, count]);
   for (let first = 0, tile = 0; first < columns; first += count, tile++) {
     const group = { first, count };
     multiplyByRows(e, gram, g, { backend, ...group });
-    multiplyByRows(scaled, gram, m, { backend, ...group, within: group });
+    multiplyByRows(w, gram, m, { backend, ...group, within: group });
     backend.run(refitScales, { factor, g, m, w, e, scale, loss }, {
       ...group,
       tile,

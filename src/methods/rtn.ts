@@ -6,7 +6,7 @@ import type { Observer } from "../observer.ts";
 import { gram } from "../observers/gram.ts";
 import type { RoundingMethod } from "../method.ts";
 import { schemeKind } from "../schemes/mod.ts";
-import { scaledSquares, upload } from "../linalg/channels.ts";
+import { scaleColumns, uploadParts } from "../linalg/channels.ts";
 import { isSearched, isSigned, SCALE, searchOf, UNSIGNED, usualSearch } from "./scale_option.ts";
 
 /** Round to nearest with scales from the range of the weights, or searched for. */
@@ -26,23 +26,26 @@ export const rtn: RoundingMethod = {
     }
     return true;
   },
-  open({ scheme, options, statistics, scales, scope }) {
+  open({ scheme, options, statistics }) {
     // Where a method before it has seen inputs, there is no reason not to use them.
     const seen = statistics?.has(gram) && isSearched(scheme);
     const { search, weighted } = searchOf(options, seen ? "hessian" : usualSearch(scheme));
-    const importance = weighted && statistics
-      ? upload(scaledSquares(statistics.of(gram).diagonal, scales), scope)
-      : undefined;
+    const squares = weighted && statistics ? statistics.of(gram).diagonal : undefined;
     return {
       remarks: {},
-      round: async ({ weight, scope }) => ({
-        quantized: await schemeKind(scheme).quantize(scheme, weight, {
+      async round({ weight, scales, scope }) {
+        using scratch = scope.backend.scope();
+        const [, count = 0] = weight.shape;
+        const scaled = scales ? scaleColumns(weight, scales, scratch) : weight;
+        const map = (scale: number, c: number) => squares![c]! / scale ** 2;
+        const quantized = await schemeKind(scheme).quantize(scheme, scaled, {
           scope,
           search,
           signed: isSigned(options),
-          ...(importance ? { importance } : {}),
-        }),
-      }),
+          ...(squares ? { importance: uploadParts(scales, { count, scope: scratch, map }) } : {}),
+        });
+        return { quantized };
+      },
     };
   },
 };

@@ -187,7 +187,7 @@ class Trial {
   async error(scales: Float32Array | undefined): Promise<number> {
     const { backend } = this.#scope;
     using scope = backend.scope();
-    const x = scales ? scaleColumns(this.#x, scales.map((scale) => 1 / scale), scope) : this.#x;
+    const x = scales ? scaleColumns(this.#x, [scales.map((scale) => 1 / scale)], scope) : this.#x;
     const fixed = new Map<Scheme, Quantized["tensors"]>();
     const errors: Tensor[] = [];
     for (const { weight: { scheme }, target, output } of this.#outputs) {
@@ -195,7 +195,7 @@ class Trial {
       if (!inputs) fixed.set(scheme, inputs = await this.#inputScale(scheme, x, scope));
       using scratch = backend.scope();
       const kind = schemeKind(scheme);
-      const weight = scales ? scaleColumns(target, scales, scratch) : target;
+      const weight = scales ? scaleColumns(target, [scales], scratch) : target;
       const rounded = await kind.quantize(scheme, weight, { scope: scratch, search: "minmax" });
       const quantized = { ...rounded, tensors: { ...rounded.tensors, ...inputs } };
       const y = scratch.alloc("f32", output.shape);

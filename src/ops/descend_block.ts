@@ -4,7 +4,7 @@
  */
 import wgsl from "../../shaders/descend_block.wgsl" with { type: "text" };
 import { defineOp, fold } from "../op.ts";
-import { checkTiles, tileOf } from "./grid.ts";
+import { checkParts, checkTiles, partOf, tileOf } from "./grid.ts";
 import { checkValues, NEAREST_WGSL, nearestValue } from "./nearest.ts";
 
 /** The most columns of a block. */
@@ -13,15 +13,15 @@ export const DESCEND_BLOCK = 64;
 /**
  * Columns `first` … `first + count` of values w on a grid, one after the other: each becomes the
  * value nearest to where ½·tr(E·H'·Eᵀ) is least with all others held, if that lowers it. E is the
- * error of w, H' = F·H·F + damp·I with F = diag(factor); `h` holds rows `panel` … of H, e is E·F,
- * and g is e·H in the columns of the block, as it was before. Where a factor is 0 nothing changes.
- * loss[r] goes down by what the sum does.
+ * error of w, H' = H + damp·I; `h` holds rows `panel` … of H, e is E, and g is e·H in the columns of
+ * the block, as it was before. The grid is that of w·factor, as in `gptq_block`. loss[r] goes down
+ * by what the sum does.
  */
 export const descendBlock = defineOp({
   name: "descend_block",
   inputs: {
     h: "f32[P, C]",
-    factor: "f32[C]",
+    factor: "f32[G, C]",
     g: "f32[R, K]",
     scale: "f32[A, B]",
     zero: "i8[A, B]",
@@ -54,10 +54,12 @@ export const descendBlock = defineOp({
         panel + P
       }`;
     }
+    const parts = checkParts(dims);
+    if (parts !== true) return parts;
     return damp >= 0 ? checkTiles(dims, scalars) : `damp must be at least 0, got ${damp}`;
   },
   reference({ h, factor, g, scale, zero, w, e, loss }, dims, scalars) {
-    const { R = 0, C = 0, K = 0 } = dims;
+    const { R = 0, C = 0, K = 0, G = 1 } = dims;
     const { first = 0, count = 0, panel = 0, damp = 0 } = scalars;
     const moves = new Float64Array(count);
     for (let r = 0; r < R; r++) {
@@ -67,19 +69,16 @@ export const descendBlock = defineOp({
         const column = first + i;
         const row = (column - panel) * C;
         const at = r * C + column;
-        const f = factor![column]!;
-        const damped = damp / (f * f);
-        const curvature = h![row + column]! + damped;
-        if (f === 0 || !(curvature > 0)) continue;
-        let slope = g![r * K + i]! + damped * e![at]!;
+        const curvature = h![row + column]! + damp;
+        if (!(curvature > 0)) continue;
+        let slope = g![r * K + i]! + damp * e![at]!;
         for (let k = 0; k < i; k++) slope += moves[k]! * h![row + first + k]!;
         const tile = tileOf(r, column, dims, scalars);
-        const value = nearestValue(
-          Math.fround(w![at]! - slope / (f * curvature)),
-          { scale: scale![tile]!, zero: zero![tile]! },
-          scalars,
-        );
-        const move = Math.fround((value - w![at]!) * f);
+        const by = factor![partOf(r, R, G) * C + column]!;
+        const params = { scale: scale![tile]!, zero: zero![tile]! };
+        const target = Math.fround(w![at]! - slope / curvature);
+        const value = Math.fround(nearestValue(target * by, params, scalars) / by);
+        const move = Math.fround(value - w![at]!);
         const change = move * (slope + move * curvature / 2);
         if (!(change < 0)) continue;
         moves[i] = move;

@@ -4,7 +4,7 @@
  */
 import wgsl from "../../shaders/gptq_block.wgsl" with { type: "text" };
 import { defineOp, fold } from "../op.ts";
-import { checkTiles, tileOf } from "./grid.ts";
+import { checkParts, checkTiles, partOf, tileOf } from "./grid.ts";
 import { checkValues, NEAREST_WGSL, nearestValue } from "./nearest.ts";
 
 /** The most columns of a block. */
@@ -16,11 +16,18 @@ export const GPTQ_BLOCK = 64;
  * error e = (w − q)/v[c, c] is taken off the columns after it in the block, times v. `v` holds rows
  * `panel` … of V = Uᵀ, U the upper Cholesky factor of H⁻¹. Errors of columns before the block are
  * the caller's affair. loss[r] grows by Σ e²/2. Scales are those of the tiles of the weight as its
- * columns were before.
+ * columns were before. The grid is that of the weight with its columns multiplied: of w·factor, and
+ * what is nearest there is divided again; rows are in G equal parts, each with factors of its own.
  */
 export const gptqBlock = defineOp({
   name: "gptq_block",
-  inputs: { v: "f32[P, C]", scale: "f32[A, B]", zero: "i8[A, B]", order: "u32[C]" },
+  inputs: {
+    v: "f32[P, C]",
+    scale: "f32[A, B]",
+    zero: "i8[A, B]",
+    order: "u32[C]",
+    factor: "f32[G, C]",
+  },
   outputs: { w: "f32[R, C]", e: "f32[R, C]", loss: "f32[R]" },
   scalars: {
     first: "u32",
@@ -48,10 +55,11 @@ export const gptqBlock = defineOp({
         panel + P
       }`;
     }
-    return checkTiles(dims, scalars);
+    const parts = checkParts(dims);
+    return parts === true ? checkTiles(dims, scalars) : parts;
   },
-  reference({ v, scale, zero, order, w, e, loss }, dims, scalars) {
-    const { R = 0, C = 0 } = dims;
+  reference({ v, scale, zero, order, factor, w, e, loss }, dims, scalars) {
+    const { R = 0, C = 0, G = 1 } = dims;
     const { first = 0, count = 0, panel = 0 } = scalars;
     for (let r = 0; r < R; r++) {
       let sum = 0;
@@ -61,7 +69,9 @@ export const gptqBlock = defineOp({
         let weight = w![r * C + column]!;
         for (let k = 0; k < i; k++) weight -= e![r * C + first + k]! * v![row + first + k]!;
         const tile = tileOf(r, order![column]!, dims, scalars);
-        const value = nearestValue(weight, { scale: scale![tile]!, zero: zero![tile]! }, scalars);
+        const by = factor![partOf(r, R, G) * C + order![column]!]!;
+        const params = { scale: scale![tile]!, zero: zero![tile]! };
+        const value = Math.fround(nearestValue(weight * by, params, scalars) / by);
         const error = (weight - value) / v![row + column]!;
         w![r * C + column] = value;
         e![r * C + column] = error;

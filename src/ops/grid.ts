@@ -95,6 +95,16 @@ export function checkGrid({ bits, grid, scale_dtype }: Scalars): true | string {
  */
 export const MAX_EXTENT = 2 ** 31 - 1;
 
+/** In which of `parts` equal parts of `rows` rows a row lies. */
+export function partOf(row: number, rows: number, parts: number): number {
+  return Math.floor(row / (rows / parts));
+}
+
+/** Why the rows of a weight are not in so many equal parts, or `true`. */
+export function checkParts({ R = 0, G = 0 }: Dims): true | string {
+  return G >= 1 && R % G === 0 || `${R} rows are not in ${G} equal parts`;
+}
+
 /**
  * Why A×B is not the number of tiles of an R×C weight, or `true`. The last tile of a row or column
  * may be short.

@@ -6,13 +6,13 @@ import wgsl from "../../shaders/permute_gram.wgsl" with { type: "text" };
 import { defineOp, fold } from "../op.ts";
 
 /**
- * Rows `to` … `to + Q` of m, the symmetric matrix h reordered, scaled and damped: m[i, j] = h[o(i),
- * o(j)]·f(o(i))·f(o(j)), plus `damp` on the diagonal, for j ≥ i, and 0 below it. `h` holds rows
+ * Rows `to` … `to + Q` of m, the symmetric matrix h reordered and damped: m[i, j] = h[o(i),
+ * o(j)], plus `damp` on the diagonal, for j ≥ i, and 0 below it. `h` holds rows
  * `from` … `from + P` of the matrix; rows of m that come from others stay as they are.
  */
 export const permuteGram = defineOp({
   name: "permute_gram",
-  inputs: { h: "f32[P, C]", order: "u32[C]", factor: "f32[C]" },
+  inputs: { h: "f32[P, C]", order: "u32[C]" },
   outputs: { m: "f32[Q, C]" },
   scalars: { from: "u32", to: "u32", damp: "f32" },
   wgsl,
@@ -20,15 +20,13 @@ export const permuteGram = defineOp({
   check: ({ P = 0, Q = 0, C = 0 }, { from = 0, to = 0 }) =>
     (from + P <= C && to + Q <= C) ||
     `rows ${from} to ${from + P} and ${to} to ${to + Q} are not inside ${C}`,
-  reference({ h, order, factor, m }, { P = 0, Q = 0, C = 0 }, { from = 0, to = 0, damp = 0 }) {
+  reference({ h, order, m }, { P = 0, Q = 0, C = 0 }, { from = 0, to = 0, damp = 0 }) {
     for (let i = 0; i < Q; i++) {
       const row = order![to + i]!;
       if (row < from || row >= from + P) continue;
       for (let j = 0; j < C; j++) {
         const column = order![j]!;
-        const value = Math.fround(
-          Math.fround(h![(row - from) * C + column]! * factor![row]!) * factor![column]!,
-        );
+        const value = h![(row - from) * C + column]!;
         m![i * C + j] = j < to + i ? 0 : j === to + i ? value + damp : value;
       }
     }

@@ -8,11 +8,13 @@ import { roundHalfEven, roundTo } from "../number.ts";
 import { defineOp, fold, type Scalars } from "../op.ts";
 import {
   checkGrid,
+  checkParts,
   checkTiles,
   clamp,
   codeOf,
   codeRange,
   eachTile,
+  partOf,
   rangeOf,
   SCALE_DTYPES,
   scaleOf,
@@ -27,7 +29,7 @@ const MOST_STEPS = 512;
 
 /**
  * Scale and zero point of every tile by search. `objective` 1 is least squares, Σ importance·(ŵ −
- * w)²; 0 is GPTQ's p-norm Σ importance·|ŵ − w|^2.4. The importance is that of the column.
+ * w)²; 0 is GPTQ's p-norm Σ importance·|ŵ − w|^2.4. The importance is that of the column, in each of G equal parts of the rows.
  *
  * Between two scales at which some code changes, the squared error is a parabola in the scale, and
  * the least of all is the least for the right codes. So the codes of many scales are tried, m =
@@ -50,7 +52,7 @@ const MOST_STEPS = 512;
  */
 export const searchParams = defineOp({
   name: "search_params",
-  inputs: { w: "f32|bf16|f16[R, C]", importance: "f32[C]" },
+  inputs: { w: "f32|bf16|f16[R, C]", importance: "f32[G, C]" },
   outputs: { scale: "f32[A, B]", zero: "i8[A, B]" },
   scalars: {
     bits: "u32",
@@ -74,12 +76,21 @@ export const searchParams = defineOp({
     if (scalars.signed && scalars.grid !== 0) {
       return `scales of either sign are for grid 0 (full), got grid ${scalars.grid}`;
     }
+    const { R = 0, G = 1 } = dims;
+    const parts = checkParts(dims);
+    if (parts !== true) return parts;
+    if (G > 1 && R / G % scalars.tile_rows! !== 0) {
+      return `tiles of ${scalars.tile_rows} rows do not lie within parts of ${R / G}`;
+    }
     return checkTiles(dims, scalars);
   },
   reference({ w, importance, scale, zero }, dims, scalars) {
-    const { C = 1 } = dims;
+    const { R = 0, C = 1, G = 1 } = dims;
     eachTile(dims, scalars, (tile, elements) => {
-      const weights = Array.from(elements, (i) => ({ w: w![i]!, by: importance![i % C]! }));
+      const weights = Array.from(elements, (i) => {
+        const part = partOf(Math.floor(i / C), R, G);
+        return { w: w![i]!, by: importance![part * C + i % C]! };
+      });
       const best = searchTile(weights, scalars);
       scale![tile] = best.scale;
       zero![tile] = best.zero;

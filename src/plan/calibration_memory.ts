@@ -36,7 +36,7 @@ export function calibrationMemory(
   const tasks = new Map(units.flatMap(({ tasks }) => tasks).map((task) => [task.name, task]));
   return graphsOf(model).reduce(
     (most, graph) =>
-      larger(most, blockMemory(graph, { tasks, tokens, calibration, propagate, places })),
+      larger(most, blockMemory(graph, { tasks, tokens, calibration, propagate, device, places })),
     NOTHING,
   );
 }
@@ -48,24 +48,29 @@ interface BlockSurroundings {
   readonly tokens: number;
   readonly calibration: WindowsRequest;
   readonly propagate: boolean;
+  readonly device: DeviceLimits;
   readonly places: MatrixPlaces | undefined;
 }
 
 function blockMemory(graph: BlockGraph, how: BlockSurroundings): Held {
   // Weights as they were, and their codes until the block is packed; packed, they are on the host
   // twice.
-  let [device, host] = [0, 0];
+  let [device, host, packed] = [0, 0, 0];
   for (const { name, rows, columns } of graph.matrices) {
     const task = how.tasks.get(name)!;
     device += byteLength(task.source);
     if (task.kind !== "quantize") continue;
     device += schemeKind(task.scheme).codeBytes(task.scheme, rows, columns);
-    host += 2 * sum(task.outputs, byteLength);
+    const bytes = sum(task.outputs, byteLength);
+    host += 2 * bytes;
+    packed += bytes;
     device += task.chain.tuning?.bytes(task.scheme, [rows, columns]).held ?? 0;
   }
   const steps = [
     ...graph.stages.map((stage) => stageMemory(graph, stage, how)),
     trainingMemory(graph, how),
+    // All weights of a block are packed together.
+    heldOf(packed),
   ];
   return together(heldOf(device, host), steps.reduce(larger, NOTHING));
 }
@@ -111,7 +116,7 @@ const SLICE_COPIES = { usual: 5, refit: 8 };
 function stageMemory(
   graph: BlockGraph,
   stage: Stage,
-  { tasks, tokens, calibration, propagate, places }: BlockSurroundings,
+  { tasks, tokens, calibration, propagate, device, places }: BlockSurroundings,
 ): Held {
   const all = calibration.windows * calibration.seqLen;
   const { channels, matrices } = stage;
@@ -139,7 +144,7 @@ function stageMemory(
   // What a search looks at of all weights of the stage is on the device together.
   const searching = calibrated.flatMap(({ chain, rule: { options } }) =>
     chain.smoothing.map(({ workBytes }) =>
-      calibrated.length * (workBytes?.(channels, options) ?? 0)
+      workBytes?.(calibrated.length, channels, { options, device }) ?? 0
     )
   );
   const working = heldOf(Math.max(...slices, ...searching));

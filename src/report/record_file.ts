@@ -118,10 +118,12 @@ export function parseRecord(text: string): RunRecord {
   if (value.version !== 1) {
     return refuse(`its version is ${JSON.stringify(value.version)}, and this Sluice reads 1`);
   }
+  // Those of before there were estimates of energy have none.
+  const given: Readonly<Record<string, unknown>> = { energy: null, ...value };
   for (const [key, check] of Object.entries(KEYS)) {
-    if (!check(value[key])) return refuse(`its "${key}" is not what a record has there`);
+    if (!check(given[key])) return refuse(`its "${key}" is not what a record has there`);
   }
-  const record = value as unknown as RunRecord;
+  const record = given as unknown as RunRecord;
   const numbers = (score: Score) =>
     Object.fromEntries(Object.entries(score).map(([key, said]) => [key, Number(said)]));
   return {

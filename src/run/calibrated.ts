@@ -14,7 +14,7 @@ import { scheduleOf, tuningOf } from "../plan/tuning.ts";
 import type { Reporter, StepCounter } from "../report.ts";
 import { sum } from "../tensor.ts";
 import type { Context, RunOptions } from "./context.ts";
-import { keepPacked, type SliceWork, storeWeight, writePieces } from "./store.ts";
+import { keepPacked, packTogether, type SliceWork, storeWeight, writePieces } from "./store.ts";
 
 /** The calibration of a plan that has one. */
 export function openCalibration(
@@ -96,9 +96,11 @@ export async function calibrateBlock(
     original: loaded,
     scope: held,
   });
+  const pieces = await packTogether(weights.values(), context);
   for (const weight of weights.values()) {
     const { task, facts: calibration } = weight;
-    await storeWeight(task, { slices: slicesOf(weight, loaded), calibration }, context);
+    const slices = slicesOf(weight, loaded);
+    await storeWeight(task, { slices, packed: pieces.get(task.name), calibration }, context);
   }
   for (const task of tasks) {
     if (task.kind !== "smooth") continue;

@@ -37,11 +37,37 @@ export interface SliceWork {
   readonly step?: number;
 }
 
-/** Pack, write, measure and report one weight. */
+/** A weight all of whose codes are chosen. */
+export interface ChosenWeight {
+  readonly task: QuantizeTask;
+  readonly slices: readonly { readonly rows: Rows; readonly quantized: Quantized }[];
+}
+
+/** The packed bytes of weights, by name; a device is waited for once for all of them. */
+export async function packTogether(
+  weights: Iterable<ChosenWeight>,
+  { backend, plan, trace }: Pick<Context, "backend" | "plan" | "trace">,
+): Promise<ReadonlyMap<string, readonly Piece[]>> {
+  using scope = backend.scope();
+  const pack = async ({ task: { weight, scheme, name }, slices }: ChosenWeight) => {
+    const packer = plan.format.packer(weight, scheme, scope);
+    const pieces: Piece[] = [];
+    for (const { rows, quantized } of slices) pieces.push(...await packer.add(quantized, rows));
+    return [name, [...pieces, ...await packer.finish()]] as const;
+  };
+  const packed = await trace.time("pack", () => Promise.allSettled([...weights].map(pack)));
+  return new Map(packed.map((one) => {
+    if (one.status === "rejected") throw one.reason;
+    return one.value;
+  }));
+}
+
+/** Pack, write, measure and report one weight; what is packed already is only written. */
 export async function storeWeight(
   task: QuantizeTask,
-  { slices, calibration }: {
+  { slices, packed, calibration }: {
     readonly slices: Iterable<SliceWork> | AsyncIterable<SliceWork>;
+    readonly packed?: readonly Piece[] | undefined;
     readonly calibration?: CalibrationFacts;
   },
   context: Context,
@@ -50,7 +76,7 @@ export async function storeWeight(
   const { scheme, weight, outputs, chain, name } = task;
   keepPacked(task, context);
   using scope = backend.scope();
-  const packer = plan.format.packer(weight, scheme, scope);
+  const packer = packed ? undefined : plan.format.packer(weight, scheme, scope);
   using measures = metrics
     ? new WeightMeasures(backend, { scheme, distributions: distributions !== undefined })
     : undefined;
@@ -58,7 +84,8 @@ export async function storeWeight(
     signal?.throwIfAborted();
     await writePieces(await storeSlice(slice, { task, packer, measures }, context), context);
   }
-  await writePieces(await trace.time("pack", () => packer.finish()), context);
+  const rest = packed ?? await trace.time("pack", () => packer!.finish());
+  await writePieces(rest, context);
   const tensor: TensorReport = {
     name,
     scheme: schemeKind(scheme).label(scheme),
@@ -78,7 +105,7 @@ async function storeSlice(
   { rows, choose, step }: SliceWork,
   weight: {
     readonly task: QuantizeTask;
-    readonly packer: Packer;
+    readonly packer: Packer | undefined;
     readonly measures: WeightMeasures | undefined;
   },
   context: Context,
@@ -91,7 +118,8 @@ async function storeSlice(
     const chosen = await trace.time("round", () => choose(rows, scope));
     // All large allocations come before anything is counted, so that parts can start afresh.
     const values = measures && chosen.values(scope);
-    const pieces = await trace.time("pack", () => packer.add(chosen.quantized, rows));
+    const add = () => packer?.add(chosen.quantized, rows) ?? [];
+    const pieces = await trace.time("pack", add);
     if (measures && values) {
       const original = chosen.original(scope);
       await trace.time("measure", () => measures.add(original, chosen.quantized, values));

@@ -3,6 +3,7 @@
  * group or 2-D block.
  */
 import type { Scope, Tensor } from "../backend.ts";
+import { uploadParts } from "../linalg/channels.ts";
 import { dequantizeInt } from "../ops/dequantize_int.ts";
 import { matmulNt } from "../ops/matmul_nt.ts";
 import { matmulPacked } from "../ops/matmul_packed.ts";
@@ -18,7 +19,6 @@ import {
   checkStrategy,
   GRID,
   minMaxParams,
-  ones,
   rowsScale,
   SCALE_DTYPE,
   scaleCount,
@@ -57,7 +57,8 @@ function findParams(
   using scratch = scope.backend.scope();
   scope.backend.run(searchParams, {
     w: weight,
-    importance: importance ?? ones(matrixShape(weight.shape)[1], scratch),
+    importance: importance ??
+      uploadParts(undefined, { count: matrixShape(weight.shape)[1], scope: scratch }),
     ...params,
   }, {
     bits,

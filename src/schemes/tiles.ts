@@ -125,13 +125,6 @@ export function minMaxParams(
   return params;
 }
 
-/** f32[N] of ones, in `scope`: every column counts alike. */
-export function ones(count: number, scope: Scope): Tensor {
-  const tensor = scope.alloc("f32", [count]);
-  scope.backend.write(tensor, new Uint8Array(new Float32Array(count).fill(1).buffer));
-  return tensor;
-}
-
 /** i8[A, B] zero points of 0 for a weight of `shape`, in `scope`. */
 export function noZeroPoints(strategy: Strategy, shape: Shape, scope: Scope): Tensor {
   const tiles = scaleShape(strategy, shape);

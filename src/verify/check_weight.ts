@@ -59,7 +59,7 @@ export async function checkWeight(weight: StoredWeight, check: Check): Promise<T
     const slice = { from, to: Math.min(rows, from + sliceRows) };
     using scope = backend.scope();
     const quantized = await format.unpack(weight, read, { scope, rows: slice });
-    await checkFinite(quantized, weight.name, backend);
+    await checkNumbers(quantized, weight.name, backend);
     if (!originals || !errors) continue;
     const factors = {
       scales: moved?.columns && Float32Array.from(moved.columns),
@@ -91,8 +91,11 @@ export async function checkWeight(weight: StoredWeight, check: Check): Promise<T
   };
 }
 
-/** Scales that are not finite, or fp8 codes that are NaN, poison every value they touch. */
-async function checkFinite(quantized: Quantized, name: string, backend: Backend): Promise<void> {
+/**
+ * Scales that are not finite, or fp8 codes that are NaN, poison every value they touch; levels of a
+ * codebook that do not ascend are none that a writer leaves.
+ */
+async function checkNumbers(quantized: Quantized, name: string, backend: Backend): Promise<void> {
   const { scale, absmax, table, codes, input_scale: input } = quantized.tensors;
   const scales = [scale ?? absmax ?? table, input].filter((tensor) => tensor !== undefined);
   if (scales.length === 0) return;
@@ -114,6 +117,18 @@ async function checkFinite(quantized: Quantized, name: string, backend: Backend)
     throw new CheckpointError(`Cannot accept "${name}": the scale of its input is ${range}.`, {
       tensor: name,
     });
+  }
+  const levels = table?.shape[1] ?? 0;
+  const tables = table && new Float32Array(bytes[scales.indexOf(table)]!.buffer);
+  const falling = tables?.findIndex((level, i) => i % levels > 0 && level < tables[i - 1]!) ?? -1;
+  if (falling >= 0) {
+    throw new CheckpointError(
+      `Cannot accept "${name}": the levels of its codebook do not ascend, ${
+        tables![falling]
+      } comes ` +
+        `after ${tables![falling - 1]}.`,
+      { tensor: name },
+    );
   }
   if (codeBytes?.some((code) => (code & 0x7f) === 0x7f)) {
     throw new CheckpointError(`Cannot accept "${name}": one of its fp8 values is NaN.`, {

@@ -65,7 +65,7 @@ export function withScales(
     w = scope.alloc("f32", weight.shape);
     backend.run(widen, { x: weight, y: w });
   }
-  const y = scaleColumns(w, Float32Array.from(columns ?? new Array(width).fill(1)), scope);
+  const y = scaleColumns(w, [Float32Array.from(columns ?? new Array(width).fill(1))], scope);
   if (factors) {
     const own = upload(Float32Array.from(factors).slice(rows.from, rows.to), scope);
     backend.run(scaleRows, { factor: own, y }, { scale_dtype: 0 });

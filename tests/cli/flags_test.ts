@@ -120,6 +120,10 @@ Deno.test("flags of what is not done are refused, not passed over", async () => 
       [["--eval-seq-len", "64"], /--eval-seq-len without --evaluate/],
       [["--branch", "next"], /--branch without --upload-repo: nothing is published/],
       [["--force"], /--force without --upload-repo/],
+      [["--num-samples", "4"], /--num-samples: no weight is quantized by a method that calibrates/],
+      [["--seq-len", "64"], /--seq-len: no weight is quantized by a method that/],
+      [["--propagate"], /--propagate: no weight is quantized by a method that calibrates/],
+      [["--calibrate-on", "float"], /--calibrate-on: no weight is quantized by a method that/],
     ] as const
   ) {
     const { code, err } = await sluice([...words, "--device", "wasm", ...more]);

@@ -3,7 +3,7 @@
  * columns.
  */
 import assert from "node:assert/strict";
-import { codeRange, tileOf } from "../../src/ops/grid.ts";
+import { codeRange, partOf, tileOf } from "../../src/ops/grid.ts";
 import { columnStats } from "../../src/ops/column_stats.ts";
 import { copy } from "../../src/ops/copy.ts";
 import { diagonal } from "../../src/ops/diagonal.ts";
@@ -174,9 +174,9 @@ const inverseFactor: Judge = ({ before: { m }, got: { t }, dims, scalars }) => {
  * chosen for, and each error that of its value.
  */
 const followed: Judge = ({ before, got, dims, scalars }) => {
-  const { R = 0, C = 0 } = dims;
+  const { R = 0, C = 0, G = 1 } = dims;
   const { first = 0, count = 0, panel = 0 } = scalars;
-  const { v, scale, zero, order } = before;
+  const { v, scale, zero, order, factor } = before;
   for (let r = 0; r < R; r++) {
     let [loss, slack] = [before.loss![r]!, 0];
     for (let i = 0; i < count; i++) {
@@ -192,16 +192,17 @@ const followed: Judge = ({ before, got, dims, scalars }) => {
       }
       const tile = tileOf(r, order![column]!, dims, scalars);
       const params = { scale: scale![tile]!, zero: zero![tile]! };
-      // Rounding of the sum, and of a division by the scale, that WGSL may get wrong by 2.5 units.
-      const near = (i + 4) * U * size + 4 * U * Math.abs(weight);
+      const by = factor![partOf(r, R, G) * C + order![column]!]!;
+      // Rounding of the sum, of a product, and of divisions, which WGSL may get wrong by 2.5 units.
+      const near = (i + 4) * U * size + 5 * U * Math.abs(weight);
       const values = [-near, 0, near].map((shift) =>
-        nearestValue(Math.fround(weight + shift), params, scalars)
+        nearestValue(Math.fround((weight + shift) * by), params, scalars) / by
       );
       const value = got.w![at]!;
-      const fits = values.some((one) => Math.abs(one - value) <= 4 * U * Math.abs(one));
+      const fits = values.some((one) => Math.abs(one - value) <= 8 * U * Math.abs(one));
       assert.ok(fits, `w[${r}, ${column}] is ${value}, not ${values[1]}`);
       const error = (weight - value) / v![row + column]!;
-      const allowed = (near + 4 * U * Math.abs(value)) / Math.abs(v![row + column]!) +
+      const allowed = (near + 8 * U * Math.abs(value)) / Math.abs(v![row + column]!) +
         4 * U * Math.abs(error);
       assert.ok(
         Math.abs(got.e![at]! - error) <= allowed,
@@ -232,6 +233,11 @@ function lower(
   });
 }
 
+/** What columns are multiplied by. */
+export function factors(count: number, seed: number): Float32Array<ArrayBuffer> {
+  return gaussian(count, seed + 91).map((x) => 0.3 + Math.abs(x));
+}
+
 /** A block of columns of a weight; `seed` gives other contents. */
 export function gptqCase(
   {
@@ -245,6 +251,7 @@ export function gptqCase(
     kind = 0,
     bits = 4,
     grid = 0,
+    parts = 1,
     seed = 0,
   }: {
     rows: number;
@@ -257,6 +264,7 @@ export function gptqCase(
     kind?: number;
     bits?: number;
     grid?: number;
+    parts?: number;
     seed?: number;
   },
 ): Case {
@@ -277,6 +285,7 @@ export function gptqCase(
         ? whole("i8", tiles, { low: range.low, high: range.high, seed: seed + 63 })
         : integers("i8", tiles, new Array(tiles[0]! * tiles[1]!).fill(0)),
       order: integers("u32", [columns], shuffled(columns, seed + 64)),
+      factor: floats("f32", [parts, columns], factors(parts * columns, seed)),
       w: normal("f32", [rows, columns], { seed: seed + 65 }),
       e: normal("f32", [rows, columns], { seed: seed + 66 }),
       loss: floats("f32", [rows], gaussian(rows, seed + 67).map(Math.abs)),
@@ -340,17 +349,16 @@ export const calibrationCases: readonly Case[] = [
     tensors: {
       h: normal("f32", [p, c], { seed: 57 }),
       order: integers("u32", [c], shuffled(c, 58)),
-      factor: floats("f32", [c], gaussian(c, 59).map((x) => 1 + Math.abs(x))),
       m: normal("f32", [q, c], { seed: 60 }),
     },
     scalars: { from, to, damp: 0.37 },
   })),
-  ...[[1, 1], [3, 70], [65, 257]].map(([r = 0, c = 0]) => ({
+  ...[[1, 1, 1], [3, 70, 1], [65, 257, 1], [66, 33, 6]].map(([r = 0, c = 0, g = 1]) => ({
     op: permuteColumns,
     tensors: {
       w: normal("f32", [r, c], { seed: 71 }),
       order: integers("u32", [c], shuffled(c, 72)),
-      factor: normal("f32", [c], { seed: 73 }),
+      factor: normal("f32", [g, c], { seed: 73 }),
       y: blank("f32", [r, c]),
     },
   })),

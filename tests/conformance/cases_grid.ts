@@ -327,7 +327,7 @@ export const gridCases: readonly Case[] = [
           op: searchParams,
           tensors: {
             w: normal(dtype, shape, { seed: 108 }),
-            importance: floats("f32", [shape[1]], gaussian(shape[1], 107).map((x) => x * x)),
+            importance: floats("f32", [1, shape[1]], gaussian(shape[1], 107).map((x) => x * x)),
             scale: blank("f32", tiles),
             zero: blank("i8", tiles),
           },
@@ -343,7 +343,7 @@ export const gridCases: readonly Case[] = [
       note: "NaN and an infinity",
       tensors: {
         w: brokenWeights("bf16"),
-        importance: floats("f32", [40], new Array(40).fill(1)),
+        importance: floats("f32", [1, 40], new Array(40).fill(1)),
         scale: blank("f32", [5, 1]),
         zero: blank("i8", [5, 1]),
       },
@@ -363,7 +363,7 @@ export const gridCases: readonly Case[] = [
       note: "zeros, one spike, all equal, exact ties",
       tensors: {
         w: floats("f32", [4, 40], [0, 2, 3, 4].flatMap((row) => ODD_ROWS[row]!)),
-        importance: floats("f32", [40], new Array(40).fill(1)),
+        importance: floats("f32", [1, 40], new Array(40).fill(1)),
         scale: blank("f32", [4, 1]),
         zero: blank("i8", [4, 1]),
       },

@@ -117,6 +117,12 @@ function blockOf(draw: Draw) {
   };
 }
 
+/** A number of equal parts of some rows. */
+function partsOf(draw: Draw, rows: number): number {
+  const able = [1, 2, 3, 4, 5, rows].filter((parts) => parts > 0 && rows % parts === 0);
+  return draw.pick(...able);
+}
+
 function rmsRow(draw: Draw): Drawn {
   const [T = 0, heads = 0, D = 1] = draw.sizes(3, 40_000, { max: 5000 });
   const C = Math.max(1, D) * heads;
@@ -263,7 +269,7 @@ export const DRAWS: Readonly<Record<string, Row>> = {
     const { dims, scalars } = tiled(draw, 500, 1);
     const grid = draw.whole(0, 2);
     return {
-      dims,
+      dims: { ...dims, G: scalars.tile_rows === 1 ? partsOf(draw, dims.R!) : 1 },
       scalars: {
         bits: bitsOf(draw),
         grid,
@@ -501,12 +507,12 @@ export const DRAWS: Readonly<Record<string, Row>> = {
     return {
       dims: { C, P: draw.whole(0, C - from), Q: draw.whole(0, C - to) },
       scalars: { from, to, damp: 0.37 },
-      given: { order: order(draw), factor: positive(draw, 1) },
+      given: { order: order(draw) },
     };
   },
   permute_columns: (draw) => {
     const [R = 0, C = 0] = draw.sizes(2, 20_000);
-    return { dims: { R, C }, given: { order: order(draw) } };
+    return { dims: { R, C, G: partsOf(draw, R) }, given: { order: order(draw) } };
   },
   diagonal: (draw) => {
     const C = draw.size(150);
@@ -532,11 +538,14 @@ export const DRAWS: Readonly<Record<string, Row>> = {
       },
     };
   },
-  gptq_block: (draw) => gptqCase(blockOf(draw)),
+  gptq_block: (draw) => {
+    const block = blockOf(draw);
+    return gptqCase({ ...block, parts: partsOf(draw, block.rows) });
+  },
   descend_block: (draw) => {
     const block = blockOf(draw);
     const more = { k: draw.whole(block.count, 64), damp: draw.pick(0, 0.03, 0.5) };
-    return descendCase({ ...block, ...more, dead: draw.pick(false, true) });
+    return descendCase({ ...block, ...more, parts: partsOf(draw, block.rows) });
   },
   refit_scales: (draw) => {
     const { rows, columns: width, first, seed } = blockOf(draw);
@@ -544,7 +553,7 @@ export const DRAWS: Readonly<Record<string, Row>> = {
     return refitCase({
       ...{ rows, columns: width, first, count: size, k: draw.whole(size, size + 9), seed },
       ...{ tiles, tile: draw.whole(0, tiles - 1), scale_dtype: draw.whole(0, 2) },
-      ...{ damp: draw.pick(0, 0.02), slope: draw.pick(0.3, 15) },
+      ...{ parts: partsOf(draw, rows), damp: draw.pick(0, 0.02), slope: draw.pick(0.3, 15) },
     });
   },
   start_latents: (draw) => {

@@ -28,6 +28,7 @@ export class CpuLimits implements DeviceLimits {
   readonly sliceBytes = SLICE_BYTES;
   matrixPlaces: MatrixPlaces = { outsideBytes: OUTSIDE_BYTES };
   readonly productRows = 2048;
+  readonly busyRows = 64;
   readonly productElements = 2 ** 22;
 
   constructor(threads: number) {

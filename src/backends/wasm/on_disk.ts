@@ -170,7 +170,6 @@ function permuteRows(
 ): void {
   const { from = 0, to = 0, damp = 0 } = scalars;
   const order = arrayOf(others.order!);
-  const factor = arrayOf(others.factor!);
   using source = alloc([1, C]);
   using target = alloc([1, C]);
   const whole = (row: number): Window => ({ row, column: 0, rows: 1, columns: C });
@@ -181,7 +180,7 @@ function permuteRows(
     if (row < from || row >= from + P) continue;
     if (h instanceof DiskTensor) h.load(whole(row - from), source.array);
     else source.array.set(inMemory(h!, row - from));
-    op.reference({ h: source.array, order, factor, m: target.array }, { P: 1, Q: 1, C }, {
+    op.reference({ h: source.array, order, m: target.array }, { P: 1, Q: 1, C }, {
       from: row,
       to: to + i,
       damp: Math.fround(damp),

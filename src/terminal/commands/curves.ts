@@ -2,7 +2,7 @@
 import type { Command, Host, ParsedArguments } from "../command.ts";
 import { MAX_SEED } from "../../corpora/random.ts";
 import { curves } from "../../curves.ts";
-import type { Curves } from "../../curves/measured.ts";
+import { boundDb, type Curves } from "../../curves/measured.ts";
 import { CURVE_FILES, curveFiles } from "../../curves/page.ts";
 import { LINES } from "../../curves/schemes.ts";
 import { jsonLine } from "../json.ts";
@@ -105,10 +105,15 @@ function curvesTable({ data, points }: Curves): string {
       ];
     });
   });
+  const bounds = [2, 3, 4, 8].map((bits) => [
+    "Shannon's bound",
+    bits.toFixed(3),
+    ...data.map(({ bound }) => boundDb(bound, bits).toFixed(2)),
+  ]);
   const legend = data.map(({ name, rows, columns }, i) =>
     `[${i + 1}] ${visible(name)}, ${rows} × ${columns}\n`
   );
   return `${
-    table(columns, rows)
+    table(columns, [...rows, ...bounds])
   }\nbits of [1]; those of others differ by the share of scales and tables\n${legend.join("")}`;
 }

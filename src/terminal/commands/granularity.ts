@@ -2,7 +2,11 @@
 import type { Command, Host, ParsedArguments } from "../command.ts";
 import { granularity, granularityModel } from "../../granularity.ts";
 import type { Granularities } from "../../granularity/measured.ts";
-import { GRANULARITY_FILES, granularityFiles } from "../../granularity/page.ts";
+import {
+  GRANULARITY_FILES,
+  granularityDocument,
+  granularityFiles,
+} from "../../granularity/page.ts";
 import { requestOf } from "../../plan/planned.ts";
 import { recordedWindows } from "../../report/record.ts";
 import { jsonLine } from "../json.ts";
@@ -76,14 +80,16 @@ async function run(parsed: ParsedArguments, host: Host): Promise<void> {
     report: views.report,
     signal: host.signal,
   });
-  await folder?.write(await granularityFiles(found, { generator: `sluice ${host.version}` }));
+  const evaluation = recordedWindows(requestOf(windows), windows);
+  const generator = `sluice ${host.version}`;
+  await folder?.write(await granularityFiles(found, { generator, evaluation }));
   views[Symbol.dispose]();
   if (parsed.get("json")) {
     host.out.write(jsonLine({
       type: "result",
       report: parsed.get("report"),
-      evaluation: recordedWindows(requestOf(windows), windows),
-      ...found,
+      evaluation,
+      ...granularityDocument(found),
       warnings: shownWarnings(views.warnings, parsed),
     }));
   } else if (!parsed.get("quiet")) host.out.write(granularityTable(found));

@@ -53,12 +53,12 @@ export async function readTexts(
   if (observed) modelWithOutliers(source);
   const calibrated = needsCalibration(recipe, source) || observed;
   // The number and length of windows are the measurement's too.
-  const own = CALIBRATION_FLAGS.find(({ name }) =>
-    (name === "calibration" || name === "seed") && parsed.has(name)
-  );
+  const shared = parsed.get("evaluate") ? ["num-samples", "seq-len"] : [];
+  const own = [...CALIBRATION_FLAGS.map(({ name }) => name), "propagate", "calibrate-on"]
+    .find((name) => parsed.has(name) && !shared.includes(name));
   if (own && !calibrated && !sensed) {
     throw new RequestError(
-      `Cannot use --${own.name}: no weight is quantized by a method that calibrates. Name one, as --method awq+gptq.`,
+      `Cannot use --${own}: no weight is quantized by a method that calibrates. Name one, as --method awq+gptq.`,
     );
   }
   const measured = EVALUATION_FLAGS.find(({ name }) => name !== "max-states" && parsed.has(name));

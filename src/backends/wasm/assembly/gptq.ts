@@ -115,6 +115,26 @@ export function nearest4(w: v128, scale: v128, zero: v128): v128 {
   return v128.and(f32x4.mul(level, scale), f32x4.ne(scale, f32x4.splat(0)));
 }
 
+// Thread-private: where the factors of four rows at work are.
+let f0: usize = 0, f1: usize = 0, f2: usize = 0, f3: usize = 0;
+
+/** Turn to row r and the three after it, or the last again; `part` rows have the same factors. */
+export function setFactors(factor: usize, r: i32, R: i32, part: i32, C: i32): void {
+  const line = <usize>C << 2;
+  f0 = factor + line * <usize>(r / part), f1 = factor + line * <usize>(min(r + 1, R - 1) / part);
+  f2 = factor + line * <usize>(min(r + 2, R - 1) / part),
+    f3 = factor + line * <usize>(min(r + 3, R - 1) / part);
+}
+
+/** What the four rows' column at a byte offset is multiplied by. */
+@inline
+export function factors4(offset: usize): v128 {
+  let v = v128.load32_zero(f0 + offset);
+  v = v128.load32_lane(f1 + offset, v, 1);
+  v = v128.load32_lane(f2 + offset, v, 2);
+  return v128.load32_lane(f3 + offset, v, 3);
+}
+
 /** Four values of different rows, `stride` bytes apart. */
 @inline
 function gather4(p: usize, stride: usize): v128 {
@@ -140,7 +160,8 @@ function scatter4(p: usize, stride: usize, v: v128): void {
  */
 export function gptq_block(thread: i32): void {
   const v = tensor(0), scale = tensor(1), zero = tensor(2), order = tensor(3);
-  const w = tensor(4), e = tensor(5), loss = tensor(6), C = dim(1), B = dim(3), R = dim(4);
+  const factor = tensor(4), w = tensor(5), e = tensor(6), loss = tensor(7);
+  const C = dim(1), B = dim(3), R = dim(5), part = R / dim(4);
   const first = scalarU(0), count = scalarU(1), panel = scalarU(2), tileRows = scalarU(3),
     tileColumns = scalarU(4);
   const errors = scratch(thread), spare = errors + 1024, tables = spare + 2048;
@@ -150,6 +171,7 @@ export function gptq_block(thread: i32): void {
       const rows = min(4, R - r), stride = <usize>C << 2;
       const t0 = r / tileRows * B, t1 = min(r + 1, R - 1) / tileRows * B;
       const t2 = min(r + 2, R - 1) / tileRows * B, t3 = min(r + 3, R - 1) / tileRows * B;
+      setFactors(factor, r, R, part, C);
       let base = w + (<usize>(<u32>r * <u32>C + <u32>first) << 2), step = stride;
       if (rows < 4) {
         // The rows that are missing are copies of the last, made beside.
@@ -162,7 +184,7 @@ export function gptq_block(thread: i32): void {
       for (let i: i32 = 0; i < count; i++) {
         const column = first + i, row = v +
           (<usize>(<u32>(column - panel) * <u32>C + <u32>first) << 2);
-        const tile = load<i32>(order + (<usize>column << 2)) / tileColumns;
+        const place = load<i32>(order + (<usize>column << 2)), tile = place / tileColumns;
         let a = gather4(base + (<usize>i << 2), step), b = f32x4.splat(0), c = b, d = b;
         let k: i32 = 0;
         for (; k + 4 <= i; k += 4) {
@@ -187,7 +209,8 @@ export function gptq_block(thread: i32): void {
           load<i8>(zero + <usize>(t0 + tile)), load<i8>(zero + <usize>(t1 + tile)),
           load<i8>(zero + <usize>(t2 + tile)), load<i8>(zero + <usize>(t3 + tile)),
         ));
-        const value = nearest4(weight, s, z);
+        const by = factors4(<usize>place << 2);
+        const value = f32x4.div(nearest4(f32x4.mul(weight, by), s, z), by);
         const error = f32x4.div(f32x4.sub(weight, value), v128.load32_splat(row + (<usize>i << 2)));
         v128.store(errors + (<usize>i << 4), error);
         scatter4(base + (<usize>i << 2), step, value);

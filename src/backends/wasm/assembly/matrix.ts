@@ -51,37 +51,36 @@ export function mirror(thread: i32): void {
   }
 }
 
-/** Rows of a symmetric matrix in another order, scaled, damped, with zeros below the diagonal. */
+/** Rows of a symmetric matrix in another order, damped, with zeros below the diagonal. */
 export function permute_gram(thread: i32): void {
-  const h = tensor(0), order = tensor(1), factor = tensor(2), m = tensor(3);
+  const h = tensor(0), order = tensor(1), m = tensor(2);
   const P = dim(0), C = dim(1), Q = dim(2), from = scalarU(0), to = scalarU(1), damp = scalarF(2);
   const step = rowsPerItem(C);
   for (let first = claim() * step; first < Q; first = claim() * step) {
     for (let i = first, last = min(Q, first + step); i < last; i++) {
       const diagonal = to + i, row = load<i32>(order + (<usize>diagonal << 2)) - from;
       if (<u32>row >= <u32>P) continue;
-      const scale = load<f32>(factor + (<usize>(row + from) << 2));
       const source = at(h, row, C, 0), out = at(m, i, C, 0);
       memory.fill(out, 0, <usize>diagonal << 2);
       for (let j = diagonal; j < C; j++) {
         const column = <usize>load<u32>(order + (<usize>j << 2)) << 2;
-        const value = load<f32>(source + column) * scale * load<f32>(factor + column);
+        const value = load<f32>(source + column);
         store<f32>(out + (<usize>j << 2), j == diagonal ? value + damp : value);
       }
     }
   }
 }
 
-/** y[r, i] = w[r, order[i]] · factor[order[i]] */
+/** y[r, i] = w[r, order[i]] · factor[g, order[i]], rows in parts g. */
 export function permute_columns(thread: i32): void {
   const w = tensor(0), order = tensor(1), factor = tensor(2), y = tensor(3), R = dim(0), C = dim(1);
-  const step = rowsPerItem(C);
+  const step = rowsPerItem(C), part = R / dim(2);
   for (let first = claim() * step; first < R; first = claim() * step) {
     for (let r = first, last = min(R, first + step); r < last; r++) {
-      const source = at(w, r, C, 0), out = at(y, r, C, 0);
+      const source = at(w, r, C, 0), out = at(y, r, C, 0), by = at(factor, r / part, C, 0);
       for (let i: i32 = 0; i < C; i++) {
         const column = <usize>load<u32>(order + (<usize>i << 2)) << 2;
-        store<f32>(out + (<usize>i << 2), load<f32>(source + column) * load<f32>(factor + column));
+        store<f32>(out + (<usize>i << 2), load<f32>(source + column) * load<f32>(by + column));
       }
     }
   }

@@ -1,6 +1,6 @@
 // What follows GPTQ: coordinate descent on a block of columns, and scales refitted with codes held.
 import { claim, dim, rowsPerItem, scalarF, scalarU, scratch, tensor } from "./call";
-import { nearest4, ROWS, setGrid } from "./gptq";
+import { factors4, nearest4, ROWS, setFactors, setGrid } from "./gptq";
 import { roundScale, smallestScale } from "./quantize";
 
 // Thread-private: byte offsets of the four rows at work in a matrix with lines of C floats; the
@@ -36,8 +36,8 @@ function scatterRows(p: usize, v: v128): void {
  */
 export function descend_block(thread: i32): void {
   const h = tensor(0), factor = tensor(1), g = tensor(2), scale = tensor(3), zero = tensor(4);
-  const w = tensor(5), e = tensor(6), loss = tensor(7), C = dim(1), R = dim(2), K = dim(3),
-    B = dim(5);
+  const w = tensor(5), e = tensor(6), loss = tensor(7), C = dim(1), R = dim(3), K = dim(4),
+    B = dim(6), part = R / dim(2);
   const first = scalarU(0), count = scalarU(1), panel = scalarU(2), tileRows = scalarU(3),
     tileColumns = scalarU(4);
   const damp = scalarF(8), moves = scratch(thread), tables = moves + 1024, none = f32x4.splat(0);
@@ -50,19 +50,19 @@ export function descend_block(thread: i32): void {
       setRows(r, R, K);
       const g0 = g + r0, g1 = g + r1, g2 = g + r2, g3 = g + r3;
       setRows(r, R, C);
+      setFactors(factor, r, R, part, C);
       let sum = none;
       for (let i: i32 = 0; i < count; i++) {
         const column = first + i, offset = <usize>column << 2;
         const line = h + (<usize>(<u32>(column - panel) * <u32>C + <u32>first) << 2);
-        const f = load<f32>(factor + offset), damped = damp / (f * f);
-        const bend = load<f32>(line + (<usize>i << 2)) + damped;
+        const bend = load<f32>(line + (<usize>i << 2)) + damp;
         v128.store(moves + (<usize>i << 4), none);
-        if (f == 0 || !(bend > 0)) continue;
+        if (!(bend > 0)) continue;
         const at = <usize>i << 2, error = gatherRows(e + offset);
         let a = v128.load32_zero(g0 + at), b = none, c = b, d = b;
         a = v128.load32_lane(g1 + at, a, 1), a = v128.load32_lane(g2 + at, a, 2),
           a = v128.load32_lane(g3 + at, a, 3);
-        a = f32x4.add(a, f32x4.mul(f32x4.splat(damped), error));
+        a = f32x4.add(a, f32x4.mul(f32x4.splat(damp), error));
         let k: i32 = 0;
         for (; k + 4 <= i; k += 4) {
           const u = v128.load(line + (<usize>k << 2)), p = moves + (<usize>k << 4);
@@ -87,9 +87,9 @@ export function descend_block(thread: i32): void {
           load<i8>(zero + <usize>(t0 + tile)), load<i8>(zero + <usize>(t1 + tile)),
           load<i8>(zero + <usize>(t2 + tile)), load<i8>(zero + <usize>(t3 + tile)),
         ));
-        const target = f32x4.sub(before, f32x4.div(slope, f32x4.splat(f * bend)));
-        const value = nearest4(target, s, z);
-        const move = f32x4.mul(f32x4.sub(value, before), f32x4.splat(f));
+        const target = f32x4.sub(before, f32x4.div(slope, f32x4.splat(bend)));
+        const by = factors4(offset), value = f32x4.div(nearest4(f32x4.mul(target, by), s, z), by);
+        const move = f32x4.sub(value, before);
         const change = f32x4.mul(move, f32x4.add(slope, f32x4.mul(move, f32x4.splat(bend / 2))));
         const lower = f32x4.lt(change, none);
         if (!v128.any_true(lower)) continue;
@@ -118,22 +118,20 @@ function addLane(base: usize, r: i32, value: f32): void {
 export function refit_scales(thread: i32): void {
   const factor = tensor(0), g = tensor(1), m = tensor(2), w = tensor(3), e = tensor(4),
     scale = tensor(5), loss = tensor(6);
-  const C = dim(0), R = dim(1), K = dim(2), B = dim(3), first = scalarU(0), count = scalarU(1),
-    tile = scalarU(2);
+  const C = dim(1), R = dim(2), K = dim(3), B = dim(4), part = R / dim(0), first = scalarU(0),
+    count = scalarU(1), tile = scalarU(2);
   const type = scalarU(3), damp: f64 = scalarF(4), step = rowsPerItem(count);
   for (let from = claim() * step; from < R; from = claim() * step) {
     for (let r = from, last = min(R, from + step); r < last; r++) {
       const values = w + (<usize>(<u32>r * <u32>C + <u32>first) << 2), errors = e + (values - w);
       const slopes = g + (<usize>(<u32>r * <u32>K) << 2), bends = m + (slopes - g),
-        place = scale + (<usize>(r * B + tile) << 2);
+        place = scale + (<usize>(r * B + tile) << 2),
+        factors = factor + (<usize>(r / part * C + first) << 2);
       let slope: f64 = 0, bend: f64 = 0;
       for (let i: i32 = 0; i < count; i++) {
-        const at = <usize>i << 2, f: f64 = load<f32>(factor + (<usize>(first + i) << 2));
-        const size = f * load<f32>(values + at);
-        if (size == 0) continue;
-        const damped = damp / (f * f);
-        slope += size * (load<f32>(slopes + at) + damped * load<f32>(errors + at));
-        bend += size * (load<f32>(bends + at) + damped * size);
+        const at = <usize>i << 2, size: f64 = load<f32>(values + at);
+        slope += size * (load<f32>(slopes + at) + damp * load<f32>(errors + at));
+        bend += size * (load<f32>(bends + at) + damp * size);
       }
       if (!(bend > 0)) continue;
       const before = load<f32>(place), wanted = <f32>(<f64>before - <f64>before * (slope / bend));
@@ -143,10 +141,9 @@ export function refit_scales(thread: i32): void {
         abs<f32>(after) >= smallestScale(type);
       if (!usable || !(change < 0)) continue;
       for (let i: i32 = 0; i < count; i++) {
-        const at = <usize>i << 2, was = load<f32>(values + at),
-          value = nearest<f32>(was / before) * after;
-        store<f32>(errors + at, load<f32>(errors + at) +
-          (value - was) * load<f32>(factor + (<usize>(first + i) << 2)));
+        const at = <usize>i << 2, was = load<f32>(values + at), by = load<f32>(factors + at),
+          value = nearest<f32>(was * by / before) * after / by;
+        store<f32>(errors + at, load<f32>(errors + at) + (value - was));
         store<f32>(values + at, value);
       }
       store<f32>(place, after);

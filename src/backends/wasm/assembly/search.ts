@@ -5,8 +5,8 @@ import { claim, dim, dtype, scalarU, scratch, tensor } from "./call";
 import { scaleOf, smallestScale, zeroOf } from "./quantize";
 import { canSurvey, startSurvey, surveyTile } from "./search_survey";
 import { AFFINE, bestError, bestScale, bestZero, candidate, clippedBy, consider, errorOf, grid,
-  hasOpposite, high, highestCode, low, lowestCode, reach, scaleType, setGrid, setMatrix, setTile,
-  startCandidates, steps, TILE_BYTES } from "./search_tile";
+  hasOpposite, high, highestCode, low, lowestCode, reach, scaleType, setGrid, setImportance, setMatrix,
+  setTile, startCandidates, steps, TILE_BYTES } from "./search_tile";
 
 @inline
 function codeNear(x: f32): i32 {
@@ -53,15 +53,17 @@ function searchTile(): void {
 }
 
 export function search_params(thread: i32): void {
-  const scale = tensor(2), zero = tensor(3), R = dim(0), C = dim(1), A = dim(2), B = dim(3);
+  const scale = tensor(2), zero = tensor(3), R = dim(0), C = dim(1), part = R / dim(2), A = dim(3),
+    B = dim(4);
   const bits = scalarU(0), rows = scalarU(2), columns = scalarU(3), squares = scalarU(5) == 1;
   const memory = scratch(thread);
-  setMatrix(tensor(0), dtype(0), C, tensor(1), memory);
+  setMatrix(tensor(0), dtype(0), C, memory);
   setGrid(scalarU(1), bits, scalarU(4), squares, scalarU(6) != 0);
   const surveyed = canSurvey();
   if (surveyed) startSurvey(memory + TILE_BYTES);
   for (let tile = claim(); tile < A * B; tile = claim()) {
     const r = tile / B * rows, c = tile % B * columns;
+    setImportance(tensor(1) + (<usize>(r / part * C) << 2));
     setTile(r, c, min(rows, R - r), min(columns, C - c));
     const s = scaleOf(low, high, bits, grid, scaleType), z = zeroOf(low, s, bits, grid);
     startCandidates(s, z);

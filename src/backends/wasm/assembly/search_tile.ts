@@ -35,10 +35,15 @@ export let low: f32 = 0, high: f32 = 0, reach: f32 = 0;
 /** The least error so far, and with what. */
 export let bestScale: f32 = 0, bestZero: i32 = 0, bestError: f64 = 0;
 
-/** Weights in lines of `columns`, what columns count for, and TILE_BYTES of scratch memory. */
-export function setMatrix(w: usize, dtype: i32, columns: i32, by: usize, scratch: usize): void {
-  weights = w, type = dtype, C = columns, importance = by;
+/** Weights in lines of `columns`, and TILE_BYTES of scratch memory. */
+export function setMatrix(w: usize, dtype: i32, columns: i32, scratch: usize): void {
+  weights = w, type = dtype, C = columns;
   buffer = scratch, held = buffer + ((RUN + 16) << 2), heldImportance = held + ((HELD + 4) << 2);
+}
+
+/** What columns count for. */
+export function setImportance(by: usize): void {
+  importance = by;
 }
 
 export function setGrid(which: i32, bits: i32, scales: i32, squares: bool, eitherSign: bool): void {
