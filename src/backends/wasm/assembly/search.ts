@@ -5,8 +5,8 @@ import { claim, dim, dtype, scalarU, scratch, tensor } from "./call";
 import { scaleOf, smallestScale, zeroOf } from "./quantize";
 import { canSurvey, startSurvey, surveyTile } from "./search_survey";
 import { AFFINE, bestError, bestScale, bestZero, candidate, clippedBy, consider, errorOf, grid,
-  hasOpposite, high, highestCode, low, lowestCode, reach, scaleType, setGrid, setImportance, setMatrix,
-  setTile, startCandidates, steps, TILE_BYTES } from "./search_tile";
+  hasOpposite, high, highestCode, low, lowestCode, reach, scaleType, setGrid, setImportance,
+  setMatrix, setTile, startCandidates, steps, TILE_BYTES } from "./search_tile";
 
 @inline
 function codeNear(x: f32): i32 {
