@@ -112,6 +112,8 @@ export interface Format {
    * announces.
    */
   readonly castsRest?: boolean;
+  /** What it packs is measured and not written; it is used only where it is asked for. */
+  readonly unwritten?: true;
   /** A file beside config.json that holds the section alone, for loaders that look for it. */
   readonly sectionFile?: string;
   /**

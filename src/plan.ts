@@ -137,7 +137,7 @@ function warningOf(
   format: Format,
   quantized: readonly QuantizeDecision[],
 ): Warning[] {
-  if (loaders.some(({ opens }) => opens === "yes")) return [];
+  if (format.unwritten || loaders.some(({ opens }) => opens === "yes")) return [];
   const hopes = loaders.filter(({ opens }) => opens === "unknown");
   const holds = ({ scheme, weight }: QuantizeDecision) => plain.supports(scheme, weight) === true;
   const other = format !== plain && quantized.every(holds)

@@ -98,8 +98,9 @@ export const RECIPE_OPTIONS: readonly Option[] = [
     name: "format",
     type: "string",
     placeholder: "name",
-    help: "how codes are stored; chosen to suit the scheme when absent",
-    choices: ["compressed-tensors", "bitsandbytes", "plain", "codebook", "gptq", "awq"],
+    help: "how codes are stored; chosen to suit the scheme when absent; none: nothing is stored, " +
+      "what would come of it is measured",
+    choices: ["compressed-tensors", "bitsandbytes", "plain", "codebook", "gptq", "awq", "none"],
   },
   {
     name: "max-shard-size",

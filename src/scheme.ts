@@ -76,7 +76,7 @@ export interface IntScheme {
   readonly grid: "full" | "restricted" | "affine";
   readonly strategy: Strategy;
   readonly scaleDType: ScaleDType;
-  readonly activations: "none" | "int8" | "int8-static";
+  readonly activations: Activations;
 }
 
 /**
@@ -89,6 +89,8 @@ export interface CodebookScheme {
   readonly block: number;
   /** Store each absmax as an 8-bit code of a dynamic map, in blocks of 256. */
   readonly doubleQuant: boolean;
+  /** What no loader does, and may be measured. */
+  readonly activations?: "int8" | "fp8";
 }
 
 /**
@@ -104,6 +106,8 @@ export interface LearnedCodebookScheme {
   readonly tableRows: number;
   /** The dtype levels are stored in; they are rounded to it before codes are chosen. */
   readonly tableDType: ScaleDType;
+  /** What no loader does, and may be measured. */
+  readonly activations?: "int8" | "fp8";
 }
 
 /** 8-bit floats E4M3 (OCP 8-bit floating point), scale = absmax/448. */
@@ -111,7 +115,7 @@ export interface Fp8Scheme {
   readonly kind: "fp8";
   readonly strategy: Strategy;
   readonly scaleDType: ScaleDType;
-  readonly activations: "none" | "fp8" | "fp8-static";
+  readonly activations: Activations;
 }
 
 /**
@@ -140,6 +144,11 @@ export type Scheme =
   | Fp8Scheme
   | LlmInt8Scheme
   | CastScheme;
+
+/** What a scheme does to the input of a linear. */
+export function activationsOf(scheme: Scheme): Activations {
+  return "activations" in scheme ? scheme.activations ?? "none" : "none";
+}
 
 /** Bits of a scheme's codes; null for a cast, which has none. */
 export function codeBits(scheme: Scheme): number | null {

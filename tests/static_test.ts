@@ -245,7 +245,7 @@ Deno.test("a second look sees each step's input as the pass saw it, times what s
       observe: async (x) => void seen.push(await read(x)),
     });
     const looked: Float32Array[] = [];
-    const factor = scope.alloc("f32", [to.channels]);
+    const factor = scope.alloc("f32", [1, to.channels]);
     backend.write(factor, new Uint8Array(new Float32Array(to.channels).fill(0.5).buffer));
     await calibration.look({
       graph,

@@ -20,7 +20,15 @@ import { quantStateBytes } from "./bitsandbytes/quant_state.ts";
 import { loadersOf } from "./bitsandbytes/loaders.ts";
 import { section } from "./bitsandbytes/section.ts";
 import { recognize, unpack } from "./bitsandbytes/unpack.ts";
-import { bytesOf, checkFinite, checkRows, checkSource, floats, moduleOf } from "./bytes.ts";
+import {
+  bytesOf,
+  checkFinite,
+  checkFloatInputs,
+  checkRows,
+  checkSource,
+  floats,
+  moduleOf,
+} from "./bytes.ts";
 
 const TABLES = { nf4: NF4_TABLE, fp4: FP4_TABLE };
 
@@ -137,7 +145,8 @@ export const bitsandbytes: Format = {
     if (!isQuantizable(scheme)) {
       return `bitsandbytes holds nf4, fp4 and LLM.int8() weights, not ${scheme.kind}`;
     }
-    return checkSource("bitsandbytes", weight);
+    const inputs = checkFloatInputs("bitsandbytes", scheme);
+    return inputs === true ? checkSource("bitsandbytes", weight) : inputs;
   },
   rowStep(scheme, { shape }) {
     return isCodebook(scheme) ? blockRowStep(scheme.block, shape) : 1;

@@ -3,7 +3,7 @@
  */
 import type { Scope, Tensor } from "../backend.ts";
 import type { ReadTensor, StoredWeight } from "../format.ts";
-import type { ScaleDType } from "../scheme.ts";
+import { activationsOf, type ScaleDType, type Scheme } from "../scheme.ts";
 import { CheckpointError } from "../errors.ts";
 import { bf16ToF32, f16ToF32 } from "../number.ts";
 import { narrow } from "../ops/narrow.ts";
@@ -72,6 +72,14 @@ export function scaleDTypeOf(name: string, tensors: ReadonlyMap<string, TensorIn
   throw new CheckpointError(`Cannot read "${name}": scales are ${dtype}, not f32, bf16 or f16`, {
     tensor: name,
   });
+}
+
+/** Why a format of weights alone does not hold a scheme that rounds activations; or `true`. */
+export function checkFloatInputs(format: string, scheme: Scheme): true | string {
+  const activations = activationsOf(scheme);
+  return activations === "none" ||
+    `loaders of ${format} leave activations in float, and these are ${activations}; what that would ` +
+      "bring can be measured (--format none)";
 }
 
 /** A word whose exponent bits, `mask`, are all set is NaN or infinite. */

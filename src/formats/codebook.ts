@@ -21,6 +21,7 @@ import { byteLength, elementCount, matrixShape, type TensorInfo } from "../tenso
 import {
   bytesOf,
   checkFinite,
+  checkFloatInputs,
   checkRows,
   checkSource,
   findParts,
@@ -222,10 +223,13 @@ async function readShape(
 export const codebookFormat: Format = {
   name: NAME,
   quantMethod: NAME,
-  supports: (scheme: Scheme, weight) =>
-    scheme.kind === NAME
-      ? checkSource(NAME, weight)
-      : `${NAME} holds codes with tables of levels, not ${scheme.kind}`,
+  supports(scheme: Scheme, weight) {
+    if (scheme.kind !== NAME) {
+      return `${NAME} holds codes with tables of levels, not ${scheme.kind}`;
+    }
+    const inputs = checkFloatInputs(NAME, scheme);
+    return inputs === true ? checkSource(NAME, weight) : inputs;
+  },
   rowStep: (scheme, { shape }) => rowStep(scheme as LearnedCodebookScheme, shape),
   layout: (weight, scheme) => layout(weight, scheme as LearnedCodebookScheme),
   packer: (weight, scheme, scope) => packer(weight, scheme as LearnedCodebookScheme, scope),

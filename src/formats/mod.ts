@@ -8,6 +8,7 @@ import { codebookFormat } from "./codebook.ts";
 import { compressedTensors } from "./compressed_tensors.ts";
 import { gptq } from "./gptq.ts";
 import { plain } from "./plain.ts";
+import { unstored } from "./unstored.ts";
 
 /** Every format; those that may be chosen for a scheme first, in the order they are tried. */
 export const FORMATS: readonly Format[] = [
@@ -17,6 +18,7 @@ export const FORMATS: readonly Format[] = [
   codebookFormat,
   gptq,
   awq,
+  unstored,
 ];
 
 /**

@@ -4,7 +4,7 @@
  * activations too: nothing would.
  */
 import type { Format, Packer, Verdict } from "../format.ts";
-import type { Scheme } from "../scheme.ts";
+import { activationsOf, type Scheme } from "../scheme.ts";
 import { schemeKind } from "../schemes/mod.ts";
 import { transpose } from "../linalg/transpose.ts";
 import { BITS, matrixShape, type TensorInfo } from "../tensor.ts";
@@ -23,7 +23,7 @@ export const plain: Format = {
   name: "plain",
   quantMethod: undefined,
   supports(scheme, weight) {
-    if (scheme.kind === "llm_int8" || "activations" in scheme && scheme.activations !== "none") {
+    if (scheme.kind === "llm_int8" || activationsOf(scheme) !== "none") {
       return "plain holds weights alone, and this scheme rounds activations too; W8A16 and FP8 round " +
         "weights alone";
     }

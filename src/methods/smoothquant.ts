@@ -22,7 +22,7 @@ import { matmulNt } from "../ops/matmul_nt.ts";
 import { rowDots } from "../ops/row_dots.ts";
 import { difference } from "../ops/subtract.ts";
 import type { OptionValues } from "../option.ts";
-import type { Quantized, Scheme } from "../scheme.ts";
+import { activationsOf, type Quantized, type Scheme } from "../scheme.ts";
 import { schemeKind } from "../schemes/mod.ts";
 
 /** The strengths that a search tries. */
@@ -55,7 +55,7 @@ export const smoothquant: SmoothingMethod = {
   after: "norms and linears",
   needs: (_scheme, options) => strengthOf(options) === undefined ? [absmax, tokenSample] : [absmax],
   supports(scheme) {
-    const rounds = "activations" in scheme && scheme.activations !== "none";
+    const rounds = activationsOf(scheme) !== "none";
     // Without rounded activations there is nothing to gain: weights only get harder to round.
     return rounds ||
       "smoothquant makes activations easier to round, and this scheme leaves them in float; awq moves scales for weights alone";

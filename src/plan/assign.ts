@@ -178,7 +178,8 @@ function chooseFormat(asked: Format | undefined, decisions: Decisions): Format {
   // as plain weights, too, are asked for.
   const candidates = asked
     ? [asked]
-    : FORMATS.filter((format) => !format.scaleDType && (plainly || format !== plain));
+    : FORMATS.filter(({ scaleDType, unwritten }) => !scaleDType && !unwritten)
+      .filter((format) => plainly || format !== plain);
   const reasons: string[] = [];
   for (const format of candidates) {
     const verdict = quantized.map(({ name, weight, scheme }) => {

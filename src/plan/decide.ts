@@ -47,7 +47,7 @@ export function droppedBecause(name: string): string | undefined {
 
 /** Whether `auto` calibrates: at 4 bits and below rounding to nearest loses too much. */
 function wantsCalibration(scheme: Scheme): boolean {
-  return scheme.kind === "int" && scheme.bits <= 4 && scheme.activations === "none";
+  return scheme.kind === "int" && scheme.bits <= 4;
 }
 
 /** The methods that `auto` means for a linear of a block, in a model that can be run. */

@@ -143,7 +143,8 @@ function usedAfter(task: TensorTask, around: Around): Used {
   }
   const { scheme } = task;
   // 8-bit floats have no entry of their own: theirs is at most that of 16 bits.
-  const int8 = scheme.kind === "llm_int8" || scheme.kind === "int" && scheme.activations !== "none";
+  const int8 = scheme.kind === "llm_int8" ||
+    scheme.kind === "int" && scheme.activations.startsWith("int8");
   return { bytes, products, width: int8 ? "int8" : width };
 }
 

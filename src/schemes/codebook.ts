@@ -15,6 +15,7 @@ import {
   type SchemeKind,
 } from "../scheme.ts";
 import { elementCount, matrixShape, type Shape } from "../tensor.ts";
+import { activationsLabel, inputBytes, roundInput } from "./inputs.ts";
 import { noZeroPoints } from "./tiles.ts";
 
 /** Block sizes bitsandbytes takes. */
@@ -77,8 +78,9 @@ function codeBytes({ block }: CodebookScheme, rows: number, columns: number): nu
 /** See {@linkcode CodebookScheme}. */
 export const codebook: SchemeKind<CodebookScheme> = {
   kinds: ["nf4", "fp4"],
-  label({ kind, block, doubleQuant }) {
-    return `${kind}, blocks of ${block}${doubleQuant ? ", double quantization" : ""}`;
+  label({ kind, block, doubleQuant, ...scheme }) {
+    return `${kind}, blocks of ${block}${doubleQuant ? ", double quantization" : ""}` +
+      activationsLabel(scheme.activations ?? "none");
   },
   check({ block }, shape) {
     if (!BLOCKS.includes(block)) {
@@ -94,8 +96,8 @@ export const codebook: SchemeKind<CodebookScheme> = {
   },
   workBytes: codeBytes,
   codeBytes,
-  linearBytes(_scheme, shape) {
-    return elementCount(shape) * 4;
+  linearBytes(scheme, shape, tokens) {
+    return elementCount(shape) * 4 + inputBytes(scheme, shape, tokens);
   },
   quantize,
   choice: {
@@ -123,6 +125,7 @@ export const codebook: SchemeKind<CodebookScheme> = {
   dequantize,
   linear(quantized, x, y, { scope, column }) {
     using scratch = scope.backend.scope();
-    scope.backend.run(matmulNt, { x, w: dequantize(quantized, scratch), y }, { column });
+    const input = roundInput(x, quantized, scratch);
+    scope.backend.run(matmulNt, { x: input, w: dequantize(quantized, scratch), y }, { column });
   },
 };

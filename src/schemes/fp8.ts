@@ -9,7 +9,7 @@ import { quantizeFp8 } from "../ops/quantize_fp8.ts";
 import { scaleRows } from "../ops/scale_rows.ts";
 import type { Fp8Scheme, Quantized, ScaleOptions, SchemeKind } from "../scheme.ts";
 import { elementCount, matrixShape } from "../tensor.ts";
-import { activationsLabel, inputScale, roundInput } from "./inputs.ts";
+import { activationsLabel, inputBytes, inputScale, roundInput } from "./inputs.ts";
 import {
   checkStrategy,
   GRID,
@@ -75,9 +75,8 @@ export const fp8: SchemeKind<Fp8Scheme> = {
   codeBytes({ strategy }, rows, columns) {
     return rows * columns + scaleCount(strategy, [rows, columns]) * 4;
   },
-  linearBytes({ activations }, shape, tokens) {
-    const [, columns] = matrixShape(shape);
-    return elementCount(shape) * 4 + (activations === "none" ? 0 : tokens * columns * 4);
+  linearBytes(scheme, shape, tokens) {
+    return elementCount(shape) * 4 + inputBytes(scheme, shape, tokens);
   },
   quantize(scheme, weight, options) {
     const params = findParams(scheme, weight, options);

@@ -1,4 +1,4 @@
-/** Linears' inputs as a runtime rounds them: what the int and fp8 schemes share. */
+/** Linears' inputs as a runtime rounds them: what schemes share. */
 import type { Scope, Tensor } from "../backend.ts";
 import { type InputGrid, largestOf, rangeByError, rangeByPercentile } from "./input_range.ts";
 import { E4M3_MAX, e4m3ToF32, roundTo } from "../number.ts";
@@ -9,7 +9,16 @@ import { movingAverage } from "../observers/moving_average.ts";
 import { fakeQuantize } from "../ops/fake_quantize.ts";
 import { fakeQuantizeRows } from "../ops/fake_quantize_rows.ts";
 import type { OptionValues } from "../option.ts";
-import type { Activations, Fp8Scheme, InputScale, IntScheme, Quantized } from "../scheme.ts";
+import {
+  type Activations,
+  activationsOf,
+  type Fp8Scheme,
+  type InputScale,
+  type IntScheme,
+  type Quantized,
+  type Scheme,
+} from "../scheme.ts";
+import { matrixShape, type Shape } from "../tensor.ts";
 
 /** A way to find the range that a fixed scale covers. */
 interface RangeFinder {
@@ -83,7 +92,7 @@ export function roundInput(
   { scheme, tensors }: Quantized,
   scope: Scope,
 ): Tensor {
-  const { activations } = scheme as IntScheme | Fp8Scheme;
+  const activations = activationsOf(scheme);
   if (activations === "none") return x;
   const y = scope.alloc("f32", x.shape);
   const kind = activations.startsWith("int8") ? 0 : 1;
@@ -97,6 +106,12 @@ export function roundInput(
     scope.backend.run(fakeQuantizeRows, { x, y }, { kind, bits: 8 });
   }
   return y;
+}
+
+/** Bytes of the device for the rounded input of a linear whose weight is [R, C]. */
+export function inputBytes(scheme: Scheme, shape: Shape, tokens: number): number {
+  const [, columns] = matrixShape(shape);
+  return activationsOf(scheme) === "none" ? 0 : tokens * columns * 4;
 }
 
 /** As a person would say it. */

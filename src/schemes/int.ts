@@ -13,7 +13,7 @@ import { scaleRows } from "../ops/scale_rows.ts";
 import { searchParams } from "../ops/search_params.ts";
 import type { IntScheme, Quantized, ScaleOptions, SchemeKind } from "../scheme.ts";
 import { matrixShape } from "../tensor.ts";
-import { activationsLabel, inputScale, roundInput } from "./inputs.ts";
+import { activationsLabel, inputBytes, inputScale, roundInput } from "./inputs.ts";
 import {
   allocParams,
   checkStrategy,
@@ -128,7 +128,7 @@ export const int: SchemeKind<IntScheme> = {
     const weight = isPackable(scheme)
       ? rows * wordsPerRow(scheme.bits, columns) * 4
       : rows * columns * 4;
-    return weight + (scheme.activations === "none" ? 0 : tokens * columns * 4);
+    return weight + inputBytes(scheme, shape, tokens);
   },
   quantize(scheme, weight, options) {
     const params = findParams(scheme, weight, options);

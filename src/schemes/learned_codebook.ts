@@ -13,6 +13,7 @@ import { matmulNt } from "../ops/matmul_nt.ts";
 import { quantizeCodebook } from "../ops/quantize_codebook.ts";
 import type { LearnedCodebookScheme, Quantized, SchemeKind } from "../scheme.ts";
 import { elementCount, matrixShape, type Shape } from "../tensor.ts";
+import { activationsLabel, inputBytes, roundInput } from "./inputs.ts";
 
 /** How many levels a table has. */
 function levelCount({ bits }: LearnedCodebookScheme): number {
@@ -48,7 +49,8 @@ export const learnedCodebook: SchemeKind<LearnedCodebookScheme> = {
       : tableRows === 1
       ? "per row"
       : `for ${tableRows} rows`;
-    return `codebook of ${levelCount(scheme)} levels, a table ${tables}`;
+    return `codebook of ${levelCount(scheme)} levels, a table ${tables}` +
+      activationsLabel(scheme.activations ?? "none");
   },
   check({ bits, tableRows }, shape) {
     if (![2, 3, 4].includes(bits)) return `codebooks have 2 to 4 bits here, not ${bits}`;
@@ -62,7 +64,8 @@ export const learnedCodebook: SchemeKind<LearnedCodebookScheme> = {
   // Beside codes and tables, the values that the host looks at.
   workBytes: (scheme, rows, columns) => codeBytes(scheme, rows, columns) + rows * columns * 4,
   codeBytes,
-  linearBytes: (_scheme, shape) => elementCount(shape) * 4,
+  linearBytes: (scheme, shape, tokens) =>
+    elementCount(shape) * 4 + inputBytes(scheme, shape, tokens),
   async quantize(scheme, weight, { scope, importance }) {
     const { backend } = scope;
     const [rows, columns] = matrixShape(weight.shape);
@@ -90,6 +93,7 @@ export const learnedCodebook: SchemeKind<LearnedCodebookScheme> = {
   dequantize,
   linear(quantized, x, y, { scope, column }) {
     using scratch = scope.backend.scope();
-    scope.backend.run(matmulNt, { x, w: dequantize(quantized, scratch), y }, { column });
+    const input = roundInput(x, quantized, scratch);
+    scope.backend.run(matmulNt, { x: input, w: dequantize(quantized, scratch), y }, { column });
   },
 };

@@ -20,6 +20,8 @@ interface SchemeOption extends Option {
   convert(value: OptionValue): NonNullable<PresetOptions[Named]>;
 }
 
+const ACTIVATIONS = ["dynamic", "static", "int8", "fp8"] as const;
+
 const ROWS: readonly SchemeOption[] = [
   {
     name: "group-size",
@@ -96,11 +98,12 @@ const ROWS: readonly SchemeOption[] = [
   {
     name: "activations",
     type: "string",
-    choices: ["dynamic", "static"],
+    choices: ACTIVATIONS,
     help:
-      "activations rounded by a scale of each token (dynamic, the default), or by one per layer that calibration fixes (W8A8, FP8_DYNAMIC)",
+      "activations rounded by a scale of each token (dynamic, the default), or by one per layer that calibration fixes (static), with W8A8 and FP8_DYNAMIC; " +
+      "int8, fp8: to that, token by token, with any weights; what no loader runs can be measured (--format none)",
     becomes: "activations",
-    convert: (value) => value === "static" ? "static" : "dynamic",
+    convert: (value) => ACTIVATIONS.find((name) => name === value)!,
   },
   {
     name: "observer",

@@ -3,7 +3,14 @@
  * options a name does not take.
  */
 import { RequestError } from "../errors.ts";
-import type { IntScheme, LearnedCodebookScheme, ScaleDType, Scheme, Strategy } from "../scheme.ts";
+import type {
+  Activations,
+  IntScheme,
+  LearnedCodebookScheme,
+  ScaleDType,
+  Scheme,
+  Strategy,
+} from "../scheme.ts";
 import type { DType } from "../tensor.ts";
 
 /** What may be said beside a preset's name. */
@@ -27,10 +34,10 @@ export interface PresetOptions {
   /** Magnitude from which an activation is an outlier (LLM_INT8). */
   readonly threshold?: number;
   /**
-   * Whether activations are rounded by a scale of each token, or by one that calibration fixes
-   * (W8A8, FP8_DYNAMIC).
+   * What becomes of activations: int8 or fp8, by a scale of each token; where the preset says
+   * which, also by that of each token (dynamic) or by one that calibration fixes (static).
    */
-  readonly activations?: "dynamic" | "static";
+  readonly activations?: "dynamic" | "static" | "int8" | "fp8";
   /** How the range of a fixed scale is found; no part of the scheme. */
   readonly observer?: string;
   /**
@@ -71,6 +78,36 @@ function strategyOf({ groupSize, strategy }: PresetOptions, usual: Strategy): St
   return groupSize === -1 ? { kind: "channel" } : { kind: "group", size: groupSize };
 }
 
+/** What becomes of activations, of a preset that rounds them to `own` unless told. */
+function inputsOf(
+  { activations }: PresetOptions,
+  own: "int8" | "fp8" | undefined,
+): Activations {
+  switch (activations) {
+    case "static":
+      return own ? `${own}-static` : refuseUnsaid(activations);
+    case "dynamic":
+      return own ?? refuseUnsaid(activations);
+    case undefined:
+      return own ?? "none";
+    default:
+      return activations;
+  }
+}
+
+function refuseUnsaid(how: string): never {
+  throw new RequestError(
+    `Cannot use activations ${how} with a scheme that leaves them in float: say what they become, ` +
+      "int8 or fp8.",
+  );
+}
+
+/** The same of a scheme whose activations no loader rounds. */
+function measuredInputs(options: PresetOptions): { readonly activations?: "int8" | "fp8" } {
+  const activations = inputsOf(options, undefined);
+  return activations === "int8" || activations === "fp8" ? { activations } : {};
+}
+
 function weightOnly(bits: IntScheme["bits"], affine: boolean): Preset {
   const usual: Strategy = bits === 8 ? { kind: "channel" } : { kind: "group", size: 128 };
   const scales = bits === 8 ? "a scale per channel" : "groups of 128";
@@ -78,15 +115,27 @@ function weightOnly(bits: IntScheme["bits"], affine: boolean): Preset {
     name: `W${bits}A16${affine ? "_ASYM" : ""}`,
     summary: `int${bits} weights, ${affine ? "affine with a zero point" : "symmetric"}, ${scales}`,
     format: "compressed-tensors",
-    takes: affine ? ["groupSize", "strategy"] : ["groupSize", "strategy", "restricted"],
+    takes: ["groupSize", "strategy", "activations", ...affine ? [] : ["restricted"] as const],
     scheme: (options) => ({
       kind: "int",
       bits,
       grid: affine ? "affine" : options.restricted ? "restricted" : "full",
       strategy: strategyOf(options, usual),
       scaleDType: scaleDTypeOf(options),
-      activations: "none",
+      activations: inputsOf(options, undefined),
     }),
+  };
+}
+
+/** int4 weights of which a runtime rounds the input too. */
+function hybrid(name: string, activations: "int8" | "fp8"): Preset {
+  const { scheme } = weightOnly(4, false);
+  return {
+    name,
+    summary: `int4 weights, symmetric, groups of 128; activations ${activations} per token`,
+    format: "compressed-tensors",
+    takes: ["groupSize", "strategy", "restricted"],
+    scheme: (options) => scheme({ ...options, activations }),
   };
 }
 
@@ -96,8 +145,11 @@ function codebook(kind: "nf4" | "fp4"): Preset {
     summary: `${kind === "nf4" ? "4-bit NormalFloat" : "4-bit float"}, blocks of 64, ` +
       "double quantization",
     format: "bitsandbytes",
-    takes: ["block", "doubleQuant"],
-    scheme: ({ block = 64, doubleQuant = true }) => ({ kind, block, doubleQuant }),
+    takes: ["block", "doubleQuant", "activations"],
+    scheme: (options) => {
+      const { block = 64, doubleQuant = true } = options;
+      return { kind, block, doubleQuant, ...measuredInputs(options) };
+    },
   };
 }
 
@@ -106,12 +158,13 @@ function learnedCodebook(bits: LearnedCodebookScheme["bits"]): Preset {
     name: `CB${bits}`,
     summary: `${2 ** bits} levels that are found for the weights, a table per row`,
     format: "plain",
-    takes: ["tableRows"],
+    takes: ["tableRows", "activations"],
     scheme: (options) => ({
       kind: "codebook",
       bits,
       tableRows: options.tableRows ?? USUAL_TABLE_ROWS,
       tableDType: scaleDTypeOf(options),
+      ...measuredInputs(options),
     }),
   };
 }
@@ -135,9 +188,11 @@ export const PRESETS: readonly Preset[] = [
       grid: "full",
       strategy: strategyOf(options, { kind: "channel" }),
       scaleDType: scaleDTypeOf(options),
-      activations: options.activations === "static" ? "int8-static" : "int8",
+      activations: inputsOf(options, "int8"),
     }),
   },
+  hybrid("W4A8", "int8"),
+  hybrid("W4AFP8", "fp8"),
   {
     name: "FP8_DYNAMIC",
     summary: "fp8 E4M3 weights, a scale per channel; activations fp8 per token",
@@ -147,19 +202,19 @@ export const PRESETS: readonly Preset[] = [
       kind: "fp8",
       strategy: strategyOf(options, { kind: "channel" }),
       scaleDType: scaleDTypeOf(options),
-      activations: options.activations === "static" ? "fp8-static" : "fp8",
+      activations: inputsOf(options, "fp8"),
     }),
   },
   {
     name: "FP8",
     summary: "fp8 E4M3 weights, a scale per channel; activations left in float",
     format: "compressed-tensors",
-    takes: ["strategy"],
+    takes: ["strategy", "activations"],
     scheme: (options) => ({
       kind: "fp8",
       strategy: strategyOf(options, { kind: "channel" }),
       scaleDType: scaleDTypeOf(options),
-      activations: "none",
+      activations: inputsOf(options, undefined),
     }),
   },
   codebook("nf4"),

@@ -25,7 +25,9 @@ export function storedFormat(
   if (scheme.kind === "fp8") {
     return scheme.activations === "none" ? "naive-quantized" : "float-quantized";
   }
-  return scheme.bits === 8 && scheme.activations !== "none" ? "int-quantized" : "pack-quantized";
+  // What vLLM reads: bytes where the input is int8 too, of 4 bits as of 8; else words.
+  const bytes = scheme.activations.startsWith("int8") && [4, 8].includes(scheme.bits);
+  return bytes ? "int-quantized" : "pack-quantized";
 }
 
 /**
@@ -95,7 +97,10 @@ export function layout({ name, shape }: TensorInfo, scheme: Stored): TensorInfo[
 /** Why a weight cannot be stored so, or `true`. */
 export function supports(scheme: Scheme, weight: TensorInfo): true | string {
   if (!isStored(scheme)) return `compressed-tensors holds int and fp8 weights, not ${scheme.kind}`;
-  const { strategy } = scheme;
+  const { strategy, activations } = scheme;
+  if (scheme.kind === "fp8" && activations.startsWith("int8")) {
+    return "no runtime rounds the input of fp8 weights to int8; it can be measured (--format none)";
+  }
   if (strategy.kind === "block") {
     const [rows, columns] = matrixShape(weight.shape);
     if (strategy.rows === 0 || strategy.columns === 0) {

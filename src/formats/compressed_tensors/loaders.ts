@@ -3,7 +3,7 @@
  * sources, read in 2026).
  */
 import type { Content, Verdict } from "../../format.ts";
-import type { Scheme } from "../../scheme.ts";
+import type { IntScheme, Scheme } from "../../scheme.ts";
 import { architectureOf, EXPERT, type Storage } from "../architectures.ts";
 import { quantizedOf, type Reader, verdictsOf } from "../verdicts.ts";
 import {
@@ -39,9 +39,15 @@ function refusedByVllm(scheme: Stored): string | undefined {
     return strategy.kind === "group" ? "fp8 scales by group are not read" : undefined;
   }
   if (strategy.kind === "block") return "int weights with 2-D blocks are not read";
+  const hybrid = refusedHybrid(scheme);
+  if (hybrid !== undefined) return hybrid;
   if (storedFormat(scheme) === "int-quantized") {
-    if (scheme.grid === "affine") return "W8A8 weights must be symmetric";
-    return strategy.kind === "group" ? "W8A8 scales must be per tensor or channel" : undefined;
+    const name = `W${scheme.bits}A8`;
+    if (scheme.grid === "affine") return `${name} weights must be symmetric`;
+    const fit = scheme.bits === 8 ? ["tensor", "channel"] : ["channel", "group"];
+    return fit.includes(strategy.kind)
+      ? undefined
+      : `${name} scales must be per ${fit.join(" or ")}`;
   }
   if (strategy.kind === "tensor") return "packed weights must have scales by group or channel";
   if (strategy.kind === "group" && !MARLIN_GROUPS.includes(strategy.size)) {
@@ -54,6 +60,29 @@ function refusedByVllm(scheme: Stored): string | undefined {
   }
   return undefined;
 }
+
+/** Int weights whose input is rounded, of which vLLM has few kernels. */
+function refusedHybrid({ bits, grid, strategy, activations }: IntScheme): string | undefined {
+  if (activations === "none") return undefined;
+  if (!activations.startsWith("fp8")) {
+    return bits === 4 || bits === 8
+      ? undefined
+      : `${bits}-bit weights are not read where activations are int8`;
+  }
+  const fits = bits === 4 && grid !== "affine" && strategy.kind === "group" &&
+    strategy.size === 128 && activations === "fp8";
+  return fits
+    ? undefined
+    : "int weights with fp8 activations are read in 4 bits, symmetric, in groups of 128 (W4AFP8)";
+}
+
+/** Weights of 4 bits with rounded inputs, which other loaders than vLLM have no layers for. */
+function isHybrid(scheme: Stored): boolean {
+  return scheme.kind === "int" && scheme.activations !== "none" &&
+    (scheme.bits !== 8 || scheme.activations.startsWith("fp8"));
+}
+
+const HYBRID = "its layers have no int weights of these widths with rounded activations";
 
 /** vLLM fuses the experts of a layer, and reads less of them than of single layers. */
 function expertsRefusedByVllm(scheme: Stored): string | undefined {
@@ -96,6 +125,12 @@ const READERS: readonly Reader<Facts>[] = [
       ...schemes.map(refusedByVllm),
       ...experts.map(expertsRefusedByVllm),
     ],
+    caveat: ({ schemes }) =>
+      schemes.some((scheme) => isHybrid(scheme) && scheme.activations.startsWith("fp8"))
+        ? "on GPUs of the Hopper generation, which its W4AFP8 kernel is for"
+        : schemes.some(isHybrid)
+        ? "on CPUs: its W4A8 kernel is for Arm"
+        : undefined,
     experts: true,
   },
   {
@@ -103,7 +138,9 @@ const READERS: readonly Reader<Facts>[] = [
     why: "natively",
     refuses: ({ schemes, mixed }) => [
       ...schemes.map((scheme) =>
-        scheme.kind === "int" && scheme.bits !== 4 && scheme.bits !== 8
+        isHybrid(scheme)
+          ? HYBRID
+          : scheme.kind === "int" && scheme.bits !== 4 && scheme.bits !== 8
           ? `${scheme.bits}-bit weights are not read`
           : refusedByVllm(scheme)
       ),
@@ -115,7 +152,9 @@ const READERS: readonly Reader<Facts>[] = [
     why: "its WNA16, W8A8 and fp8 layers",
     refuses: ({ schemes, mixed }) => [
       ...schemes.map((scheme) =>
-        scheme.kind === "fp8" && scheme.strategy.kind === "block"
+        isHybrid(scheme)
+          ? HYBRID
+          : scheme.kind === "fp8" && scheme.strategy.kind === "block"
           ? "fp8 scales must be per tensor or channel"
           : scheme.kind === "int" && scheme.bits !== 4 && scheme.bits !== 8
           ? `${scheme.bits}-bit weights are not read`
@@ -139,6 +178,7 @@ const READERS: readonly Reader<Facts>[] = [
 
 function refusedByLlamaCpp(scheme: Stored): string | undefined {
   const { kind } = scheme.strategy;
+  if (isHybrid(scheme)) return "nobody has tried its converter with int weights and rounded inputs";
   if (hasInputScale(scheme)) return "its converter finds no place for scales of inputs";
   if (storedFormat(scheme) === "pack-quantized") {
     return kind === "group" ? undefined : "packed weights must have scales by group";

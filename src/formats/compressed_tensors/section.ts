@@ -5,7 +5,7 @@
  */
 import { CheckpointError, UnsupportedError } from "../../errors.ts";
 import type { Content, PlannedWeight } from "../../format.ts";
-import type { IntScheme, ScaleDType, Strategy } from "../../scheme.ts";
+import type { Activations, IntScheme, ScaleDType, Strategy } from "../../scheme.ts";
 import { moduleOf } from "../bytes.ts";
 import { quantizationSection } from "../config_json.ts";
 import { plainModules } from "../skip_list.ts";
@@ -35,7 +35,7 @@ function groupOf(scheme: Stored): Record<string, unknown> {
     },
     input_activations: scheme.activations === "none" ? null : {
       num_bits: 8,
-      type,
+      type: scheme.activations.startsWith("int8") ? "int" : "float",
       symmetric: true,
       ...(hasInputScale(scheme)
         ? { strategy: "tensor", dynamic: false }
@@ -43,6 +43,15 @@ function groupOf(scheme: Stored): Record<string, unknown> {
     },
     output_activations: null,
   };
+}
+
+/**
+ * Whether compressed-tensors 0.20 would look for bytes where there are words: it goes by its own
+ * rule, that int weights with rounded inputs are not packed, unless the group says otherwise.
+ */
+function isUnexpected(scheme: Stored): boolean {
+  return scheme.kind === "int" && scheme.activations !== "none" &&
+    storedFormat(scheme) === "pack-quantized";
 }
 
 /** The JSON text of `quantization_config`; undefined when no weight is quantized. */
@@ -68,7 +77,7 @@ export function section(content: Content): string | undefined {
       ? ["Linear"]
       : members.map(({ name }) => moduleOf(name) ?? name),
     ...groupOf(scheme),
-    ...(mixed ? { format: storedFormat(scheme) } : {}),
+    ...(mixed || isUnexpected(scheme) ? { format: storedFormat(scheme) } : {}),
   }]);
   return JSON.stringify({
     quant_method: "compressed-tensors",
@@ -114,21 +123,13 @@ function strategyFrom({ strategy, group_size: size, block_structure: block }: Js
   return wrong(`weights have strategy ${JSON.stringify([strategy, size, block])}`);
 }
 
-/**
- * How activations are rounded: by a scale of each token, or by one that is stored; `values` is
- * their type.
- */
-function activationsFrom<T extends "int8" | "fp8">(
-  group: Json,
-  values: T,
-): "none" | T | `${T}-static` {
+/** How activations are rounded: by a scale of each token, or by one that is stored. */
+function activationsFrom(group: Json): Activations {
   const args = group.input_activations ?? null;
   if (args === null) return "none";
-  const type = values === "int8" ? "int" : "float";
-  if (
-    isJson(args) && args.num_bits === 8 && (args.type ?? "int") === type && args.symmetric !== false
-  ) {
-    const { dynamic = false, strategy = "tensor" } = args;
+  if (isJson(args) && args.num_bits === 8 && args.symmetric !== false) {
+    const { type = "int", dynamic = false, strategy = "tensor" } = args;
+    const values = type === "int" ? "int8" : "fp8";
     if (dynamic === true && strategy === "token") return values;
     if (dynamic === false && strategy === "tensor") return `${values}-static`;
   }
@@ -144,7 +145,7 @@ function schemeFrom(group: Json, scaleDType: ScaleDType): Stored {
   }
   const strategy = strategyFrom(weights);
   if (type === "float" && bits === 8) {
-    return { kind: "fp8", strategy, scaleDType, activations: activationsFrom(group, "fp8") };
+    return { kind: "fp8", strategy, scaleDType, activations: activationsFrom(group) };
   }
   if (type !== "int" || !isSize(bits) || bits < 2 || bits > 8) {
     return unreadable(`weights are ${JSON.stringify(bits)}-bit ${JSON.stringify(type)}`);
@@ -155,7 +156,7 @@ function schemeFrom(group: Json, scaleDType: ScaleDType): Stored {
     grid: symmetric ? "full" : "affine",
     strategy,
     scaleDType,
-    activations: activationsFrom(group, "int8"),
+    activations: activationsFrom(group),
   };
 }
 
