@@ -33,7 +33,7 @@ export { checkPublish, planPublish, publish } from "./src/publish.ts";
 export type { PublishOptions, PublishPlan, PublishReport } from "./src/publish.ts";
 export { type CardFacts, modelCard } from "./src/publish/model_card.ts";
 export { factsOfCheckpoint } from "./src/publish/card_facts.ts";
-export type { RunRecord } from "./src/report/record.ts";
+export type { Certificate, RunRecord } from "./src/report/record.ts";
 export { readRecord } from "./src/report/record_file.ts";
 export { readSourceCard } from "./src/sources/source_card.ts";
 export { needsCalibration, plan } from "./src/plan.ts";
@@ -64,12 +64,13 @@ export type { Distribution } from "./src/metrics/distribution.ts";
 export type { Phase, PhaseReport, Timeline } from "./src/trace.ts";
 export type { Traffic } from "./src/traffic.ts";
 export type { RunOptions } from "./src/run/context.ts";
-export { evaluate, type EvaluateOptions } from "./src/evaluate.ts";
+export { evaluate, type EvaluateOptions, evaluateTokens } from "./src/evaluate.ts";
 export {
   type CorpusOptions,
   prepareCalibration,
   type PreparedWindows,
   prepareWindows,
+  windowsOf,
 } from "./src/windows.ts";
 export type { EvaluationInput } from "./src/forward/streams.ts";
 export type { CalibrationInput } from "./src/calibration/pass.ts";
@@ -86,11 +87,29 @@ export {
   bitOptions,
   type BitsTarget,
   chooseBits,
+  chooseByLoss,
   chooseBySigmoid,
   type ChosenBits,
   measureSensitivities,
   parseBitOptions,
 } from "./src/bits.ts";
+export {
+  checkWindows,
+  firstTry,
+  type Guarantee,
+  guarantee,
+  type GuaranteeOptions,
+  type Try,
+} from "./src/guarantee.ts";
+export {
+  type Bounds,
+  certificateOf,
+  limitsOf,
+  steers,
+  type WindowScores,
+  windowScores,
+} from "./src/report/certificate.ts";
+export { certifiedWindows, certifyAgain } from "./src/certificate.ts";
 export { type Group, type GroupOption } from "./src/bits/groups.ts";
 export type { ChosenGroup } from "./src/bits/recipe.ts";
 export { modelHash, parseSensitivities, type Sensitivities } from "./src/bits/sensitivities.ts";
@@ -146,4 +165,12 @@ export type {
 export type { Block, Family, Linear, Model, Node, Norm, View } from "./src/family.ts";
 export type { Metric } from "./src/metric.ts";
 export type { Evaluator, Score, TokenScores } from "./src/evaluator.ts";
-export type { Event, Reporter, TensorReport, TextFacts, Warning } from "./src/report.ts";
+export type {
+  Event,
+  Limit,
+  Quantity,
+  Reporter,
+  TensorReport,
+  TextFacts,
+  Warning,
+} from "./src/report.ts";

@@ -204,6 +204,28 @@ export function chooseBits(
 }
 
 /**
+ * Choose the options that take the fewest bytes and lose no more than a loss, losses of groups
+ * taken to add up; where all lose more, those that lose the least.
+ *
+ * @returns undefined where nothing need be quantized.
+ * @throws {RequestError} the sensitivities are of other options.
+ */
+export function chooseByLoss(
+  work: BitOptions,
+  sensitivities: Sensitivities,
+  most: number,
+): ChosenBits | undefined {
+  const losses = lossesOf(work.groups, sensitivities);
+  // The same knapsack: what is short is loss, and what is to be small are bytes.
+  const items = work.groups.map(({ options }, i) =>
+    options.map(({ bytes }, o) => ({ bytes: losses[i]![o]!, loss: bytes }))
+  );
+  const chosen = solveKnapsack(items, most)?.chosen ?? losses.map(leastOf);
+  const kept = chosenGroups(work.groups, chosen).every(({ option }) => isKept(option));
+  return kept ? undefined : chosenOf(work, chosen, losses);
+}
+
+/**
  * The lecture's rule: bits = round(8 − 4·σ(s)), with s the standardised loss by the option in the
  * middle, and of the options that which has the nearest bits, the more if two are as near. As it
  * is written, what is more sensitive gets fewer bits; it is here to be compared.

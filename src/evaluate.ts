@@ -32,14 +32,27 @@ export interface EvaluateOptions {
 /**
  * Measure a checkpoint, by evaluator name; without a reference only evaluators that need one model.
  *
+ * @throws what `evaluateTokens` throws.
+ */
+export async function evaluate(
+  source: TensorSource,
+  options: EvaluateOptions,
+): Promise<Readonly<Record<string, Score>>> {
+  const tokens = await evaluateTokens(source, options);
+  return scoreTokens(tokens, { paired: options.reference !== undefined });
+}
+
+/**
+ * Measure a checkpoint at every token.
+ *
  * @throws {UnsupportedError} the architecture, or the way it is quantized, is not known; or the
  * device cannot hold a block.
  * @throws {CheckpointError} a tensor is missing or has a shape that the config does not imply.
  */
-export async function evaluate(
+export async function evaluateTokens(
   source: TensorSource,
   { backend, evaluation, reference, report = () => {}, signal }: EvaluateOptions,
-): Promise<Readonly<Record<string, Score>>> {
+): Promise<TokenScores> {
   const model = await modelToEvaluate(source);
   const measured = await weightsOf(source, model);
   const weights = reference ? [await weightsOf(reference, model), measured] : [measured];
@@ -65,7 +78,7 @@ export async function evaluate(
   const tokens = await streams.score({ signal });
   checkScores(tokens, { source, reference });
   for (const { source } of weights) await source.verified?.();
-  return scoreTokens(tokens, { paired: reference !== undefined });
+  return tokens;
 }
 
 /**

@@ -59,6 +59,21 @@ export interface TuningFacts {
   readonly after: number;
 }
 
+/** What can be bounded of a quantized model. */
+export type Quantity = "kl_divergence" | "perplexity_increase";
+
+/** A bound, what was measured, and what it is at most. */
+export interface Limit {
+  readonly quantity: Quantity;
+  /** KL divergence in nats per token; perplexity over the original's, less 1. */
+  readonly bound: number;
+  readonly measured: number;
+  /** The upper confidence limit. */
+  readonly limit: number;
+  /** Whether the limit is below the bound. */
+  readonly holds: boolean;
+}
+
 /** One thing that happened in a run. */
 export type Event =
   | {
@@ -95,6 +110,15 @@ export type Event =
    */
   | { readonly type: "warning"; readonly code: string; readonly message: string }
   | { readonly type: "committed"; readonly path: string; readonly bytes: number }
+  /** A search for a recipe has measured one: `number` of at most `of`. */
+  | {
+    readonly type: "tried";
+    readonly number: number;
+    readonly of: number;
+    readonly method: string;
+    readonly bitsPerWeight: number;
+    readonly limits: readonly Limit[];
+  }
   | { readonly type: "scored"; readonly scores: Readonly<Record<string, Score>> }
   | { readonly type: "finished"; readonly seconds: number; readonly peakBytes: number };
 

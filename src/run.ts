@@ -94,9 +94,8 @@ export async function run(plan: Plan, given: RunOptions): Promise<RunReport> {
     for (const tensor of packed.keys()) if (!kept.has(tensor)) packed.delete(tensor);
   }
   trace.enter(undefined);
-  const scores = streams
-    ? scoreTokens(await trace.time("evaluate", () => streams.score({ signal })), { paired: true })
-    : {};
+  const tokens = streams && await trace.time("evaluate", () => streams.score({ signal }));
+  const scores = tokens ? scoreTokens(tokens, { paired: true }) : {};
   const streamErrors = await streams?.errors();
   await trace.time("load", () => source.verified?.());
   const record = recordOf(plan, {
@@ -109,6 +108,7 @@ export async function run(plan: Plan, given: RunOptions): Promise<RunReport> {
     calibration: given.calibration,
     evaluation,
     energyTable: given.energyTable,
+    certificate: tokens && given.certify?.(tokens),
   });
   const sidecars = [...plan.sidecars, recordSidecar(record)];
   await trace.time("write", () => output.commit(sidecars, source));
@@ -119,6 +119,7 @@ export async function run(plan: Plan, given: RunOptions): Promise<RunReport> {
   return {
     tensors: context.tensors,
     scores,
+    ...(tokens ? { tokens } : {}),
     seconds,
     peakBytes,
     timeline: trace.timeline(),

@@ -155,6 +155,19 @@ async function prepare(
   };
 }
 
+/**
+ * Some of the windows.
+ *
+ * @param take By the number of a window.
+ */
+export async function windowsOf(
+  prepared: PreparedWindows,
+  take: (window: number) => boolean,
+): Promise<PreparedWindows> {
+  const windows = prepared.windows.filter((_, window) => take(window));
+  return { ...prepared, windows, sha256: await digest(windows) };
+}
+
 /** @throws {CheckpointError} the tokenizer gives a token that the model has no embedding of. */
 function checkTokens(
   tokens: Uint32Array,

@@ -109,7 +109,9 @@ Deno.test("what does not fit has no solution, and what fits as a whole is taken 
 });
 
 Deno.test("options that cannot be are refused", () => {
-  for (const option of [{ bytes: 0.5, loss: 0 }, { bytes: -1, loss: 0 }, { bytes: 1, loss: NaN }]) {
+  for (
+    const option of [{ bytes: Infinity, loss: 0 }, { bytes: -1, loss: 0 }, { bytes: 1, loss: NaN }]
+  ) {
     assert.throws(() => solveKnapsack([[option]], 10), RangeError);
   }
   assert.throws(() => solveKnapsack([[]], 10), /no options/);

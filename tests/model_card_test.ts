@@ -337,3 +337,37 @@ Deno.test("readSourceCard() leaves out what it cannot read, and throws at nothin
   for (let i = 0; i < 9; i++) laughs.push(`a${i}: &a${i} [${`*a${i ? i - 1 : ""}, `.repeat(9)}]`);
   assert.equal(front(`license: mit\n${laughs.join("\n")}`).license, "mit");
 });
+
+Deno.test("a certificate is a section with its limits, its text and how to measure it again", () => {
+  const certificate: CardFacts["certificate"] = {
+    holds: true,
+    limits: [
+      { quantity: "kl_divergence", bound: 0.05, measured: 0.0441, limit: 0.04691, holds: true },
+      { quantity: "perplexity_increase", bound: 0.07, measured: 0.031, limit: 0.052, holds: true },
+    ],
+    confidence: 0.95,
+    tries: 6,
+    text: {
+      ...{ corpus: "held-out.txt", windows: 90, available: 244, seq_len: 512, tokens: 46080 },
+      ...{ seed: 0, sha256: "c0ffee" },
+    },
+    steering_windows: 30,
+  };
+  const card = modelCard({ ...FACTS, certificate });
+  const section = (text: string) =>
+    text.slice(text.indexOf("## Guarantee"), text.indexOf("## Size"));
+  assert.equal(
+    section(card),
+    `## Guarantee
+
+- KL divergence from the original 0.0441, at most 0.04691 nats per token: below 0.05
+- increase of perplexity 3.1, at most 5.2 %: below 7
+
+One-sided 95 % confidence, Student's t over 90 windows of 512 tokens, corrected for 6 tries; held-out.txt: 90 of 244 windows of 512 tokens, drawn with seed 0, none of which calibration has seen. The SHA-256 of their tokens is \`c0ffee\`. 30 other windows steered the search for the recipe. \`sluice verify\` can measure it again.
+
+`,
+  );
+  const broken = { ...certificate, holds: false };
+  assert.match(modelCard({ ...FACTS, certificate: broken }), /^## Bounds that it does not keep$/m);
+  assert.doesNotMatch(modelCard(FACTS), /Guarantee/);
+});

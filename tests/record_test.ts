@@ -123,6 +123,7 @@ Deno.test("a run leaves its record beside the weights: model, recipe, methods, t
       quantized_weights: 73728,
       calibration: { ...TEXT, windows: 4, seq_len: 32, tokens: 128 },
       evaluation: null,
+      certificate: null,
       fallbacks: [],
       warnings: { odd: 2 },
     });
@@ -184,6 +185,40 @@ Deno.test("a record with infinite scores comes back as it was", () =>
       scores: { perplexity: { perplexity: Infinity, original_perplexity: NaN, nll: 1.5 } },
     };
     assert.deepEqual(parseRecord(new TextDecoder().decode(recordSidecar(record).bytes)), record);
+  }));
+
+Deno.test("a certificate comes back as it was, infinite limits too, and one that cannot be is refused", () =>
+  withModel(async (folder) => {
+    const limit = {
+      quantity: "kl_divergence",
+      bound: 0.05,
+      measured: 0.04,
+      limit: Infinity,
+    } as const;
+    const certificate = {
+      holds: false,
+      limits: [{ ...limit, holds: false }],
+      confidence: 0.95,
+      tries: 6,
+      text: { ...TEXT, windows: 16, seq_len: 32, tokens: 512 },
+      steering_windows: 6,
+    };
+    const record = { ...await quantize(folder, "out"), certificate };
+    const text = new TextDecoder().decode(recordSidecar(record).bytes);
+    assert.deepEqual(parseRecord(text), record);
+    for (
+      const wrong of [
+        { tries: 0 },
+        { tries: 1.5 },
+        { confidence: 1 },
+        { steering_windows: -1 },
+        { text: null },
+        { limits: [{ ...limit, quantity: "speed", holds: false }] },
+      ]
+    ) {
+      const other = { ...record, certificate: { ...certificate, ...wrong } };
+      assert.throws(() => parseRecord(JSON.stringify(other)), /its "certificate" is not/);
+    }
   }));
 
 Deno.test("a record that is none is refused with a sentence, whichever of its keys is wrong", () =>

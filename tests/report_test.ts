@@ -148,6 +148,7 @@ Deno.test("a calibrated and measured run is reported with every weight, its erro
       "calibration",
       "evaluation",
       "scores",
+      "certificate",
       "energy",
     ],
     ...["fallbacks", "warnings", "created", "seconds", "peak_bytes", "planned_memory", "phases"],

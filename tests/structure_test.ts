@@ -79,9 +79,11 @@ const LAYERS: readonly (readonly string[])[] = [
   [
     "advise",
     "bits",
+    "certificate",
     "curves",
     "evaluate",
     "granularity",
+    "guarantee",
     "inspect",
     "open",
     "plan",

@@ -15,7 +15,7 @@
 
 /** What one item may become. */
 export interface Choice {
-  /** A whole number, 0 or more. */
+  /** 0 or more. */
   readonly bytes: number;
   /** 0 or more. */
   readonly loss: number;
@@ -226,13 +226,13 @@ function hullOf(options: readonly Choice[]): number[] {
 
 function checkOptions(options: readonly Choice[]): void {
   const wrong = options.find(({ bytes, loss }) =>
-    !Number.isSafeInteger(bytes) || bytes < 0 || !Number.isFinite(loss) || loss < 0
+    [bytes, loss].some((cost) => !Number.isFinite(cost) || cost < 0)
   );
   if (wrong || options.length === 0) {
     throw new RangeError(
       wrong
         ? `Cannot choose: an option takes ${wrong.bytes} bytes and loses ${wrong.loss}; both must ` +
-          "be 0 or more, bytes whole and losses finite"
+          "be 0 or more and finite"
         : "Cannot choose: an item has no options",
     );
   }

@@ -2,13 +2,8 @@
  * What Sluice knows of a checkpoint, as the facts of a model card: from the record of the run that
  * made it, and from looking at it.
  */
-import type { CardFacts, CardProtocol } from "./model_card.ts";
-import {
-  counted,
-  type RecordedCard,
-  type RecordedWindows,
-  type RunRecord,
-} from "../report/record.ts";
+import { type CardFacts, protocolOf } from "./model_card.ts";
+import { counted, type RecordedCard, type RunRecord } from "../report/record.ts";
 import type { TensorSource } from "../source.ts";
 import type { SourceCard } from "../sources/source_card.ts";
 import type { VerifyReport } from "../verify.ts";
@@ -52,21 +47,10 @@ function factsOfRecord(record: RunRecord): Omit<CardFacts, "name"> {
     bytes: record.total_bytes,
     sourceBytes: record.source_bytes,
     scores: record.scores,
+    ...(record.certificate ? { certificate: record.certificate } : {}),
     ...(record.energy ? { energy: record.energy } : {}),
     ...(calibration ? { calibration: protocolOf(calibration) } : {}),
     ...(evaluation ? { protocol: protocolOf(evaluation) } : {}),
-  };
-}
-
-function protocolOf(windows: RecordedWindows): CardProtocol {
-  const { corpus, seq_len, windows: count, available, seed, sha256 } = windows;
-  return {
-    ...(corpus === null ? {} : { corpus }),
-    seqLen: seq_len,
-    windows: count,
-    ...(available === null ? {} : { available }),
-    ...(seed === null ? {} : { seed }),
-    ...(sha256 === null ? {} : { sha256 }),
   };
 }
 

@@ -8,7 +8,8 @@ import type { Score } from "../evaluator.ts";
 import type { Verdict } from "../format.ts";
 import { code, fenced, hubLink, oneLine, table } from "./markdown.ts";
 import { size } from "../size.ts";
-import type { Counted } from "../report/record.ts";
+import { confidenceSentence, limitSentence } from "../report/certificate.ts";
+import type { Certificate, Counted, RecordedWindows } from "../report/record.ts";
 import type { Plain, SourceCard } from "../sources/source_card.ts";
 
 /** The checkpoint that was quantized. */
@@ -32,6 +33,19 @@ export interface CardProtocol {
   readonly seed?: number;
   /** SHA-256 of the windows' tokens: the record says of what bytes. */
   readonly sha256?: string;
+}
+
+/** Windows of a record, as a card has them. */
+export function protocolOf(windows: RecordedWindows): CardProtocol {
+  const { corpus, seq_len, windows: count, available, seed, sha256 } = windows;
+  return {
+    ...(corpus === null ? {} : { corpus }),
+    seqLen: seq_len,
+    windows: count,
+    ...(available === null ? {} : { available }),
+    ...(seed === null ? {} : { seed }),
+    ...(sha256 === null ? {} : { sha256 }),
+  };
 }
 
 /** All that a card may say. Whatever is absent is not mentioned. */
@@ -67,6 +81,8 @@ export interface CardFacts {
   /** By evaluator name, as `run` and `evaluate` give them. */
   readonly scores?: Readonly<Record<string, Score>>;
   readonly protocol?: CardProtocol;
+  /** What is promised of it. */
+  readonly certificate?: Certificate;
   /** What a token takes. */
   readonly energy?: EnergyEstimate;
   readonly loaders?: readonly Verdict[];
@@ -84,6 +100,7 @@ export function modelCard(facts: CardFacts): string {
     introduction(facts),
     making(facts),
     quality(facts),
+    guarantee(facts),
     sizes(facts),
     energy(facts),
     loading(facts),
@@ -225,6 +242,23 @@ function quality({ scores = {}, protocol }: CardFacts): string {
     "## Quality",
     table(["", "original", "quantized"], rows),
     ...(text === "" ? [] : [text]),
+  ].join("\n\n");
+}
+
+function guarantee({ certificate }: CardFacts): string {
+  if (!certificate) return "";
+  const { holds, limits, text, steering_windows: steering } = certificate;
+  const how = confidenceSentence(certificate);
+  return [
+    `## ${holds ? "Guarantee" : "Bounds that it does not keep"}`,
+    limits.map((limit) => `- ${limitSentence(limit)}`).join("\n"),
+    `${how.charAt(0).toUpperCase()}${how.slice(1)}; ${textOf(protocolOf(text))}, none of which ` +
+    `calibration has seen.${
+      text.sha256 === null ? "" : ` The SHA-256 of their tokens is ${code(text.sha256)}.`
+    } ${
+      count(steering)
+    } other windows steered the search for the recipe. \`sluice verify\` can measure ` +
+    "it again.",
   ].join("\n\n");
 }
 

@@ -12,7 +12,7 @@ import { plainNumbers } from "../json.ts";
 import { type EnergyEstimate, energyOf, type EnergyTable } from "../plan/energy.ts";
 import type { Plan, Sidecar, WindowsRequest } from "../plan/planned.ts";
 import { recipeDocument } from "../recipe.ts";
-import type { Event, TensorReport, TextFacts } from "../report.ts";
+import type { Event, Limit, TensorReport, TextFacts } from "../report.ts";
 import type { SourceCard } from "../sources/source_card.ts";
 import { byteLength, sum } from "../tensor.ts";
 import { VERSION } from "../version.ts";
@@ -28,6 +28,21 @@ export interface RecordedWindows {
   readonly seed: number | null;
   /** See {@linkcode TextFacts.sha256}. */
   readonly sha256: string | null;
+}
+
+/** Bounds, and what stands behind them. */
+export interface Certificate {
+  /** Whether every limit is below its bound. */
+  readonly holds: boolean;
+  readonly limits: readonly Limit[];
+  /** One-sided. */
+  readonly confidence: number;
+  /** Tries among which the confidence is shared out. */
+  readonly tries: number;
+  /** The windows that judged. */
+  readonly text: RecordedWindows;
+  /** Windows that were drawn from the text besides, and steered the search. */
+  readonly steering_windows: number;
 }
 
 /** A name, and how many weights have it. */
@@ -89,6 +104,8 @@ export interface RunRecord {
   readonly evaluation: RecordedWindows | null;
   /** By evaluator; empty without an evaluation. */
   readonly scores: Readonly<Record<string, Score>>;
+  /** What is promised of it; null where nothing is. */
+  readonly certificate: Certificate | null;
   /**
    * An estimate of the energy of a token; null where the architecture is not known.
    */
@@ -122,6 +139,7 @@ export interface RecordFacts {
   /** What was calibrated on, or the threshold of outliers found by. */
   readonly calibration: CalibrationInput | undefined;
   readonly evaluation: Partial<TextFacts> | undefined;
+  readonly certificate?: Certificate | undefined;
   /** Energies to estimate by, unless Horowitz's. */
   readonly energyTable: EnergyTable | undefined;
 }
@@ -164,6 +182,7 @@ export function recordOf(plan: Plan, facts: RecordFacts): RunRecord {
     calibration: seen ? recordedWindows(seen, facts.calibration) : null,
     evaluation: evaluation ? recordedWindows(evaluation, facts.evaluation) : null,
     scores: facts.scores,
+    certificate: facts.certificate ?? null,
     energy: energyOf(plan, {
       scores: facts.scores,
       ...(facts.energyTable ? { table: facts.energyTable } : {}),

@@ -14,6 +14,9 @@ type Check = (value: unknown) => boolean;
 
 const isText: Check = (value) => typeof value === "string";
 const isNumber: Check = (value) => typeof value === "number";
+const isCount: Check = (value) => Number.isSafeInteger(value) && Number(value) >= 0;
+/** Above 0 and below 1. */
+const isShare: Check = (value) => isNumber(value) && Number(value) > 0 && Number(value) < 1;
 const isBoolean: Check = (value) => typeof value === "boolean";
 /** Infinities and NaN are text. */
 const isNumberOrWord: Check = (value) =>
@@ -28,7 +31,7 @@ const withKeys = (checks: Readonly<Record<string, Check>>): Check => (value) =>
 
 const counted = listOf(withKeys({ name: isText, weights: isNumber }));
 const isTextOrTexts: Check = (value) => isText(value) || listOf(isText)(value);
-const windows = orNull(withKeys({
+const windowKeys = withKeys({
   corpus: orNull(isText),
   windows: isNumber,
   available: orNull(isNumber),
@@ -36,6 +39,21 @@ const windows = orNull(withKeys({
   tokens: isNumber,
   seed: orNull(isNumber),
   sha256: orNull(isText),
+});
+const windows = orNull(windowKeys);
+const certificate = orNull(withKeys({
+  holds: isBoolean,
+  limits: listOf(withKeys({
+    quantity: (value) => value === "kl_divergence" || value === "perplexity_increase",
+    bound: isNumber,
+    measured: isNumberOrWord,
+    limit: isNumberOrWord,
+    holds: isBoolean,
+  })),
+  confidence: isShare,
+  tries: (value) => isCount(value) && value !== 0,
+  text: windowKeys,
+  steering_windows: isCount,
 }));
 
 const use = withKeys({
@@ -89,6 +107,7 @@ const KEYS = {
   calibration: windows,
   evaluation: windows,
   scores: mapOf(mapOf(isNumberOrWord)),
+  certificate,
   energy: estimate,
   fallbacks: listOf(isText),
   warnings: mapOf(isNumber),
@@ -128,6 +147,14 @@ export function parseRecord(text: string): RunRecord {
     Object.fromEntries(Object.entries(score).map(([key, said]) => [key, Number(said)]));
   return {
     ...record,
+    certificate: record.certificate && {
+      ...record.certificate,
+      limits: record.certificate.limits.map((limit) => ({
+        ...limit,
+        measured: Number(limit.measured),
+        limit: Number(limit.limit),
+      })),
+    },
     scores: Object.fromEntries(
       Object.entries(record.scores).map(([name, score]) => [name, numbers(score)]),
     ),

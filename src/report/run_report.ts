@@ -1,5 +1,5 @@
 /** What a run gives back: data, of which a report is made. */
-import type { Score } from "../evaluator.ts";
+import type { Score, TokenScores } from "../evaluator.ts";
 import type { StreamErrors } from "../forward/stream_error.ts";
 import type { Distribution } from "../metrics/distribution.ts";
 import type { TensorReport, Warning } from "../report.ts";
@@ -11,6 +11,8 @@ export interface RunReport {
   readonly tensors: readonly TensorReport[];
   /** By evaluator; empty without an evaluation. */
   readonly scores: Readonly<Record<string, Score>>;
+  /** What the scores are of; absent without an evaluation. */
+  readonly tokens?: TokenScores;
   /** How far the quantized model's residual stream was apart; absent without an evaluation. */
   readonly streamErrors?: StreamErrors;
   readonly seconds: number;

@@ -1,7 +1,9 @@
 /** The state of a run, and what it was asked to do. */
 import type { Backend } from "../backend.ts";
 import type { CalibrationInput } from "../calibration/pass.ts";
+import type { Certificate } from "../report/record.ts";
 import type { Distribution } from "../metrics/distribution.ts";
+import type { TokenScores } from "../evaluator.ts";
 import type { EvaluationInput } from "../forward/streams.ts";
 import type { EnergyTable } from "../plan/energy.ts";
 import type { Plan } from "../plan/planned.ts";
@@ -36,6 +38,8 @@ export interface RunOptions {
    * What to calibrate on; required if the plan has a calibration, and must be of the same windows.
    */
   readonly calibration?: CalibrationInput;
+  /** What the measurement is to certify: the record has it. */
+  readonly certify?: (tokens: TokenScores) => Certificate;
   /** Energies to estimate a token's by, unless those of `HOROWITZ`. */
   readonly energyTable?: EnergyTable;
   /** The command line that asks for it, as others can repeat it: the record tells it. */

@@ -7,6 +7,7 @@ import defer * as cliProgress from "cli-progress";
 import { styleText } from "node:util";
 import type { TextStream } from "./command.ts";
 import type { Event, Reporter } from "../report.ts";
+import { limitSentence } from "../report/certificate.ts";
 import { Estimate } from "./estimate.ts";
 import { eventDocument, jsonLine } from "./json.ts";
 import { duration, measured, plural, visible, visibleMessage } from "./text.ts";
@@ -58,9 +59,7 @@ export function lineView(err: TextStream, clock: Clock = realClock): View {
         tenths = 0;
       }
       const place = follow(estimate, event);
-      if (event.type === "start" || event.type === "warning") {
-        err.write(`sluice: ${describe(event)}\n`);
-      }
+      if (isLine(event)) err.write(`sluice: ${describe(event)}\n`);
       const reached = Math.floor(estimate.share * 10);
       if (place === undefined || reached <= tenths) return;
       tenths = reached;
@@ -132,7 +131,7 @@ export function barView(
     report(event) {
       if (event.type === "start") estimate = new Estimate(clock);
       const place = follow(estimate, event);
-      if (event.type === "start" || event.type === "warning") {
+      if (isLine(event)) {
         stop();
         err.write(`sluice: ${describe(event)}\n`);
       }
@@ -141,6 +140,11 @@ export function barView(
     },
     [Symbol.dispose]: stop,
   };
+}
+
+/** Whether an event is a line of its own, whatever the progress. */
+function isLine({ type }: Event): boolean {
+  return type === "start" || type === "warning" || type === "tried";
 }
 
 function cut(text: string, length: number): string {
@@ -210,6 +214,10 @@ export function describe(event: Event): string {
       return `warning: ${visibleMessage(event.message)}`;
     case "committed":
       return `wrote ${visible(event.path)}: ${size(event.bytes)}`;
+    case "tried":
+      return `try ${event.number} of at most ${event.of}, ${event.method} at ` +
+        `${event.bitsPerWeight.toFixed(3)} bits per weight: ` +
+        event.limits.map(limitSentence).join("; ");
     case "scored":
       return `scored ${
         Object.values(event.scores).flatMap((score) => Object.entries(score))

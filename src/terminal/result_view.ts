@@ -5,7 +5,8 @@ import type { Score } from "../evaluator.ts";
 import type { Inspection } from "../inspect.ts";
 import { METRICS } from "../metrics/mod.ts";
 import type { Plan } from "../plan/planned.ts";
-import type { RecordedWindows, RunRecord } from "../report/record.ts";
+import { confidenceSentence, limitSentence } from "../report/certificate.ts";
+import type { Certificate, RecordedWindows, RunRecord } from "../report/record.ts";
 import type { TensorReport } from "../report.ts";
 import type { RunReport } from "../report/run_report.ts";
 import { size } from "../size.ts";
@@ -36,6 +37,7 @@ export function showRun(
       ["bits per weight", plan.bitsPerWeight.toFixed(3)],
       ...calibrationRows(report.tensors),
       ...scoreRows(report.scores),
+      ...certificateRows(report.record.certificate),
       ["time", duration(report.seconds)],
       ["peak memory", memory(plan.memory.peak, report.peakBytes)],
       ...trafficRows(report),
@@ -99,6 +101,19 @@ export function scoreRows({ perplexity, divergence }: Scores): Row[] {
     );
   }
   return rows;
+}
+
+/** What is promised, if anything is. */
+export function certificateRows(certificate: Certificate | null, name?: string): Row[] {
+  if (!certificate) return [];
+  const { holds, limits } = certificate;
+  return [
+    [
+      name ?? (holds ? "guaranteed" : "not guaranteed"),
+      limits.map(limitSentence).join("; "),
+    ],
+    ["by", confidenceSentence(certificate)],
+  ];
 }
 
 function fixed(x: number | undefined, digits = 4): string {
@@ -223,6 +238,7 @@ function recordRows(record: RunRecord): Row[] {
     ...(calibration ? [["calibrated on", windowsSentence(calibration)] as const] : []),
     ...(evaluation ? [["measured on", windowsSentence(evaluation)] as const] : []),
     ...scoreRows(scores),
+    ...certificateRows(record.certificate),
   ];
 }
 

@@ -115,6 +115,12 @@ Deno.test("everything that --json prints has the keys that README.md lists, and 
     note(
       checkAll(await sluice(["verify", out, "--source", "sample", ...ON_CPU, "--json"]), "verify"),
     );
+    const bound = ["--max-kl", "9", "--max-tries", "1", "--eval-num-samples", "22"];
+    const search = ["sample", ...bound, "--method", "rtn", "--group-size", "64", "--seq-len", "16"];
+    const searched = ["quantize", ...search, ...ON_CPU, "--output", `${folder}/bound`, "--json"];
+    note(checkAll(await sluice(searched), "quantize"));
+    const again = ["verify", `${folder}/bound`, "--source", "sample", "--certificate"];
+    note(checkAll(await sluice([...again, ...ON_CPU, "--json"]), "verify"));
     const curves = ["curves", "sample", "--tensor", "*.0.self_attn.k_proj", ...ON_CPU, "--json"];
     note(checkAll(await sluice(curves), "curves"));
     const granularity = ["granularity", "sample", "--seq-len", "16", "--num-samples", "1"];

@@ -3,6 +3,7 @@
  * what did not go as asked.
  */
 import { energySentence, joules } from "../../plan/energy.ts";
+import { confidenceSentence, limitSentence, limitWords } from "../certificate.ts";
 import type { RecordedWindows } from "../record.ts";
 import type { ReportDocument } from "../document.ts";
 import { html, type Markup } from "./markup.ts";
@@ -58,6 +59,14 @@ function tilesOf(report: ReportDocument): Tile[] {
       label: "Same most likely token",
       value: `${fixed(divergence.same_top_percent, 2)} %`,
       note: "of all predictions",
+    });
+  }
+  for (const found of report.certificate?.limits ?? []) {
+    const { name, limit, bound, unit } = limitWords(found);
+    tiles.push({
+      label: found.holds ? `Guaranteed: ${name}` : `Not guaranteed: ${name}`,
+      value: `${found.holds ? "below" : "not below"} ${bound}`,
+      note: `${unit}: at most ${limit}, with ${100 * report.certificate!.confidence} % confidence`,
     });
   }
   tiles.push(
@@ -118,7 +127,7 @@ function attention({ fallbacks, warnings, scores, weights }: ReportDocument): Ma
 }
 
 function facts(report: ReportDocument): Markup[] {
-  const { model, calibration, evaluation, scores: { divergence } } = report;
+  const { model, calibration, evaluation, certificate, scores: { divergence } } = report;
   const list = (items: readonly { name: string; weights: number }[]) =>
     items.length === 1
       ? items[0]!.name
@@ -145,6 +154,17 @@ function facts(report: ReportDocument): Markup[] {
       ]
       : []),
     ...(evaluation ? [["Measured on", windows(evaluation)] as const] : []),
+    ...(certificate
+      ? [
+        [
+          certificate.holds ? "Guaranteed" : "Not guaranteed",
+          `${certificate.limits.map(limitSentence).join("; ")} (${
+            confidenceSentence(certificate)
+          })`,
+        ] as const,
+        ["Judged on", windows(certificate.text)] as const,
+      ]
+      : []),
     ...(divergence
       ? [
         [

@@ -7,6 +7,8 @@ import { type Recipe, recipeDocument } from "../../recipe.ts";
 import type { Reporter } from "../../report.ts";
 import type { TensorSource } from "../../source.ts";
 import type { Flag, Host, ParsedArguments } from "../command.ts";
+import type { PreparedWindows } from "../../windows.ts";
+import { type AskedBounds, askedBounds, boundFlag } from "./bounds.ts";
 import { budgetsOf } from "./budgets.ts";
 import { corpusSentence, readCalibration } from "./flags.ts";
 import { givenOr, walkLimit } from "./room.ts";
@@ -121,8 +123,11 @@ const CHOICES: readonly Flag[] = [
 /** All of them. */
 export const BITS_FLAGS: readonly Flag[] = [...TARGETS, ...CHOICES];
 
-/** What the flags ask for: a target, or the rule that has none. */
-type Asked = { readonly target: BitsTarget } | { readonly rule: "sigmoid" };
+/** What the flags ask for: a target, the rule that has none, or a search within bounds. */
+type Asked =
+  | { readonly target: BitsTarget }
+  | { readonly rule: "sigmoid" }
+  | { readonly within: AskedBounds };
 
 /**
  * What the flags ask for; undefined where they ask for no choice of bits.
@@ -130,7 +135,12 @@ type Asked = { readonly target: BitsTarget } | { readonly rule: "sigmoid" };
  * @throws {RequestError} they contradict each other, or ask for nothing.
  */
 export function askedBits(parsed: ParsedArguments): Asked | undefined {
-  const targets = TARGETS.filter(({ name }) => parsed.has(name));
+  const within = askedBounds(parsed);
+  const bound = boundFlag(parsed);
+  const targets = [
+    ...TARGETS.filter(({ name }) => parsed.has(name)),
+    ...(bound === undefined ? [] : [{ name: bound }]),
+  ];
   const sigmoid = parsed.get("bits-rule") === "sigmoid";
   const [first, second] = sigmoid ? [{ name: "bits-rule sigmoid" }, ...targets] : targets;
   const refuse = (one: string, other: string, why: string): never => {
@@ -143,7 +153,7 @@ export function askedBits(parsed: ParsedArguments): Asked | undefined {
     const flag = CHOICES.find(({ name }) => parsed.has(name));
     if (!flag) return undefined;
     throw new RequestError(
-      `Cannot use --${flag.name}: no bits are chosen. Give --target-bpw or --target-size.`,
+      `Cannot use --${flag.name}: no bits are chosen. Give --target-bpw, --target-size or --max-kl.`,
     );
   }
   if (parsed.has("scheme")) {
@@ -151,6 +161,7 @@ export function askedBits(parsed: ParsedArguments): Asked | undefined {
   }
   checkSensitivity(parsed, refuse);
   if (sigmoid) return { rule: "sigmoid" };
+  if (within) return { within };
   const value = Number(parsed.get(first.name));
   return { target: first.name === "target-size" ? { bytes: value } : { bitsPerWeight: value } };
 }
@@ -197,6 +208,14 @@ export interface Choosing {
   readonly report: Reporter;
 }
 
+/** What bits are chosen by. */
+export interface BitsWork {
+  readonly work: BitOptions;
+  readonly sensitivities: Sensitivities;
+  /** The windows that these were measured on now; undefined where they were known. */
+  readonly sensed: PreparedWindows | undefined;
+}
+
 /** A recipe in which bits were chosen, and the table of them. */
 export interface SettledBits {
   readonly recipe: Recipe;
@@ -204,29 +223,53 @@ export interface SettledBits {
 }
 
 /**
- * Choose bits as the flags ask, and write what is to be kept of that.
+ * What the flags let layers become, and what each loses by that; this is kept if it is to be.
+ *
+ * @throws what the library throws.
+ */
+export async function bitsWork(base: Recipe, choosing: Choosing): Promise<BitsWork> {
+  const { parsed, source, device, host } = choosing;
+  const { bitOptions, parseBitOptions } = await import("../../bits.ts");
+  const options = parseBitOptions(String(parsed.get("options") ?? USUAL_OPTIONS));
+  const head = parsed.get("include-head") === true;
+  const work = bitOptions(base, source, { options, device, head });
+  const { sensitivities, sensed } = await sensitivitiesFor(work, choosing);
+  const kept = parsed.get("save-sensitivities");
+  if (kept !== undefined) {
+    await host.writeText(String(kept), `${JSON.stringify(sensitivities, null, 1)}\n`);
+  }
+  return { work, sensitivities, sensed };
+}
+
+/**
+ * Choose bits for a target or by the rule that has none, and write what is to be kept of that.
  *
  * @throws what the library throws.
  */
 export async function settleBits(
   base: Recipe,
-  asked: Asked,
+  asked: Exclude<Asked, { readonly within: AskedBounds }>,
   choosing: Choosing,
 ): Promise<SettledBits> {
-  const { parsed, source, device, host } = choosing;
-  const [{ bitOptions, chooseBits, chooseBySigmoid, parseBitOptions }, { showBits }] = await Promise
-    .all([import("../../bits.ts"), import("../bits_view.ts")]);
-  const options = parseBitOptions(String(parsed.get("options") ?? USUAL_OPTIONS));
-  const head = parsed.get("include-head") === true;
-  const work = bitOptions(base, source, { options, device, head });
-  const sensitivities = await sensitivitiesFor(work, choosing);
-  const kept = parsed.get("save-sensitivities");
-  if (kept !== undefined) {
-    await host.writeText(String(kept), `${JSON.stringify(sensitivities, null, 1)}\n`);
-  }
-  const made: ChosenBits = "rule" in asked
-    ? chooseBySigmoid(work, sensitivities)
-    : chooseBits(source, work, { sensitivities, target: asked.target, device });
+  const { source, device } = choosing;
+  const { chooseBits, chooseBySigmoid } = await import("../../bits.ts");
+  const { work, sensitivities } = await bitsWork(base, choosing);
+  return await settled(
+    "rule" in asked
+      ? chooseBySigmoid(work, sensitivities)
+      : chooseBits(source, work, { sensitivities, target: asked.target, device }),
+    sensitivities,
+    choosing,
+  );
+}
+
+/** A choice as it is shown and, if it is to be, kept. */
+export async function settled(
+  made: ChosenBits,
+  sensitivities: Sensitivities,
+  { parsed, host }: Pick<Choosing, "parsed" | "host">,
+): Promise<SettledBits> {
+  const { showBits } = await import("../bits_view.ts");
   const file = parsed.get("save-recipe");
   if (file !== undefined) {
     const document = recipeDocument(made.recipe);
@@ -236,7 +279,10 @@ export async function settleBits(
 }
 
 /** What layers lose: from a file, from an earlier run, or measured. */
-async function sensitivitiesFor(work: BitOptions, choosing: Choosing): Promise<Sensitivities> {
+async function sensitivitiesFor(
+  work: BitOptions,
+  choosing: Choosing,
+): Promise<Omit<BitsWork, "work">> {
   const { parsed, source, host } = choosing;
   const { modelHash, parseSensitivities, sensitivitiesOf } = await import(
     "../../bits/sensitivities.ts"
@@ -244,7 +290,8 @@ async function sensitivitiesFor(work: BitOptions, choosing: Choosing): Promise<S
   const model = await modelHash(source);
   const file = parsed.get("sensitivities");
   if (file !== undefined) {
-    return parseSensitivities(await host.readText(String(file)), String(file), model);
+    const text = await host.readText(String(file));
+    return { sensitivities: parseSensitivities(text, String(file), model), sensed: undefined };
   }
   const earlier = parsed.get("loss-report");
   if (earlier === undefined) return await measured(work, choosing);
@@ -254,13 +301,14 @@ async function sensitivitiesFor(work: BitOptions, choosing: Choosing): Promise<S
     await host.readText(String(earlier)),
     String(earlier),
   );
-  return sensitivitiesOf(work.groups, losses, { by: "loss", model, text });
+  const sensitivities = sensitivitiesOf(work.groups, losses, { by: "loss", model, text });
+  return { sensitivities, sensed: undefined };
 }
 
 async function measured(
   work: BitOptions,
   { parsed, source, open, host, report }: Choosing,
-): Promise<Sensitivities> {
+): Promise<Omit<BitsWork, "work">> {
   const { measureSensitivities } = await import("../../bits.ts");
   const samples = Number(parsed.get("sensitivity-samples") ?? USUAL_SAMPLES);
   // The calibration that follows warns of the text, too.
@@ -281,10 +329,11 @@ async function measured(
   const limit = (ram ?? vram) === undefined
     ? await walkLimit(backend, host, (2 + candidates) * stream)
     : 3 * stream;
-  return await measureSensitivities(source, work, {
+  const sensitivities = await measureSensitivities(source, work, {
     backend,
     windows: { ...prepared, stateBudget: givenOr(prepared.stateBudget, limit) },
     report,
     signal: host.signal,
   });
+  return { sensitivities, sensed: prepared };
 }

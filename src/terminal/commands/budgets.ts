@@ -1,6 +1,7 @@
 /** What a run may use at most, as flags. */
 import type { Budgets } from "../../plan/fit.ts";
 import type { Flag, ParsedArguments } from "../command.ts";
+import { isMeasured } from "./bounds.ts";
 
 const GROUP = "Device";
 
@@ -47,7 +48,7 @@ export function budgetsOf(
     return value === undefined ? undefined : Number(value);
   };
   const disk = bytes("max-disk");
-  const shared = staged && parsed.knows("evaluate") && parsed.get("evaluate") === true;
+  const shared = staged && isMeasured(parsed);
   return {
     ram: bytes("max-ram"),
     vram: bytes("max-vram"),

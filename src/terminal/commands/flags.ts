@@ -17,6 +17,7 @@ import {
 import { findDevice, type FoundDevice } from "../../open.ts";
 import type { OptionValue } from "../../option.ts";
 import { MAX_SEED } from "../../corpora/random.ts";
+import { boundFlag } from "./bounds.ts";
 import { hubClient } from "./model.ts";
 import {
   parseRecipe,
@@ -76,7 +77,8 @@ const CORPUS_FLAG: Flag = {
   group: MEASURE_GROUP,
 };
 
-const STATES_FLAG: Flag = {
+/** How much of hidden states stays in memory. */
+export const STATES_FLAG: Flag = {
   name: "max-states",
   type: "bytes",
   placeholder: "size",
@@ -86,6 +88,9 @@ const STATES_FLAG: Flag = {
     "many as the GPU has room for, or half of the machine's memory)",
   group: MEASURE_GROUP,
 };
+
+/** What draws windows. */
+const SEED_FLAG = { type: "integer", placeholder: "n", min: 0, max: MAX_SEED } as const;
 
 /** How many windows there are, and how long they are. */
 function windowFlags(
@@ -123,6 +128,13 @@ export const EVALUATION_FLAGS: readonly Flag[] = [
     seqLen: `tokens per window to measure (as --seq-len if given, else ${SEQ_LEN}, or what the ` +
       "model was made for)",
   }),
+  {
+    ...SEED_FLAG,
+    name: "eval-seed",
+    help: "draw the windows to measure from the whole text, the same ones for the same number " +
+      "(the first ones unless given; with a bound, 0)",
+    group: MEASURE_GROUP,
+  },
   STATES_FLAG,
 ];
 
@@ -146,11 +158,8 @@ export const CALIBRATION_FLAGS: readonly Flag[] = [
       "given); also to measure, unless --eval-seq-len is given",
   }),
   {
+    ...SEED_FLAG,
     name: "seed",
-    type: "integer",
-    placeholder: "n",
-    min: 0,
-    max: MAX_SEED,
     help: "draw the windows to calibrate on from the whole text, the same ones for the same " +
       "number (the first ones unless given)",
     group: CALIBRATION_GROUP,
@@ -235,8 +244,12 @@ export async function readWindows(
   { host, report }: { host: Host; report: Reporter },
 ): Promise<PreparedWindows> {
   const prefix = parsed.knows("eval-seq-len") ? "eval-" : "";
+  // What is to stand for a text is drawn from all of it.
+  const usual = boundFlag(parsed) === undefined ? undefined : 0;
+  const seed = prefix === "" ? undefined : parsed.get("eval-seed") ?? usual;
   return await prepareWindows(source, {
     ...await textOptions(parsed, { corpus: parsed.get("corpus"), prefix, host }),
+    ...(seed === undefined ? {} : { seed: Number(seed) }),
     report,
   });
 }

@@ -4,6 +4,7 @@ import type { Command, Flag, Host, ParsedArguments } from "../command.ts";
 import { planDocument, showPlan } from "../plan_view.ts";
 import { jsonText } from "../json.ts";
 import { askedBits, BITS_FLAGS, settleBits } from "./bits.ts";
+import { BOUND_FLAGS } from "./bounds.ts";
 import { BUDGET_FLAGS } from "./budgets.ts";
 import {
   CALIBRATION_FLAGS,
@@ -14,6 +15,7 @@ import {
   readRecipe,
   RECIPE_FLAGS,
 } from "./flags.ts";
+import { planSearch, prepareSearch } from "./guarantee.ts";
 import { JSON_FLAG, shownWarnings, warningsTo } from "./messages.ts";
 import { openModel } from "./model.ts";
 import { planFor, readTexts, settleRecipe } from "./walks.ts";
@@ -60,11 +62,19 @@ export async function showPlanned(parsed: ParsedArguments, host: Host): Promise<
   const source = await openModel(parsed.arguments[0]!, { parsed, host, report, stack });
   const device = stack.use(await findDeviceFor(parsed, report));
   const open = () => device.open();
-  const settled = bits &&
-    await settleBits(base, bits, { parsed, source, device: device.limits, open, host, report });
+  const choosing = { parsed, source, device: device.limits, open, host, report };
+  const searching = bits && "within" in bits
+    ? await prepareSearch(base, bits.within, choosing)
+    : undefined;
+  const settled = searching
+    ? await planSearch(searching, choosing)
+    : bits && !("within" in bits)
+    ? await settleBits(base, bits, choosing)
+    : undefined;
   const asked = settled?.recipe ?? base;
   const sensed = settled !== undefined;
-  const texts = await readTexts(parsed, { source, recipe: asked, host, report, sensed });
+  const texts = searching?.texts ??
+    await readTexts(parsed, { source, recipe: asked, host, report, sensed });
   const found = { parsed, source, texts, host, report };
   const recipe = asked.outlierQuantile === undefined
     ? asked
@@ -88,6 +98,7 @@ export const planCommand: Command = {
   flags: [
     ...RECIPE_FLAGS,
     ...BITS_FLAGS,
+    ...BOUND_FLAGS,
     ...CALIBRATION_FLAGS,
     EVALUATE_FLAG,
     ...EVALUATION_FLAGS,

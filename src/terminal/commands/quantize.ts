@@ -1,6 +1,5 @@
 /** `sluice quantize`: plan, run, and tell what came of it. */
 import { join } from "node:path";
-import type { Backend } from "../../backend.ts";
 import type { Command, Host, ParsedArguments } from "../command.ts";
 import { RequestError } from "../../errors.ts";
 import { RECORD_FILE } from "../../io/names.ts";
@@ -21,7 +20,8 @@ import { showRun, showTensors, tensorsCsv } from "../result_view.ts";
 import { shellWord } from "../text.ts";
 import { timelineSvg } from "../timeline_view.ts";
 import { tryPaths } from "../written_paths.ts";
-import { askedBits, BITS_FLAGS, type Choosing, settleBits } from "./bits.ts";
+import { askedBits, BITS_FLAGS } from "./bits.ts";
+import { BOUND_FLAGS } from "./bounds.ts";
 import { BUDGET_FLAGS } from "./budgets.ts";
 import {
   CALIBRATION_FLAGS,
@@ -33,6 +33,7 @@ import {
   readRecipe,
   RECIPE_FLAGS,
 } from "./flags.ts";
+import { chooseRecipe, refuseUnkept } from "./guarantee.ts";
 import { beginViews, MESSAGE_FLAGS, openViews, shownWarnings } from "./messages.ts";
 import { checkApart, openModel } from "./model.ts";
 import { ENERGY_FLAG, EVALUATE_FLAG, readEnergyTable, showPlanned } from "./plan.ts";
@@ -46,6 +47,7 @@ export const quantizeCommand: Command = {
   flags: [
     ...RECIPE_FLAGS,
     ...BITS_FLAGS,
+    ...BOUND_FLAGS,
     {
       name: "output",
       short: "o",
@@ -123,12 +125,12 @@ export const quantizeCommand: Command = {
       "int4 in groups of 64, with perplexity before and after",
     ],
     [
-      "quantize ./model --recipe recipe.yaml --metrics errors.csv --output out",
-      "by a recipe, with the error of each weight in a table",
-    ],
-    [
       "quantize ./model --target-bpw 4.5 --save-sensitivities losses.json --output out",
       "bits for each layer, 4.5 on average, by what each loses",
+    ],
+    [
+      "quantize ./model --max-kl 0.05 --calibration train.txt --corpus held-out.txt --output out",
+      "the fewest bytes whose KL divergence is below 0.05 with 95 % confidence",
     ],
   ],
   leaves: true,
@@ -160,15 +162,16 @@ async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
   );
   const source = await openModel(model, { parsed, host, report: views.report, stack });
   const backend = stack.use(await openDevice(parsed, views.report));
-  const asked = bits ? await chooseRecipe(base, bits, { parsed, source, backend, host }) : base;
-  const texts = await readTexts(parsed, {
+  const choosing = { parsed, source, backend, host, report: views.report };
+  const found = await chooseRecipe(base, bits, choosing);
+  const texts = found.texts ?? await readTexts(parsed, {
     source,
-    recipe: asked,
+    recipe: found.recipe,
     host,
     report: views.report,
     sensed: bits !== undefined,
   });
-  const recipe = await settle(asked, { parsed, source, backend, texts, host });
+  const recipe = await settle(found.recipe, { parsed, source, backend, texts, host });
   const planned = await planFor(recipe, source, { parsed, device: backend, texts, host });
   if (upload !== undefined) {
     await checkRepo(String(upload), { parsed, host }, publishedPaths(planned));
@@ -192,6 +195,7 @@ async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
       metrics: parsed.has("metrics") || folder !== undefined,
       distributions: folder !== undefined,
       ...(energyTable ? { energyTable } : {}),
+      ...(found.certify ? { certify: found.certify } : {}),
       command: commandLine(parsed, source, texts),
       // What a killed run had left is no business of this one's result.
       warnings: views.warnings.filter(({ code }) => code !== LEFT_BEHIND),
@@ -201,6 +205,8 @@ async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
     });
     await writeFiles(parsed, { plan: planned, report, folder, host });
     tellResult(parsed, { plan: planned, report, host });
+    const { certificate, bits_per_weight } = report.record;
+    if (certificate) refuseUnkept(certificate, bits_per_weight);
     if (upload === undefined) return;
     views[Symbol.dispose]();
     await publishCheckpoint(place.path, String(upload), { parsed, host, backend });
@@ -308,24 +314,6 @@ function tellResult(parsed: ParsedArguments, { plan, report, host }: Made): void
       }),
     );
   }
-}
-
-/** See {@linkcode settleBits}; its progress is shown apart from that of the run, then its table. */
-async function chooseRecipe(
-  base: Recipe,
-  bits: NonNullable<ReturnType<typeof askedBits>>,
-  { parsed, source, backend, host }: Pick<Choosing, "parsed" | "source" | "host"> & {
-    readonly backend: Backend;
-  },
-): Promise<Recipe> {
-  using views = openViews(parsed, host);
-  const open = () => Promise.resolve(backend);
-  const { report } = views;
-  const choosing = { parsed, source, device: backend, open, host, report };
-  const { recipe, table } = await settleBits(base, bits, choosing);
-  views[Symbol.dispose]();
-  if (!parsed.get("quiet")) host.err.write(table);
-  return recipe;
 }
 
 /** See {@linkcode settleRecipe}; its progress is shown apart from that of the run. */

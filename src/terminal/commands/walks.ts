@@ -16,6 +16,7 @@ import { size, sizeToGive } from "../../size.ts";
 import type { TensorSource } from "../../source.ts";
 import type { EvaluationInput } from "../../forward/streams.ts";
 import type { Host, ParsedArguments } from "../command.ts";
+import { boundFlag, isMeasured } from "./bounds.ts";
 import { budgetsOf } from "./budgets.ts";
 import { givenOr, planInRoom, stateLimit, walkLimit } from "./room.ts";
 import {
@@ -40,18 +41,20 @@ export interface Texts {
  */
 export async function readTexts(
   parsed: ParsedArguments,
-  { source, recipe, host, report, sensed = false }: {
+  { source, recipe, host, report, sensed = false, searched = false }: {
     source: TensorSource;
     recipe: Recipe;
     host: Host;
     report: Reporter;
     /** Whether the text to calibrate on has served to choose bits. */
     sensed?: boolean;
+    /** Whether recipes are yet to be tried, which may calibrate. */
+    searched?: boolean;
   },
 ): Promise<Texts> {
   const observed = recipe.outlierQuantile !== undefined;
   if (observed) modelWithOutliers(source);
-  const calibrated = needsCalibration(recipe, source) || observed;
+  const calibrated = needsCalibration(recipe, source) || observed || searched;
   // The number and length of windows are the measurement's too.
   const shared = parsed.get("evaluate") ? ["num-samples", "seq-len"] : [];
   const own = [...CALIBRATION_FLAGS.map(({ name }) => name), "propagate", "calibrate-on"]
@@ -62,7 +65,7 @@ export async function readTexts(
     );
   }
   const measured = EVALUATION_FLAGS.find(({ name }) => name !== "max-states" && parsed.has(name));
-  if (measured && !parsed.get("evaluate")) {
+  if (measured && !isMeasured(parsed)) {
     throw new RequestError(
       `Cannot use --${measured.name} without --evaluate: nothing is measured.`,
     );
@@ -77,13 +80,14 @@ export async function readTexts(
       { what: "tokenizer.json", reason: "a text cannot be tokenized" },
     );
   }
-  if (parsed.get("evaluate")) {
-    evaluableModel(source, { advice: "Quantize it without --evaluate." });
+  if (isMeasured(parsed)) {
+    const flag = boundFlag(parsed) ?? "evaluate";
+    evaluableModel(source, { advice: `Quantize it without --${flag}.` });
   }
   const reading = { host, report };
   return {
     ...(calibrated ? { calibration: await readCalibration(parsed, source, reading) } : {}),
-    ...(parsed.get("evaluate") ? { evaluation: await readWindows(parsed, source, reading) } : {}),
+    ...(isMeasured(parsed) ? { evaluation: await readWindows(parsed, source, reading) } : {}),
   };
 }
 
