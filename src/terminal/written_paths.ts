@@ -19,7 +19,7 @@ export async function tryPaths(
   { flags }: Command,
   { parsed, output, host }: {
     readonly parsed: ParsedArguments;
-    readonly output: string;
+    readonly output: string | undefined;
     readonly host: Host;
   },
 ): Promise<void> {
@@ -33,7 +33,7 @@ export async function tryPaths(
         `Cannot use --${name} ${quote(path)}: ${found}. Give another place.`,
       );
     };
-    if (`${place}${sep}`.startsWith(`${resolve(output)}${sep}`)) {
+    if (output !== undefined && `${place}${sep}`.startsWith(`${resolve(output)}${sep}`)) {
       refuse("the checkpoint goes there, which is published as it is");
     }
     const other = taken.get(place);

@@ -8,7 +8,9 @@ import type { Plan } from "../../plan/planned.ts";
 import type { Recipe } from "../../recipe.ts";
 import type { RunReport } from "../../report/run_report.ts";
 import { run } from "../../run.ts";
+import { unstored } from "../../formats/unstored.ts";
 import { openFolderSink } from "../../sinks/folder.ts";
+import { openNowhere } from "../../sinks/nowhere.ts";
 import { makeReport, REPORT_FILES } from "../../report/files.ts";
 import type { TensorSource } from "../../source.ts";
 import { CheckpointStays } from "../faults.ts";
@@ -121,6 +123,10 @@ export const quantizeCommand: Command = {
   examples: [
     ["quantize sample --output out", "int4 in groups of 128, the default scheme W4A16"],
     [
+      "quantize sample --scheme NF4 --activations fp8 --format none --evaluate",
+      "what NF4 weights with fp8 activations would lose; nothing is written",
+    ],
+    [
       "quantize ./SmolLM2-135M --scheme W4A16 --group-size 64 --evaluate --output SmolLM2-int4",
       "int4 in groups of 64, with perplexity before and after",
     ],
@@ -142,23 +148,31 @@ async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
   const [model] = parsed.arguments as [string];
   const upload = parsed.get("upload-repo");
   await using stack = new AsyncDisposableStack();
-  const place = await placeOf(parsed, host, stack);
-  await tryPaths(quantizeCommand, { parsed, output: place.path, host });
+  const base = await readRecipe(parsed, host);
+  const isKept = base.format !== unstored.name;
+  if (!isKept) refuseUnmeasured(parsed);
+  const place = isKept ? await placeOf(parsed, host, stack) : undefined;
+  await tryPaths(quantizeCommand, { parsed, output: place?.path, host });
   if (upload !== undefined) await checkRepo(String(upload), { parsed, host });
   else refuseUnpublished(parsed);
   const bits = askedBits(parsed);
-  const base = await readRecipe(parsed, host);
   const energyTable = await readEnergyTable(parsed, host);
   const views = stack.use(await beginViews(parsed, host));
-  await checkApart(model, place.path);
+  if (place) await checkApart(model, place.path);
   const folder = stack.use(
-    await askedReportFolder(parsed, { output: place.path, files: REPORT_FILES, host }),
+    await askedReportFolder(parsed, {
+      ...(place ? { output: place.path } : {}),
+      files: REPORT_FILES,
+      host,
+    }),
   );
   const sink = stack.use(
-    await openFolderSink(place.path, {
-      overwrite: parsed.get("overwrite") === true,
-      report: views.report,
-    }),
+    place
+      ? await openFolderSink(place.path, {
+        overwrite: parsed.get("overwrite") === true,
+        report: views.report,
+      })
+      : openNowhere(),
   );
   const source = await openModel(model, { parsed, host, report: views.report, stack });
   const backend = stack.use(await openDevice(parsed, views.report));
@@ -207,11 +221,11 @@ async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
     tellResult(parsed, { plan: planned, report, host });
     const { certificate, bits_per_weight } = report.record;
     if (certificate) refuseUnkept(certificate, bits_per_weight);
-    if (upload === undefined) return;
+    if (!place || upload === undefined) return;
     views[Symbol.dispose]();
     await publishCheckpoint(place.path, String(upload), { parsed, host, backend });
   } catch (cause) {
-    if (!whole) throw cause;
+    if (!place || !whole) throw cause;
     await place.keep();
     throw new CheckpointStays(place.path, {
       next: upload === undefined ? undefined : publishLine(place.path, String(upload), parsed),
@@ -242,6 +256,19 @@ async function placeOf(
     path: join(folder.path, String(upload).split("/").at(-1)!),
     keep: () => folder.keep(),
   };
+}
+
+/** @throws {RequestError} nothing is stored, and it is said where, or nothing is measured either. */
+function refuseUnmeasured(parsed: ParsedArguments): void {
+  const flag = ["output", "overwrite", "upload-repo"].find((name) => parsed.has(name));
+  if (flag !== undefined) {
+    throw new RequestError(`Cannot use --${flag} with format none: nothing is stored.`);
+  }
+  if (["evaluate", "metrics", "report"].some((name) => parsed.has(name))) return;
+  throw new RequestError(
+    "Cannot quantize with format none: nothing would come of it. Measure something: --evaluate, " +
+      "--metrics or --report.",
+  );
 }
 
 /** @throws {RequestError} it is said how to publish, and not where. */
