@@ -137,11 +137,11 @@ export interface SmoothingMethod extends MethodBase {
   /** Which channels it scales: those after norms, or also those that a linear makes. */
   readonly after: "norms" | "norms and linears";
   /**
-   * Bytes of device memory that finding scales for inputs of this many channels takes for so many
-   * weights that read them, statistics apart; absent: as many as rounding takes.
+   * Bytes of device memory that finding scales for inputs of this many channels takes for weights
+   * of so many rows that read them, statistics apart; absent: as many as rounding takes.
    */
   workBytes?(
-    weights: number,
+    weights: readonly number[],
     channels: number,
     how: { readonly options: OptionValues; readonly device: Pick<Backend, "busyRows"> },
   ): number;

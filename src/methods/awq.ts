@@ -23,6 +23,7 @@ import type { OptionValues } from "../option.ts";
 import { multiplyByPanels } from "../linalg/panels.ts";
 import { tileOf } from "../scheme.ts";
 import { schemeKind } from "../schemes/mod.ts";
+import { sum } from "../tensor.ts";
 
 /** ρ goes up in these steps as long as that helps, then half a step is tried on both sides. */
 const STEP = 0.1;
@@ -54,7 +55,7 @@ export const awq: SmoothingMethod = {
   }],
   after: "norms and linears",
   workBytes(weights, channels, { options, device }) {
-    const rows = weights * rowsOf(options);
+    const rows = sum(weights, (rows) => Math.min(rows, rowsOf(options)));
     return exponentsTogether(rows, channels, device) * SAMPLE_COPIES * rows * channels * 4;
   },
   needs: () => [gram],
@@ -69,7 +70,8 @@ export const awq: SmoothingMethod = {
     const best = new Least(0);
     const rows = rowsOf(options);
     const trial = { weights, sums, sizes, rows, backend, signal };
-    const together = exponentsTogether(weights.length * rows, sums.size, backend);
+    const sampled = sum(weights, (weight) => sampleOf(weight, rows).length);
+    const together = exponentsTogether(sampled, sums.size, backend);
     for (let i = 0, better = true; better && i < EXPONENTS.length; i += together) {
       const ratios = EXPONENTS.slice(i, i + together);
       const losses = await outputErrors(ratios, trial);

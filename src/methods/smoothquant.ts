@@ -60,9 +60,9 @@ export const smoothquant: SmoothingMethod = {
     return rounds ||
       "smoothquant makes activations easier to round, and this scheme leaves them in float; awq moves scales for weights alone";
   },
-  workBytes: (channels) =>
-    Math.max(CHUNK_ROWS, 3 * SAMPLE_TOKENS + 8 * SAMPLE_ROWS) * channels * 4 +
-    8 * SAMPLE_TOKENS * SAMPLE_ROWS * 4,
+  workBytes: ({ length }, channels) =>
+    length * (Math.max(CHUNK_ROWS, 3 * SAMPLE_TOKENS + 8 * SAMPLE_ROWS) * channels * 4 +
+      8 * SAMPLE_TOKENS * SAMPLE_ROWS * 4),
   async smooth({ weights, options, statistics, backend, shared }) {
     const activations = perGroup(statistics.of(absmax), shared);
     const columns = perGroup(await columnSizes(weights, statistics.channels, backend), shared);

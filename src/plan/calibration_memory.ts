@@ -141,11 +141,10 @@ function stageMemory(
   const slices = calibrated.map(({ sliceRows, rule: { options } }) =>
     SLICE_COPIES[options.refit === true ? "refit" : "usual"] * sliceRows * channels * 4
   );
+  const heights = calibrated.map(({ weight: { shape } }) => matrixShape(shape)[0]);
   // What a search looks at of all weights of the stage is on the device together.
   const searching = calibrated.flatMap(({ chain, rule: { options } }) =>
-    chain.smoothing.map(({ workBytes }) =>
-      workBytes?.(calibrated.length, channels, { options, device }) ?? 0
-    )
+    chain.smoothing.map(({ workBytes }) => workBytes?.(heights, channels, { options, device }) ?? 0)
   );
   const working = heldOf(Math.max(...slices, ...searching));
   if (!observers.has(gram)) return together(statistics, larger(passing, working));

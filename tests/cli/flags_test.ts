@@ -122,6 +122,11 @@ Deno.test("flags of what is not done are refused, not passed over", async () => 
       [["--force"], /--force without --upload-repo/],
       [["--num-samples", "4"], /--num-samples: no weight is quantized by a method that calibrates/],
       [["--seq-len", "64"], /--seq-len: no weight is quantized by a method that/],
+      [
+        ["--evaluate", "--num-samples", "4", "--eval-num-samples", "2"],
+        /--num-samples: no weight is quantized by a method that calibrates/,
+      ],
+      [["--no-propagate"], /--no-propagate: no weight is quantized/],
       [["--propagate"], /--propagate: no weight is quantized by a method that calibrates/],
       [["--calibrate-on", "float"], /--calibrate-on: no weight is quantized by a method that/],
     ] as const

@@ -54,14 +54,12 @@ export async function readTexts(
 ): Promise<Texts> {
   const observed = recipe.outlierQuantile !== undefined;
   if (observed) modelWithOutliers(source);
-  const calibrated = needsCalibration(recipe, source) || observed || searched;
-  // The number and length of windows are the measurement's too.
-  const shared = parsed.get("evaluate") ? ["num-samples", "seq-len"] : [];
-  const own = [...CALIBRATION_FLAGS.map(({ name }) => name), "propagate", "calibrate-on"]
-    .find((name) => parsed.has(name) && !shared.includes(name));
-  if (own && !calibrated && !sensed) {
+  const solved = needsCalibration(recipe, source) || searched;
+  const calibrated = solved || observed;
+  const unused = unusedFlag(parsed, { solved, seen: calibrated || sensed });
+  if (unused !== undefined) {
     throw new RequestError(
-      `Cannot use --${own}: no weight is quantized by a method that calibrates. Name one, as --method awq+gptq.`,
+      `Cannot use --${unused}: no weight is quantized by a method that calibrates. Name one, as --method awq+gptq.`,
     );
   }
   const measured = EVALUATION_FLAGS.find(({ name }) => name !== "max-states" && parsed.has(name));
@@ -89,6 +87,26 @@ export async function readTexts(
     ...(calibrated ? { calibration: await readCalibration(parsed, source, reading) } : {}),
     ...(isMeasured(parsed) ? { evaluation: await readWindows(parsed, source, reading) } : {}),
   };
+}
+
+/** A flag of a calibration that there is none for, as it was given. */
+function unusedFlag(
+  parsed: ParsedArguments,
+  { solved, seen }: {
+    /** Whether a method looks at the inputs of weights. */
+    readonly solved: boolean;
+    /** Whether the text is read at all. */
+    readonly seen: boolean;
+  },
+): string | undefined {
+  // The number and length of windows are the measurement's too, unless it has its own.
+  const shared = ["num-samples", "seq-len"]
+    .filter((name) => isMeasured(parsed) && !parsed.has(`eval-${name}`));
+  const given = [
+    ...seen ? [] : CALIBRATION_FLAGS.map(({ name }) => name),
+    ...solved ? [] : ["propagate", "calibrate-on"],
+  ].find((name) => parsed.has(name) && !shared.includes(name));
+  return given && parsed.get(given) === false ? `no-${given}` : given;
 }
 
 /**
