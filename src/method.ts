@@ -164,6 +164,7 @@ export interface TrainingRequest {
   readonly target: Tensor;
   /** What it was rounded to. */
   readonly quantized: Quantized;
+  readonly options: OptionValues;
   /** See {@linkcode RoundingMethod.compensates}. */
   readonly compensated: boolean;
   /** What lasts until the block is packed belongs to it. */

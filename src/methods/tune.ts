@@ -21,17 +21,26 @@
  */
 import type { Backend, Scope, Tensor } from "../backend.ts";
 import type { TrainingSteps, TuningMethod } from "../method.ts";
+import { adam } from "../ops/adam.ts";
 import { copyRectangle } from "../ops/copy.ts";
 import { dequantizeInt } from "../ops/dequantize_int.ts";
 import { quantizeInt } from "../ops/quantize_int.ts";
+import { scaleSlopes } from "../ops/scale_slopes.ts";
 import { startLatents } from "../ops/start_latents.ts";
 import { stepLatents } from "../ops/step_latents.ts";
+import { stepScales } from "../ops/step_scales.ts";
 import type { IntScheme, Quantized } from "../scheme.ts";
 import { GRID, SCALE_DTYPE, scaleCount, tileScalars } from "../schemes/tiles.ts";
-import { elementCount } from "../tensor.ts";
+import { elementCount, type Shape } from "../tensor.ts";
 
 const ITERATIONS = 200;
 const BATCH = 8;
+
+/** Of Adam; without decay it goes by the sign of the gradient alone. */
+const DECAYS = {
+  adam: { mean: 0.9, square: 0.99 },
+  sign: { mean: 0, square: 0 },
+};
 
 /** The steps of scales, as a share of themselves, beside those of latents in codes. */
 const SCALE_SHARE = 0.1;
@@ -65,6 +74,13 @@ export const tune: TuningMethod = {
       help: "tune: the first step, in codes; steps shrink to 0 (default 1/iterations)",
     },
     {
+      name: "optimizer",
+      type: "string",
+      choices: ["adam", "sign"],
+      default: "adam",
+      help: "tune: steps by running means of gradients, or by the signs of gradients alone",
+    },
+    {
       name: "batch-size",
       type: "integer",
       placeholder: "n",
@@ -96,7 +112,7 @@ export const tune: TuningMethod = {
     const tiles = scaleCount((scheme as IntScheme).strategy, shape);
     return { held: elementCount(shape) * 4, steps: elementCount(shape) + tiles * 3 * 4 };
   },
-  open({ target, quantized, compensated, scope }) {
+  open({ target, quantized, options, compensated, scope }) {
     const { codes, scale, zero } = quantized.tensors as IntTensors;
     const u = scope.alloc("f32", target.shape);
     const { strategy } = quantized.scheme as IntScheme;
@@ -105,10 +121,11 @@ export const tune: TuningMethod = {
       scope.backend.run(startLatents, { w: target, codes, scale, zero, u }, tiles);
     } else {
       using scratch = scope.backend.scope();
-      const of = { codes, scale: onesAs(scale, scratch), zero };
+      const of = { codes, scale: filled(scale.shape, 1, scratch), zero };
       scope.backend.run(dequantizeInt, { ...of, w: u }, tiles);
     }
-    return { quantized, begin: (scope) => new Steps(quantized, u, scope) };
+    const decays = DECAYS[options.optimizer === "sign" ? "sign" : "adam"];
+    return { quantized, begin: (scope) => new Steps(quantized, { latents: u, decays, scope }) };
   },
 };
 
@@ -124,34 +141,53 @@ class Steps implements TrainingSteps {
   /** f32[A, B]: scales before they are rounded, and those of latents. */
   readonly #wide: Tensor;
   readonly #ones: Tensor;
+  /** f32[A, B]: the gradient by scales. */
+  readonly #slope: Tensor;
+  readonly #ofWeights: Direction;
+  readonly #ofScales: Direction;
+  #steps = 0;
   readonly #best: Pick<IntTensors, "codes" | "scale">;
 
-  constructor({ scheme, tensors }: Quantized, latents: Tensor, scope: Scope) {
+  constructor(
+    { scheme, tensors }: Quantized,
+    { latents, decays, scope }: {
+      readonly latents: Tensor;
+      readonly decays: Decays;
+      readonly scope: Scope;
+    },
+  ) {
     this.#backend = scope.backend;
     this.#scheme = scheme as IntScheme;
     this.#now = tensors as IntTensors;
     this.#latents = latents;
     const { codes, scale } = this.#now;
     this.#wide = copyOf(scale, scope);
-    this.#ones = onesAs(scale, scope);
+    this.#ones = filled(scale.shape, 1, scope);
+    this.#slope = scope.alloc("f32", scale.shape);
+    this.#ofWeights = new Direction(codes, { decays, scope });
+    this.#ofScales = new Direction(scale, { decays, scope });
     this.#best = { codes: scope.alloc("i8", codes.shape), scale: copyOf(scale, scope) };
     this.keep();
   }
 
-  step(g: Tensor, rate: number): void {
+  step(gradient: Tensor, rate: number): void {
+    const backend = this.#backend;
     const { codes, scale, zero } = this.#now;
     const { bits, grid, scaleDType } = this.#scheme;
-    this.#backend.run(
+    const tiles = this.#tiles;
+    backend.run(scaleSlopes, { g: gradient, codes, zero, slope: this.#slope }, tiles);
+    this.#steps++;
+    this.#ofWeights.direct(gradient, this.#steps);
+    this.#ofScales.direct(this.#slope, this.#steps);
+    backend.run(
       stepLatents,
-      { g, codes, zero, u: this.#latents, wide: this.#wide, scale },
-      {
-        bits,
-        grid: GRID[grid],
-        ...this.#tiles,
-        scale_dtype: SCALE_DTYPE[scaleDType],
-        rate,
-        scale_rate: rate * SCALE_SHARE,
-      },
+      { d: gradient, scale, zero, u: this.#latents },
+      { bits, grid: GRID[grid], ...tiles, rate },
+    );
+    backend.run(
+      stepScales,
+      { d: this.#slope, wide: this.#wide, scale },
+      { scale_dtype: SCALE_DTYPE[scaleDType], rate: rate * SCALE_SHARE },
     );
     this.#round(this.#latents, codes);
   }
@@ -184,6 +220,41 @@ class Steps implements TrainingSteps {
   }
 }
 
+/** How fast what was known of gradients fades, per step: of their mean, and of their square's. */
+interface Decays {
+  readonly mean: number;
+  readonly square: number;
+}
+
+/** What Adam remembers of gradients of one shape. */
+class Direction {
+  readonly #backend: Backend;
+  readonly #decays: Decays;
+  readonly #m: Tensor;
+  readonly #v: Tensor;
+
+  constructor(
+    { shape }: Tensor,
+    { decays, scope }: { readonly decays: Decays; readonly scope: Scope },
+  ) {
+    this.#backend = scope.backend;
+    this.#decays = decays;
+    this.#m = filled(shape, 0, scope);
+    this.#v = filled(shape, 0, scope);
+  }
+
+  /** Turn a gradient into the direction of step 1, 2, … */
+  direct(g: Tensor, step: number): void {
+    const { mean, square } = this.#decays;
+    this.#backend.run(adam, { g, m: this.#m, v: this.#v }, {
+      decay_m: mean,
+      decay_v: square,
+      gain_m: 1 / (1 - mean ** step),
+      gain_v: 1 / (1 - square ** step),
+    });
+  }
+}
+
 function copyOf(from: Tensor, scope: Scope): Tensor {
   const to = scope.alloc("f32", from.shape);
   copyInto(to, from, scope.backend);
@@ -195,9 +266,9 @@ function copyInto(to: Tensor, from: Tensor, backend: Backend): void {
   copyRectangle(backend, { from: { tensor: from }, to: { tensor: to } }, { rows, columns });
 }
 
-function onesAs({ shape }: Tensor, scope: Scope): Tensor {
+function filled(shape: Shape, value: number, scope: Scope): Tensor {
   const tensor = scope.alloc("f32", shape);
-  const values = new Float32Array(elementCount(shape)).fill(1);
+  const values = new Float32Array(elementCount(shape)).fill(value);
   scope.backend.write(tensor, new Uint8Array(values.buffer));
   return tensor;
 }
