@@ -1,5 +1,5 @@
-// The direction of a step, by the running means of the gradient and of its square. One invocation an
-// element.
+// The direction of a step, by the running means of the gradient and of its square. One invocation
+// an element.
 
 struct Args { N: u32, decay_m: f32, decay_v: f32, gain_m: f32, gain_v: f32 }
 
