@@ -4,9 +4,9 @@ import { defineOp, spread } from "../op.ts";
 
 /**
  * m = decay_m·m + (1 − decay_m)·g and v = decay_v·v + (1 − decay_v)·g², the running means of the
- * gradient and of its square; then g = m·gain_m/√(v·gain_v), which is the direction of a step, about
- * as long as 1 where gradients agree. Gains are 1/(1 − decayᵗ) at step t: means begin at 0. Where v
- * is 0, g becomes 0. Without decay that is the sign of the gradient.
+ * gradient and of its square; then g = m·gain_m/√(v·gain_v), which is the direction of a step,
+ * about as long as 1 where gradients agree. Gains are 1/(1 − decayᵗ) at step t: means begin at 0.
+ * Where v is 0, g becomes 0. Without decay that is the sign of the gradient.
  */
 export const adam = defineOp({
   name: "adam",

@@ -4,8 +4,8 @@ import { defineOp, fold } from "../op.ts";
 import { checkTiles } from "./grid.ts";
 
 /**
- * slope = Σ g·(n − zero) over each tile, for the gradient g by weights s·(n − zero), which are linear
- * in their scale. Tiles must lie within rows.
+ * slope = Σ g·(n − zero) over each tile, for the gradient g by weights s·(n − zero), which are
+ * linear in their scale. Tiles must lie within rows.
  */
 export const scaleSlopes = defineOp({
   name: "scale_slopes",

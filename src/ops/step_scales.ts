@@ -5,8 +5,8 @@ import { defineOp, spread } from "../op.ts";
 import { checkGrid, SCALE_DTYPES } from "./grid.ts";
 
 /**
- * wide −= rate·|wide|·d, against the direction d of the gradient by scales, so that none changes its
- * sign while rate·d is below 1; what is stored is wide rounded to its dtype.
+ * wide −= rate·|wide|·d, against the direction d of the gradient by scales, so that none changes
+ * its sign while rate·d is below 1; what is stored is wide rounded to its dtype.
  */
 export const stepScales = defineOp({
   name: "step_scales",
