@@ -154,18 +154,30 @@ export interface TuningSchedule {
   readonly iterations: number;
   /** Windows of one iteration. */
   readonly batch: number;
-  /** How far the first step goes; steps shrink evenly to 0. */
-  readonly rate: number;
+  readonly rates: TrainingRates;
+}
+
+/** How far the first step goes; steps shrink evenly to 0. */
+export interface TrainingRates {
+  /** In codes. */
+  readonly codes: number;
+  /** As a share of the scale. */
+  readonly scales: number;
+}
+
+/** How weights are trained, as a recipe has it. */
+export interface TrainingManner {
+  readonly options: OptionValues;
+  /** See {@linkcode RoundingMethod.compensates}. */
+  readonly compensated: boolean;
 }
 
 /** What training a slice of a weight takes. */
-export interface TrainingRequest {
+export interface TrainingRequest extends TrainingManner {
   /** f32[R, C]: what was rounded. */
   readonly target: Tensor;
   /** What it was rounded to. */
   readonly quantized: Quantized;
-  /** See {@linkcode RoundingMethod.compensates}. */
-  readonly compensated: boolean;
   /** What lasts until the block is packed belongs to it. */
   readonly scope: Scope;
 }
@@ -183,7 +195,7 @@ export interface Trained {
 /** See {@linkcode Trained.begin}. */
 export interface TrainingSteps {
   /** Change codes and scales by the gradient of the loss by the weight's values, f32[R, C]. */
-  step(gradient: Tensor, rate: number): void;
+  step(gradient: Tensor, rates: TrainingRates): void;
   /** Remember codes and scales of now as the best. */
   keep(): void;
   /** Go back to the best. */
@@ -194,12 +206,15 @@ export interface TrainingSteps {
 export interface TuningMethod extends MethodBase {
   readonly kind: "tuning";
   /** @param windows What there is to train on. */
-  schedule(options: OptionValues, windows: number): TuningSchedule;
+  schedule(manner: TrainingManner, windows: number): TuningSchedule;
   /**
    * Bytes of the device for a weight [R, C]: from when it was rounded until its block is packed,
    * and those that steps take, gradients and windows apart.
    */
-  bytes(scheme: Scheme, shape: Shape): { readonly held: number; readonly steps: number };
+  bytes(
+    weight: { readonly scheme: Scheme; readonly shape: Shape },
+    manner: TrainingManner,
+  ): { readonly held: number; readonly steps: number };
   /** Prepare to train what was rounded. */
   open(request: TrainingRequest): Trained;
 }

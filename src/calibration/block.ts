@@ -400,10 +400,10 @@ class BlockWork implements TapeTensors, Smoothable, QuantizedBlock {
       const slice = { rows: { from, to }, quantized: { ...quantized, tensors } };
       slices.push(slice);
       if (loss) losses.push(loss);
-      const { tuning, rounding } = group.chain;
+      const { options, chain: { tuning, rounding } } = group;
       const compensated = rounding.compensates === true;
       const target = tuning && parts ? scaleColumns(weight, parts, inner) : weight;
-      const trained = tuning?.open({ target, quantized, compensated, scope });
+      const trained = tuning?.open({ target, quantized, options, compensated, scope });
       if (trained) {
         this.#trained.getOrInsertComputed(name, () => []).push({ rows: slice.rows, trained });
       }

@@ -13,7 +13,7 @@ import { BlockTape, type OnLinear, type TapeTensors } from "../forward/backward.
 import { Pace } from "../pace.ts";
 import { walkBlock } from "../forward/walk.ts";
 import type { BlockGraph } from "../graph/block_graph.ts";
-import type { Trained, TrainingSteps, TuningSchedule } from "../method.ts";
+import type { Trained, TrainingRates, TrainingSteps, TuningSchedule } from "../method.ts";
 import { multiply } from "../ops/gemm.ts";
 import { rowDots } from "../ops/row_dots.ts";
 import { difference } from "../ops/subtract.ts";
@@ -50,7 +50,7 @@ export interface TuningContext {
 
 /** Train a block; its weights' codes and scales change in place. */
 export async function tuneBlock(graph: BlockGraph, context: TuningContext): Promise<TuningFacts> {
-  const { windows, schedule: { iterations, batch, rate }, backend, signal, count } = context;
+  const { windows, schedule: { iterations, batch, rates }, backend, signal, count } = context;
   using scope = backend.scope();
   using training = new BlockTraining(graph, { ...context, scope });
   const { training: use, heldOut } = splitWindows(windows.count);
@@ -61,7 +61,8 @@ export async function tuneBlock(graph: BlockGraph, context: TuningContext): Prom
   for (let i = 0; i < iterations; i++) {
     signal?.throwIfAborted();
     const drawn = draw(batch, { total: use.length, seed: i }).map((at) => use[at]!);
-    await training.step(drawn, rate * (1 - i / iterations));
+    const left = 1 - i / iterations;
+    await training.step(drawn, { codes: rates.codes * left, scales: rates.scales * left });
     await pace.keep();
     count(batch);
     if ((i + 1) % every !== 0 && i + 1 < iterations) continue;
@@ -107,19 +108,19 @@ class BlockTraining implements Disposable {
   }
 
   /** One step, by some windows. */
-  async step(windows: readonly number[], rate: number): Promise<void> {
+  async step(windows: readonly number[], rates: TrainingRates): Promise<void> {
     const { backend } = this.#context;
     for (const [i, some] of this.#stacksOf(windows).entries()) {
       using scope = backend.scope();
       const { x, target } = await this.#context.windows.batch(some, scope);
       const y = this.#tape.forward(x, scope);
-      // Of the squared error, up to a factor that no sign depends on.
+      // Of the squared error, up to a factor that no direction depends on.
       const gradient = difference(y, target, scope);
       scope.release(y)[Symbol.dispose]();
       const onLinear: OnLinear = (matrix, given) => this.#add(matrix.name, given, i > 0);
       this.#tape.backward(gradient, { scope, onLinear });
     }
-    for (const { gradient, steps } of this.#all()) steps.step(gradient, rate);
+    for (const { gradient, steps } of this.#all()) steps.step(gradient, rates);
   }
 
   /** The mean squared error of what the block makes of some windows. */

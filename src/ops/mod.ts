@@ -5,6 +5,7 @@
 import type { Op } from "../op.ts";
 import { act } from "./act.ts";
 import { actVjp } from "./act_vjp.ts";
+import { adam } from "./adam.ts";
 import { add } from "./add.ts";
 import { addBias } from "./add_bias.ts";
 import { attention } from "./attention.ts";
@@ -62,8 +63,10 @@ import { scaleCapVjp } from "./scale_cap_vjp.ts";
 import { scaleParams } from "./scale_params.ts";
 import { scaleRows } from "./scale_rows.ts";
 import { searchParams } from "./search_params.ts";
+import { scaleSlopes } from "./scale_slopes.ts";
 import { startLatents } from "./start_latents.ts";
 import { stepLatents } from "./step_latents.ts";
+import { stepScales } from "./step_scales.ts";
 import { subtract } from "./subtract.ts";
 import { tileRange } from "./tile_range.ts";
 import { unpackBits } from "./unpack_bits.ts";
@@ -72,6 +75,7 @@ import { widen } from "./widen.ts";
 export {
   act,
   actVjp,
+  adam,
   add,
   addBias,
   attention,
@@ -128,9 +132,11 @@ export {
   scaleCapVjp,
   scaleParams,
   scaleRows,
+  scaleSlopes,
   searchParams,
   startLatents,
   stepLatents,
+  stepScales,
   subtract,
   tileRange,
   unpackBits,
@@ -203,5 +209,8 @@ export const OPS: readonly Op[] = [
   gateVjp,
   scaleCapVjp,
   startLatents,
+  adam,
+  scaleSlopes,
   stepLatents,
+  stepScales,
 ];

@@ -13,12 +13,12 @@ import { DISK_PANEL_BYTES, type Place, placeOf } from "../linalg/panels.ts";
 import { gram } from "../observers/gram.ts";
 import { FACTOR_BLOCK } from "../ops/factor_block.ts";
 import { schemeKind } from "../schemes/mod.ts";
-import { byteLength, elementCount, matrixShape, sum } from "../tensor.ts";
+import { byteLength, elementCount, matrixShape, type Shape, sum } from "../tensor.ts";
 import { type Held, heldOf, larger, NOTHING, together } from "./held.ts";
 import { inputObserver, isCalibrated, observersOf } from "./needs.ts";
 import type { WindowsRequest } from "./planned.ts";
 import { stackTokens } from "./stacks.ts";
-import type { TensorTask, Unit } from "./tasks.ts";
+import type { QuantizeTask, TensorTask, Unit } from "./tasks.ts";
 import { scheduleOf, trainingTape, tuningOf, windowsTogether } from "./tuning.ts";
 
 /** What calibrating the largest block holds at once, hidden states apart. */
@@ -64,7 +64,7 @@ function blockMemory(graph: BlockGraph, how: BlockSurroundings): Held {
     const bytes = sum(task.outputs, byteLength);
     host += 2 * bytes;
     packed += bytes;
-    device += task.chain.tuning?.bytes(task.scheme, [rows, columns]).held ?? 0;
+    device += trainingBytes(task, [rows, columns]).held;
   }
   const steps = [
     ...graph.stages.map((stage) => stageMemory(graph, stage, how)),
@@ -73,6 +73,12 @@ function blockMemory(graph: BlockGraph, how: BlockSurroundings): Held {
     heldOf(packed),
   ];
   return together(heldOf(device, host), steps.reduce(larger, NOTHING));
+}
+
+/** What training a weight takes, gradients apart. */
+function trainingBytes(task: QuantizeTask, shape: Shape) {
+  const tuning = tuningOf([task]);
+  return tuning?.method.bytes({ scheme: task.scheme, shape }, tuning) ?? { held: 0, steps: 0 };
 }
 
 /** A block in training, or on the way of all windows through it before and after. */
@@ -93,11 +99,12 @@ function trainingMemory(
   const together = windowsTogether(scheduleOf(tuning, windows), { stackTokens: tokens, seqLen });
   const some = together * seqLen;
   const { input, output } = graph.block;
-  const trained = quantized.flatMap(({ scheme, weight: { shape }, chain }) =>
-    chain.tuning
-      ? [{ elements: elementCount(shape), steps: chain.tuning.bytes(scheme, shape).steps }]
-      : []
-  );
+  const trained = quantized.flatMap((task) => {
+    const { weight: { shape }, chain } = task;
+    return chain.tuning
+      ? [{ elements: elementCount(shape), steps: trainingBytes(task, shape).steps }]
+      : [];
+  });
   const gradients = sum(trained, ({ elements, steps }) => elements * 4 + steps);
   // Input, target and error; in the end, levels of one weight.
   const batch = some * 4 * (graph.width(input) + 2 * graph.width(output));

@@ -5,8 +5,7 @@
 import type { Model } from "../family.ts";
 import { type BlockGraph, graphsOf } from "../graph/block_graph.ts";
 import { planTape, type TapePlan } from "../graph/tape.ts";
-import type { TuningMethod, TuningSchedule } from "../method.ts";
-import type { OptionValues } from "../option.ts";
+import type { TrainingManner, TuningMethod, TuningSchedule } from "../method.ts";
 import { UnsupportedError } from "../errors.ts";
 import type { WindowsRequest } from "./planned.ts";
 import type { Decision, QuantizeDecision } from "./tasks.ts";
@@ -20,16 +19,16 @@ const HELD_OUT = 8;
 const TAPE_BYTES = 2 ** 30;
 
 /** By what a block is trained. */
-export interface Tuning {
+export interface Tuning extends TrainingManner {
   readonly method: TuningMethod;
-  readonly options: OptionValues;
 }
 
 /** What trains some weights of a block; undefined where nothing does. */
 export function tuningOf(decisions: Iterable<Decision | undefined>): Tuning | undefined {
   for (const decision of decisions) {
     if (decision?.kind !== "quantize" || !decision.chain.tuning) continue;
-    return { method: decision.chain.tuning, options: decision.rule.options };
+    const { chain: { tuning, rounding }, rule: { options } } = decision;
+    return { method: tuning, options, compensated: rounding.compensates === true };
   }
   return undefined;
 }
@@ -53,8 +52,8 @@ export function splitWindows(count: number): SplitWindows {
 }
 
 /** How blocks are trained on so many windows. */
-export function scheduleOf({ method, options }: Tuning, windows: number): TuningSchedule {
-  return method.schedule(options, splitWindows(windows).training.length);
+export function scheduleOf({ method, ...manner }: Tuning, windows: number): TuningSchedule {
+  return method.schedule(manner, splitWindows(windows).training.length);
 }
 
 /** Windows that go through a block and back together: of one step, as many as walk together. */
@@ -105,8 +104,9 @@ export function checkTuning(
     if (other) {
       refuse(
         first,
-        `it and "${other.name}" are trained together, as weights of one block, and their rules ` +
-          "have different `iterations`, `epochs`, `lr` or `batch-size`; give the same to both",
+        `it and "${other.name}" are trained together, as weights of one block, but not in the ` +
+          "same steps (`iterations`, `epochs`, `batch-size`, `lr` and `scale-lr`, which are others " +
+          "after gptq unless given); give the same to both",
       );
     }
   }

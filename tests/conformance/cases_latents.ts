@@ -1,9 +1,12 @@
-/** Cases of the ops that train codes: latents at the start, and steps of them and their scales. */
+/** Cases of the ops that train codes: latents at the start, and steps of them and of scales. */
 import assert from "node:assert/strict";
 import { roundTo } from "../../src/number.ts";
 import { codeRange, SCALE_DTYPES } from "../../src/ops/grid.ts";
+import { adam } from "../../src/ops/adam.ts";
+import { scaleSlopes } from "../../src/ops/scale_slopes.ts";
 import { startLatents } from "../../src/ops/start_latents.ts";
 import { stepLatents } from "../../src/ops/step_latents.ts";
+import { stepScales } from "../../src/ops/step_scales.ts";
 import { blank, floats, gaussian, normal, whole } from "./given.ts";
 import { type Case, type Judge, U, within } from "./judge.ts";
 
@@ -42,73 +45,144 @@ export function startCase({ rows, columns, tile, seed = 0 }: LatentsShape): Case
   };
 }
 
-/**
- * A scale goes the way of a sum, which near zero may have either sign: what it has become must be a
- * step from what it was, the right way where the sum is known.
- */
-const stepped: Judge = ({ before, got, dims, scalars }) => {
-  const { R = 0, C = 0, B = 0 } = dims;
-  const { tile_columns = 1, scale_dtype = 0, scale_rate = 0 } = scalars;
-  const { dtype, smallest } = SCALE_DTYPES[scale_dtype]!;
-  for (let r = 0; r < R; r++) {
-    for (let b = 0; b < B; b++) {
-      const tile = r * B + b;
-      const [first, end] = [b * tile_columns, Math.min(C, (b + 1) * tile_columns)];
-      let [slope, size] = [0, 0];
-      for (let c = first; c < end; c++) {
-        const term = before.g![r * C + c]! * (before.codes![r * C + c]! - before.zero![tile]!);
-        slope += term;
-        size += Math.abs(term);
-      }
-      const [was, is] = [before.wide![tile]!, got.wide![tile]!];
-      const doubtful = Math.abs(slope) <= (end - first + 2) * U * size;
-      const ways = doubtful ? [1, 0, -1] : [Math.sign(slope) * Math.sign(was)];
-      assert.ok(
-        ways.some((way) => Math.abs(is - (was - was * scale_rate * way)) <= 4 * U * Math.abs(was)),
-        `wide[${tile}] is ${is}, was ${was}, with a slope of ${slope}`,
-      );
-      const stored = Math.max(Math.abs(roundTo(dtype, is)), smallest);
-      assert.equal(got.scale![tile], is < 0 ? -stored : stored, `scale[${tile}]`);
-    }
-  }
-};
-
-const moved = within(({ before, scalars }) =>
-  Float64Array.from(before.u!, (u) => 4 * U * (1 + Math.abs(u) + scalars.rate!))
-);
-
-/** A step of latents, some of which are at the end of their range. */
-export function stepCase(
-  { rows, columns, tile: [, tile_columns], seed = 0, ...how }: LatentsShape & {
-    readonly bits: number;
-    readonly grid: number;
-    readonly scale_dtype: number;
-    readonly rate?: number;
-    readonly scale_rate?: number;
+/** Running means, some of which are 0 as at the first step, and some of whose gradients are. */
+export function adamCase(
+  { n, seed = 0, ...scalars }: {
+    readonly n: number;
+    readonly seed?: number;
+    readonly decay_m: number;
+    readonly decay_v: number;
+    readonly gain_m?: number;
+    readonly gain_v?: number;
   },
 ): Case {
+  const { decay_m, decay_v, gain_m = 1.5, gain_v = 3 } = scalars;
+  const seldom = (values: Float32Array, every: number) =>
+    values.map((value, i) => i % every === 2 ? 0 : value);
+  return {
+    op: adam,
+    tensors: {
+      g: floats("f32", [n], seldom(gaussian(n, seed + 1), 3)),
+      m: floats("f32", [n], seldom(gaussian(n, seed + 2), 4)),
+      v: floats("f32", [n], seldom(gaussian(n, seed + 3).map((x) => x * x), 2)),
+    },
+    scalars: { decay_m, decay_v, gain_m, gain_v },
+    judge: {
+      m: within(({ before: { g, m } }) =>
+        Float64Array.from(m!, (m, i) => 4 * U * (Math.abs(m) + Math.abs(g![i]!)))
+      ),
+      v: within(({ want }) => Float64Array.from(want.v!, (v) => 8 * U * v)),
+      // The mean of a gradient and those before may be next to nothing beside them.
+      g: within(({ before: { g, m }, want }) =>
+        Float64Array.from(
+          want.v!,
+          (v, i) =>
+            v === 0 ? 0 : 32 * U * gain_m * (Math.abs(m![i]!) + Math.abs(g![i]!)) /
+              Math.sqrt(v * gain_v),
+        )
+      ),
+    },
+  };
+}
+
+/** Sums, of which f32 may lose a unit a term. */
+export function slopesCase(
+  { rows, columns, tile: [, tile_columns], seed = 0 }: LatentsShape,
+): Case {
   const tiles = [rows, Math.ceil(columns / tile_columns)];
+  return {
+    op: scaleSlopes,
+    tensors: {
+      g: normal("f32", [rows, columns], { seed: seed + 1 }),
+      codes: whole("i8", [rows, columns], { low: -8, high: 7, seed: seed + 2 }),
+      zero: whole("i8", tiles, { low: -8, high: 7, seed: seed + 3 }),
+      slope: blank("f32", tiles),
+    },
+    scalars: { tile_rows: 1, tile_columns },
+    judge: {
+      slope: within(({ before, want, dims: { C = 0, B = 0 } }) =>
+        Float64Array.from(want.slope!, (_, tile) => {
+          const [row, first] = [Math.floor(tile / B), tile % B * tile_columns];
+          let size = 0;
+          for (let c = first; c < Math.min(C, first + tile_columns); c++) {
+            const at = row * C + c;
+            size += Math.abs(before.g![at]! * (before.codes![at]! - before.zero![tile]!));
+          }
+          return (Math.min(tile_columns, C) + 2) * U * size;
+        })
+      ),
+    },
+  };
+}
+
+/** Latents, some of which are at the end of their range. */
+export function stepCase(
+  { rows, columns, tile: [tile_rows, tile_columns], seed = 0, rate = 0.005, ...how }:
+    & LatentsShape
+    & {
+      readonly bits: number;
+      readonly grid: number;
+      readonly rate?: number;
+    },
+): Case {
+  const tiles = [Math.ceil(rows / tile_rows), Math.ceil(columns / tile_columns)];
   const { low, high } = codeRange(how);
-  const signed = gaussian(tiles[0]! * tiles[1]!, seed + 1).map((s, i) =>
-    (0.01 + Math.abs(s)) * (i % 4 === 1 ? -1 : 1)
-  );
-  const { rate = 0.005, scale_rate = 0.001 } = how;
   return {
     op: stepLatents,
     tensors: {
-      g: floats(
-        "f32",
-        [rows, columns],
-        gaussian(rows * columns, seed + 2).map((g, i) => i % 7 === 3 ? 0 : g),
-      ),
-      codes: whole("i8", [rows, columns], { low, high, seed: seed + 3 }),
+      d: normal("f32", [rows, columns], { seed: seed + 2 }),
+      scale: normal("f32", tiles, { seed: seed + 1 }),
       zero: whole("i8", tiles, how.grid === 2 ? { low, high, seed } : { low: 0, high: 0 }),
       u: normal("f32", [rows, columns], { seed: seed + 4, scale: (high - low) / 2 }),
-      wide: floats("f32", tiles, signed),
-      scale: blank("f32", tiles),
     },
-    scalars: { ...how, tile_rows: 1, tile_columns, rate, scale_rate },
-    judge: { u: moved, wide: stepped, scale: () => {} },
+    scalars: { ...how, tile_rows, tile_columns, rate },
+    judge: {
+      u: within(({ before }) =>
+        Float64Array.from(
+          before.u!,
+          (u, i) => 4 * U * (1 + Math.abs(u) + rate * Math.abs(before.d![i]!)),
+        )
+      ),
+    },
+  };
+}
+
+/** What is stored is what wide rounds to; in bf16 and f16 that may be the next number. */
+const rounded: Judge = ({ got, scalars: { scale_dtype = 0 } }) => {
+  const { dtype, smallest } = SCALE_DTYPES[scale_dtype]!;
+  got.scale!.forEach((scale: number, i: number) => {
+    const wide = got.wide![i]!;
+    const stored = Math.max(Math.abs(roundTo(dtype, wide)), smallest);
+    assert.equal(scale, wide < 0 ? -stored : stored, `scale[${i}], where wide is ${wide}`);
+  });
+};
+
+/** Scales of both signs, tiny ones too. */
+export function scalesCase(
+  { n, scale_dtype, rate = 0.001, seed = 0 }: {
+    readonly n: number;
+    readonly scale_dtype: number;
+    readonly rate?: number;
+    readonly seed?: number;
+  },
+): Case {
+  return {
+    op: stepScales,
+    tensors: {
+      d: normal("f32", [n], { seed: seed + 1 }),
+      wide: floats("f32", [n], gaussian(n, seed + 2).map((s, i) => i % 5 === 1 ? s * 2 ** -13 : s)),
+      scale: blank("f32", [n]),
+    },
+    scalars: { scale_dtype, rate },
+    judge: {
+      wide: within(({ before }) =>
+        Float64Array.from(
+          before.wide!,
+          (s, i) => 4 * U * Math.abs(s) * (1 + rate * Math.abs(before.d![i]!)),
+        )
+      ),
+      scale: rounded,
+    },
   };
 }
 
@@ -116,13 +190,18 @@ export const latentsCases: readonly Case[] = [
   startCase({ rows: 1, columns: 1, tile: [1, 1] }),
   startCase({ rows: 7, columns: 75, tile: [1, 25] }),
   startCase({ rows: 9, columns: 130, tile: [4, 130] }),
-  stepCase({ rows: 1, columns: 1, tile: [1, 1], bits: 4, grid: 0, scale_dtype: 0 }),
+  adamCase({ n: 1, decay_m: 0.9, decay_v: 0.99 }),
+  adamCase({ n: 4099, decay_m: 0.9, decay_v: 0.999, gain_m: 10, gain_v: 1000 }),
+  adamCase({ n: 514, decay_m: 0, decay_v: 0, gain_m: 1, gain_v: 1 }),
+  slopesCase({ rows: 1, columns: 1, tile: [1, 1] }),
+  slopesCase({ rows: 67, columns: 131, tile: [1, 131] }),
+  slopesCase({ rows: 5, columns: 200, tile: [1, 64] }),
+  stepCase({ rows: 1, columns: 1, tile: [1, 1], bits: 4, grid: 0 }),
   ...[2, 3, 4, 8].flatMap((bits) =>
-    [0, 1, 2].map((grid) =>
-      stepCase({ rows: 5, columns: 70, tile: [1, 35], bits, grid, scale_dtype: (bits + grid) % 3 })
-    )
+    [0, 1, 2].map((grid) => stepCase({ rows: 5, columns: 70, tile: [1, 35], bits, grid }))
   ),
-  stepCase({ rows: 67, columns: 131, tile: [1, 131], bits: 4, grid: 2, scale_dtype: 1 }),
-  stepCase({ rows: 3, columns: 200, tile: [1, 64], bits: 4, grid: 0, scale_dtype: 2, rate: 0.5 }),
-  stepCase({ rows: 3, columns: 9, tile: [1, 4], bits: 3, grid: 1, scale_dtype: 1, scale_rate: 0 }),
+  stepCase({ rows: 67, columns: 131, tile: [8, 131], bits: 4, grid: 2 }),
+  stepCase({ rows: 3, columns: 200, tile: [1, 64], bits: 4, grid: 0, rate: 0.5 }),
+  ...[0, 1, 2].map((scale_dtype) => scalesCase({ n: 137, scale_dtype })),
+  scalesCase({ n: 1, scale_dtype: 1, rate: 0 }),
 ];

@@ -12,7 +12,7 @@ import { attentionVjpCase } from "./cases_backward.ts";
 import { gptqCase, gram, shuffled } from "./cases_calibration.ts";
 import { hqqCase, spiky } from "./cases_hqq.ts";
 import { levels } from "./cases_codebook.ts";
-import { startCase, stepCase } from "./cases_latents.ts";
+import { adamCase, scalesCase, slopesCase, startCase, stepCase } from "./cases_latents.ts";
 import { descendCase, refitCase } from "./cases_polish.ts";
 import { attentionVjpKv } from "../../src/ops/attention_vjp_kv.ts";
 import { attentionVjpQ } from "../../src/ops/attention_vjp_q.ts";
@@ -560,11 +560,23 @@ export const DRAWS: Readonly<Record<string, Row>> = {
     const { rows, columns, tile, seed } = blockOf(draw);
     return startCase({ rows, columns, tile, seed });
   },
+  adam: (draw) => {
+    const [n = 0] = draw.sizes(1, 40_000, { max: 40_000 });
+    const decays = { decay_m: draw.pick(0, 0.9), decay_v: draw.pick(0, 0.99, 0.999) };
+    return adamCase({ n, seed: draw.whole(0, 1000), ...decays });
+  },
+  scale_slopes: (draw) => {
+    const { rows, columns, tile, seed } = blockOf(draw);
+    return slopesCase({ rows, columns, tile, seed });
+  },
   step_latents: (draw) => {
     const { rows, columns, tile, seed, bits, grid } = blockOf(draw);
-    const rates = { rate: draw.pick(0.005, 0.3), scale_rate: draw.pick(0, 0.001) };
-    const scale_dtype = draw.whole(0, 2);
-    return stepCase({ rows, columns, tile, seed, bits, grid, scale_dtype, ...rates });
+    return stepCase({ rows, columns, tile, seed, bits, grid, rate: draw.pick(0.005, 0.3) });
+  },
+  step_scales: (draw) => {
+    const [n = 0] = draw.sizes(1, 40_000, { max: 40_000 });
+    const rate = draw.pick(0, 0.001, 0.3);
+    return scalesCase({ n, scale_dtype: draw.whole(0, 2), rate, seed: draw.whole(0, 1000) });
   },
   row_dots: (draw) => {
     const [R = 0, C = 0] = draw.sizes(2, 40_000, { max: 5000 });

@@ -1,5 +1,5 @@
-// Training of codes: latents at the start, and a step of them and of their scales.
-import { claim, dim, rowsPerItem, scalarF, scalarU, tensor } from "./call";
+// Training of codes: latents at the start, and steps of them and of their scales.
+import { CHUNK, claim, claimChunk, dim, rowsPerItem, scalarF, scalarU, tensor } from "./call";
 import { roundScale, smallestScale } from "./quantize";
 
 /** Where in the cells of their codes weights lie, in units of their scale. */
@@ -23,39 +23,81 @@ export function start_latents(thread: i32): void {
   }
 }
 
-@inline
-function signOf(x: f32): f32 {
-  return x > 0 ? 1 : x < 0 ? -1 : 0;
+/** The direction of a step, by the running means of the gradient and of its square. */
+export function adam(thread: i32): void {
+  const g = tensor(0), m = tensor(1), v = tensor(2), n = dim(0);
+  const keepM = f32x4.splat(scalarF(0)), keepV = f32x4.splat(scalarF(1)),
+    gainM = f32x4.splat(scalarF(2)), gainV = f32x4.splat(scalarF(3)), one = f32x4.splat(1),
+    none = f32x4.splat(0);
+  const takeM = f32x4.sub(one, keepM), takeV = f32x4.sub(one, keepV);
+  for (let i = claimChunk(); i < n; i = claimChunk()) {
+    for (let at = <usize>i << 2, end = <usize>min(n, i + CHUNK) << 2; at < end; at += 16) {
+      const slope = v128.load(g + at);
+      const mean = f32x4.add(f32x4.mul(keepM, v128.load(m + at)), f32x4.mul(takeM, slope));
+      const square = f32x4.add(
+        f32x4.mul(keepV, v128.load(v + at)),
+        f32x4.mul(f32x4.mul(takeV, slope), slope),
+      );
+      v128.store(m + at, mean);
+      v128.store(v + at, square);
+      const way = f32x4.div(f32x4.mul(mean, gainM), f32x4.sqrt(f32x4.mul(square, gainV)));
+      v128.store(g + at, v128.and(way, f32x4.gt(square, none)));
+    }
+  }
 }
 
-/** A step by the signs of gradients; sums are f64. */
-export function step_latents(thread: i32): void {
-  const g = tensor(0), codes = tensor(1), zero = tensor(2), u = tensor(3), wide = tensor(4),
-    scale = tensor(5);
-  const R = dim(0), C = dim(1), B = dim(3), bits = scalarU(0), grid = scalarU(1),
-    tileColumns = scalarU(3), type = scalarU(4);
-  const rate = scalarF(5), scaleRate = scalarF(6), half: i32 = 1 << (bits - 1);
-  const step = rowsPerItem(C);
-  const low: f32 = (grid == 1 ? <f32>0.5 : <f32>-0.5) - <f32>half, high: f32 = <f32>half - 0.5;
+/** slope = Σ g·(codes − zero) of each tile, which lies within a row; sums are f64. */
+export function scale_slopes(thread: i32): void {
+  const g = tensor(0), codes = tensor(1), zero = tensor(2), slope = tensor(3);
+  const R = dim(0), C = dim(1), B = dim(3), tileColumns = scalarU(1), step = rowsPerItem(C);
   for (let from = claim() * step; from < R; from = claim() * step) {
     for (let r = from, last = min(R, from + step); r < last; r++) {
       for (let first: i32 = 0, tile = r * B; first < C; first += tileColumns, tile++) {
-        const place = <usize>tile << 2, z: f32 = <f32>load<i8>(zero + <usize>tile),
-          before = load<f32>(wide + place), turn = signOf(before);
-        let slope: f64 = 0;
+        const z = <i32>load<i8>(zero + <usize>tile);
+        let sum: f64 = 0;
         for (let c = first, end = min(C, first + tileColumns); c < end; c++) {
-          const at = <usize>(<u32>r * <u32>C + <u32>c), p = u + (at << 2);
-          const gradient = load<f32>(g + (at << 2));
-          slope += <f64>gradient * <f64>(<f32>load<i8>(codes + at) - z);
-          const moved = load<f32>(p) - rate * signOf(gradient) * turn;
-          store<f32>(p, min<f32>(max<f32>(moved, low - z), high - z));
+          const at = <usize>(<u32>r * <u32>C + <u32>c);
+          sum += <f64>load<f32>(g + (at << 2)) * <f64>(<i32>load<i8>(codes + at) - z);
         }
-        const way: f32 = slope > 0 ? turn : slope < 0 ? -turn : 0;
-        const after = before - before * scaleRate * way;
-        store<f32>(wide + place, after);
-        const stored = max<f32>(roundScale(abs<f32>(after), type), smallestScale(type));
-        store<f32>(scale + place, copysign<f32>(stored, after));
+        store<f32>(slope + (<usize>tile << 2), <f32>sum);
       }
+    }
+  }
+}
+
+/** A step of latents, kept where their codes are not clipped by more than half a step. */
+export function step_latents(thread: i32): void {
+  const d = tensor(0), scale = tensor(1), zero = tensor(2), u = tensor(3);
+  const R = dim(0), C = dim(1), B = dim(3), bits = scalarU(0), grid = scalarU(1),
+    tileRows = scalarU(2), tileColumns = scalarU(3), rate = scalarF(4), step = rowsPerItem(C);
+  const half: i32 = 1 << (bits - 1);
+  const low: f32 = (grid == 1 ? <f32>0.5 : <f32>-0.5) - <f32>half, high: f32 = <f32>half - 0.5;
+  for (let from = claim() * step; from < R; from = claim() * step) {
+    for (let r = from, last = min(R, from + step); r < last; r++) {
+      for (let first: i32 = 0, tile = r / tileRows * B; first < C; first += tileColumns, tile++) {
+        const s = load<f32>(scale + (<usize>tile << 2)), z = <f32>load<i8>(zero + <usize>tile);
+        const way: f32 = s > 0 ? rate : s < 0 ? -rate : 0;
+        for (let c = first, end = min(C, first + tileColumns); c < end; c++) {
+          const at = <usize>(<u32>r * <u32>C + <u32>c) << 2;
+          const moved = load<f32>(u + at) - way * load<f32>(d + at);
+          store<f32>(u + at, min<f32>(max<f32>(moved, low - z), high - z));
+        }
+      }
+    }
+  }
+}
+
+/** A step of scales, and what is stored of them. */
+export function step_scales(thread: i32): void {
+  const d = tensor(0), wide = tensor(1), scale = tensor(2), n = dim(0), type = scalarU(0),
+    rate = scalarF(1);
+  for (let i = claimChunk(); i < n; i = claimChunk()) {
+    for (let at = <usize>i << 2, end = <usize>min(n, i + CHUNK) << 2; at < end; at += 4) {
+      const before = load<f32>(wide + at);
+      const after = before - abs<f32>(before) * rate * load<f32>(d + at);
+      store<f32>(wide + at, after);
+      const stored = max<f32>(roundScale(abs<f32>(after), type), smallestScale(type));
+      store<f32>(scale + at, copysign<f32>(stored, after));
     }
   }
 }
