@@ -167,9 +167,9 @@ Deno.test("what was given up for matrices that went to disk is taken back where 
   const source = headersOnly({ hidden: 64, intermediate: 14336, vocab: 512 });
   const calibration = { seqLen: 128, windows: 128, stateBudget: 1e9 };
   const { memory, spilledBytes, ...made } = plan(recipeFromOptions({ "group-size": 64 }), source, {
-    ...{ device: CPU, calibration, budgets: { ram: 3e9 } },
+    ...{ device: CPU, calibration, budgets: { ram: 2.5e9 } },
   });
-  assert.ok(memory.disk > 14336 ** 2 * 4 && memory.peak < 3e9);
+  assert.ok(memory.disk > 14336 ** 2 * 4 && memory.peak < 2.5e9);
   assert.equal(spilledBytes, 0);
   assert.equal(made.calibration!.stateBudget, calibration.stateBudget);
 });

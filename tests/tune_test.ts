@@ -3,7 +3,7 @@
  * ends worse than it began, and it is worth its time.
  */
 import assert from "node:assert/strict";
-import { join } from "node:path";
+import { Buffer } from "node:buffer";
 import { openWasm } from "../src/backends/wasm/mod.ts";
 import { adam } from "../src/ops/adam.ts";
 import { scaleSlopes } from "../src/ops/scale_slopes.ts";
@@ -143,8 +143,15 @@ for (
     const still = { ...options, method: chain, iterations: 2, lr: 0, "scale-lr": 0 };
     const { out, report } = await quantize(model, still, how);
     const plain = await quantize(model, { ...options, method }, how);
-    const weights = (folder: string) => Deno.readFile(join(folder, "model.safetensors"));
-    assert.deepEqual(await weights(out), await weights(plain.out));
+    // Of the first block, on whose input no other had any part: where scales went into a linear
+    // whose rows have several, windows that go through it anew see what rounding made of these.
+    await using trained = await openCheckpoint(out);
+    await using solved = await openCheckpoint(plain.out);
+    for (const name of trained.tensors.keys()) {
+      if (!name.startsWith("model.layers.0.")) continue;
+      const [one, other] = [await trained.read(name), await solved.read(name)];
+      assert.ok(Buffer.from(one).equals(other), name);
+    }
     for (const { calibration } of report.tensors) {
       const { before, after, iterations } = calibration!.tuning!;
       assert.ok(before > 0 && after === before && iterations === 2);

@@ -60,9 +60,10 @@ export const smoothquant: SmoothingMethod = {
     return rounds ||
       "smoothquant makes activations easier to round, and this scheme leaves them in float; awq moves scales for weights alone";
   },
+  // Of each weight, sampled rows and their output; of one at a time, what is made of them.
   workBytes: ({ length }, channels) =>
-    length * (Math.max(CHUNK_ROWS, 3 * SAMPLE_TOKENS + 8 * SAMPLE_ROWS) * channels * 4 +
-      8 * SAMPLE_TOKENS * SAMPLE_ROWS * 4),
+    4 * Math.max(CHUNK_ROWS, 3 * SAMPLE_TOKENS + (length + 7) * SAMPLE_ROWS) * channels +
+    4 * (length + 7) * SAMPLE_TOKENS * SAMPLE_ROWS,
   async smooth({ weights, options, statistics, backend, shared }) {
     const activations = perGroup(statistics.of(absmax), shared);
     const columns = perGroup(await columnSizes(weights, statistics.channels, backend), shared);

@@ -158,20 +158,19 @@ function stageMemory(
   const inPanels = placeOf([channels, channels], places, { inPanels: true });
   const square = matrixMemory([channels, channels], inPanels);
   const work = factorWork(channels);
-  const factor = together(
-    square,
-    inPanels === "device"
-      ? heldOf(work.device + work.columns)
-      // The block at hand is on the device.
-      : heldOf(work.device + FACTOR_BLOCK * channels * 4, work.columns),
-  );
+  // What making a factor takes beside it, which is free again when it serves.
+  const making = inPanels === "device"
+    ? heldOf(work.device + work.columns)
+    // The block at hand is on the device.
+    : heldOf(work.device + FACTOR_BLOCK * channels * 4, work.columns);
+  const serving = larger(making, working);
   const joining = propagate ? residualEdge(graph, stage)?.linear.rows : undefined;
   // What an op has in memory of matrices on disk: a panel; of sums that are solved with, one of
   // them as it was, one as it will be, and one of the factor.
   const panels = propagate && joining === undefined ? 3 : 1;
   const windows = heldOf(0, inPanels === "disk" ? panels * DISK_PANEL_BYTES : 0);
   if (!propagate) {
-    return together(statistics, square, windows, larger(passing, together(factor, working)));
+    return together(statistics, square, windows, larger(passing, together(square, serving)));
   }
   const gap = heldOf(tokens * (joining ?? channels) * 4);
   const joined = joining === undefined
@@ -185,9 +184,9 @@ function stageMemory(
     [
       together(passing, gap),
       // Sums that are solved with as a whole need as much again.
-      joining === undefined ? together(factor, square) : factor,
+      together(square, making, joining === undefined ? square : NOTHING),
       // The factor that targets are moved with, and that of the rounding.
-      together(factor, factor, working),
+      together(square, square, serving),
     ].reduce(larger),
   );
 }

@@ -168,7 +168,7 @@ for (const scheme of schemeNames()) {
   Deno.test(`quantize to ${scheme}, then verify against the source`, () =>
     withTiny(async (model, folder) => {
       const output = `${folder}/out`;
-      const group = /^W[2-7]A16/.test(scheme) ? ["--group-size", "32"] : [];
+      const group = /^W[2-7]A/.test(scheme) ? ["--group-size", "32"] : [];
       const method = group.length > 0 ? ["--method", "rtn"] : [];
       const words = ["quantize", model, "--scheme", scheme, ...group, ...method];
       const done = await sluice([...words, "--output", output, ...ON_CPU]);

@@ -200,7 +200,8 @@ async function shell(line: string): Promise<{ code: number; out: string; err: st
   return { code, out: out!, err: err!.replace(/^error: XDG_RUNTIME_DIR .*\n/gm, "") };
 }
 
-const QUICK = "--device wasm --quiet --json --seq-len 32 --num-samples 2";
+const BRIEF = "--device wasm --quiet --json";
+const QUICK = `${BRIEF} --seq-len 32 --num-samples 2`;
 
 Deno.test({
   name: "a reader that goes away early is no fault, and a checkpoint is made for all that",
@@ -212,7 +213,7 @@ Deno.test({
       const measured = await shell(`$SLUICE evaluate sample ${QUICK} | head -n 1`);
       assert.deepEqual([measured.code, measured.err], [0, ""]);
       const made = await shell(
-        `$SLUICE quantize sample --scheme NF4 ${QUICK} --output ${folder}/out | head -n 1`,
+        `$SLUICE quantize sample --scheme NF4 ${BRIEF} --output ${folder}/out | head -n 1`,
       );
       assert.deepEqual([made.code, made.err], [0, ""]);
       assert.match(made.out, /^\{"type":"start",[^\n]*\n$/);
@@ -230,7 +231,7 @@ Deno.test({
         'sluice: Cannot write to "standard output": the disk is full. Free some space, or write to another disk.\n';
       for (
         const words of ["--version", "inspect sample --json", `evaluate sample ${QUICK}`].concat(
-          `quantize sample --scheme NF4 ${QUICK} --output ${folder}/out`,
+          `quantize sample --scheme NF4 ${BRIEF} --output ${folder}/out`,
         )
       ) {
         const { code, err } = await shell(`$SLUICE ${words} > /dev/full`);

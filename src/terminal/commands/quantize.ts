@@ -123,10 +123,6 @@ export const quantizeCommand: Command = {
   examples: [
     ["quantize sample --output out", "int4 in groups of 128, the default scheme W4A16"],
     [
-      "quantize sample --scheme NF4 --activations fp8 --format none --evaluate",
-      "what NF4 weights with fp8 activations would lose; nothing is written",
-    ],
-    [
       "quantize ./SmolLM2-135M --scheme W4A16 --group-size 64 --evaluate --output SmolLM2-int4",
       "int4 in groups of 64, with perplexity before and after",
     ],
@@ -258,7 +254,7 @@ async function placeOf(
   };
 }
 
-/** @throws {RequestError} nothing is stored, and it is said where, or nothing is measured either. */
+/** @throws {RequestError} nothing is stored, and it is said where, or nothing is measured. */
 function refuseUnmeasured(parsed: ParsedArguments): void {
   const flag = ["output", "overwrite", "upload-repo"].find((name) => parsed.has(name));
   if (flag !== undefined) {
