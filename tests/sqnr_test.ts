@@ -55,7 +55,7 @@ function roundInt(
     const zero = scope.alloc("i8", [rows, 1]);
     if (search) {
       const scalars = { bits, grid, ...tiles, scale_dtype: 0, ...search };
-      const importance = scope.alloc("f32", [group]);
+      const importance = scope.alloc("f32", [1, group]);
       backend.write(importance, new Uint8Array(new Float32Array(group).fill(1).buffer));
       backend.run(searchParams, { w, importance, scale, zero }, scalars);
     } else {
