@@ -113,6 +113,9 @@ const KEYS = {
   warnings: mapOf(isNumber),
 } satisfies Readonly<Record<Exclude<keyof RunRecord, "version">, Check>>;
 
+/** What records did not tell at first; those of before have none of it. */
+const NONE_BEFORE = { energy: null, certificate: null } satisfies Partial<RunRecord>;
+
 /**
  * The record in a text.
  *
@@ -137,8 +140,7 @@ export function parseRecord(text: string): RunRecord {
   if (value.version !== 1) {
     return refuse(`its version is ${JSON.stringify(value.version)}, and this Sluice reads 1`);
   }
-  // Those of before there were estimates of energy have none.
-  const given: Readonly<Record<string, unknown>> = { energy: null, ...value };
+  const given: Readonly<Record<string, unknown>> = { ...NONE_BEFORE, ...value };
   for (const [key, check] of Object.entries(KEYS)) {
     if (!check(given[key])) return refuse(`its "${key}" is not what a record has there`);
   }
