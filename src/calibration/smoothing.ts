@@ -55,7 +55,7 @@ export async function moveScales(
   const inputFactor = Float32Array.from(rows, (row) => factors[row]!);
   return {
     scales: inputFactor.map((factor) => 1 / factor),
-    inputFactor: uploadParts([inputFactor], { count: inputFactor.length, scope }),
+    inputFactor: uploadParts([inputFactor], scope),
   };
 }
 

@@ -10,25 +10,19 @@ export function upload(values: Float32Array | Uint32Array, scope: Scope): Tensor
   return tensor;
 }
 
-/**
- * Numbers by channel for each of equal parts of a weight's rows, f32[G, C] in `scope`: those of
- * `parts`; the same ones for all, where there are none, of each of `count` channels.
- */
-export function uploadParts(
-  parts: readonly Float32Array[] | undefined,
-  { count, scope, map = (value) => value }: {
-    readonly count: number;
-    readonly scope: Scope;
-    /** What becomes of a number in `parts`, or of 1 where there are none. */
-    readonly map?: (value: number, channel: number) => number;
-  },
-): Tensor {
-  const all = parts ?? [new Float32Array(count).fill(1)];
-  const values = new Float32Array(all.length * count);
-  all.forEach((part, i) => values.set(part.map(map), i * count));
-  const tensor = scope.alloc("f32", [all.length, count]);
+/** f32[C] for each of G equal parts of a weight's rows: f32[G, C] in `scope`. */
+export function uploadParts(parts: readonly Float32Array[], scope: Scope): Tensor {
+  const count = parts[0]!.length;
+  const values = new Float32Array(parts.length * count);
+  parts.forEach((part, i) => values.set(part, i * count));
+  const tensor = scope.alloc("f32", [parts.length, count]);
   scope.backend.write(tensor, new Uint8Array(values.buffer));
   return tensor;
+}
+
+/** 1 for each of so many channels. */
+export function ones(count: number): Float32Array<ArrayBuffer> {
+  return new Float32Array(count).fill(1);
 }
 
 /** The order 0, 1, … */
@@ -46,10 +40,10 @@ export function scaleColumns(
   scope: Scope,
 ): Tensor {
   const y = scope.alloc("f32", w.shape);
-  const [, count = 0] = w.shape;
+  const [, columns = 0] = w.shape;
   using scratch = scope.backend.scope();
-  const order = upload(natural(count), scratch);
-  const given = "shape" in factor ? factor : uploadParts(factor, { count, scope: scratch });
+  const order = upload(natural(columns), scratch);
+  const given = "shape" in factor ? factor : uploadParts(factor, scratch);
   scope.backend.run(permuteColumns, { w, order, factor: given, y });
   return y;
 }

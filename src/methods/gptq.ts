@@ -22,7 +22,7 @@ import type { Scheme, ValueGrid } from "../scheme.ts";
 import { tileOf } from "../scheme.ts";
 import { schemeKind } from "../schemes/mod.ts";
 import type { Scope, Tensor } from "../backend.ts";
-import { natural, scaleColumns, stackRows, upload, uploadParts } from "../linalg/channels.ts";
+import { natural, ones, scaleColumns, stackRows, upload, uploadParts } from "../linalg/channels.ts";
 import { checkPolish, POLISH, polish } from "./polish.ts";
 import { rtn } from "./rtn.ts";
 import { isSigned, SCALE, searchOf, UNSIGNED } from "./scale_option.ts";
@@ -206,8 +206,8 @@ class GptqRounder implements Rounder {
     this.#lambda = lambda;
     this.#importance = importanceOf(factor, scope);
     this.#natural = upload(natural(size), scope);
-    this.#ones = uploadParts(undefined, { count: size, scope });
-    this.#used = used && uploadParts([used], { count: size, scope });
+    this.#ones = uploadParts([ones(size)], scope);
+    this.#used = used && uploadParts([used], scope);
     this.remarks = { damping, importance: this.#importance };
   }
 
@@ -220,17 +220,9 @@ class GptqRounder implements Rounder {
       ? this.#permuted(weight, this.#natural, { factor: this.#used, scope: scratch })
       : weight;
     const choice = schemeKind(scheme).choice!;
-    const count = this.#factor.v.size;
-    const factor = scales ? uploadParts(scales, { count, scope: scratch }) : this.#ones;
+    const factor = scales ? uploadParts(scales, scratch) : this.#ones;
     const scaled = (w: Tensor, scope: Scope) => scales ? scaleColumns(w, factor, scope) : w;
-    const usual = scheme.kind === "int" ? "hessian" : "minmax";
-    const { search, weighted } = searchOf(options, usual);
-    const params = choice.params(scheme, scaled(start, scratch), {
-      scope,
-      search,
-      signed: isSigned(options),
-      ...(weighted ? { importance: this.#importanceBy(scales, scratch) } : {}),
-    });
+    const params = this.#params(start, { scales, scaled, scope });
     const grid = choice.grid(scheme, params, { shape: weight.shape, scope: scratch });
     const loss = zeros(rows, scope);
     const pace = new Pace(backend, signal);
@@ -245,6 +237,25 @@ class GptqRounder implements Rounder {
     }, scratch);
     const quantized = choice.encode(scheme, scaled(values, scratch), { params, scope });
     return { quantized, loss };
+  }
+
+  /** The scales of a weight, in `scope`; what finding them takes is free again. */
+  #params(
+    weight: Tensor,
+    { scales, scaled, scope }: Pick<Job, "scales" | "scope"> & {
+      readonly scaled: (w: Tensor, scope: Scope) => Tensor;
+    },
+  ): Readonly<Record<string, Tensor>> {
+    const { scheme, options } = this.#request;
+    using scratch = scope.backend.scope();
+    const usual = scheme.kind === "int" ? "hessian" : "minmax";
+    const { search, weighted } = searchOf(options, usual);
+    return schemeKind(scheme).choice!.params(scheme, scaled(weight, scratch), {
+      scope,
+      search,
+      signed: isSigned(options),
+      ...(weighted ? { importance: this.#importanceBy(scales, scratch) } : {}),
+    });
   }
 
   /** f32[G, C] in `scope`: what errors cost in columns that were multiplied by scales. */

@@ -6,7 +6,7 @@ import type { Observer } from "../observer.ts";
 import { gram } from "../observers/gram.ts";
 import type { RoundingMethod } from "../method.ts";
 import { schemeKind } from "../schemes/mod.ts";
-import { scaleColumns, uploadParts } from "../linalg/channels.ts";
+import { ones, scaleColumns, uploadParts } from "../linalg/channels.ts";
 import { isSearched, isSigned, SCALE, searchOf, UNSIGNED, usualSearch } from "./scale_option.ts";
 
 /** Round to nearest with scales from the range of the weights, or searched for. */
@@ -37,12 +37,14 @@ export const rtn: RoundingMethod = {
         using scratch = scope.backend.scope();
         const [, count = 0] = weight.shape;
         const scaled = scales ? scaleColumns(weight, scales, scratch) : weight;
-        const map = (scale: number, c: number) => squares![c]! / scale ** 2;
+        // Σ x² of each channel after it was divided by its scale.
+        const importance = squares && (scales ?? [ones(count)])
+          .map((part) => part.map((scale, c) => squares[c]! / scale ** 2));
         const quantized = await schemeKind(scheme).quantize(scheme, scaled, {
           scope,
           search,
           signed: isSigned(options),
-          ...(squares ? { importance: uploadParts(scales, { count, scope: scratch, map }) } : {}),
+          ...(importance ? { importance: uploadParts(importance, scratch) } : {}),
         });
         return { quantized };
       },

@@ -115,8 +115,8 @@ function trainingMemory(
 }
 
 /**
- * Slices of a weight, f32, that rounding holds at once: the target, scaled, and while codes are
- * chosen reordered, errors, values; or while scales are refitted, three products more.
+ * Slices of a weight, f32, that rounding holds at once: the target, that without channels that are
+ * always 0, and while codes are chosen reordered, errors, values; with refitted scales three more.
  */
 const SLICE_COPIES = { usual: 5, refit: 8 };
 

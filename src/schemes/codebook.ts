@@ -4,7 +4,6 @@
  */
 import type { Scope, Tensor } from "../backend.ts";
 import { dequantize4bit } from "../ops/dequantize_4bit.ts";
-import { matmulNt } from "../ops/matmul_nt.ts";
 import { quantize4bit } from "../ops/quantize_4bit.ts";
 import { scaleRows } from "../ops/scale_rows.ts";
 import {
@@ -15,7 +14,7 @@ import {
   type SchemeKind,
 } from "../scheme.ts";
 import { elementCount, matrixShape, type Shape } from "../tensor.ts";
-import { activationsLabel, inputBytes, roundInput } from "./inputs.ts";
+import { activationsLabel, inputBytes, multiplyValues } from "./inputs.ts";
 import { noZeroPoints } from "./tiles.ts";
 
 /** Block sizes bitsandbytes takes. */
@@ -123,9 +122,5 @@ export const codebook: SchemeKind<CodebookScheme> = {
       encode(scheme, values, { scope, absmax: params.absmax! }),
   },
   dequantize,
-  linear(quantized, x, y, { scope, column }) {
-    using scratch = scope.backend.scope();
-    const input = roundInput(x, quantized, scratch);
-    scope.backend.run(matmulNt, { x: input, w: dequantize(quantized, scratch), y }, { column });
-  },
+  linear: (quantized, x, y, at) => multiplyValues(quantized, x, y, { dequantize, ...at }),
 };

@@ -4,12 +4,11 @@
  */
 import type { Scope, Tensor } from "../backend.ts";
 import { dequantizeFp8 } from "../ops/dequantize_fp8.ts";
-import { matmulNt } from "../ops/matmul_nt.ts";
 import { quantizeFp8 } from "../ops/quantize_fp8.ts";
 import { scaleRows } from "../ops/scale_rows.ts";
 import type { Fp8Scheme, Quantized, ScaleOptions, SchemeKind } from "../scheme.ts";
 import { elementCount, matrixShape } from "../tensor.ts";
-import { activationsLabel, inputBytes, inputScale, roundInput } from "./inputs.ts";
+import { activationsLabel, inputBytes, inputScale, multiplyValues } from "./inputs.ts";
 import {
   checkStrategy,
   GRID,
@@ -101,10 +100,5 @@ export const fp8: SchemeKind<Fp8Scheme> = {
   },
   inputScale,
   dequantize,
-  linear(quantized, x, y, { scope, column }) {
-    const { backend } = scope;
-    using scratch = backend.scope();
-    const input = roundInput(x, quantized, scratch);
-    backend.run(matmulNt, { x: input, w: dequantize(quantized, scratch), y }, { column });
-  },
+  linear: (quantized, x, y, at) => multiplyValues(quantized, x, y, { dequantize, ...at }),
 };

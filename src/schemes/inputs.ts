@@ -8,6 +8,7 @@ import { minMax } from "../observers/min_max.ts";
 import { movingAverage } from "../observers/moving_average.ts";
 import { fakeQuantize } from "../ops/fake_quantize.ts";
 import { fakeQuantizeRows } from "../ops/fake_quantize_rows.ts";
+import { matmulNt } from "../ops/matmul_nt.ts";
 import type { OptionValues } from "../option.ts";
 import {
   type Activations,
@@ -106,6 +107,25 @@ export function roundInput(
     scope.backend.run(fakeQuantizeRows, { x, y }, { kind, bits: 8 });
   }
   return y;
+}
+
+/**
+ * y[:, column … column+R) = a linear's input, rounded as its runtime does, times what its codes
+ * stand for, f32[R, C].
+ */
+export function multiplyValues(
+  quantized: Quantized,
+  x: Tensor,
+  y: Tensor,
+  { dequantize, scope, column }: {
+    readonly dequantize: (quantized: Quantized, scope: Scope) => Tensor;
+    readonly scope: Scope;
+    readonly column: number;
+  },
+): void {
+  using scratch = scope.backend.scope();
+  const input = roundInput(x, quantized, scratch);
+  scope.backend.run(matmulNt, { x: input, w: dequantize(quantized, scratch), y }, { column });
 }
 
 /** Bytes of the device for the rounded input of a linear whose weight is [R, C]. */

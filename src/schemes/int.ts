@@ -3,7 +3,7 @@
  * group or 2-D block.
  */
 import type { Scope, Tensor } from "../backend.ts";
-import { uploadParts } from "../linalg/channels.ts";
+import { ones, uploadParts } from "../linalg/channels.ts";
 import { dequantizeInt } from "../ops/dequantize_int.ts";
 import { matmulNt } from "../ops/matmul_nt.ts";
 import { matmulPacked } from "../ops/matmul_packed.ts";
@@ -58,7 +58,7 @@ function findParams(
   scope.backend.run(searchParams, {
     w: weight,
     importance: importance ??
-      uploadParts(undefined, { count: matrixShape(weight.shape)[1], scope: scratch }),
+      uploadParts([ones(matrixShape(weight.shape)[1])], scratch),
     ...params,
   }, {
     bits,

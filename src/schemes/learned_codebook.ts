@@ -9,11 +9,10 @@ import type { Scope, Tensor } from "../backend.ts";
 import { lloydMax } from "../linalg/lloyd_max.ts";
 import { floatsFrom, roundTo } from "../number.ts";
 import { dequantizeCodebook } from "../ops/dequantize_codebook.ts";
-import { matmulNt } from "../ops/matmul_nt.ts";
 import { quantizeCodebook } from "../ops/quantize_codebook.ts";
 import type { LearnedCodebookScheme, Quantized, SchemeKind } from "../scheme.ts";
 import { elementCount, matrixShape, type Shape } from "../tensor.ts";
-import { activationsLabel, inputBytes, roundInput } from "./inputs.ts";
+import { activationsLabel, inputBytes, multiplyValues } from "./inputs.ts";
 
 /** How many levels a table has. */
 function levelCount({ bits }: LearnedCodebookScheme): number {
@@ -91,9 +90,5 @@ export const learnedCodebook: SchemeKind<LearnedCodebookScheme> = {
     return { scheme, rows, columns, tensors: { codes, table } };
   },
   dequantize,
-  linear(quantized, x, y, { scope, column }) {
-    using scratch = scope.backend.scope();
-    const input = roundInput(x, quantized, scratch);
-    scope.backend.run(matmulNt, { x: input, w: dequantize(quantized, scratch), y }, { column });
-  },
+  linear: (quantized, x, y, at) => multiplyValues(quantized, x, y, { dequantize, ...at }),
 };
