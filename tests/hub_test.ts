@@ -3,8 +3,11 @@
  * and where the token goes.
  */
 import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
 import { HubError, RequestError } from "../src/errors.ts";
 import { HubClient, type HubFile } from "../src/hub/client.ts";
+import { AHEAD, NetworkThread } from "../src/hub/network_thread.ts";
+import { RoomPool } from "../src/hub/rooms.ts";
 import { redact, shownUrl } from "../src/hub/redact.ts";
 import { parseRepoSpec } from "../src/hub/repo_spec.ts";
 import { HUB, HUB_VARIABLES, hubSettings } from "../src/hub/settings.ts";
@@ -24,6 +27,12 @@ async function failing(act: () => Promise<unknown>): Promise<HubError> {
     return error;
   }
   throw new assert.AssertionError({ message: "it did not fail" });
+}
+
+/** A file of `org/model`. */
+async function fileOf(client: HubClient, path: string): Promise<HubFile> {
+  const files = await client.files(await client.pin(parseRepoSpec("org/model")!));
+  return files.find((file) => file.path === path)!;
 }
 
 /** The error of opening a repository as somebody. */
@@ -394,11 +403,77 @@ Deno.test("progress resets the count of failures, the lack of it does not", asyn
 Deno.test("an abort ends a transfer with its own reason", async () => {
   await using hub = await startHub(FILES);
   const client = clientOf(hub);
-  const repo = await client.pin(parseRepoSpec("org/model")!);
-  const file = (await client.files(repo)).find(({ path }) => path === "big.safetensors")!;
+  const file = await fileOf(client, "big.safetensors");
   hub.faults.add({ kind: "cut", at: 100_000, how: "stall", on: "storage" });
   const stop = new AbortController();
   const reading = client.read(file, { begin: 0, end: file.size, signal: stop.signal });
   setTimeout(() => stop.abort(new RangeError("enough")), 50);
   await assert.rejects(reading, /enough/);
+});
+
+/** Rooms that are counted while they are away. */
+class CountedRooms extends RoomPool {
+  away = 0;
+  most = 0;
+
+  override take() {
+    this.most = Math.max(this.most, ++this.away);
+    return super.take();
+  }
+
+  override give(bytes: Uint8Array<ArrayBuffer>) {
+    this.away--;
+    super.give(bytes);
+  }
+}
+
+Deno.test("the network's thread fills rooms, and all of them come back, whatever happens", async () => {
+  const bytes = Uint8Array.from({ length: 300_001 }, (_, i) => i * 7 + (i >> 8));
+  await using hub = await startHub({ "big.safetensors": bytes });
+  const client = clientOf(hub);
+  const file = await fileOf(client, "big.safetensors");
+  using thread = new NetworkThread();
+  const rooms = new CountedRooms(20_000);
+  const by = thread.fetching;
+  const sizes: number[] = [];
+  const received = new Uint8Array(bytes.length);
+  let at = 0;
+  for await (const chunk of client.stream(file, { begin: 0, end: bytes.length, rooms, by })) {
+    received.set(chunk, at);
+    at += chunk.length;
+    sizes.push(chunk.length);
+    rooms.give(chunk);
+  }
+  assert.ok(Buffer.from(received).equals(bytes));
+  // As many as fit at once, unless a slow machine handed them on sooner.
+  assert.ok(sizes.length <= 30 && sizes.reduce((a, b) => a + b) === bytes.length, `${sizes}`);
+  assert.ok(rooms.most <= AHEAD + 1, `${rooms.most}`);
+  assert.equal(rooms.away, 0);
+
+  for await (const chunk of client.stream(file, { begin: 5, end: bytes.length, rooms, by })) {
+    assert.equal(chunk[0], bytes[5]);
+    rooms.give(chunk);
+    break;
+  }
+  assert.equal(rooms.away, 0);
+
+  const stop = new AbortController();
+  await assert.rejects(async () => {
+    const span = { begin: 0, end: bytes.length, rooms, by, signal: stop.signal };
+    for await (const chunk of client.stream(file, span)) {
+      rooms.give(chunk);
+      stop.abort(new Error("It was stopped."));
+    }
+  }, /^Error: It was stopped\.$/);
+  assert.equal(rooms.away, 0);
+});
+
+Deno.test("a thread that was ended tells those who read by it", async () => {
+  await using hub = await startHub(FILES);
+  const client = clientOf(hub);
+  const file = await fileOf(client, "big.safetensors");
+  const thread = new NetworkThread();
+  const reading = client.read(file, { begin: 0, end: file.size, by: thread.fetching });
+  thread[Symbol.dispose]();
+  await assert.rejects(reading, /^Error: The network's thread was ended\.$/);
 });

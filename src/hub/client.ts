@@ -8,8 +8,10 @@ import { HubError, quote } from "../errors.ts";
 import type { Reporter } from "../report.ts";
 import { readEntry, readPin, wrongIdentity, wrongSpan } from "./answers.ts";
 import { createFileHash, type HubFile, type PinnedRepo, type Span } from "./file.ts";
+import type { Fetching } from "./fetching.ts";
 import type { Ask } from "./refusals.ts";
 import { formatRepoSpec, type RepoSpec } from "./repo_spec.ts";
+import { RoomPool, type Rooms } from "./rooms.ts";
 import { type Reply, TransientFault, Transport, type TransportOptions } from "./transport.ts";
 import { size } from "../size.ts";
 
@@ -24,6 +26,8 @@ export interface HubClientOptions extends TransportOptions {
 
 /** Bytes of one page of JSON. */
 const JSON_LIMIT = 64 * 2 ** 20;
+/** Bytes that a connection has at once, as much as the kernel lets wait. */
+const ROOM = 256 * 2 ** 10;
 const MAX_PAGES = 2000;
 const MAX_FILES = 500_000;
 
@@ -113,15 +117,17 @@ export class HubClient {
    * Bytes of a file as they come, in order, each once. What breaks off is asked for again from
    * there.
    *
-   * @param options.lent Each chunk is good only until the next is asked for; see `Reply.body`.
+   * @param options.rooms Where they are put; see `Reply.body`.
+   * @param options.by What makes the requests.
    * @throws {HubError} it cannot be had, or the answers are not those bytes' (hashes are for the
    * caller to check).
    */
   async *stream(
     file: HubFile,
-    { begin, end, signal, lent = false }: Span & {
+    { begin, end, signal, rooms, by }: Span & {
       readonly signal?: AbortSignal | undefined;
-      readonly lent?: boolean;
+      readonly rooms?: Rooms;
+      readonly by?: Fetching | undefined;
     },
   ): AsyncGenerator<Uint8Array<ArrayBuffer>, void, undefined> {
     const ask: Ask = {
@@ -132,8 +138,8 @@ export class HubClient {
     const policy = this.#transport.retryPolicy(ask, signal);
     for (let at = begin; at < end;) {
       try {
-        const reply = await this.#openSpan(file, { ask, begin: at, end, signal });
-        for await (const chunk of reply.body({ lent })) {
+        const reply = await this.#openSpan(file, { ask, begin: at, end, signal, by });
+        for await (const chunk of reply.body(rooms)) {
           if (chunk.length > end - at) {
             throw this.#passing(`sent more than the ${end - begin} bytes asked for`, reply);
           }
@@ -161,16 +167,19 @@ export class HubClient {
    */
   async read<B extends ArrayBufferLike = ArrayBuffer>(
     file: HubFile,
-    { begin, end, signal, into }: Span & {
+    { begin, end, signal, into, rooms = new RoomPool(ROOM), by }: Span & {
       readonly signal?: AbortSignal | undefined;
       readonly into?: Uint8Array<B> | undefined;
+      readonly rooms?: Rooms;
+      readonly by?: Fetching | undefined;
     },
   ): Promise<Uint8Array<ArrayBuffer | B>> {
     const bytes = into ?? new Uint8Array(end - begin);
     let filled = 0;
-    for await (const chunk of this.stream(file, { begin, end, signal, lent: true })) {
+    for await (const chunk of this.stream(file, { begin, end, signal, rooms, by })) {
       bytes.set(chunk, filled);
       filled += chunk.length;
+      rooms.give(chunk);
     }
     return bytes;
   }
@@ -208,7 +217,11 @@ export class HubClient {
   /** Ask for bytes of a file, and see that the answer is of exactly those. */
   async #openSpan(
     file: HubFile,
-    { ask, begin, end, signal }: Span & { ask: Ask; signal: AbortSignal | undefined },
+    { ask, begin, end, signal, by }: Span & {
+      ask: Ask;
+      signal: AbortSignal | undefined;
+      by: Fetching | undefined;
+    },
   ): Promise<Reply> {
     const key = `${file.repo.kind} ${file.repo.id} ${file.repo.commit} ${file.path}`;
     const known = this.#storage.get(key);
@@ -216,7 +229,8 @@ export class HubClient {
     const headers = whole ? {} : { range: `bytes=${begin}-${end - 1}` };
     let reply: Reply;
     try {
-      reply = await this.#transport.send(known ?? this.#fileUrl(file), { ask, headers, signal });
+      const url = known ?? this.#fileUrl(file);
+      reply = await this.#transport.send(url, { ask, headers, signal, by });
     } catch (fault) {
       this.#storage.delete(key);
       const expired = this.#expired(fault, known !== undefined);

@@ -8,7 +8,9 @@ import { type HubError, quote, RequestError } from "../errors.ts";
 import type { Reporter } from "../report.ts";
 import { RetryPolicy, TransientFault } from "./retry_policy.ts";
 import { type Ask, type Asker, explain, type Failure, hubError } from "./refusals.ts";
+import { type Fetching, fetchingBy } from "./fetching.ts";
 import { Patience, Silence } from "./patience.ts";
+import { KEPT, type Rooms } from "./rooms.ts";
 import { askedWait, machineTiming, type Timing } from "./timing.ts";
 
 export { RetryPolicy, TransientFault };
@@ -32,9 +34,6 @@ export interface TransportOptions {
 }
 
 const MAX_REDIRECTS = 5;
-/** Room for what a connection has at once: as much as the kernel lets wait, or what is kept. */
-const LENT_BYTES = 256 * 2 ** 10;
-const KEPT_BYTES = 64 * 2 ** 10;
 const ERROR_TEXT = 4096;
 const PASSING: ReadonlySet<number> = new Set([408, 429, 500, 502, 503, 504]);
 
@@ -52,6 +51,8 @@ export interface Sending {
   readonly body?: (alive: () => void) => string | Blob;
   /** Milliseconds the server may be silent, instead of the transport's. */
   readonly idle?: number;
+  /** What makes the request, unless the transport was given a `fetch`. */
+  readonly by?: Fetching | undefined;
 }
 
 /** An answer that is a success. */
@@ -66,14 +67,10 @@ export interface Reply {
    * The body as it comes; ends when the connection does, whether all came or not. Throws
    * `TransientFault`.
    *
-   * @param options.lent Each chunk is good only until the next is asked for: one large buffer takes
-   * them all, in a quarter of the time that many small ones take.
+   * @param rooms Where it is put; the rooms are the caller's to give back. Without them each chunk
+   * has memory of its own.
    */
-  body(options?: { readonly lent?: boolean }): AsyncGenerator<
-    Uint8Array<ArrayBuffer>,
-    void,
-    undefined
-  >;
+  body(rooms?: Rooms): AsyncGenerator<Uint8Array<ArrayBuffer>, void, undefined>;
   /** Close the connection without reading the body. */
   discard(): Promise<void>;
 }
@@ -87,7 +84,9 @@ export class Transport implements Asker {
   readonly offline: boolean;
   readonly report: Reporter;
   readonly #origin: URL;
-  readonly #fetch: typeof fetch;
+  readonly #fetching: Fetching;
+  /** Whether requests must go by the `fetch` that was given. */
+  readonly #isGiven: boolean;
   readonly #userAgent: string;
   readonly #idle: number;
   /** Whether a server has ever answered. */
@@ -104,7 +103,8 @@ export class Transport implements Asker {
     this.timing = options.timing ?? machineTiming;
     this.retries = options.retries ?? 5;
     this.report = options.report ?? (() => {});
-    this.#fetch = options.fetch ?? fetch;
+    this.#isGiven = options.fetch !== undefined;
+    this.#fetching = fetchingBy(options.fetch ?? fetch);
     this.#userAgent = options.userAgent;
     this.#idle = options.idleTimeout ?? 10_000;
     const origin = URL.parse(options.endpoint);
@@ -175,7 +175,7 @@ export class Transport implements Asker {
 
   async #once(
     url: URL,
-    { ask, headers = {}, signal, method = "GET", body: makeBody, idle = this.#idle }: Sending,
+    { ask, headers = {}, signal, method = "GET", body: makeBody, idle = this.#idle, by }: Sending,
     passed: readonly Headers[],
   ): Promise<Reply> {
     signal?.throwIfAborted();
@@ -190,10 +190,11 @@ export class Transport implements Asker {
       }
     };
     using first = new Patience(idle, signal);
-    const response = await timed(first, () =>
-      this.#fetch(url, {
+    const fetching = this.#isGiven ? this.#fetching : by ?? this.#fetching;
+    const answer = await timed(first, () =>
+      fetching(url, {
         method,
-        redirect: "manual",
+        idle,
         ...(makeBody ? { body: makeBody(() => first.alive()) } : {}),
         headers: {
           ...headers,
@@ -207,38 +208,32 @@ export class Transport implements Asker {
         signal: end.signal,
       }));
     this.reached = true;
-    const { status, headers: received, body } = response;
+    const { status, headers: received } = answer;
     const refuse = (found: string) => this.#refuse(ask, url, found);
     return {
       status,
       headers: received,
       url,
       passed,
-      async *body({ lent = false } = {}) {
+      async *body(rooms = KEPT) {
         const encoding = received.get("content-encoding") ?? "identity";
         if (encoding !== "identity") {
-          await body?.cancel();
+          await answer.discard();
           return refuse(`it encodes the body (${quote(encoding)}), which was not asked for`);
         }
         using patience = new Patience(idle, signal);
-        // Read into a buffer of ours: a stream that makes its own makes one for every 60 kB.
-        const reader = body?.getReader({ mode: "byob" });
-        let open = reader !== undefined;
-        let room = new Uint8Array(lent ? LENT_BYTES : KEPT_BYTES);
+        const reader = answer.read(rooms);
         try {
-          while (open) {
-            open = false;
-            const { done, value } = await timed(patience, () => reader!.read(room));
-            open = !done;
-            if (!value || done) continue;
-            yield value;
-            room = lent ? new Uint8Array(value.buffer) : new Uint8Array(KEPT_BYTES);
+          for (;;) {
+            const chunk = await timed(patience, () => reader.next());
+            if (!chunk) return;
+            yield chunk;
           }
         } finally {
-          if (open) await reader!.cancel();
+          await reader.close();
         }
       },
-      discard: async () => await body?.cancel(),
+      discard: () => answer.discard(),
     };
   }
 

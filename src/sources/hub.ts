@@ -11,9 +11,11 @@ import type { Reporter } from "../report.ts";
 import type { TensorSource } from "../source.ts";
 import { openFolder, type ReadOptions } from "./checkpoint.ts";
 import { readingDoubles } from "./doubles.ts";
+import { AHEAD, NetworkThread } from "../hub/network_thread.ts";
+import { RoomPool } from "../hub/rooms.ts";
 import { HashThread } from "./hash_thread.ts";
 import { findCached, findSnapshot } from "./hub_cache.ts";
-import { BATCH, BatchPool, WINDOW } from "./hub_copy.ts";
+import { BATCH, WINDOW } from "./hub_copy.ts";
 import { hubFolder, isWeightFile, safeFiles } from "./hub_folder.ts";
 import { Staging } from "./hub_staging.ts";
 
@@ -34,12 +36,16 @@ export interface OpenHubOptions extends ReadOptions {
   readonly maxDisk?: number;
   /** Weight files fetched at once; 2 unless given. */
   readonly downloads?: number;
+  /** Bytes of a span from which on the network's own thread reads it; 8 MB unless given. */
+  readonly largeSpan?: number;
   readonly report?: Reporter;
   readonly disk?: Disk;
 }
 
-/** Memory of one download: its batches, and what its connection holds. */
-const BUFFER_BYTES = WINDOW * BATCH + 4e6;
+/** Memory of one download: its batches, those that are arriving, and what its connection holds. */
+const BUFFER_BYTES = (WINDOW + AHEAD) * BATCH + 4e6;
+
+const LARGE_SPAN = 8e6;
 
 /**
  * Open `org/name` or `org/name@revision`.
@@ -50,7 +56,15 @@ const BUFFER_BYTES = WINDOW * BATCH + 4e6;
  */
 export async function openHub(
   spec: string | RepoSpec,
-  { client, cacheFolder, stagingFolder, maxDisk = 0, downloads = 2, ...options }: OpenHubOptions,
+  {
+    client,
+    cacheFolder,
+    stagingFolder,
+    maxDisk = 0,
+    downloads = 2,
+    largeSpan = LARGE_SPAN,
+    ...options
+  }: OpenHubOptions,
 ): Promise<TensorSource> {
   const { report = () => {}, disk = machine, ...limits } = options;
   const asAsked = limits.asStored ? <S>(source: S) => source : readingDoubles;
@@ -76,7 +90,9 @@ export async function openHub(
     opened.defer(() => disk.remove(folder));
   }
   const hashes = opened.use(new HashThread());
-  const context = { client, disk, cached, report, signal, hashes, pool: new BatchPool() };
+  const network = opened.use(new NetworkThread());
+  const rooms = new RoomPool(BATCH);
+  const context = { client, disk, cached, report, signal, hashes, network, largeSpan, rooms };
   const staging = opened.use(
     new Staging({
       ...context,

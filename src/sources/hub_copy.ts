@@ -5,6 +5,7 @@
  */
 import { createHash } from "node:crypto";
 import type { Span } from "../hub/client.ts";
+import type { Rooms } from "../hub/rooms.ts";
 import type { Disk, DiskReader, DiskWriter } from "../io/disk.ts";
 
 /** Bytes that are hashed, written to disk, or read from it to be hashed, at once. */
@@ -34,21 +35,6 @@ export type BatchBytes = Uint8Array<ArrayBuffer>;
  */
 export type HashBatch = (batch: BatchBytes) => Promise<BatchBytes>;
 
-/** Memory for batches, used again and again. */
-export class BatchPool {
-  readonly #free: BatchBytes[] = [];
-
-  /** Room for a batch. */
-  take(): BatchBytes {
-    return this.#free.pop() ?? new Uint8Array(BATCH);
-  }
-
-  /** The room is free again; `bytes` may be a part of it. */
-  give(bytes: BatchBytes): void {
-    this.#free.push(new Uint8Array(bytes.buffer));
-  }
-}
-
 /** A batch in memory. */
 interface Held {
   readonly index: number;
@@ -75,7 +61,8 @@ export interface CopyOptions {
   /** What will be read of it; the rest need not be kept. */
   readonly planned: readonly Span[];
   readonly disk: Disk;
-  readonly pool: BatchPool;
+  /** Each is for a batch. */
+  readonly rooms: Rooms;
   /** Ends waiting. */
   readonly signal: AbortSignal;
 }
@@ -180,14 +167,18 @@ export class Copy {
    * @param hash Given every batch in order.
    */
   async fill(
-    chunks: AsyncIterable<Uint8Array>,
+    chunks: AsyncIterable<BatchBytes>,
     hash: HashBatch,
   ): Promise<void> {
-    const { pool, signal } = this.#options;
+    const { rooms, signal } = this.#options;
     const wake = () => this.#changed();
     signal.addEventListener("abort", wake);
     try {
-      for await (const bytes of batches(chunks, () => this.#room())) this.#arrive(bytes, hash);
+      for await (const bytes of batches(chunks, rooms)) {
+        this.#arrive(bytes, hash);
+        // The network waits before it is asked for more.
+        while (this.#held.size >= WINDOW) await this.#makeRoom();
+      }
       while (this.#held.size > 0) await this.#makeRoom();
     } finally {
       signal.removeEventListener("abort", wake);
@@ -195,7 +186,7 @@ export class Copy {
       while ([...this.#held.values()].some(({ bytes, writing }) => !bytes || writing)) {
         await this.#change.promise;
       }
-      for (const { bytes } of this.#held.values()) pool.give(bytes!);
+      for (const { bytes } of this.#held.values()) rooms.give(bytes!);
       this.#held.clear();
       await (await this.#writer)?.[Symbol.asyncDispose]();
     }
@@ -238,7 +229,7 @@ export class Copy {
     };
     hash(bytes).then(back, (error: unknown) => {
       this.#broken ??= { error };
-      back(this.#options.pool.take());
+      back(this.#options.rooms.take());
     });
   }
 
@@ -276,7 +267,7 @@ export class Copy {
   #release(held: Held): void {
     const { index, bytes, writing } = held;
     const wanted = this.#left[index]! > 0 && !this.#stored.has(index);
-    if (bytes && !writing && !wanted && this.#held.delete(index)) this.#options.pool.give(bytes);
+    if (bytes && !writing && !wanted && this.#held.delete(index)) this.#options.rooms.give(bytes);
     this.#changed();
   }
 
@@ -298,12 +289,6 @@ export class Copy {
     const bytes = await (await this.#reader).read(part.begin, part.end, into);
     if (into) this.#count(part.index, part.end - part.begin);
     return bytes;
-  }
-
-  /** Room for the next batch. */
-  async #room(): Promise<BatchBytes> {
-    while (this.#held.size >= WINDOW) await this.#makeRoom();
-    return this.#options.pool.take();
   }
 
   /** Wait until a batch was taken, or have some written to the disk. */
@@ -361,16 +346,25 @@ async function within(promise: Promise<void>, milliseconds: number): Promise<voi
   await Promise.race([promise, end]).finally(() => clearTimeout(timer));
 }
 
-/** The same bytes in batches, each of `BATCH` bytes but the last. */
+/**
+ * The same bytes in batches, each of `BATCH` bytes but the last. A chunk that is a batch is passed
+ * on as it is.
+ *
+ * @param chunks In rooms, which are given back.
+ */
 export async function* batches(
-  chunks: AsyncIterable<Uint8Array>,
-  room: () => BatchBytes | Promise<BatchBytes>,
+  chunks: AsyncIterable<BatchBytes>,
+  rooms: Rooms,
 ): AsyncGenerator<BatchBytes, void, undefined> {
   let batch: BatchBytes | undefined;
   let filled = 0;
   for await (const chunk of chunks) {
+    if (!batch && chunk.length === BATCH) {
+      yield chunk;
+      continue;
+    }
     for (let taken = 0; taken < chunk.length;) {
-      batch ??= await room();
+      batch ??= rooms.take();
       const part = chunk.subarray(taken, taken + batch.length - filled);
       batch.set(part, filled);
       filled += part.length;
@@ -380,6 +374,7 @@ export async function* batches(
       filled = 0;
       batch = undefined;
     }
+    rooms.give(chunk);
   }
   if (batch && filled > 0) yield batch.subarray(0, filled);
 }

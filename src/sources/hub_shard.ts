@@ -5,10 +5,12 @@
  */
 import { HubError, quote } from "../errors.ts";
 import type { HubClient, HubFile, Span } from "../hub/client.ts";
+import type { NetworkThread } from "../hub/network_thread.ts";
+import type { Rooms } from "../hub/rooms.ts";
 import type { Disk, DiskReader } from "../io/disk.ts";
 import type { HashThread } from "./hash_thread.ts";
 import { type Handed, sha256, StreamCheck } from "./hub_check.ts";
-import { BATCH, batches, type BatchPool, Copy } from "./hub_copy.ts";
+import { BATCH, type BatchBytes, batches, Copy } from "./hub_copy.ts";
 
 /** Bytes that are fetched first: most headers are shorter. */
 const HEAD = 64 * 2 ** 10;
@@ -19,7 +21,11 @@ export interface ShardContext {
   readonly disk: Disk;
   readonly signal: AbortSignal;
   readonly hashes: HashThread;
-  readonly pool: BatchPool;
+  readonly network: NetworkThread;
+  /** Bytes of a span from which on the network's thread reads it: it takes 30 ms to start. */
+  readonly largeSpan: number;
+  /** Each is for a batch. */
+  readonly rooms: Rooms;
 }
 
 /** A weight file. */
@@ -132,7 +138,6 @@ export class Shard {
     span: Span,
     into?: Uint8Array<B>,
   ): Promise<Uint8Array<ArrayBuffer | B>> {
-    const { client, signal } = this.#context;
     const { promise, resolve } = Promise.withResolvers<string | undefined>();
     const known = this.#known.get(keyOf(span));
     // Remembered before they arrive: a copy that is begun meanwhile must compare them too.
@@ -140,7 +145,7 @@ export class Shard {
     let digest: string | undefined;
     try {
       for (let again = false;; again = true) {
-        const bytes = await client.read(this.file, { ...span, signal, into });
+        const bytes = await this.#context.client.read(this.file, { ...this.#ways(span), into });
         if (this.#checkable) digest = sha256(bytes);
         if (known === undefined || known === digest) return bytes;
         if (again) {
@@ -191,10 +196,17 @@ export class Shard {
     }
   }
 
-  /** The whole file from the Hub; each chunk is good until the next is asked for. */
-  #stream(): AsyncGenerator<Uint8Array<ArrayBuffer>, void, undefined> {
-    const { client, signal } = this.#context;
-    return client.stream(this.file, { begin: 0, end: this.file.size, signal, lent: true });
+  /** The whole file from the Hub, in rooms. */
+  #stream(): AsyncGenerator<BatchBytes, void, undefined> {
+    const whole = { begin: 0, end: this.file.size };
+    return this.#context.client.stream(this.file, this.#ways(whole));
+  }
+
+  /** How bytes come from the Hub: small spans by this thread. */
+  #ways(span: Span) {
+    const { signal, largeSpan, network, rooms } = this.#context;
+    const isLarge = span.end - span.begin >= largeSpan;
+    return { ...span, signal, rooms, by: isLarge ? network.fetching : undefined };
   }
 
   /**
@@ -244,11 +256,9 @@ export class Shard {
   }
 
   /** Have every byte seen. */
-  async #follow(chunks: AsyncIterable<Uint8Array>, check: StreamCheck): Promise<void> {
-    const { pool } = this.#context;
-    for await (const batch of batches(chunks, () => pool.take())) {
-      pool.give(await check.update(batch));
-    }
+  async #follow(chunks: AsyncIterable<BatchBytes>, check: StreamCheck): Promise<void> {
+    const { rooms } = this.#context;
+    for await (const batch of batches(chunks, rooms)) rooms.give(await check.update(batch));
   }
 
   /** Compare the user's cache with the repository's hash. Read once. */
@@ -261,10 +271,12 @@ export class Shard {
     await this.#checked((check) => this.#follow(this.#cachedBytes(), check));
   }
 
-  async *#cachedBytes(): AsyncGenerator<Uint8Array, void, undefined> {
+  async *#cachedBytes(): AsyncGenerator<BatchBytes, void, undefined> {
+    const { signal, rooms } = this.#context;
     for (let begin = 0; begin < this.file.size; begin += BATCH) {
-      this.#context.signal.throwIfAborted();
-      yield await this.#readCached({ begin, end: Math.min(this.file.size, begin + BATCH) });
+      signal.throwIfAborted();
+      const end = Math.min(this.file.size, begin + BATCH);
+      yield await this.#readCached({ begin, end }, rooms.take().subarray(0, end - begin));
     }
   }
 

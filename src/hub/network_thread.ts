@@ -1,0 +1,173 @@
+/**
+ * The network on a thread of its own: receiving a gigabyte takes most of a second of a core, in
+ * which this one would not compute, and while this one computes nothing would be received.
+ */
+import workerSource from "./network_worker.js" with { type: "text" };
+import type { Answer, BodyReader, Fetching } from "./fetching.ts";
+import type { Rooms } from "./rooms.ts";
+
+/** Rooms that a body is lent at once: it goes on while this thread computes. */
+export const AHEAD = 4;
+
+/** What the thread says about a request. */
+interface Message {
+  readonly id: number;
+  /** The answer's head. */
+  readonly status?: number;
+  readonly headers?: [string, string][];
+  /** A room comes back, with some bytes or none. */
+  readonly bytes?: Uint8Array<ArrayBuffer>;
+  /** The body is complete. */
+  readonly end?: true;
+  readonly fault?: { readonly message: string; readonly network: boolean };
+}
+
+/** The thread; it starts with the first request. Dispose of it to end it and what is under way. */
+export class NetworkThread implements Disposable {
+  #worker: Worker | undefined;
+  #isEnded = false;
+  #asked = 0;
+  readonly #transfers = new Map<number, Transfer>();
+
+  /** See `Fetching`. Bodies are not sent. */
+  readonly fetching: Fetching = async (url, { method, headers, signal, idle }) => {
+    if (this.#isEnded) throw ended();
+    const id = this.#asked++;
+    this.#worker ??= this.#start();
+    const transfer = new Transfer((message, moved = []) =>
+      this.#worker!.postMessage({ id, ...message }, moved)
+    );
+    this.#transfers.set(id, transfer);
+    this.#worker.postMessage({ id, open: { url: url.href, method, headers, idle } });
+    signal.addEventListener("abort", () => transfer.cancel(), { once: true });
+    return await transfer.answer;
+  };
+
+  #start(): Worker {
+    const url = `data:text/javascript,${encodeURIComponent(workerSource)}`;
+    const worker = new Worker(url, { type: "module", name: "sluice-network" });
+    worker.onmessage = ({ data }: MessageEvent<Message>) => {
+      const transfer = this.#transfers.get(data.id);
+      transfer?.hear(data);
+      if (transfer?.isOver) this.#transfers.delete(data.id);
+    };
+    worker.onerror = (event) => {
+      event.preventDefault();
+      this.#end(new Error(`Cannot receive on a thread of its own: ${event.message}`));
+    };
+    return worker;
+  }
+
+  #end(error: Error): void {
+    for (const transfer of this.#transfers.values()) transfer.lose(error);
+    this.#transfers.clear();
+  }
+
+  [Symbol.dispose](): void {
+    this.#isEnded = true;
+    this.#worker?.terminate();
+    this.#end(ended());
+  }
+}
+
+function ended(): Error {
+  return new Error("The network's thread was ended.");
+}
+
+/** One request, as this thread sees it. */
+class Transfer {
+  readonly #tell: (message: object, moved?: Transferable[]) => void;
+  readonly #answer = Promise.withResolvers<Answer>();
+  #rooms: Rooms | undefined;
+  /** Rooms that have not come back. */
+  #lent = 0;
+  #arrived: Uint8Array<ArrayBuffer>[] = [];
+  #ended = false;
+  #fault: Error | undefined;
+  #change = Promise.withResolvers<void>();
+
+  constructor(tell: (message: object, moved?: Transferable[]) => void) {
+    this.#tell = tell;
+    // Whoever waited may have given up.
+    this.#answer.promise.catch(() => {});
+  }
+
+  get answer(): Promise<Answer> {
+    return this.#answer.promise;
+  }
+
+  /** Whether nothing more will be heard of it. */
+  get isOver(): boolean {
+    return this.#ended && this.#lent === 0;
+  }
+
+  hear({ status, headers, bytes, end, fault }: Message): void {
+    if (status !== undefined) {
+      this.#answer.resolve({
+        status,
+        headers: new Headers(headers),
+        read: (rooms) => this.#read(rooms),
+        discard: () => Promise.resolve(this.cancel()),
+      });
+    }
+    if (bytes) {
+      this.#lent--;
+      if (bytes.length > 0) this.#arrived.push(bytes);
+      else this.#rooms!.give(bytes);
+    }
+    if (fault) {
+      this.#fail(fault.network ? new TypeError(fault.message) : new Error(fault.message));
+    }
+    if (end) this.#ended = true;
+    this.#changed();
+  }
+
+  cancel(): void {
+    if (!this.#ended) this.#tell({ close: true });
+  }
+
+  /** The thread is gone, with the rooms that it had. */
+  lose(error: Error): void {
+    this.#lent = 0;
+    this.#fail(error);
+    this.#changed();
+  }
+
+  #fail(error: Error): void {
+    this.#ended = true;
+    this.#fault = error;
+    this.#answer.reject(error);
+  }
+
+  #read(rooms: Rooms): BodyReader {
+    this.#rooms = rooms;
+    return {
+      next: async () => {
+        for (;;) {
+          while (this.#lent + this.#arrived.length < AHEAD && !this.#ended) this.#lend(rooms);
+          const bytes = this.#arrived.shift();
+          if (bytes) return bytes;
+          if (this.#fault) throw this.#fault;
+          if (this.#ended) return undefined;
+          await this.#change.promise;
+        }
+      },
+      close: async () => {
+        this.cancel();
+        while (this.#lent > 0) await this.#change.promise;
+        for (const bytes of this.#arrived.splice(0)) rooms.give(bytes);
+      },
+    };
+  }
+
+  #lend(rooms: Rooms): void {
+    const room = rooms.take();
+    this.#lent++;
+    this.#tell({ room }, [room.buffer]);
+  }
+
+  #changed(): void {
+    this.#change.resolve();
+    this.#change = Promise.withResolvers();
+  }
+}
