@@ -12,10 +12,13 @@ import {
   attention,
   attentionVjpKv,
   attentionVjpQ,
+  divergence,
+  divergenceVjp,
   gate,
   gateVjp,
   layerNorm,
   layerNormVjp,
+  nllVjp,
   rmsNorm,
   rmsNormVjp,
   rope,
@@ -53,7 +56,10 @@ const copyOf = ({ shape, values }: Given): Given => ({ shape, values: values.sli
 /** Run a definition in float64, on the numbers themselves. */
 function define(op: Op, args: Readonly<Record<string, Given>>, scalars: Scalars = {}): void {
   const tensors = Object.fromEntries(
-    Object.entries(args).map(([name, { shape }]) => [name, { dtype: "f32" as const, shape }]),
+    Object.entries(args).map(([name, { shape }]) => {
+      const dtype = name === "labels" ? "u32" : "f32";
+      return [name, { dtype, shape } as const];
+    }),
   );
   const arrays = Object.fromEntries(
     Object.entries(args).map(([name, { values }]) => [name, values as unknown as OpArray]),
@@ -301,3 +307,61 @@ for (const [name, how] of Object.entries(ATTENTIONS)) {
     };
   });
 }
+
+/** What `divergence` gathers of logits over the whole vocabulary. */
+function gathered({ p, q, labels }: Readonly<Record<"p" | "q" | "labels", Given>>): Given {
+  const [tokens = 0] = p.shape;
+  const fresh = [-1e300, 0, -1e300, 0, 0, 0, 0, 0, 0, 0];
+  const state = {
+    shape: [tokens, 10],
+    values: Float64Array.from(Array.from({ length: tokens }, () => fresh).flat()),
+  };
+  define(divergence, { p, q, labels, state }, { first: 0 });
+  return state;
+}
+
+/** Each token's number times the gradient of its row. */
+function weighed({ shape, values }: Given, g: Given): Given {
+  const [, width = 1] = shape;
+  return { shape, values: values.map((value, i) => value * g.values[Math.floor(i / width)]!) };
+}
+
+check("a token's KL divergence", () => {
+  const [p, q] = [some(3, 7), some(3, 7)];
+  const labels = { shape: [3], values: Float64Array.of(0, 1, 2) };
+  return {
+    by: { q },
+    forward() {
+      const { values: s } = gathered({ p, q, labels });
+      const of = (t: number) =>
+        s[t * 10 + 4]! / s[t * 10 + 1]! - (Math.log(s[t * 10 + 1]!) + s[t * 10]!) +
+        Math.log(s[t * 10 + 3]!) + s[t * 10 + 2]!;
+      return { shape: [3], values: Float64Array.from([0, 1, 2], of) };
+    },
+    backward(g) {
+      const state = gathered({ p, q, labels });
+      const slope = copyOf(q);
+      define(divergenceVjp, { p, state, q: slope });
+      return { q: weighed(slope, g) };
+    },
+  };
+});
+
+check("a text's likelihood", () => {
+  const q = some(3, 7);
+  const labels = { shape: [3], values: Float64Array.of(6, 0, 2) };
+  return {
+    by: { q },
+    forward() {
+      const { values: s } = gathered({ p: q, q, labels });
+      const of = (t: number) => Math.log(s[t * 10 + 3]!) + s[t * 10 + 2]! - s[t * 10 + 6]!;
+      return { shape: [3], values: Float64Array.from([0, 1, 2], of) };
+    },
+    backward(g) {
+      const state = gathered({ p: q, q, labels });
+      const slope = copyOf(q);
+      define(nllVjp, { labels, state, q: slope }, { first: 0 });
+      return { q: weighed(slope, g) };
+    },
+  };
+});

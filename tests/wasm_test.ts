@@ -363,6 +363,18 @@ const CALLS: Readonly<Record<string, Call>> = {
     scalars: { first: 500 },
     given: { labels: whole("u32", [T], { low: 0, high: 2000, seed: 6 }) },
   },
+  divergence_vjp: {
+    dims: { T, V: 1001, S: 10 },
+    given: { state: positive([T, 10]) },
+  },
+  nll_vjp: {
+    dims: { T, V: 1001, S: 10 },
+    scalars: { first: 500 },
+    given: {
+      labels: whole("u32", [T], { low: 0, high: 2000, seed: 6 }),
+      state: positive([T, 10]),
+    },
+  },
   fake_quantize: {
     dims: { N: 100_003, S: 1 },
     scalars: { kind: 0, bits: 8 },

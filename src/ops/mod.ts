@@ -21,6 +21,7 @@ import { dequantizeInt } from "./dequantize_int.ts";
 import { descendBlock } from "./descend_block.ts";
 import { diagonal } from "./diagonal.ts";
 import { divergence } from "./divergence.ts";
+import { divergenceVjp } from "./divergence_vjp.ts";
 import { embedding } from "./embedding.ts";
 import { errorSums } from "./error_sums.ts";
 import { factorBlock } from "./factor_block.ts";
@@ -42,6 +43,7 @@ import { matmulNt } from "./matmul_nt.ts";
 import { matmulPacked } from "./matmul_packed.ts";
 import { mirror } from "./mirror.ts";
 import { narrow } from "./narrow.ts";
+import { nllVjp } from "./nll_vjp.ts";
 import { outlierColumns } from "./outlier_columns.ts";
 import { packBits } from "./pack_bits.ts";
 import { permuteColumns } from "./permute_columns.ts";
@@ -91,6 +93,7 @@ export {
   descendBlock,
   diagonal,
   divergence,
+  divergenceVjp,
   embedding,
   errorSums,
   factorBlock,
@@ -112,6 +115,7 @@ export {
   matmulPacked,
   mirror,
   narrow,
+  nllVjp,
   outlierColumns,
   packBits,
   permuteColumns,
@@ -208,6 +212,8 @@ export const OPS: readonly Op[] = [
   actVjp,
   gateVjp,
   scaleCapVjp,
+  divergenceVjp,
+  nllVjp,
   startLatents,
   adam,
   scaleSlopes,

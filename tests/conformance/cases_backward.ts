@@ -4,12 +4,24 @@ import { ACTIVATIONS, activationSlope } from "../../src/ops/activation.ts";
 import { attention, queriesOf } from "../../src/ops/attention.ts";
 import { attentionVjpKv } from "../../src/ops/attention_vjp_kv.ts";
 import { attentionVjpQ, QUERY_FACTS } from "../../src/ops/attention_vjp_q.ts";
+import { divergence } from "../../src/ops/divergence.ts";
+import { divergenceVjp } from "../../src/ops/divergence_vjp.ts";
 import { gateVjp } from "../../src/ops/gate_vjp.ts";
 import { layerNormVjp } from "../../src/ops/layer_norm_vjp.ts";
+import { nllVjp, NO_LABEL } from "../../src/ops/nll_vjp.ts";
 import { rmsNormVjp } from "../../src/ops/rms_norm_vjp.ts";
 import { scaleCapVjp } from "../../src/ops/scale_cap_vjp.ts";
-import { activationBound } from "./cases_model.ts";
-import { blank, FLOATS, floats, gaussian, type Given, normal, valuesOf } from "./given.ts";
+import { activationBound, freshState } from "./cases_model.ts";
+import {
+  blank,
+  FLOATS,
+  floats,
+  gaussian,
+  type Given,
+  integers,
+  normal,
+  valuesOf,
+} from "./given.ts";
 import { type Case, U, type View, within } from "./judge.ts";
 
 /**
@@ -111,6 +123,51 @@ const capVjpBound = ({ before: { g }, want, scalars: { times = 1, cap = 0 } }: V
     want.g!,
     (value, i) => 4 * U * Math.abs(value) + (cap === 0 ? 0 : 30 * U * Math.abs(times * g![i]!)),
   );
+
+/**
+ * A chance e^y/s is off by an exponential's 3 + 2|y| units in WGSL, the rounding of y, and that of a
+ * quotient; exponentials below 1e-37 may be cut off.
+ */
+function chanceBounds(
+  logits: ArrayLike<number>,
+  { before: { state }, dims }: View,
+  of: 0 | 2,
+): Float64Array {
+  const { V = 1, S = 0 } = dims;
+  return Float64Array.from(logits, (logit, i) => {
+    const [top, sum] = [0, 1].map((n) => state![Math.floor(i / V) * S + of + n]!) as [
+      number,
+      number,
+    ];
+    const y = logit - top;
+    return Math.exp(y) / sum * (16 + 6 * Math.abs(y)) * U + 1e-37 / sum;
+  });
+}
+
+const nllVjpBound = (view: View) =>
+  chanceBounds(view.before.q!, view, 2).map((chance, i) => chance + U * Math.abs(view.want.q![i]!));
+
+function divergenceVjpBound(view: View): Float64Array {
+  const { before: { p, q }, want } = view;
+  const others = chanceBounds(p!, view, 0);
+  return chanceBounds(q!, view, 2).map((chance, i) =>
+    chance + others[i]! + U * Math.abs(want.q![i]!)
+  );
+}
+
+/** Logits of two models over a slice, and what `divergence` gathered over that and as much more. */
+function predictions(t: number, v: number) {
+  const p = normal("f32", [t, v], { seed: 340, scale: 3 });
+  const q = normal("f32", [t, v], { seed: 341, scale: 3 });
+  const state = floats("f32", [t, 10], freshState(t));
+  const values = (given: Given) => valuesOf(given.dtype, given.bytes) as Float32Array<ArrayBuffer>;
+  const gathered = values(state);
+  for (const first of [0, v]) {
+    const arrays = { p: values(p), q: values(q), labels: new Uint32Array(t), state: gathered };
+    divergence.reference(arrays, { T: t, V: v, S: 10 }, { first });
+  }
+  return { p, q, state: floats("f32", [t, 10], gathered) };
+}
 
 /**
  * What the outputs of attention's backward pass may be off by. A weight p is relatively off as in
@@ -393,6 +450,20 @@ export const backwardCases: readonly Case[] = [
       judge: { g: within(capVjpBound) },
     }))
   ),
+  ...[[1, 1], [3, 33], [5, 258], [2, 1500]].flatMap(([t = 0, v = 0]) => {
+    const { p, q, state } = predictions(t, v);
+    const labels = (first: number) =>
+      integers("u32", [t], Array.from({ length: t }, (_, i) => i === 2 ? NO_LABEL : first + i * v));
+    return [
+      { op: divergenceVjp, tensors: { p, state, q }, judge: { q: within(divergenceVjpBound) } },
+      ...[0, 40].map((first) => ({
+        op: nllVjp,
+        tensors: { labels: labels(first), state, q },
+        scalars: { first },
+        judge: { q: within(nllVjpBound) },
+      })),
+    ];
+  }),
   ...ATTENTIONS.flatMap((sizes) =>
     [attentionVjpQ, attentionVjpKv].map((op) => attentionVjpCase(op, { ...sizes, seed: 320 }))
   ),

@@ -17,7 +17,7 @@ import { descendCase, refitCase } from "./cases_polish.ts";
 import { attentionVjpKv } from "../../src/ops/attention_vjp_kv.ts";
 import { attentionVjpQ } from "../../src/ops/attention_vjp_q.ts";
 import type { Draw, Drawn } from "./draw.ts";
-import { floats, gaussian, type Given, integers, uniform, whole } from "./given.ts";
+import { floats, gaussian, type Given, integers, normal, uniform, whole } from "./given.ts";
 import type { Case } from "./judge.ts";
 
 type Row = (draw: Draw) => Drawn | Case;
@@ -142,6 +142,23 @@ const activated = (draw: Draw): Drawn => ({
   dims: { N: draw.size(40_000) },
   scalars: { kind: draw.whole(0, 3) },
 });
+
+/** Tokens' logits, and what was gathered of them. */
+function predicted(draw: Draw) {
+  const [T = 0, V = 0] = draw.sizes(2, 10_000, { max: 3000 });
+  const next = uniform(draw.seed());
+  const seed = draw.seed();
+  const row = () => [3 + next(), 1 + 9 * next(), 3 + next(), 1 + 9 * next(), 0, 0, 0, 0, 0, 0];
+  const state = Array.from({ length: T }, row).flat();
+  return {
+    dims: { T, V, S: 10 },
+    given: {
+      state: (shape: Shape) => floats("f32", shape, state),
+      p: (shape: Shape) => normal("f32", shape, { seed, scale: 3 }),
+      q: (shape: Shape) => normal("f32", shape, { seed: seed + 1, scale: 3 }),
+    },
+  } satisfies Drawn;
+}
 
 /** Numbers that are scaled and capped. */
 const cappedRow = (draw: Draw): Drawn => ({
@@ -459,6 +476,17 @@ export const DRAWS: Readonly<Record<string, Row>> = {
         labels: (shape) => whole("u32", shape, { low: first, high: first + V + 3, seed }),
         state: (shape) => floats("f32", shape, freshState(T)),
       },
+    };
+  },
+  divergence_vjp: (draw) => predicted(draw),
+  nll_vjp: (draw) => {
+    const { dims, given } = predicted(draw);
+    const [first, seed] = [draw.pick(0, 40), draw.seed()];
+    const range = { low: first, high: first + dims.V! + 3, seed };
+    return {
+      dims,
+      scalars: { first },
+      given: { ...given, labels: (shape) => whole("u32", shape, range) },
     };
   },
   fake_quantize_rows: (draw) => {

@@ -17,6 +17,7 @@ export { gemm, matmul_columns, matmul_int8, matmul_nt, matmul_packed,
 export { column_stats, copy, diagonal, mirror, permute_columns, permute_gram, row_dots,
   subtract } from "./matrix";
 export { divergence, error_sums, float_bins, histogram } from "./measure";
+export { divergence_vjp, nll_vjp } from "./measure_vjp";
 export { descend_block, refit_scales } from "./polish";
 export { probeFused } from "./probe";
 export {
