@@ -5,7 +5,9 @@
  * that can.
  */
 import type { Backend, DeviceLimits } from "./backend.ts";
-import { type Candidate, divergences } from "./bits/divergence.ts";
+import type { Candidate } from "./bits/bench.ts";
+import { divergences } from "./bits/divergence.ts";
+import { gradientLosses } from "./bits/gradient.ts";
 import { type Group, groupsOf, KEPT, nominalBits } from "./bits/groups.ts";
 import { solveKnapsack } from "./bits/knapsack.ts";
 import { type ChosenGroup, isKept, patternOf, recipeOf, ruleWith } from "./bits/recipe.ts";
@@ -119,15 +121,17 @@ export function bitOptions(
 }
 
 /**
- * Measure what every group loses by every option: KL divergence from the original, with that group
- * alone rounded to nearest.
+ * Measure what every group loses by every option, that group alone rounded to nearest: the KL
+ * divergence from the original, or what gradients of the text's likelihood say of it.
  *
- * @throws what `divergences` throws.
+ * @throws what `divergences` or `gradientLosses` throws.
  */
 export async function measureSensitivities(
   source: TensorSource,
   { groups, model }: BitOptions,
-  { backend, windows, report, signal }: {
+  { by = "divergence", backend, windows, report, signal }: {
+    /** `divergence` unless given; `gradient` takes as long as a few walks, for all groups. */
+    readonly by?: "divergence" | "gradient";
     readonly backend: Backend;
     readonly windows: EvaluationInput;
     readonly report?: Reporter;
@@ -137,7 +141,8 @@ export async function measureSensitivities(
   const candidates = groups.map(({ block, options }) =>
     options.filter((option) => !isKept(option)).map(({ tasks }): Candidate => ({ block, tasks }))
   );
-  const found = await divergences(source, candidates.flat(), {
+  const measure = by === "gradient" ? gradientLosses : divergences;
+  const found = await measure(source, candidates.flat(), {
     model,
     backend,
     input: windows,
@@ -148,7 +153,7 @@ export async function measureSensitivities(
   const losses = candidates.map(({ length }) => found.slice(first, first += length));
   const request = requestOf({ ...windows, seqLen: windows.windows[0]!.length });
   return sensitivitiesOf(groups, losses, {
-    by: "divergence",
+    by,
     model: await modelHash(source),
     text: recordedWindows(request, windows),
   });

@@ -3,6 +3,9 @@
 /** Logits of one stream. */
 export const LOGIT_BYTES = 64 * 2 ** 20;
 
+/** A stack's states and gradients, up to which none are computed anew on the way back. */
+export const TAPE_BYTES = 2 ** 30;
+
 /** The embedding table, or the output head, on the device at once, counted as f32. */
 export const TABLE_BYTES = 64 * 2 ** 20;
 

@@ -10,7 +10,9 @@ import {
   parseBitOptions,
   sigmoidBits,
 } from "../src/bits.ts";
+import { Bench } from "../src/bits/bench.ts";
 import { divergences } from "../src/bits/divergence.ts";
+import { gradientLosses } from "../src/bits/gradient.ts";
 import { lossesFromReport } from "../src/bits/report_losses.ts";
 import {
   lossesOf,
@@ -19,9 +21,14 @@ import {
   type Sensitivities,
   sensitivitiesOf,
 } from "../src/bits/sensitivities.ts";
+import type { QuantizedSlice } from "../src/calibration/quantized_weight.ts";
 import { RequestError, UnsupportedError } from "../src/errors.ts";
+import { evaluateTokens } from "../src/evaluate.ts";
+import { widenAll } from "../src/number.ts";
+import type { Event } from "../src/report.ts";
+import { schemeKind } from "../src/schemes/mod.ts";
 import { requestOf } from "../src/plan/planned.ts";
-import { quantizeTasks } from "../src/plan/tasks.ts";
+import { type QuantizeTask, quantizeTasks } from "../src/plan/tasks.ts";
 import { plan } from "../src/plan.ts";
 import { parseRecipe, type Recipe, recipeDocument, recipeFromOptions } from "../src/recipe.ts";
 import { run } from "../src/run.ts";
@@ -91,6 +98,101 @@ onEveryBackend(
         assert.ok(Math.abs(own - expected) <= 1e-6 * expected + 1e-9, `${own}, ${expected}`);
         assert.ok(losses.W3A16! > losses.W8A16!);
       }
+    }),
+);
+
+/** Of differences, as a share of what rounding does. */
+const STEP = 2 ** -3;
+
+/** A model in which one weight is `w`, in f32. */
+function changed(source: TensorSource, name: string, w: Float32Array<ArrayBuffer>): TensorSource {
+  const info = { ...source.tensors.get(name)!, dtype: "f32" as const };
+  const bytes = new Uint8Array(w.buffer);
+  const row = bytes.length / info.shape[0]!;
+  return {
+    ...source,
+    tensors: new Map([...source.tensors, [name, info]]),
+    read: (asked, rows, into) =>
+      asked === name
+        ? Promise.resolve(rows ? bytes.slice(rows.from * row, rows.to * row) : bytes)
+        : source.read(asked, rows, into),
+  };
+}
+
+onEveryBackend(
+  "a sensitivity by gradients is half the square of what the likelihood changes by",
+  (backend) =>
+    withTiny(async (source) => {
+      // Of a window of two tokens the first alone is judged, by what it alone makes of the weights.
+      const input = { windows: tinyWindows(1, 2), stateBudget: 1e9 };
+      const device = backend;
+      const work = bitOptions(BASE, source, { options: OPTIONS, device, head: true });
+      const found = await measureSensitivities(source, work, {
+        by: "gradient",
+        backend,
+        windows: input,
+      });
+      assert.equal(found.by, "gradient");
+      await using bench = new Bench(source, { model: work.model, backend, input });
+      for (const group of [1, 3, 5, 8]) {
+        const { names: [name], options } = work.groups[group]!;
+        const [task] = options[0]!.tasks as [QuantizeTask];
+        using scope = backend.scope();
+        const [{ quantized }] = await bench.round(task, scope) as [QuantizedSlice];
+        const to = schemeKind(quantized.scheme).dequantize(quantized, scope);
+        const [rounded] = await backend.read(to);
+        const values = new Float32Array(rounded!.buffer);
+        const before = widenAll("bf16", new Uint16Array((await source.read(name!)).slice().buffer));
+        const at = async (step: number) => {
+          const w = before.map((value, i) => value + step * (values[i]! - value));
+          const evaluated = changed(source, name!, Float32Array.from(w));
+          const { originalNll } = await evaluateTokens(evaluated, { backend, evaluation: input });
+          return originalNll[0]!;
+        };
+        const slope = (await at(STEP) - await at(-STEP)) / (2 * STEP);
+        const own = found.groups[group]!.losses.W3A16!;
+        const expected = slope ** 2 / 2;
+        // A likelihood in f32 is off by a few 2⁻²².
+        const off = 2 ** -20 / STEP * Math.abs(slope);
+        assert.ok(Math.abs(own - expected) <= 0.02 * expected + off, `${own}, ${expected}`);
+        assert.ok(expected > 1e-9, `${name}: ${expected}`);
+      }
+    }),
+);
+
+onEveryBackend(
+  "sensitivities by gradients do not depend on how many candidates there is room for, and tell how far they are",
+  (backend) =>
+    withTiny(async (source) => {
+      const { model, groups } = bitOptions(BASE, source, {
+        options: OPTIONS,
+        device: backend,
+        head: true,
+      });
+      const candidates = groups.flatMap(({ block, options }) =>
+        options.slice(0, 3).map(({ tasks }) => ({ block, tasks }))
+      );
+      const input = { windows: tinyWindows(3, 16), stateBudget: 1e9 };
+      const steps: number[] = [];
+      const report = (event: Event) =>
+        void (event.type === "advanced" && steps.push(event.done - event.total));
+      const together = await gradientLosses(source, candidates, { model, backend, input, report });
+      assert.equal(steps.at(-1), 0, "every step is counted before");
+      const alone: number[] = [];
+      for (const one of candidates) {
+        alone.push(...await gradientLosses(source, [one], { model, backend, input }));
+      }
+      assert.deepEqual(alone, together);
+      const measured = await divergences(source, candidates, { model, backend, input });
+      const ratios = together.map((loss, i) => loss / measured[i]!);
+      // An estimate, on 45 tokens of a model that knows nothing.
+      assert.ok(ratios.every((ratio) => ratio > 0.2 && ratio < 5), `${ratios}`);
+      const few = { windows: input.windows, stateBudget: 3 * 3 * 16 * 64 * 4 };
+      await assert.rejects(
+        gradientLosses(source, candidates, { model, backend, input: few }),
+        (error: Error) =>
+          error instanceof UnsupportedError && /Give `maxStates` 49.2kB/.test(error.message),
+      );
     }),
 );
 

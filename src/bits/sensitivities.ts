@@ -13,7 +13,7 @@ import type { TensorSource } from "../source.ts";
 import { type Group, KEPT } from "./groups.ts";
 
 /** How losses are found. */
-export type SensitivityKind = "divergence" | "loss";
+export type SensitivityKind = "divergence" | "gradient" | "loss";
 
 /** Losses of all groups by all options. */
 export interface Sensitivities {
@@ -29,7 +29,7 @@ export interface Sensitivities {
   >;
   readonly groups: readonly {
     readonly weights: readonly string[];
-    /** By option: KL divergence in nats per token, or GPTQ's loss per token. */
+    /** By option: KL divergence, measured or by gradients, in nats per token; or GPTQ's loss. */
     readonly losses: Readonly<Record<string, number>>;
   }[];
 }
@@ -102,7 +102,7 @@ export function parseSensitivities(text: string, file: string, model: string): S
     );
   }
   const isLoss = (loss: unknown) => typeof loss === "number" && loss >= 0 && loss < Infinity;
-  const sound = (by === "divergence" || by === "loss") && isObject(options) &&
+  const sound = (by === "divergence" || by === "gradient" || by === "loss") && isObject(options) &&
     Object.values(options).every((one) =>
       isObject(one) && isObject(one.scheme) && isObject(one.how)
     ) && Array.isArray(groups) &&

@@ -69,11 +69,9 @@ export async function scoreHead(job: HeadJob): Promise<TokenScores> {
   const length = checkWindows(windows, vocabSize);
   const rows = headRows(job, length);
   using held = backend.scope();
-  const start = startState(length);
   const jobs = windows.map((window) => {
-    const state = held.alloc("f32", [length, STATE]);
+    const state = startState(length, held);
     const labels = held.alloc("u32", [length]);
-    backend.write(state, new Uint8Array(start.buffer));
     // The last position predicts nothing: its label is any token, its state is not read.
     const shifted = new Uint32Array(length);
     shifted.set(window.subarray(1));
@@ -142,10 +140,15 @@ function checkWindows(windows: readonly Uint32Array[], vocabSize: number): numbe
   return length;
 }
 
-/** The state before the first slice: running maxima at the lowest f32, everything else 0. */
-function startState(length: number): Float32Array<ArrayBuffer> {
-  const state = new Float32Array(length * STATE);
-  for (let row = 0; row < length; row++) state[row * STATE] = state[row * STATE + 2] = LOWEST;
+/**
+ * What `divergence` has of tokens before the first slice, f32[tokens, 10]: running maxima at the
+ * lowest f32, everything else 0.
+ */
+export function startState(tokens: number, scope: Scope): Tensor {
+  const values = new Float32Array(tokens * STATE);
+  for (let row = 0; row < tokens; row++) values[row * STATE] = values[row * STATE + 2] = LOWEST;
+  const state = scope.alloc("f32", [tokens, STATE]);
+  scope.backend.write(state, new Uint8Array(values.buffer));
   return state;
 }
 

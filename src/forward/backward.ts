@@ -3,7 +3,7 @@
  * which a caller has those by weights, and by its input. What the plan does not keep on the way
  * forward is computed anew, node by node, when it is needed.
  */
-import type { Scope, Tensor } from "../backend.ts";
+import type { Backend, Scope, Tensor } from "../backend.ts";
 import type { Attention, Node, Norm, State } from "../family.ts";
 import type { BlockGraph } from "../graph/block_graph.ts";
 import { Gradients } from "../graph/gradients.ts";
@@ -196,12 +196,13 @@ class WayBack {
   }
 
   #back(node: Node, at: number): void {
-    const { scope: { backend }, tape } = this.#context;
+    const { scope: { backend }, tape, tensors, tables } = this.#context;
     const { gradients } = this;
     switch (node.op) {
       case "norm": {
         const g = gradients.take(node.to);
-        this.#normBack(this.#states.get(node.from), g, node.norm);
+        const x = this.#states.get(node.from);
+        normBack({ x, g, norm: node.norm }, { backend, tensors, tables });
         return gradients.put(node.from, g);
       }
       case "linears":
@@ -223,13 +224,6 @@ class WayBack {
         return gradients.drop(node.to);
       }
     }
-  }
-
-  #normBack(x: Tensor, g: Tensor, norm: Norm): void {
-    const { scope: { backend } } = this.#context;
-    const { weight, scalars } = normCall(x, norm, this.#context);
-    const vjp = norm.kind === "rms" ? rmsNormVjp : layerNormVjp;
-    backend.run(vjp, { x, weight, g }, scalars);
   }
 
   #gateBack({ gate, up, to, act }: Extract<Node, { op: "gate" }>): void {
@@ -342,4 +336,18 @@ class WayBack {
     scratch.release(beside)[Symbol.dispose]();
     return dy;
   }
+}
+
+/** The gradient g by what a norm makes of x, in place, becomes that by x. */
+export function normBack(
+  { x, g, norm }: { readonly x: Tensor; readonly g: Tensor; readonly norm: Norm },
+  { backend, tensors, tables }: {
+    readonly backend: Backend;
+    readonly tensors: Pick<BlockTensors, "vector">;
+    readonly tables: ModelTables;
+  },
+): void {
+  const { weight, scalars } = normCall(x, norm, { tensors, tables });
+  const vjp = norm.kind === "rms" ? rmsNormVjp : layerNormVjp;
+  backend.run(vjp, { x, weight, g }, scalars);
 }

@@ -17,7 +17,7 @@ import type { Rows } from "../source.ts";
 import { LoadedBlock } from "./loaded_block.ts";
 import type { ModelTables } from "./tables.ts";
 import { normalize } from "./walk.ts";
-import { areAlike, loadProduct, type ModelWeights, type Product, sliceStep } from "./weights.ts";
+import { areAlike, loadRows, type ModelWeights, type Product, sliceStep } from "./weights.ts";
 
 /** One stream of hidden states at the end of its way. */
 export interface EndedStream {
@@ -45,7 +45,7 @@ export function finalVectors({ final }: Model): string[] {
  *
  * @throws {UnsupportedError} it has none.
  */
-function headOf({ head, modelType }: Model): Head {
+export function headOf({ head, modelType }: Model): Head {
   if (head) return head;
   throw new UnsupportedError(
     `Cannot evaluate this ${modelType} model: it has no output head (lm_head.weight). Quantize it without an evaluation.`,
@@ -54,7 +54,7 @@ function headOf({ head, modelType }: Model): Head {
 }
 
 /** How the head of a model is walked, whatever the windows. */
-function headJob(
+export function headJob(
   model: Model,
   weights: readonly ModelWeights[],
   backend: Backend,
@@ -128,14 +128,14 @@ export async function scoreStates(
         product(x, y, 0);
         if (times !== 1 || cap !== 0) backend.run(scaleCap, { x: y }, { times, cap });
       };
-      const first = await loadProduct(name, original.weights, { scope, rows });
+      const { product: first } = await loadRows(name, original.weights, { scope, rows });
       const [other] = others;
       if (!other) return { original: logits(first) };
       const second = other.head
         ? await other.head.load(rows, scope)
         : areAlike(name, original.weights, other.weights)
         ? first
-        : await loadProduct(name, other.weights, { scope, rows });
+        : (await loadRows(name, other.weights, { scope, rows })).product;
       return { original: logits(first), quantized: logits(second) };
     },
     hidden: async (stream, job, scope) => {

@@ -160,14 +160,14 @@ export async function storedRows(
 }
 
 /** Bring rows of the output head onto the device. */
-export async function loadProduct(
+export async function loadRows(
   name: string,
   weights: ModelWeights,
   { scope, rows }: { scope: Scope; rows: Rows },
-): Promise<Product> {
+): Promise<LoadedRows> {
   const stored = weights.stored(name);
-  if (stored) return (await storedRows(stored, weights.read, { scope, rows })).product;
-  return floatRows(await upload(name, weights, { scope, rows }), scope).product;
+  if (stored) return await storedRows(stored, weights.read, { scope, rows });
+  return floatRows(await upload(name, weights, { scope, rows }), scope);
 }
 
 /** Bring rows of a table of floats onto the device: f32|bf16|f16[rows, C]. */

@@ -7,16 +7,12 @@ import { type BlockGraph, graphsOf } from "../graph/block_graph.ts";
 import { planTape, type TapePlan } from "../graph/tape.ts";
 import type { TrainingManner, TuningMethod, TuningSchedule } from "../method.ts";
 import { UnsupportedError } from "../errors.ts";
+import { TAPE_BYTES } from "../limits.ts";
 import type { WindowsRequest } from "./planned.ts";
 import type { Decision, QuantizeDecision } from "./tasks.ts";
 
 /** One window of so many is not trained on, but judges what training has come to. */
 const HELD_OUT = 8;
-
-/**
- * Bytes of a stack's states and gradients up to which none are computed anew on the way back.
- */
-const TAPE_BYTES = 2 ** 30;
 
 /** By what a block is trained. */
 export interface Tuning extends TrainingManner {

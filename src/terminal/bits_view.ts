@@ -6,6 +6,13 @@ import { placeOf } from "../report/document.ts";
 import { table } from "./table.ts";
 import { plural, ranges, visibleMessage } from "./text.ts";
 
+/** What losses are. */
+const LOSSES: Readonly<Record<Sensitivities["by"], string>> = {
+  divergence: "KL divergence, nats per token",
+  gradient: "KL divergence by gradients, nats per token",
+  loss: "GPTQ's loss per token",
+};
+
 /** The table, and a line of what it adds up to. */
 export function showBits(
   { chosen, bitsPerWeight, loss }: ChosenBits,
@@ -26,9 +33,7 @@ export function showBits(
       ...same[0]!.cells,
     ]),
   ) + `${plural(chosen.length, "group")} at ${bitsPerWeight.toFixed(3)} bits per weight; ` +
-    `losses add up to ${loss.toPrecision(3)} (${
-      by === "divergence" ? "KL divergence, nats per token" : "GPTQ's loss per token"
-    })\n`;
+    `losses add up to ${loss.toPrecision(3)} (${LOSSES[by]})\n`;
 }
 
 /** `self_attn.q_proj, self_attn.k_proj` without what is told twice: `self_attn.q_proj, k_proj`. */

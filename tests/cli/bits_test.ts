@@ -93,7 +93,7 @@ Deno.test("flags of a choice of bits that contradict each other, or choose nothi
           ["--bits-rule knapsack", /no bits are chosen/],
           ["--target-bpw 4 --options W4A16", /give two or more/],
           ["--target-bpw 4 --options W4A16,INT4", /"INT4" is none of W4A16/],
-          ["--target-bpw 4 --sensitivity gradient", /not measured yet\. Use divergence, or loss/],
+          ["--target-bpw 4 --sensitivity gradient --loss-report r", /say --sensitivity loss/],
           ["--target-bpw 4 --sensitivity loss", /--loss-report and the report\.json/],
           ["--target-bpw 4 --loss-report r.json", /say --sensitivity loss/],
           [

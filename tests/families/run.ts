@@ -9,7 +9,7 @@ import { HiddenStates } from "../../src/forward/hidden_states.ts";
 import { LoadedBlock } from "../../src/forward/loaded_block.ts";
 import { ModelTables } from "../../src/forward/tables.ts";
 import { normalize, walkBlock } from "../../src/forward/walk.ts";
-import { loadProduct, type ModelWeights } from "../../src/forward/weights.ts";
+import { loadRows, type ModelWeights } from "../../src/forward/weights.ts";
 import type { Model } from "../../src/family.ts";
 import { graphsOf } from "../../src/graph/block_graph.ts";
 import { scaleCap } from "../../src/ops/mod.ts";
@@ -61,7 +61,7 @@ export async function runModel(
   const logits = scope.alloc("f32", [ids.length, model.vocabSize]);
   const { linear, times = 1, softcap: cap = 0 } = head!;
   const rows = { from: 0, to: model.vocabSize };
-  const product = await loadProduct(linear.at.of, weights, { scope, rows });
+  const { product } = await loadRows(linear.at.of, weights, { scope, rows });
   product(x, logits, 0);
   backend.run(scaleCap, { x: logits }, { times, cap });
   const [last, scores] = await backend.read(x, logits);

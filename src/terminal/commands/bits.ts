@@ -1,6 +1,6 @@
 /** The flags by which `quantize` and `plan` choose bits for each layer, and what is made of them. */
 import type { Backend, DeviceLimits } from "../../backend.ts";
-import { RequestError, UnsupportedError } from "../../errors.ts";
+import { RequestError } from "../../errors.ts";
 import type { BitOptions, BitsTarget, ChosenBits } from "../../bits.ts";
 import type { Sensitivities } from "../../bits/sensitivities.ts";
 import { type Recipe, recipeDocument } from "../../recipe.ts";
@@ -72,7 +72,8 @@ const CHOICES: readonly Flag[] = [
     type: "string",
     choices: ["divergence", "loss", "gradient"],
     help: "what a layer loses: the KL divergence when it alone is quantized (divergence, the " +
-      "default), or GPTQ's loss by --loss-report",
+      "default), what the gradient of the text's likelihood says of that (gradient: one way " +
+      "through the model and back), or GPTQ's loss by --loss-report",
     group: GROUP,
   },
   {
@@ -80,8 +81,7 @@ const CHOICES: readonly Flag[] = [
     type: "integer",
     placeholder: "n",
     min: 1,
-    help:
-      `windows of the calibration text to measure divergences on (${USUAL_SAMPLES} unless given)`,
+    help: `windows of the calibration text to measure on (${USUAL_SAMPLES} unless given)`,
     group: GROUP,
   },
   {
@@ -171,20 +171,13 @@ function checkSensitivity(
   refuse: (one: string, other: string, why: string) => never,
 ): void {
   const kind = parsed.get("sensitivity") ?? "divergence";
-  if (kind === "gradient") {
-    throw new UnsupportedError(
-      "Cannot use --sensitivity gradient: gradients through a whole model are not measured yet. " +
-        "Use divergence, or loss.",
-      { what: "gradient", reason: "not measured yet" },
-    );
-  }
   const sources = ["sensitivity", "sensitivity-samples", "loss-report"];
   const other = sources.find((name) => parsed.has(name));
   if (parsed.has("sensitivities") && other !== undefined) {
     refuse("sensitivities", other, "the file says what layers lose");
   }
   if (parsed.has("loss-report") && kind !== "loss") {
-    refuse("loss-report", "sensitivity divergence", "a report has losses; say --sensitivity loss");
+    refuse("loss-report", `sensitivity ${kind}`, "a report has losses; say --sensitivity loss");
   }
   if (kind === "loss" && parsed.has("sensitivity-samples")) {
     refuse("sensitivity loss", "sensitivity-samples", "the losses are those of the report");
@@ -323,13 +316,19 @@ async function measured(
   }
   const backend = await open();
   const stream = prepared.windows.length * prepared.seqLen * work.model.hiddenSize * 4;
+  const by = parsed.get("sensitivity") === "gradient" ? "gradient" : "divergence";
   const candidates = work.groups.reduce((all, { options }) => all + options.length, 0);
+  // Beside the original's states one candidate's at least; or those in front of each block.
+  const [least, most] = by === "gradient"
+    ? [work.model.blocks.length + 2, work.model.blocks.length + 2]
+    : [3, 2 + candidates];
   const { ram, vram } = budgetsOf(parsed, { staged: false });
-  // Nothing is planned yet: under a budget, one candidate at a time beside the original's states.
+  // Nothing is planned yet: under a budget as few as can be.
   const limit = (ram ?? vram) === undefined
-    ? await walkLimit(backend, host, (2 + candidates) * stream)
-    : 3 * stream;
+    ? await walkLimit(backend, host, most * stream)
+    : least * stream;
   const sensitivities = await measureSensitivities(source, work, {
+    by,
     backend,
     windows: { ...prepared, stateBudget: givenOr(prepared.stateBudget, limit) },
     report,

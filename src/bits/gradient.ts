@@ -1,0 +1,271 @@
+/**
+ * How much a text's likelihood depends on what rounding does to a group of linears: gradients
+ * through the whole model, once for all groups. With e the error that rounding makes of a linear's
+ * output for a token, and g the gradient of the loss by that output, ⟨g, e⟩ is what the loss
+ * changes by, to the first order; half the mean of its square is what the divergence from the
+ * original is to the second, if tokens are taken to be independent (the Fisher information, with
+ * the text's tokens for those that the model would draw; as in SqueezeLLM, Kim et al., arXiv
+ * 2306.07629, which takes weights to be independent too).
+ */
+import type { Scope, Tensor } from "../backend.ts";
+import { productOf, type QuantizedSlice } from "../calibration/quantized_weight.ts";
+import { BlockTape, type OnLinear } from "../forward/backward.ts";
+import type { HiddenStates } from "../forward/hidden_states.ts";
+import { type HeadSlice, PredictionLoss } from "../forward/prediction_loss.ts";
+import { checkWalk, walkNeeds } from "../forward/walk_memory.ts";
+import { originalWeights } from "../forward/weights.ts";
+import { type BlockGraph, graphsOf } from "../graph/block_graph.ts";
+import { planTape, type TapePlan } from "../graph/tape.ts";
+import { LOGIT_BYTES, TAPE_BYTES } from "../limits.ts";
+import { rowDots } from "../ops/row_dots.ts";
+import { difference } from "../ops/subtract.ts";
+import { requestOf } from "../plan/planned.ts";
+import { leastCommonMultiple } from "../plan/slices.ts";
+import { stackTokens } from "../plan/stacks.ts";
+import type { QuantizeTask } from "../plan/tasks.ts";
+import type { TensorSource } from "../source.ts";
+import { sum } from "../tensor.ts";
+import {
+  Bench,
+  type BenchOptions,
+  type Candidate,
+  candidateBytes,
+  finite,
+  roomForStreams,
+} from "./bench.ts";
+
+/**
+ * Half the mean square, over the predicted tokens, of what each candidate changes a token's share
+ * of the text's negative log-likelihood by, to the first order: an estimate of the KL divergence in
+ * nats per token.
+ *
+ * @param candidates In the order of their blocks.
+ * @throws {UnsupportedError} the device, or the budget for hidden states, has no room for those of
+ * every block.
+ * @throws {CheckpointError} a tensor is missing or holds NaN, or what comes of a candidate is not
+ * finite.
+ */
+export async function gradientLosses(
+  source: TensorSource,
+  candidates: readonly Candidate[],
+  options: BenchOptions,
+): Promise<number[]> {
+  const together = candidatesTogether(source, candidates, options);
+  await using bench = new Bench(source, options);
+  const { backend, windows, stacks, graphs, counter } = bench;
+  const changes = new Map(candidates.map((one) => [one, new Changes(stacks)]));
+  const of = (block: number) => candidates.filter((one) => one.block === block);
+  const turns = sum([...graphs.keys()], (block) => Math.ceil(of(block).length / together) || 1);
+  counter.total = windows.length * (graphs.length + 1 + turns);
+
+  // The original's states in front of each block, and behind the last.
+  const states = [await bench.embedded()];
+  for (const block of graphs.keys()) {
+    using scope = backend.scope();
+    const loaded = await bench.load(block, scope);
+    const to = await bench.keptStream();
+    await bench.walk(block, loaded, { from: states.at(-1)!, to });
+    states.push(to);
+  }
+  bench.schedule(undefined, ...[...graphs.keys()].reverse());
+  const slopes = await bench.keptStream();
+  await fromHead(bench, { ends: states.at(-1)!, slopes, heads: of(graphs.length), changes });
+  for (const block of [...graphs.keys()].reverse()) {
+    const all = of(block);
+    for (let first = 0; first === 0 || first < all.length; first += together) {
+      const batch = all.slice(first, first + together);
+      const isLast = first + together >= all.length;
+      await throughBlock(bench, block, { inputs: states[block]!, slopes, batch, changes, isLast });
+    }
+  }
+  await source.verified?.();
+  const predicted = sum(windows, ({ length }) => length - 1);
+  return candidates.map((one) => finite(changes.get(one)!.square() / 2 / predicted, one));
+}
+
+/** What a candidate changes the loss by, token by token. */
+class Changes {
+  readonly #tokens: readonly Float64Array[];
+
+  constructor(stacks: readonly Uint32Array[]) {
+    this.#tokens = stacks.map(({ length }) => new Float64Array(length));
+  }
+
+  /** Add what one of its weights does. */
+  add(stack: number, changes: Float32Array): void {
+    const all = this.#tokens[stack]!;
+    changes.forEach((change, i) => all[i]! += change);
+  }
+
+  /** The sum of all squares. */
+  square(): number {
+    return sum(this.#tokens, (tokens) => tokens.reduce((all, change) => all + change ** 2, 0));
+  }
+}
+
+/** Half of the device's spare memory at most is for candidates of one block. */
+function candidatesTogether(
+  source: TensorSource,
+  candidates: readonly Candidate[],
+  { model, backend, input }: BenchOptions,
+): number {
+  const streams = graphsOf(model).length + 2;
+  roomForStreams(streams, { model, input });
+  const windows = requestOf({ ...input, seqLen: input.windows[0]!.length });
+  const tokens = stackTokens(windows, { model, device: backend });
+  const tapes = graphsOf(model).map((graph) =>
+    tapeOf(graph, { tokens, seqLen: windows.seqLen }).bytes
+  );
+  const one = candidates.reduce((most, own) => Math.max(most, candidateBytes(own, tokens)), 0);
+  const walk = {
+    backend,
+    streams: [originalWeights(source)],
+    windows,
+    statesPerToken: streams * model.hiddenSize,
+    beside: one + Math.max(LOGIT_BYTES * 2, ...tapes),
+  };
+  checkWalk("measure sensitivities", model, walk);
+  const spare = (backend.memoryBytes ?? Infinity) - walkNeeds(model, walk).needed;
+  return 1 + Math.floor(Math.min(spare / 2 / Math.max(1, one), candidates.length));
+}
+
+/** The way of a stack through a block and back. */
+function tapeOf(
+  graph: BlockGraph,
+  { tokens, seqLen }: { readonly tokens: number; readonly seqLen: number },
+): TapePlan {
+  return planTape(graph, { tokens, seqLen, inputGradient: true, budget: TAPE_BYTES });
+}
+
+/** What candidates change the loss by. */
+type AllChanges = ReadonlyMap<Candidate, Changes>;
+
+/** Gradients by the states behind the last block, from the text; and what heads change. */
+async function fromHead(
+  bench: Bench,
+  { ends, slopes, heads, changes }: {
+    readonly ends: HiddenStates;
+    readonly slopes: HiddenStates;
+    readonly heads: readonly Candidate[];
+    readonly changes: AllChanges;
+  },
+): Promise<void> {
+  const { model, backend, weights, tables, stacks, signal } = bench;
+  using held = backend.scope();
+  const rowStep = heads.map(({ tasks: [task] }) => task!.rowStep).reduce(leastCommonMultiple, 1);
+  const loss = await PredictionLoss.open(
+    model,
+    { weights, backend, tables, rowStep, signal },
+    held,
+  );
+  for (const [stack, ids] of stacks.entries()) {
+    using scope = backend.scope();
+    const x = await ends.get(stack, scope);
+    const onSlice = async ({ rows, h, logits, gradient }: HeadSlice) => {
+      for (const head of heads) {
+        using scratch = backend.scope();
+        const product = await bench.roundedHead(head.tasks[0]!, rows, scratch);
+        const y = scratch.alloc("f32", logits.shape);
+        product(h, y, 0);
+        const change = changeOf({ y, before: logits, gradient }, scratch);
+        changes.get(head)!.add(stack, await floats(backend, change));
+      }
+    };
+    const slope = await loss.gradient(x, { ids }, {
+      scope,
+      ...(heads.length > 0 ? { onSlice } : {}),
+    });
+    await slopes.set(stack, slope, scope);
+    await bench.passed(stack, "head");
+  }
+}
+
+/**
+ * Go back through a block, and see what candidates in it change. `slopes`, which are by the block's
+ * output, become those by its input where this `isLast`.
+ */
+async function throughBlock(
+  bench: Bench,
+  block: number,
+  { inputs, slopes, batch, changes, isLast }: {
+    readonly inputs: HiddenStates;
+    readonly slopes: HiddenStates;
+    readonly batch: readonly Candidate[];
+    readonly changes: AllChanges;
+    readonly isLast: boolean;
+  },
+): Promise<void> {
+  const { backend, stacks, tables, tokens: seqLen } = bench;
+  const graph = bench.graphs[block]!;
+  using scope = backend.scope();
+  const tensors = await bench.load(block, scope);
+  const rounded = await roundedWeights(bench, batch, scope);
+  const tokens = Math.max(...stacks.map(({ length }) => length));
+  using tape = new BlockTape(graph, tapeOf(graph, { tokens, seqLen }), { scope, tensors, tables });
+  for (const stack of stacks.keys()) {
+    bench.signal?.throwIfAborted();
+    using own = backend.scope();
+    tape.forward(await inputs.get(stack, own), own);
+    const found: { readonly of: Changes; readonly change: Tensor }[] = [];
+    const onLinear: OnLinear = (matrix, { x, dy }) => {
+      const weights = rounded.get(matrix.name) ?? [];
+      if (weights.length === 0) return;
+      using scratch = backend.scope();
+      const before = tensors.product({ ...matrix, bias: undefined }, x, scratch);
+      for (const { candidate, ...weight } of weights) {
+        using inner = backend.scope();
+        const y = productOf(weight, x, inner);
+        const change = changeOf({ y, before, gradient: dy }, own);
+        found.push({ of: changes.get(candidate)!, change });
+      }
+    };
+    const slope = tape.backward(await slopes.get(stack, own), { scope: own, onLinear });
+    const read = await backend.read(...found.map(({ change }) => change));
+    read.forEach(({ buffer }, i) => found[i]!.of.add(stack, new Float32Array(buffer)));
+    if (isLast) await slopes.set(stack, slope!, own);
+    await bench.passed(stack, graph.block.name);
+  }
+}
+
+/** A weight of a candidate, by the name of its matrix. */
+type RoundedWeights = ReadonlyMap<
+  string,
+  {
+    readonly candidate: Candidate;
+    readonly task: QuantizeTask;
+    readonly slices: readonly QuantizedSlice[];
+  }[]
+>;
+
+/** The weights of candidates, rounded to nearest; their codes belong to `scope`. */
+async function roundedWeights(
+  bench: Bench,
+  batch: readonly Candidate[],
+  scope: Scope,
+): Promise<RoundedWeights> {
+  const rounded = [];
+  for (const candidate of batch) {
+    for (const task of candidate.tasks) {
+      rounded.push({ candidate, task, slices: await bench.round(task, scope) });
+    }
+  }
+  return Map.groupBy(rounded, ({ task }) => task.name);
+}
+
+/** ⟨gradient, y − before⟩ of each token, f32[T] in `scope`. */
+function changeOf(
+  { y, before, gradient }: Readonly<Record<"y" | "before" | "gradient", Tensor>>,
+  scope: Scope,
+): Tensor {
+  const { backend } = scope;
+  using scratch = backend.scope();
+  const error = difference(y, before, scratch);
+  const change = scope.alloc("f32", [y.shape[0]!]);
+  backend.run(rowDots, { a: error, b: gradient, y: change });
+  return change;
+}
+
+async function floats(backend: Bench["backend"], tensor: Tensor): Promise<Float32Array> {
+  const [bytes] = await backend.read(tensor);
+  return new Float32Array(bytes!.buffer);
+}
