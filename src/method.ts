@@ -155,6 +155,14 @@ export interface TuningSchedule {
   /** Windows of one iteration. */
   readonly batch: number;
   readonly rates: TrainingRates;
+  /** What gradients by weights are kept in, while those of windows are added up. */
+  readonly gradients: "f32" | "bf16";
+  /**
+   * Of so many blocks, the last ones, the loss is the divergence of the model's predictions from
+   * the original's, with the blocks after them as they were; of others the squared error of their
+   * output.
+   */
+  readonly klBlocks: number;
 }
 
 /** How far the first step goes; steps shrink evenly to 0. */
@@ -188,14 +196,21 @@ export interface TrainingRequest extends TrainingManner {
  */
 export interface Trained {
   readonly quantized: Quantized;
-  /** Steps begin; what they take is allocated in `scope`. */
-  begin(scope: Scope): TrainingSteps;
+  /**
+   * Steps begin; what they take is allocated in `scope`.
+   *
+   * @param rowFactors What its rows were multiplied by.
+   */
+  begin(scope: Scope, rowFactors?: Float32Array<ArrayBuffer>): TrainingSteps;
 }
 
 /** See {@linkcode Trained.begin}. */
 export interface TrainingSteps {
-  /** Change codes and scales by the gradient of the loss by the weight's values, f32[R, C]. */
-  step(gradient: Tensor, rates: TrainingRates): void;
+  /**
+   * Change codes and scales by the gradient of the loss by the weight's values, f32[R, C], which
+   * goes to waste. Squared errors are halved and added up over `tokens` tokens.
+   */
+  step(gradient: Tensor, rates: TrainingRates, tokens: number): void;
   /** Remember codes and scales of now as the best. */
   keep(): void;
   /** Go back to the best. */

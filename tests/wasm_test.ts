@@ -479,6 +479,10 @@ const CALLS: Readonly<Record<string, Call>> = {
     dims: { N: 100_003 },
     scalars: { decay_m: 0.9, decay_v: 0.99, gain_m: 2, gain_v: 20 },
   },
+  zero_slopes: {
+    dims: { R, C, A: R, B: 11 },
+    scalars: { bits: 4, grid: 2, tile_rows: 1, tile_columns: 47 },
+  },
   scale_slopes: { dims: { R, C, A: R, B: 11 }, scalars: { tile_rows: 1, tile_columns: 47 } },
   step_latents: { ...tiled, scalars: { bits: 4, grid: 2, ...tiles, rate: 0.005 } },
   step_scales: { dims: { N: 100_003 }, scalars: { scale_dtype: 1, rate: 0.001 } },

@@ -14,15 +14,15 @@ import type { HiddenStates } from "../forward/hidden_states.ts";
 import { type HeadSlice, PredictionLoss } from "../forward/prediction_loss.ts";
 import { checkWalk, walkNeeds } from "../forward/walk_memory.ts";
 import { originalWeights } from "../forward/weights.ts";
-import { type BlockGraph, graphsOf } from "../graph/block_graph.ts";
-import { planTape, type TapePlan } from "../graph/tape.ts";
-import { LOGIT_BYTES, TAPE_BYTES } from "../limits.ts";
+import { graphsOf } from "../graph/block_graph.ts";
+import { LOGIT_BYTES } from "../limits.ts";
 import { rowDots } from "../ops/row_dots.ts";
 import { difference } from "../ops/subtract.ts";
 import { requestOf } from "../plan/planned.ts";
 import { leastCommonMultiple } from "../plan/slices.ts";
 import { stackTokens } from "../plan/stacks.ts";
 import type { QuantizeTask } from "../plan/tasks.ts";
+import { throughTape } from "../plan/tuning.ts";
 import type { TensorSource } from "../source.ts";
 import { sum } from "../tensor.ts";
 import {
@@ -114,7 +114,7 @@ function candidatesTogether(
   const windows = requestOf({ ...input, seqLen: input.windows[0]!.length });
   const tokens = stackTokens(windows, { model, device: backend });
   const tapes = graphsOf(model).map((graph) =>
-    tapeOf(graph, { tokens, seqLen: windows.seqLen }).bytes
+    throughTape(graph, { tokens, seqLen: windows.seqLen }).bytes
   );
   const one = candidates.reduce((most, own) => Math.max(most, candidateBytes(own, tokens)), 0);
   const walk = {
@@ -129,12 +129,9 @@ function candidatesTogether(
   return 1 + Math.floor(Math.min(spare / 2 / Math.max(1, one), candidates.length));
 }
 
-/** The way of a stack through a block and back. */
-function tapeOf(
-  graph: BlockGraph,
-  { tokens, seqLen }: { readonly tokens: number; readonly seqLen: number },
-): TapePlan {
-  return planTape(graph, { tokens, seqLen, inputGradient: true, budget: TAPE_BYTES });
+/** Tokens of the largest stack. */
+function mostTokens({ stacks }: Bench): number {
+  return Math.max(...stacks.map(({ length }) => length));
 }
 
 /** What candidates change the loss by. */
@@ -155,7 +152,7 @@ async function fromHead(
   const rowStep = heads.map(({ tasks: [task] }) => task!.rowStep).reduce(leastCommonMultiple, 1);
   const loss = await PredictionLoss.open(
     model,
-    { weights, backend, tables, rowStep, signal },
+    { weights, backend, tables, tokens: mostTokens(bench), rowStep, signal },
     held,
   );
   for (const [stack, ids] of stacks.entries()) {
@@ -200,8 +197,12 @@ async function throughBlock(
   using scope = backend.scope();
   const tensors = await bench.load(block, scope);
   const rounded = await roundedWeights(bench, batch, scope);
-  const tokens = Math.max(...stacks.map(({ length }) => length));
-  using tape = new BlockTape(graph, tapeOf(graph, { tokens, seqLen }), { scope, tensors, tables });
+  const tokens = mostTokens(bench);
+  using tape = new BlockTape(graph, throughTape(graph, { tokens, seqLen }), {
+    scope,
+    tensors,
+    tables,
+  });
   for (const stack of stacks.keys()) {
     bench.signal?.throwIfAborted();
     using own = backend.scope();

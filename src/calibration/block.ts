@@ -6,8 +6,10 @@
  */
 import type { Backend, Scope, Tensor } from "../backend.ts";
 import { CheckpointError, quote } from "../errors.ts";
+import type { Model } from "../family.ts";
 import type { LoadedBlock } from "../forward/loaded_block.ts";
 import type { MatrixRows, TapeTensors } from "../forward/backward.ts";
+import type { ModelWeights } from "../forward/weights.ts";
 import { Pace } from "../pace.ts";
 import type { BlockGraph, Stage } from "../graph/block_graph.ts";
 import type { Matrix } from "../graph/matrices.ts";
@@ -20,7 +22,13 @@ import { gram } from "../observers/gram.ts";
 import { addBias } from "../ops/mod.ts";
 import { type StageSmoothing, stageSmoothing } from "../plan/smoothing.ts";
 import type { QuantizeTask, TensorTask } from "../plan/tasks.ts";
-import { scheduleOf, type Tuning, tuningOf, windowsTogether } from "../plan/tuning.ts";
+import {
+  isForPredictions,
+  scheduleOf,
+  type Tuning,
+  tuningOf,
+  windowsTogether,
+} from "../plan/tuning.ts";
 import type { Reporter } from "../report.ts";
 import { schemeKind } from "../schemes/mod.ts";
 import type { Trace } from "../trace.ts";
@@ -42,6 +50,7 @@ import {
 import { moveScales, type Smoothable } from "./smoothing.ts";
 import { Roundings } from "./roundings.ts";
 import { UntoldFacts } from "./untold_facts.ts";
+import { outputLoss, predictionLoss } from "./training_loss.ts";
 import { type TrainedSlice, tuneBlock } from "./tuning.ts";
 
 /** What quantizing a block takes. */
@@ -56,6 +65,9 @@ export interface BlockContext {
   readonly calibration: Calibration;
   /** The block as the checkpoint has it. */
   readonly original: LoadedBlock;
+  /** The model as the checkpoint has it. */
+  readonly model: Model;
+  readonly originals: ModelWeights;
   /** Where what lasts until the block is packed is allocated. */
   readonly scope: Scope;
   readonly report: Reporter;
@@ -194,27 +206,51 @@ class BlockWork implements TapeTensors, Smoothable, QuantizedBlock {
   /** Train the block, if some method of its weights does. */
   async tune(): Promise<void> {
     if (!this.#tuning) return;
-    const { calibration, original, backend, signal, trace } = this.#context;
+    const { calibration, original, backend, signal, trace, model, originals } = this.#context;
     await this.tellFacts();
     const graph = this.#graph;
     const windows = await trace.time("walk", () => calibration.aim({ graph, original, signal }));
     const schedule = scheduleOf(this.#tuning, windows.count);
     const { stackTokens, length: { windowTokens: seqLen } } = calibration;
-    const tuning = await trace.time("tune", () =>
-      tuneBlock(graph, {
-        weights: this.#trained,
+    const together = windowsTogether(schedule, { stackTokens, seqLen });
+    const tuning = await trace.time("tune", async () => {
+      using held = backend.scope();
+      using loss = isForPredictions(model, graph, schedule)
+        ? await predictionLoss(model, graph, {
+          weights: originals,
+          tables: windows.tables,
+          tokens: together * seqLen,
+          scope: held,
+          signal,
+        })
+        : outputLoss(backend, graph.width(graph.block.output));
+      return await tuneBlock(graph, {
+        weights: this.#slicesInTraining(),
         tensors: this,
         windows,
         schedule,
-        together: windowsTogether(schedule, { stackTokens, seqLen }),
+        loss,
+        together,
         backend,
         count: (windows) => calibration.count(graph, windows),
         signal,
-      }));
+      });
+    });
     for (const name of this.#trained.keys()) {
       const weight = this.weight(name);
       weight.facts = { ...weight.facts, tuning };
     }
+  }
+
+  #slicesInTraining(): Map<string, TrainedSlice[]> {
+    return new Map([...this.#trained].map(([name, slices]) => {
+      const { rowFactors } = this.weight(name);
+      const all = slices.map((slice) => ({
+        ...slice,
+        rowFactors: rowFactors?.slice(slice.rows.from, slice.rows.to),
+      }));
+      return [name, all];
+    }));
   }
 
   /** The last stage, or all of a block that was trained; then windows stand at the next. */

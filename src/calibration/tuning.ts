@@ -15,12 +15,12 @@ import { walkBlock } from "../forward/walk.ts";
 import type { BlockGraph } from "../graph/block_graph.ts";
 import type { Trained, TrainingRates, TrainingSteps, TuningSchedule } from "../method.ts";
 import { multiply } from "../ops/gemm.ts";
-import { rowDots } from "../ops/row_dots.ts";
-import { difference } from "../ops/subtract.ts";
+import { narrow } from "../ops/narrow.ts";
+import { widen } from "../ops/widen.ts";
 import { splitWindows, trainingTape } from "../plan/tuning.ts";
 import type { TuningFacts } from "../report.ts";
 import type { Rows } from "../source.ts";
-import { elementCount } from "../tensor.ts";
+import type { TrainingLoss } from "./training_loss.ts";
 import type { TrainingWindows } from "./training_windows.ts";
 
 /** How many times held-out windows judge on the way. */
@@ -30,6 +30,8 @@ const JUDGEMENTS = 10;
 export interface TrainedSlice {
   readonly rows: Rows;
   readonly trained: Trained;
+  /** What its rows were multiplied by since. */
+  readonly rowFactors?: Float32Array<ArrayBuffer> | undefined;
 }
 
 /** What training a block takes. */
@@ -40,6 +42,7 @@ export interface TuningContext {
   readonly tensors: TapeTensors;
   readonly windows: TrainingWindows;
   readonly schedule: TuningSchedule;
+  readonly loss: TrainingLoss;
   /** How many windows go through the block together. */
   readonly together: number;
   readonly backend: Backend;
@@ -78,6 +81,7 @@ export async function tuneBlock(graph: BlockGraph, context: TuningContext): Prom
 /** Rows of a weight, the gradient by them, and what changes them. */
 interface Part {
   readonly rows: Rows;
+  /** f32|bf16[R, C] */
   readonly gradient: Tensor;
   readonly steps: TrainingSteps;
 }
@@ -91,17 +95,17 @@ class BlockTraining implements Disposable {
   constructor(graph: BlockGraph, context: TuningContext & { readonly scope: Scope }) {
     this.#graph = graph;
     this.#context = context;
-    const { weights, tensors, windows: { tables }, together, scope } = context;
+    const { weights, tensors, windows: { tables }, schedule, together, scope } = context;
     const tokens = together * tables.tokens;
     const plan = trainingTape(graph, { tokens, seqLen: tables.tokens });
     this.#tape = new BlockTape(graph, plan, { scope, tensors, tables });
     for (const [name, slices] of weights) {
       this.#parts.set(
         name,
-        slices.map(({ rows, trained }) => {
+        slices.map(({ rows, trained, rowFactors }) => {
           const { rows: count, columns } = trained.quantized;
-          const gradient = scope.alloc("f32", [count, columns]);
-          return { rows, gradient, steps: trained.begin(scope) };
+          const gradient = scope.alloc(schedule.gradients, [count, columns]);
+          return { rows, gradient, steps: trained.begin(scope, rowFactors) };
         }),
       );
     }
@@ -109,39 +113,39 @@ class BlockTraining implements Disposable {
 
   /** One step, by some windows. */
   async step(windows: readonly number[], rates: TrainingRates): Promise<void> {
-    const { backend } = this.#context;
+    const { backend, loss } = this.#context;
     for (const [i, some] of this.#stacksOf(windows).entries()) {
       using scope = backend.scope();
       const { x, target } = await this.#context.windows.batch(some, scope);
       const y = this.#tape.forward(x, scope);
-      // Of the squared error, up to a factor that no direction depends on.
-      const gradient = difference(y, target, scope);
+      const gradient = await loss.gradient(y, target, scope);
       scope.release(y)[Symbol.dispose]();
       const onLinear: OnLinear = (matrix, given) => this.#add(matrix.name, given, i > 0);
       this.#tape.backward(gradient, { scope, onLinear });
     }
-    for (const { gradient, steps } of this.#all()) steps.step(gradient, rates);
+    const tokens = windows.length * this.#context.windows.tables.tokens;
+    for (const { gradient, steps } of this.#all()) {
+      using scope = backend.scope();
+      steps.step(widened(gradient, scope), rates, tokens);
+    }
   }
 
-  /** The mean squared error of what the block makes of some windows. */
+  /** The mean loss of what the block makes of some windows. */
   async error(windows: readonly number[]): Promise<number> {
-    const { backend, tensors, windows: { tables } } = this.#context;
+    const { backend, tensors, loss, windows: { tables } } = this.#context;
     using held = backend.scope();
-    const sums: Tensor[] = [];
-    let elements = 0;
+    const measured: Tensor[] = [];
+    let tokens = 0;
     for (const some of this.#stacksOf(windows)) {
       using scope = backend.scope();
       const { x, target } = await this.#context.windows.batch(some, scope);
       const y = walkBlock(this.#graph, x, { scope, tensors, tables });
-      const e = difference(y, target, scope);
-      const dots = held.alloc("f32", [e.shape[0]!]);
-      backend.run(rowDots, { a: e, b: e, y: dots });
-      sums.push(dots);
-      elements += elementCount(e.shape);
+      measured.push(await loss.measure(y, target, held));
+      tokens += some.length * tables.tokens;
     }
-    const read = await backend.read(...sums);
-    const rows = read.flatMap(({ buffer }) => [...new Float32Array(buffer)]);
-    return rows.reduce((sum, row) => sum + row, 0) / elements;
+    const read = await backend.read(...measured);
+    const sums = read.map(({ buffer }) => loss.sumOf(new Float32Array(buffer)));
+    return sums.reduce((all, sum) => all + sum, 0) / (tokens * loss.perToken);
   }
 
   keep(): void {
@@ -162,13 +166,19 @@ class BlockTraining implements Disposable {
     { x, dy }: { readonly x: Tensor; readonly dy: Tensor },
     add: boolean,
   ): void {
+    const { backend } = this.#context;
     const [tokens = 0, columns = 0] = x.shape;
     for (const { rows: { from, to }, gradient } of this.#parts.get(name) ?? []) {
-      multiply(this.#context.backend, {
+      using scope = backend.scope();
+      const c = add || gradient.dtype === "f32"
+        ? widened(gradient, scope)
+        : scope.alloc("f32", gradient.shape);
+      multiply(backend, {
         a: { tensor: dy, column: from, transposed: true },
         b: { tensor: x, transposed: true },
-        c: { tensor: gradient },
+        c: { tensor: c },
       }, { m: to - from, n: columns, k: tokens, add });
+      if (c !== gradient) backend.run(narrow, { x: c, y: gradient });
     }
   }
 
@@ -181,4 +191,12 @@ class BlockTraining implements Disposable {
     const count = Math.ceil(windows.length / together);
     return Array.from({ length: count }, (_, i) => windows.slice(i * together, (i + 1) * together));
   }
+}
+
+/** A gradient as f32: itself, or in `scope`. */
+function widened(gradient: Tensor, scope: Scope): Tensor {
+  if (gradient.dtype === "f32") return gradient;
+  const y = scope.alloc("f32", gradient.shape);
+  scope.backend.run(widen, { x: gradient, y });
+  return y;
 }

@@ -163,6 +163,21 @@ const LOWEST = -3.4028234663852886e38;
 const ROUNDING = 3 * 2 ** -14;
 
 /**
+ * KL(p ‖ q) of each token, of what `divergence` gathered.
+ *
+ * @param state f32[T, 10]
+ */
+export function divergencesOf(state: Float32Array): Float64Array {
+  return Float64Array.from({ length: state.length / STATE }, (_, row) => {
+    const value = (index: number) => state[row * STATE + index]!;
+    const logZp = value(0) + Math.log(value(1));
+    const logZq = value(2) + Math.log(value(3));
+    const kl = value(4) / value(1) - logZp + logZq;
+    return kl < 0 && kl > -ROUNDING ? 0 : kl;
+  });
+}
+
+/**
  * The last step, in float64. With m the maximum, s = Σ e^(p−m), log Z = m + log s and d = Σ
  * e^(p−m)(p − q): −log p(label) = log Z − p(label), and KL(p ‖ q) = d/s − log Z_p + log Z_q. A
  * divergence that is negative within rounding is 0; one that is not within rounding is left for all
@@ -178,15 +193,14 @@ function finishScores(
   const divergences = new Float64Array(count);
   const sameTop = new Uint8Array(count);
   states.forEach((state, window) => {
+    divergences.set(divergencesOf(state).subarray(0, perWindow), window * perWindow);
     for (let row = 0; row < perWindow; row++) {
       const value = (index: number) => state[row * STATE + index]!;
       const at = window * perWindow + row;
       const logZp = value(0) + Math.log(value(1));
       const logZq = value(2) + Math.log(value(3));
-      const kl = value(4) / value(1) - logZp + logZq;
       originalNll[at] = logZp - value(5);
       quantizedNll[at] = logZq - value(6);
-      divergences[at] = kl < 0 && kl > -ROUNDING ? 0 : kl;
       sameTop[at] = value(7) === value(8) ? 1 : 0;
     }
   });

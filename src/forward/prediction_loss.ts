@@ -41,8 +41,12 @@ export interface PredictionContext {
   readonly weights: ModelWeights;
   readonly backend: Backend;
   readonly tables: ModelTables;
+  /** Most tokens of a stack. */
+  readonly tokens: number;
   /** Slices of the head begin at multiples of this; 1 unless given. */
   readonly rowStep?: number;
+  /** Where the head stays, once it was loaded; else it is read for each stack, twice. */
+  readonly keep?: Scope;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -51,6 +55,8 @@ export class PredictionLoss {
   readonly #model: Model;
   readonly #context: PredictionContext;
   readonly #vectors: LoadedBlock;
+  /** By their first row. */
+  readonly #kept = new Map<number, LoadedRows>();
 
   private constructor(model: Model, context: PredictionContext, vectors: LoadedBlock) {
     this.#model = model;
@@ -73,11 +79,6 @@ export class PredictionLoss {
     );
   }
 
-  /** In how many slices the head is walked for stacks of `tokens` tokens. */
-  slices(tokens: number): number {
-    return Math.ceil(this.#model.vocabSize / this.#sliceRows(tokens));
-  }
-
   /**
    * The gradient of the sum of all tokens' losses.
    *
@@ -97,32 +98,17 @@ export class PredictionLoss {
     const [tokens = 0, columns = 0] = x.shape;
     const dh = scope.alloc("f32", x.shape);
     using held = backend.scope();
-    const state = startState(tokens, held);
-    const labels = held.alloc("u32", [tokens]);
-    const next = "ids" in against ? nextTokens(against.ids, tables.tokens) : undefined;
-    backend.write(labels, new Uint8Array((next ?? new Uint32Array(tokens)).buffer));
-    const h = this.#normalized(x, held);
-    const other = "original" in against ? this.#normalized(against.original, held) : undefined;
-    const [times, cap] = [this.#head.times ?? 1, this.#head.softcap ?? 0];
-    const isBent = times !== 1 || cap !== 0;
-    const bend = (x: Tensor) => isBent && backend.run(scaleCap, { x }, { times, cap });
-    for await (const { from, product, p, q } of this.#slicesOf(tokens, other !== undefined)) {
-      product(h, q, 0);
-      bend(q);
-      if (other) {
-        product(other, p, 0);
-        bend(p);
-      }
-      backend.run(divergence, { p, q, labels, state }, { first: from });
-    }
+    const found = await this.#gather(x, against, held);
+    const { h, other, labels, state } = found;
+    const { times, cap, isBent } = this.#bending;
     for await (const slice of this.#slicesOf(tokens, other !== undefined)) {
       const { from, to, product, values, p, q, scope: own } = slice;
       product(h, q, 0);
       const logits = isBent || onSlice ? copyOf(q, own) : q;
-      bend(q);
+      this.#bend(q);
       if (other) {
         product(other, p, 0);
-        bend(p);
+        this.#bend(p);
         backend.run(divergenceVjp, { p, state, q });
       } else backend.run(nllVjp, { labels, state, q }, { first: from });
       if (isBent) backend.run(scaleCapVjp, { x: logits, g: q }, { times, cap });
@@ -138,6 +124,49 @@ export class PredictionLoss {
     return dh;
   }
 
+  /**
+   * What `divergence` gathers of predictions and the original's: f32[T, 10] in `scope`, of which
+   * `divergenceOf` makes numbers.
+   */
+  async compare(x: Tensor, original: Tensor, scope: Scope): Promise<Tensor> {
+    using held = scope.backend.scope();
+    const { state } = await this.#gather(x, { original }, held);
+    return scope.adopt(held.release(state));
+  }
+
+  /** All tokens' maxima and sums over the vocabulary, and what they are computed from. */
+  async #gather(x: Tensor, against: Against, scope: Scope) {
+    const { backend, tables } = this.#context;
+    const [tokens = 0] = x.shape;
+    const state = startState(tokens, scope);
+    const labels = scope.alloc("u32", [tokens]);
+    const next = "ids" in against ? nextTokens(against.ids, tables.tokens) : undefined;
+    backend.write(labels, new Uint8Array((next ?? new Uint32Array(tokens)).buffer));
+    const h = this.#normalized(x, scope);
+    const other = "original" in against ? this.#normalized(against.original, scope) : undefined;
+    for await (const { from, product, p, q } of this.#slicesOf(tokens, other !== undefined)) {
+      product(h, q, 0);
+      this.#bend(q);
+      if (other) {
+        product(other, p, 0);
+        this.#bend(p);
+      }
+      backend.run(divergence, { p, q, labels, state }, { first: from });
+    }
+    return { h, other, labels, state };
+  }
+
+  /** What becomes of logits, see `scale_cap`. */
+  get #bending() {
+    const { times = 1, softcap: cap = 0 } = this.#head;
+    return { times, cap, isBent: times !== 1 || cap !== 0 };
+  }
+
+  #bend(x: Tensor): void {
+    const { times, cap, isBent } = this.#bending;
+    if (isBent) this.#context.backend.run(scaleCap, { x }, { times, cap });
+  }
+
   get #head(): Head {
     return headOf(this.#model);
   }
@@ -149,8 +178,8 @@ export class PredictionLoss {
     return final ? normalize(x, final, { scope, tensors: this.#vectors, tables }) : x;
   }
 
-  #sliceRows(tokens: number): number {
-    const { weights, backend, rowStep = 1 } = this.#context;
+  get #sliceRows(): number {
+    const { weights, backend, tokens, rowStep = 1 } = this.#context;
     const job = headJob(this.#model, [weights], backend);
     return headRows({ ...job, rowStep: leastCommonMultiple(job.rowStep, rowStep) }, tokens);
   }
@@ -159,18 +188,28 @@ export class PredictionLoss {
   async *#slicesOf(tokens: number, paired: boolean): AsyncGenerator<
     Rows & LoadedRows & { readonly q: Tensor; readonly p: Tensor; readonly scope: Scope }
   > {
-    const { weights, backend, signal } = this.#context;
+    const { backend, signal } = this.#context;
     const { vocabSize } = this.#model;
-    const count = this.#sliceRows(tokens);
+    const count = this.#sliceRows;
     for (let from = 0; from < vocabSize; from += count) {
       signal?.throwIfAborted();
       const rows = { from, to: Math.min(vocabSize, from + count) };
       using scope = backend.scope();
-      const loaded = await loadRows(this.#head.linear.at.of, weights, { scope, rows });
+      const loaded = await this.#load(rows, scope);
       const q = scope.alloc("f32", [tokens, rows.to - from]);
       const p = paired ? scope.alloc("f32", q.shape) : q;
       yield { ...rows, ...loaded, q, p, scope };
     }
+  }
+
+  /** Rows of the head: those that are kept, or in `scope`. */
+  async #load(rows: Rows, scope: Scope): Promise<LoadedRows> {
+    const { weights, keep } = this.#context;
+    const { of } = this.#head.linear.at;
+    if (!keep) return await loadRows(of, weights, { scope, rows });
+    const loaded = this.#kept.get(rows.from) ?? await loadRows(of, weights, { scope: keep, rows });
+    this.#kept.set(rows.from, loaded);
+    return loaded;
   }
 }
 

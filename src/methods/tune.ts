@@ -8,7 +8,8 @@
  *
  * AutoRound adds an offset to w/s. Here the latent is what is trained, and begins where the weight
  * lies in the cell of the code that was chosen before. With codes held, weights are linear in their
- * scale, which has its gradient from that and goes along, by Adam. Zero points stay.
+ * scale, which has its gradient from that and goes along, by Adam. Zero points (`--zero-points`)
+ * have one where weights are clipped, as in LSQ+; where none are they cancel out.
  *
  * GPTQ's codes make up for each other's errors, and where in its cell a weight lies says nothing of
  * them. Trained from the middle of their cells they end worse than they began (on the first block
@@ -21,14 +22,18 @@
  */
 import type { Backend, Scope, Tensor } from "../backend.ts";
 import type { TrainingManner, TrainingRates, TrainingSteps, TuningMethod } from "../method.ts";
+import { upload } from "../linalg/channels.ts";
 import { adam } from "../ops/adam.ts";
+import { add } from "../ops/add.ts";
 import { copyRectangle } from "../ops/copy.ts";
 import { dequantizeInt } from "../ops/dequantize_int.ts";
 import { quantizeInt } from "../ops/quantize_int.ts";
+import { scaleRows } from "../ops/scale_rows.ts";
 import { scaleSlopes } from "../ops/scale_slopes.ts";
 import { startLatents } from "../ops/start_latents.ts";
 import { stepLatents } from "../ops/step_latents.ts";
 import { stepScales } from "../ops/step_scales.ts";
+import { zeroSlopes } from "../ops/zero_slopes.ts";
 import type { OptionValues } from "../option.ts";
 import type { IntScheme, Quantized } from "../scheme.ts";
 import { GRID, SCALE_DTYPE, scaleCount, tileScalars } from "../schemes/tiles.ts";
@@ -93,6 +98,34 @@ export const tune: TuningMethod = {
         "tune: steps by running means of gradients, or by their signs (sign for codes and adam for scales, unless given)",
     },
     {
+      name: "zero-points",
+      type: "boolean",
+      help: "tune: train zero points too, where codes are trained and have some",
+    },
+    {
+      name: "weight-loss",
+      type: "number",
+      placeholder: "alpha",
+      min: 0,
+      help:
+        "tune: a loss of alpha·‖W − Ŵ‖² beside the squared error of a token's output (default 0)",
+    },
+    {
+      name: "kl-blocks",
+      type: "integer",
+      placeholder: "n",
+      min: 0,
+      help:
+        "tune: train the last n blocks for the KL divergence of the model's predictions, through " +
+        "the blocks after them as they were (default 0)",
+    },
+    {
+      name: "gradients",
+      type: "string",
+      choices: ["f32", "bf16"],
+      help: "tune: keep gradients by weights in f32 (the default), or in bf16: half the memory",
+    },
+    {
       name: "batch-size",
       type: "integer",
       placeholder: "n",
@@ -122,23 +155,41 @@ export const tune: TuningMethod = {
       iterations,
       batch,
       rates: { codes, scales: Number(options["scale-lr"] ?? usual.scales) },
+      gradients: options.gradients === "bf16" ? "bf16" : "f32",
+      klBlocks: Number(options["kl-blocks"] ?? 0),
     };
   },
   bytes({ scheme, shape }, manner) {
     // Scales that are not rounded, the best, gradients and what Adam remembers of them.
     const tiles = scaleCount((scheme as IntScheme).strategy, shape) * 4;
-    if (!trainsCodes(manner)) return { held: 0, steps: tiles * 5 };
-    // Latents; the best codes, what Adam remembers, and ones for scales.
     const count = elementCount(shape);
-    return { held: count * 4, steps: count * (1 + 2 * 4) + tiles * 6 };
+    // What was rounded, and values while they are compared with it.
+    const target = weightLoss(manner.options) > 0 ? count * 4 : 0;
+    if (!trainsCodes(manner)) return { held: target, steps: target + tiles * 5 };
+    // Latents; the best codes, what Adam remembers, and ones for scales; zero points as scales.
+    const zeros = trainsZeros(manner, scheme as IntScheme) ? tiles * 5 : 0;
+    return { held: count * 4 + target, steps: count * (1 + 2 * 4) + target + tiles * 6 + zeros };
   },
   open({ target, quantized, scope, ...manner }) {
     const latents = trainsCodes(manner)
       ? latentsOf(quantized, { target: manner.compensated ? undefined : target, scope })
       : undefined;
+    const pull = weightLoss(manner.options);
+    const origin = pull > 0 ? copyOf(target, scope) : undefined;
     return {
       quantized,
-      begin: (scope) => new Steps(quantized, { latents, options: manner.options, scope }),
+      begin(scope, rowFactors) {
+        if (origin && rowFactors) {
+          const factor = upload(rowFactors, scope);
+          scope.backend.run(scaleRows, { factor, y: origin }, { scale_dtype: 0 });
+        }
+        return new Steps(quantized, {
+          latents,
+          origin: origin && { tensor: origin, pull },
+          manner,
+          scope,
+        });
+      },
     };
   },
 };
@@ -146,6 +197,16 @@ export const tune: TuningMethod = {
 /** Whether codes are trained, or scales alone. */
 function trainsCodes({ options, compensated }: TrainingManner): boolean {
   return !compensated || Number(options.lr ?? 0) > 0;
+}
+
+/** Whether zero points are trained: with codes, and where there are some. */
+function trainsZeros(manner: TrainingManner, { grid }: IntScheme): boolean {
+  return manner.options["zero-points"] === true && trainsCodes(manner) && grid === "affine";
+}
+
+/** The weight of ‖W − Ŵ‖² in the loss. */
+function weightLoss(options: OptionValues): number {
+  return Number(options["weight-loss"] ?? 0);
 }
 
 /** Where codes begin: where their targets lie in their cells, or in the middle of them. */
@@ -181,6 +242,21 @@ interface CodeSteps {
   readonly best: Tensor;
 }
 
+/** What training zero points takes, f32[A, B] all. */
+interface ZeroSteps {
+  /** Before they are rounded, in codes. */
+  readonly wide: Tensor;
+  readonly slope: Tensor;
+  readonly direction: Direction;
+  readonly best: Tensor;
+}
+
+/** What weights were before they were rounded, f32[R, C], and how much it counts. */
+interface Origin {
+  readonly tensor: Tensor;
+  readonly pull: number;
+}
+
 class Steps implements TrainingSteps {
   readonly #backend: Backend;
   readonly #scheme: IntScheme;
@@ -192,17 +268,21 @@ class Steps implements TrainingSteps {
   readonly #ofScales: Direction;
   readonly #bestScale: Tensor;
   readonly #codes: CodeSteps | undefined;
+  readonly #zeros: ZeroSteps | undefined;
+  readonly #origin: Origin | undefined;
   #steps = 0;
 
   constructor(
     { scheme, tensors }: Quantized,
-    { latents, options, scope }: {
+    { latents, origin, manner, scope }: {
       /** f32[R, C]: of which codes are the nearest, in units of the scale, zero point apart. */
       readonly latents: Tensor | undefined;
-      readonly options: OptionValues;
+      readonly origin: Origin | undefined;
+      readonly manner: TrainingManner;
       readonly scope: Scope;
     },
   ) {
+    const { options } = manner;
     this.#backend = scope.backend;
     this.#scheme = scheme as IntScheme;
     this.#now = tensors as IntTensors;
@@ -221,18 +301,29 @@ class Steps implements TrainingSteps {
       ones: filled(scale.shape, 1, scope),
       best: scope.alloc("i8", codes.shape),
     };
+    this.#zeros = trainsZeros(manner, this.#scheme)
+      ? {
+        wide: zerosOf(this.#now, scope),
+        slope: scope.alloc("f32", scale.shape),
+        direction: directionOf(scale, "adam"),
+        best: scope.alloc("f32", scale.shape),
+      }
+      : undefined;
+    this.#origin = origin;
     this.keep();
   }
 
-  step(gradient: Tensor, rates: TrainingRates): void {
+  step(gradient: Tensor, rates: TrainingRates, tokens: number): void {
     const backend = this.#backend;
     const { codes, scale, zero } = this.#now;
     const { bits, grid, scaleDType } = this.#scheme;
     const tiles = this.#tiles;
     this.#steps++;
+    if (this.#origin) this.#pull(gradient, this.#origin, tokens);
     backend.run(scaleSlopes, { g: gradient, codes, zero, slope: this.#slope }, tiles);
     if (this.#codes) {
       const { latents, direction } = this.#codes;
+      if (this.#zeros) this.#stepZeros(gradient, latents, this.#zeros, rates);
       direction.direct(gradient, this.#steps);
       backend.run(stepLatents, { d: gradient, scale, zero, u: latents }, {
         bits,
@@ -251,6 +342,7 @@ class Steps implements TrainingSteps {
 
   keep(): void {
     copyInto(this.#bestScale, this.#now.scale, this.#backend);
+    if (this.#zeros) copyInto(this.#zeros.best, this.#zeros.wide, this.#backend);
     if (this.#codes) this.#round(this.#codes.latents, this.#codes.best, this.#codes);
   }
 
@@ -258,11 +350,59 @@ class Steps implements TrainingSteps {
     const { codes, scale, zero } = this.#now;
     copyInto(scale, this.#bestScale, this.#backend);
     if (!this.#codes) return;
+    if (this.#zeros) this.#roundZeros(this.#zeros.best);
     using scratch = this.#backend.scope();
     const levels = scratch.alloc("f32", codes.shape);
     const best = { codes: this.#codes.best, scale: this.#codes.ones, zero };
     this.#backend.run(dequantizeInt, { ...best, w: levels }, this.#tiles);
     this.#round(levels, codes, this.#codes);
+  }
+
+  /** Add the gradient of ½·pull·tokens·‖W − Ŵ‖². */
+  #pull(gradient: Tensor, { tensor, pull }: Origin, tokens: number): void {
+    const backend = this.#backend;
+    using scratch = backend.scope();
+    const apart = scratch.alloc("f32", gradient.shape);
+    backend.run(dequantizeInt, { ...this.#now, w: apart }, this.#tiles);
+    backend.run(add, { y: tensor, x: apart }, { times: 1, other: -1 });
+    backend.run(add, { y: apart, x: gradient }, { times: 1, other: pull * tokens });
+  }
+
+  #stepZeros(
+    g: Tensor,
+    u: Tensor,
+    { wide, slope, direction }: ZeroSteps,
+    { codes: rate }: TrainingRates,
+  ): void {
+    const backend = this.#backend;
+    const { bits, grid } = this.#scheme;
+    const { scale, zero } = this.#now;
+    backend.run(zeroSlopes, { g, u, scale, zero, slope }, {
+      bits,
+      grid: GRID[grid],
+      ...this.#tiles,
+    });
+    direction.direct(slope, this.#steps);
+    backend.run(add, { y: slope, x: wide }, { times: 1, other: -rate });
+    this.#roundZeros(wide);
+  }
+
+  /** zero = the nearest code to wide. */
+  #roundZeros(wide: Tensor): void {
+    const backend = this.#backend;
+    const { bits, grid } = this.#scheme;
+    const { zero } = this.#now;
+    using scratch = backend.scope();
+    const [rows = 0, columns = 0] = wide.shape;
+    const scale = filled([1, 1], 1, scratch);
+    const none = scratch.alloc("i8", [1, 1]);
+    backend.write(none, new Uint8Array(1));
+    const tile = { tile_rows: rows, tile_columns: columns };
+    backend.run(quantizeInt, { w: wide, scale, zero: none, codes: zero }, {
+      bits,
+      grid: GRID[grid],
+      ...tile,
+    });
   }
 
   get #tiles() {
@@ -311,6 +451,19 @@ class Direction {
       gain_v: 1 / (1 - square ** step),
     });
   }
+}
+
+/** Zero points as numbers: what code 0 stands for, less. */
+function zerosOf({ zero }: IntTensors, scope: Scope): Tensor {
+  const wide = scope.alloc("f32", zero.shape);
+  using scratch = scope.backend.scope();
+  const [rows = 0, columns = 0] = zero.shape;
+  const scale = filled([1, 1], 1, scratch);
+  const none = scratch.alloc("i8", [1, 1]);
+  scope.backend.write(none, new Uint8Array(1));
+  const given = { codes: zero, scale, zero: none, w: wide };
+  scope.backend.run(dequantizeInt, given, { tile_rows: rows, tile_columns: columns });
+  return wide;
 }
 
 function copyOf(from: Tensor, scope: Scope): Tensor {

@@ -73,6 +73,7 @@ import { subtract } from "./subtract.ts";
 import { tileRange } from "./tile_range.ts";
 import { unpackBits } from "./unpack_bits.ts";
 import { widen } from "./widen.ts";
+import { zeroSlopes } from "./zero_slopes.ts";
 
 export {
   act,
@@ -145,6 +146,7 @@ export {
   tileRange,
   unpackBits,
   widen,
+  zeroSlopes,
 };
 
 /** All ops. */
@@ -217,6 +219,7 @@ export const OPS: readonly Op[] = [
   startLatents,
   adam,
   scaleSlopes,
+  zeroSlopes,
   stepLatents,
   stepScales,
 ];

@@ -19,7 +19,15 @@ import { inputObserver, isCalibrated, observersOf } from "./needs.ts";
 import type { WindowsRequest } from "./planned.ts";
 import { stackTokens } from "./stacks.ts";
 import type { QuantizeTask, TensorTask, Unit } from "./tasks.ts";
-import { scheduleOf, trainingTape, tuningOf, windowsTogether } from "./tuning.ts";
+import {
+  isForPredictions,
+  scheduleOf,
+  throughTape,
+  trainingTape,
+  tuningOf,
+  windowsTogether,
+} from "./tuning.ts";
+import { LOGIT_BYTES, TABLE_BYTES } from "../limits.ts";
 
 /** What calibrating the largest block holds at once, hidden states apart. */
 export function calibrationMemory(
@@ -36,13 +44,17 @@ export function calibrationMemory(
   const tasks = new Map(units.flatMap(({ tasks }) => tasks).map((task) => [task.name, task]));
   return graphsOf(model).reduce(
     (most, graph) =>
-      larger(most, blockMemory(graph, { tasks, tokens, calibration, propagate, device, places })),
+      larger(
+        most,
+        blockMemory(graph, { model, tasks, tokens, calibration, propagate, device, places }),
+      ),
     NOTHING,
   );
 }
 
 /** What the memory of a block under calibration depends on. */
 interface BlockSurroundings {
+  readonly model: Model;
   readonly tasks: ReadonlyMap<string, TensorTask>;
   /** Of one stack of windows. */
   readonly tokens: number;
@@ -84,7 +96,7 @@ function trainingBytes(task: QuantizeTask, shape: Shape) {
 /** A block in training, or on the way of all windows through it before and after. */
 function trainingMemory(
   graph: BlockGraph,
-  { tasks, tokens, calibration: { windows, seqLen } }: BlockSurroundings,
+  { model, tasks, tokens, calibration: { windows, seqLen } }: BlockSurroundings,
 ): Held {
   const own = graph.matrices.map(({ name }) => tasks.get(name));
   const tuning = tuningOf(own);
@@ -96,7 +108,8 @@ function trainingMemory(
         schemeKind(scheme).linearBytes(scheme, matrixShape(shape), tokens)
       ),
     );
-  const together = windowsTogether(scheduleOf(tuning, windows), { stackTokens: tokens, seqLen });
+  const schedule = scheduleOf(tuning, windows);
+  const together = windowsTogether(schedule, { stackTokens: tokens, seqLen });
   const some = together * seqLen;
   const { input, output } = graph.block;
   const trained = quantized.flatMap((task) => {
@@ -105,13 +118,41 @@ function trainingMemory(
       ? [{ elements: elementCount(shape), steps: trainingBytes(task, shape).steps }]
       : [];
   });
-  const gradients = sum(trained, ({ elements, steps }) => elements * 4 + steps);
+  const isNarrow = schedule.gradients === "bf16";
+  const gradients = sum(trained, ({ elements, steps }) => elements * (isNarrow ? 2 : 4) + steps);
   // Input, target and error; in the end, levels of one weight.
   const batch = some * 4 * (graph.width(input) + 2 * graph.width(output));
   const way = trainingTape(graph, { tokens: some, seqLen }).bytes + product(some) + batch;
+  // At each step a gradient that is narrow, in the end the levels of a weight.
   const levels = Math.max(...trained.map(({ elements }) => elements * 4));
   const walking = walkWidths(graph, { from: 0, to: graph.nodes.length }).most * tokens * 4;
-  return heldOf(Math.max(gradients + Math.max(way, levels), walking + product(tokens)));
+  const predictions = isForPredictions(model, graph, schedule)
+    ? predictionMemory(graph, { model, tasks, tokens: some, seqLen })
+    : 0;
+  const training = gradients + predictions + Math.max(way + (isNarrow ? levels : 0), levels);
+  return heldOf(Math.max(training, walking + product(tokens)));
+}
+
+/**
+ * What stands behind a block that is trained for predictions, and the way of a stack through it and
+ * back: blocks and the head as they were, logits of both models and of what is bounded, some states
+ * of the head's.
+ */
+function predictionMemory(
+  graph: BlockGraph,
+  { model, tasks, tokens, seqLen }: Pick<BlockSurroundings, "model" | "tasks" | "tokens"> & {
+    readonly seqLen: number;
+  },
+): number {
+  const graphs = graphsOf(model);
+  const bytesOf = (name: string) => byteLength(tasks.get(name)!.source);
+  const after = sum(
+    graphs.slice(graphs.indexOf(graph) + 1),
+    (next) =>
+      sum(next.matrices, ({ name }) => bytesOf(name)) + throughTape(next, { tokens, seqLen }).bytes,
+  );
+  const head = sum(model.head ? [model.head.linear.at.of] : [], bytesOf);
+  return after + head + 3 * LOGIT_BYTES + TABLE_BYTES + 6 * tokens * model.hiddenSize * 4;
 }
 
 /**

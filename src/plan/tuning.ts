@@ -68,6 +68,24 @@ export function trainingTape(
   return planTape(graph, { tokens, seqLen, inputGradient: false, budget: TAPE_BYTES });
 }
 
+/** The way of a stack of windows through a block and back to what comes before it. */
+export function throughTape(
+  graph: BlockGraph,
+  { tokens, seqLen }: { readonly tokens: number; readonly seqLen: number },
+): TapePlan {
+  return planTape(graph, { tokens, seqLen, inputGradient: true, budget: TAPE_BYTES });
+}
+
+/** Whether a block is trained for what the model predicts after it. */
+export function isForPredictions(
+  model: Model,
+  graph: BlockGraph,
+  { klBlocks }: Pick<TuningSchedule, "klBlocks">,
+): boolean {
+  const graphs = graphsOf(model);
+  return graphs.indexOf(graph) >= graphs.length - klBlocks;
+}
+
 /**
  * @throws {UnsupportedError} weights of one block would be trained for different times, or there
  * are too few windows to train on some and be judged by others.
@@ -94,6 +112,10 @@ export function checkTuning(
           "give at least two (`numSamples`)",
       );
     }
+    const { klBlocks } = scheduleOf(tuningOf([first])!, calibration.windows);
+    if (klBlocks > 0 && !model.head) {
+      refuse(first, "`kl-blocks` train for what the model predicts, and it has no output head");
+    }
     const alike = (decision: QuantizeDecision) =>
       JSON.stringify(scheduleOf(tuningOf([decision])!, calibration.windows));
     const other = tuned.find((decision) => alike(decision) !== alike(first));
@@ -102,7 +124,7 @@ export function checkTuning(
         first,
         `it and "${other.name}" are trained together, as weights of one block, but not in the ` +
           "same steps (`iterations`, `epochs`, `batch-size`, `lr` and `scale-lr`, which are others " +
-          "after gptq unless given); give the same to both",
+          "after gptq unless given, `kl-blocks`, `gradients`); give the same to both",
       );
     }
   }

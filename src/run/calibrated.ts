@@ -83,7 +83,7 @@ export async function calibrateBlock(
     readonly scope: Scope;
   },
 ): Promise<LoadedBlock> {
-  const { backend, plan: { propagate, recipe }, trace } = context;
+  const { backend, plan: { model, propagate, recipe }, trace } = context;
   const loaded = await trace.time("load", () => LoadedBlock.load(graph, original, { scope }));
   using held = backend.scope();
   const { weights, vectors } = await quantizeBlock(graph, {
@@ -94,6 +94,8 @@ export async function calibrateBlock(
     float: recipe.calibrateOn === "float",
     calibration,
     original: loaded,
+    model: model!,
+    originals: original,
     scope: held,
   });
   const pieces = await packTogether(weights.values(), context);

@@ -1,7 +1,9 @@
 /** What a run reads of its source, and what it keeps of its output: from the plan alone. */
 import { tensorsRead } from "../forward/streams.ts";
+import { graphsOf } from "../graph/block_graph.ts";
 import type { Plan } from "../plan/planned.ts";
 import type { Place, TensorTask } from "../plan/tasks.ts";
+import { isForPredictions, scheduleOf, tuningOf } from "../plan/tuning.ts";
 import type { Reading } from "../source.ts";
 import { isCopied } from "./calibrated.ts";
 
@@ -17,12 +19,20 @@ export function readings(
   const whole = (place: Place | undefined) =>
     model ? tensorsRead(model, place).map((name) => ({ name })) : [];
   const again = (place: Place | undefined) => measured ? whole(place) : [];
+  // What a block is trained for is what the model predicts after it.
+  const behind = (place: number, tasks: readonly TensorTask[]) => {
+    const [tuning, graphs] = [tuningOf(tasks), model ? graphsOf(model) : []];
+    if (!model || !calibration || !tuning) return [];
+    const schedule = scheduleOf(tuning, calibration.windows);
+    if (!isForPredictions(model, graphs[place]!, schedule)) return [];
+    return [...graphs.keys().drop(place + 1).flatMap(whole), ...whole(undefined)];
+  };
   const named = (tasks: readonly TensorTask[]) =>
     tasks.filter(({ kind }) => kind !== "drop").map(({ source: { name } }) => ({ name }));
   return [
     ...units.flatMap(({ place, tasks }) => {
       if (calibration && typeof place === "number") {
-        return [...whole(place), ...named(tasks.filter(isCopied))];
+        return [...whole(place), ...behind(place, tasks), ...named(tasks.filter(isCopied))];
       }
       return [
         ...named(tasks),

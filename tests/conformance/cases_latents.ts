@@ -6,8 +6,9 @@ import { adam } from "../../src/ops/adam.ts";
 import { scaleSlopes } from "../../src/ops/scale_slopes.ts";
 import { startLatents } from "../../src/ops/start_latents.ts";
 import { stepLatents } from "../../src/ops/step_latents.ts";
+import { zeroSlopes } from "../../src/ops/zero_slopes.ts";
 import { stepScales } from "../../src/ops/step_scales.ts";
-import { blank, floats, gaussian, normal, whole } from "./given.ts";
+import { blank, floats, gaussian, integers, normal, whole } from "./given.ts";
 import { type Case, type Judge, U, within } from "./judge.ts";
 
 /** A quotient may be an ulp off where its product was lost; bounds are within an ulp. */
@@ -115,6 +116,51 @@ export function slopesCase(
   };
 }
 
+/** Latents, a third of which are at the ends of their range. */
+export function zerosCase(
+  { rows, columns, tile: [, tile_columns], seed = 0, ...how }:
+    & LatentsShape
+    & { readonly bits: number; readonly grid: number },
+): Case {
+  const { low, high } = codeRange(how);
+  const width = Math.ceil(columns / tile_columns);
+  const tiles = [rows, width];
+  const zeros = Array.from(
+    { length: rows * width },
+    (_, i) => how.grid === 2 ? low + (i * 3 + seed) % (high - low + 1) : 0,
+  );
+  const drawn = gaussian(rows * columns, seed + 4);
+  const u = drawn.map((value, i) => {
+    const zero = zeros[Math.floor(i / columns) * width + Math.floor(i % columns / tile_columns)]!;
+    const [least, most] = [low - zero - 0.5, high - zero + 0.5];
+    if (i % 6 === 1) return least;
+    return i % 6 === 3 ? most : Math.min(Math.max(value, least + 0.25), most - 0.25);
+  });
+  return {
+    op: zeroSlopes,
+    tensors: {
+      g: normal("f32", [rows, columns], { seed: seed + 2 }),
+      u: floats("f32", [rows, columns], u),
+      scale: normal("f32", tiles, { seed: seed + 1 }),
+      zero: integers("i8", tiles, zeros),
+      slope: blank("f32", tiles),
+    },
+    scalars: { ...how, tile_rows: 1, tile_columns },
+    judge: {
+      slope: within(({ before: { g, scale }, want, dims: { C = 0, B = 0 } }) =>
+        Float64Array.from(want.slope!, (_, tile) => {
+          const [row, first] = [Math.floor(tile / B), tile % B * tile_columns];
+          let size = 0;
+          for (let c = first; c < Math.min(C, first + tile_columns); c++) {
+            size += Math.abs(g![row * C + c]! * scale![tile]!);
+          }
+          return (Math.min(tile_columns, C) + 2) * U * size;
+        })
+      ),
+    },
+  };
+}
+
 /** Latents, some of which are at the end of their range. */
 export function stepCase(
   { rows, columns, tile: [tile_rows, tile_columns], seed = 0, rate = 0.005, ...how }:
@@ -196,6 +242,10 @@ export const latentsCases: readonly Case[] = [
   slopesCase({ rows: 1, columns: 1, tile: [1, 1] }),
   slopesCase({ rows: 67, columns: 131, tile: [1, 131] }),
   slopesCase({ rows: 5, columns: 200, tile: [1, 64] }),
+  zerosCase({ rows: 1, columns: 1, tile: [1, 1], bits: 4, grid: 2 }),
+  ...[[2, 2], [3, 2], [4, 1], [8, 0]].map(([bits = 0, grid = 0]) =>
+    zerosCase({ rows: 7, columns: 131, tile: [1, 32], bits, grid })
+  ),
   stepCase({ rows: 1, columns: 1, tile: [1, 1], bits: 4, grid: 0 }),
   ...[2, 3, 4, 8].flatMap((bits) =>
     [0, 1, 2].map((grid) => stepCase({ rows: 5, columns: 70, tile: [1, 35], bits, grid }))

@@ -12,7 +12,14 @@ import { attentionVjpCase } from "./cases_backward.ts";
 import { gptqCase, gram, shuffled } from "./cases_calibration.ts";
 import { hqqCase, spiky } from "./cases_hqq.ts";
 import { levels } from "./cases_codebook.ts";
-import { adamCase, scalesCase, slopesCase, startCase, stepCase } from "./cases_latents.ts";
+import {
+  adamCase,
+  scalesCase,
+  slopesCase,
+  startCase,
+  stepCase,
+  zerosCase,
+} from "./cases_latents.ts";
 import { descendCase, refitCase } from "./cases_polish.ts";
 import { attentionVjpKv } from "../../src/ops/attention_vjp_kv.ts";
 import { attentionVjpQ } from "../../src/ops/attention_vjp_q.ts";
@@ -596,6 +603,10 @@ export const DRAWS: Readonly<Record<string, Row>> = {
   scale_slopes: (draw) => {
     const { rows, columns, tile, seed } = blockOf(draw);
     return slopesCase({ rows, columns, tile, seed });
+  },
+  zero_slopes: (draw) => {
+    const { rows, columns, tile, seed, bits, grid } = blockOf(draw);
+    return zerosCase({ rows, columns, tile, seed, bits, grid });
   },
   step_latents: (draw) => {
     const { rows, columns, tile, seed, bits, grid } = blockOf(draw);

@@ -73,7 +73,7 @@ async function gradientOf(given: Given, against: Against): Promise<Tensor> {
   const { model, scope } = given;
   const loss = await PredictionLoss.open(
     model,
-    { ...given, backend: narrow(scope.backend) },
+    { ...given, tokens: TOKENS, backend: narrow(scope.backend) },
     scope,
   );
   return await loss.gradient(given.x, against, { scope });

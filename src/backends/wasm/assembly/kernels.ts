@@ -11,7 +11,8 @@ export { hqq_params } from "./hqq";
 export { act, add, add_bias, embedding, gate, gather_columns, layer_norm, rms_norm, rope,
   scale_cap } from "./layer";
 export { act_vjp, gate_vjp, layer_norm_vjp, rms_norm_vjp, scale_cap_vjp } from "./layer_vjp";
-export { adam, scale_slopes, start_latents, step_latents, step_scales } from "./latents";
+export { adam, scale_slopes, start_latents, step_latents, step_scales,
+  zero_slopes } from "./latents";
 export { gemm, matmul_columns, matmul_int8, matmul_nt, matmul_packed,
   rescale_int8 } from "./matmul";
 export { column_stats, copy, diagonal, mirror, permute_columns, permute_gram, row_dots,

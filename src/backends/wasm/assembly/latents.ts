@@ -65,13 +65,44 @@ export function scale_slopes(thread: i32): void {
   }
 }
 
+/** slope = −scale·Σ g of the clipped weights of each tile, which lies within a row; sums are f64. */
+export function zero_slopes(thread: i32): void {
+  const g = tensor(0), u = tensor(1), scale = tensor(2), zero = tensor(3), slope = tensor(4);
+  const R = dim(0), C = dim(1), B = dim(3), bits = scalarU(0), grid = scalarU(1),
+    tileColumns = scalarU(3), step = rowsPerItem(C);
+  const low = lowEnd(bits, grid), high = highEnd(bits);
+  for (let from = claim() * step; from < R; from = claim() * step) {
+    for (let r = from, last = min(R, from + step); r < last; r++) {
+      for (let first: i32 = 0, tile = r * B; first < C; first += tileColumns, tile++) {
+        const z = <f32>load<i8>(zero + <usize>tile), least = low - z, most = high - z;
+        let sum: f64 = 0;
+        for (let c = first, end = min(C, first + tileColumns); c < end; c++) {
+          const at = <usize>(<u32>r * <u32>C + <u32>c) << 2, latent = load<f32>(u + at);
+          if (latent <= least || latent >= most) sum += <f64>load<f32>(g + at);
+        }
+        store<f32>(slope + (<usize>tile << 2), <f32>(-<f64>load<f32>(scale + (<usize>tile << 2)) * sum));
+      }
+    }
+  }
+}
+
+/** Where latents end, beside a zero point: half a step beyond their codes. */
+@inline
+function lowEnd(bits: u32, grid: u32): f32 {
+  return (grid == 1 ? <f32>0.5 : <f32>-0.5) - <f32>(1 << (bits - 1));
+}
+
+@inline
+function highEnd(bits: u32): f32 {
+  return <f32>(1 << (bits - 1)) - 0.5;
+}
+
 /** A step of latents, kept where their codes are not clipped by more than half a step. */
 export function step_latents(thread: i32): void {
   const d = tensor(0), scale = tensor(1), zero = tensor(2), u = tensor(3);
   const R = dim(0), C = dim(1), B = dim(3), bits = scalarU(0), grid = scalarU(1),
     tileRows = scalarU(2), tileColumns = scalarU(3), rate = scalarF(4), step = rowsPerItem(C);
-  const half: i32 = 1 << (bits - 1);
-  const low: f32 = (grid == 1 ? <f32>0.5 : <f32>-0.5) - <f32>half, high: f32 = <f32>half - 0.5;
+  const low = lowEnd(bits, grid), high = highEnd(bits);
   for (let from = claim() * step; from < R; from = claim() * step) {
     for (let r = from, last = min(R, from + step); r < last; r++) {
       for (let first: i32 = 0, tile = r / tileRows * B; first < C; first += tileColumns, tile++) {
