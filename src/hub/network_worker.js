@@ -1,6 +1,6 @@
 // Makes requests and reads their bodies into rooms that it is lent, for network_thread.ts. A room
-// goes back when it is full, at the end, or when bytes in it have waited for a tenth of the time a
-// server may be silent. Started from a data: URL of this text (no permission needed).
+// goes back when it is full, at the end, or when none went back for a tenth of the time a server
+// may be silent (two tenths at most). Started from a data: URL of this text (no permission needed).
 const SCRATCH = 256 * 2 ** 10;
 const transfers = new Map();
 
