@@ -129,8 +129,8 @@ function denoStream(stream: typeof Deno.stdout, name: string): TextStream {
 }
 
 /**
- * Stop at the first Ctrl-C after the slice at hand, at the second at once; also when told to end,
- * or when the terminal is closed.
+ * Stop at the first Ctrl-C after the slice at hand, without waiting for the Hub, at the second at
+ * once; also when told to end, or when the terminal is closed.
  */
 function listen(stop: AbortController): void {
   const interrupt = () => stop.abort(new Interrupted());

@@ -20,6 +20,8 @@ export interface HubAccess extends HubClientOptions {
   readonly stagingFolder?: string | undefined;
   /** Bytes that folder may hold. */
   readonly maxDisk?: number;
+  /** Ends what is under way: opening and reading throw its reason. */
+  readonly signal?: AbortSignal;
 }
 
 /**
@@ -39,13 +41,14 @@ export async function open(
     return { ...await openCheckpoint(SAMPLE_MODEL, reading), label: "sample" };
   }
   if (hub && typeof model === "string" && isOnHub(model) && !await disk.stat(model)) {
-    const { cacheFolder, stagingFolder, maxDisk, ...options } = hub;
+    const { cacheFolder, stagingFolder, maxDisk, signal, ...options } = hub;
     const { HubClient } = await import("./hub/client.ts");
     const { openHub } = await import("./sources/hub.ts");
     return await openHub(model, {
       client: new HubClient(options),
       cacheFolder,
       stagingFolder,
+      signal,
       ...reading,
       ...(maxDisk === undefined ? {} : { maxDisk }),
       ...(hub.report ? { report: hub.report } : {}),

@@ -466,6 +466,16 @@ Deno.test("the network's thread fills rooms, and all of them come back, whatever
     }
   }, /^Error: It was stopped\.$/);
   assert.equal(rooms.away, 0);
+
+  // While bytes that nobody will wait for are in a room that is not full.
+  hub.faults.add({ kind: "cut", at: 10_000, how: "stall", on: "storage" });
+  const soon = new AbortController();
+  setTimeout(() => soon.abort(new Error("It was stopped.")), 50);
+  await assert.rejects(
+    client.read(file, { begin: 0, end: bytes.length, rooms, by, signal: soon.signal }),
+    /^Error: It was stopped\.$/,
+  );
+  assert.equal(rooms.away, 0);
 });
 
 Deno.test("a thread that was ended tells those who read by it", async () => {
@@ -476,4 +486,40 @@ Deno.test("a thread that was ended tells those who read by it", async () => {
   const reading = client.read(file, { begin: 0, end: file.size, by: thread.fetching });
   thread[Symbol.dispose]();
   await assert.rejects(reading, /^Error: The network's thread was ended\.$/);
+});
+
+Deno.test("what came before a silence counts, on either thread", async () => {
+  const bytes = Uint8Array.from({ length: 900_000 }, (_, i) => i * 7 + (i >> 8));
+  await using hub = await startHub({ "big.safetensors": bytes });
+  const client = clientOf(hub, { idleTimeout: 150 });
+  const file = await fileOf(client, "big.safetensors");
+  using thread = new NetworkThread();
+  for (const by of [undefined, thread.fetching]) {
+    // More of them than a request may fail without progress.
+    for (let at = 100_000; at < bytes.length; at += 100_000) {
+      hub.faults.add({ kind: "cut", at, how: "stall", on: "storage" });
+    }
+    const rooms = new RoomPool(2 ** 20);
+    const read = await client.read(file, { begin: 0, end: bytes.length, rooms, by });
+    assert.ok(Buffer.from(read).equals(bytes));
+  }
+});
+
+Deno.test({
+  name: "what Deno does not allow is told by the network's thread as it is by this one",
+  permissions: { net: false },
+  async fn() {
+    using thread = new NetworkThread();
+    const { signal } = new AbortController();
+    await assert.rejects(
+      thread.fetching(new URL("http://127.0.0.1:7777/"), {
+        method: "GET",
+        headers: {},
+        signal,
+        idle: 1000,
+      }),
+      (error) =>
+        error instanceof Deno.errors.NotCapable && error.message.includes("run again with the"),
+    );
+  },
 });

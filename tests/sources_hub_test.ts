@@ -737,6 +737,35 @@ Deno.test("a source that is closed in the middle ends its transfers and leaves n
   await Deno.remove(parent);
 });
 
+Deno.test("a signal ends opening and reading at once, with its own reason", async () => {
+  await using hub = await startHub(FILES);
+  const parent = await Deno.makeTempDir();
+  // Of the answers of the Hub, of the headers, of the tensors.
+  for (const on of [{ on: "hub" }, { on: "storage" }, { on: "storage", skip: 2 }] as const) {
+    for (const maxDisk of [0, 2 * LARGEST]) {
+      hub.faults.clear();
+      hub.faults.add({ kind: "cut", how: "stall", times: 99, ...on });
+      const stop = new AbortController();
+      const reading = async () => {
+        await using source = await openHub("org/model", {
+          client: clientOf(hub, { idleTimeout: 60_000 }),
+          stagingFolder: `${parent}/staging`,
+          maxDisk,
+          largeSpan: 0,
+          signal: stop.signal,
+        });
+        const names = [...source.tensors.keys()];
+        source.schedule!(names.map((name) => ({ name })));
+        for (const name of names) await source.read(name);
+      };
+      setTimeout(() => stop.abort(new RangeError("It was stopped.")), 50);
+      await assert.rejects(reading(), /^RangeError: It was stopped\.$/);
+      assert.deepEqual([...Deno.readDirSync(parent)], []);
+    }
+  }
+  await Deno.remove(parent);
+});
+
 /** A cache as Python makes it: contents in `blobs`, links to them in `snapshots`. */
 async function makeCache(
   folder: string,

@@ -19,7 +19,7 @@ interface Message {
   readonly bytes?: Uint8Array<ArrayBuffer>;
   /** The body is complete. */
   readonly end?: true;
-  readonly fault?: { readonly message: string; readonly network: boolean };
+  readonly fault?: Pick<Error, "name" | "message">;
 }
 
 /** The thread; it starts with the first request. Dispose of it to end it and what is under way. */
@@ -74,6 +74,13 @@ function ended(): Error {
   return new Error("The network's thread was ended.");
 }
 
+/** The error that the other thread had: those that are told apart are of the same class here. */
+function errorOf({ name, message }: Pick<Error, "name" | "message">): Error {
+  if (name === "TypeError") return new TypeError(message);
+  if (name === "NotCapable") return new Deno.errors.NotCapable(message);
+  return new Error(message);
+}
+
 /** One request, as this thread sees it. */
 class Transfer {
   readonly #tell: (message: object, moved?: Transferable[]) => void;
@@ -115,9 +122,7 @@ class Transfer {
       if (bytes.length > 0) this.#arrived.push(bytes);
       else this.#rooms!.give(bytes);
     }
-    if (fault) {
-      this.#fail(fault.network ? new TypeError(fault.message) : new Error(fault.message));
-    }
+    if (fault) this.#fail(errorOf(fault));
     if (end) this.#ended = true;
     this.#changed();
   }
@@ -141,9 +146,11 @@ class Transfer {
 
   #read(rooms: Rooms): BodyReader {
     this.#rooms = rooms;
+    let closed = false;
     return {
       next: async () => {
-        for (;;) {
+        // Who gave up waiting closes while this still waits: no room may go to nobody.
+        while (!closed) {
           while (this.#lent + this.#arrived.length < AHEAD && !this.#ended) this.#lend(rooms);
           const bytes = this.#arrived.shift();
           if (bytes) return bytes;
@@ -151,8 +158,10 @@ class Transfer {
           if (this.#ended) return undefined;
           await this.#change.promise;
         }
+        return undefined;
       },
       close: async () => {
+        closed = true;
         this.cancel();
         while (this.#lent > 0) await this.#change.promise;
         for (const bytes of this.#arrived.splice(0)) rooms.give(bytes);

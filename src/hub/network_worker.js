@@ -1,6 +1,6 @@
 // Makes requests and reads their bodies into rooms that it is lent, for network_thread.ts. A room
-// goes back when it is full, at the end, or when bytes in it have waited for a tenth of the time a
-// server may be silent. Started from a data: URL of this text (no permission needed).
+// goes back when it is full, at the end, or when none went back for a tenth of the time a server
+// may be silent (two tenths at most). Started from a data: URL of this text (no permission needed).
 const SCRATCH = 256 * 2 ** 10;
 const transfers = new Map();
 
@@ -19,16 +19,22 @@ class Transfer {
   }
 
   async run({ url, idle, ...init }) {
+    // Where silence follows, what came before it must not be lost with the connection.
+    const patience = idle / 10;
+    const watch = setInterval(() => {
+      if (performance.now() - this.#told > patience) this.#handOn();
+    }, patience);
     try {
       const answer = await fetch(url, { ...init, redirect: "manual", signal: this.#stop.signal });
       this.#tell({ status: answer.status, headers: [...answer.headers] });
-      if (answer.body) await this.#pour(answer.body, idle / 10);
+      if (answer.body) await this.#pour(answer.body);
       this.#handOn();
       this.#tell({ end: true });
     } catch (error) {
       this.#handOn();
-      this.#tell({ fault: { message: reason(error), network: error instanceof TypeError } });
+      this.#tell({ fault: { name: error.name, message: reason(error) } });
     }
+    clearInterval(watch);
     for (const room of this.#rooms) this.#giveBack(room, 0);
     transfers.delete(this.#id);
   }
@@ -43,7 +49,7 @@ class Transfer {
     this.#wake?.();
   }
 
-  async #pour(body, patience) {
+  async #pour(body) {
     const reader = body.getReader({ mode: "byob" });
     for (let scratch = new Uint8Array(SCRATCH);;) {
       const { done, value } = await reader.read(scratch);
@@ -56,7 +62,6 @@ class Transfer {
         this.#filled += part.length;
         if (this.#filled === room.length) this.#handOn();
       }
-      if (performance.now() - this.#told > patience) this.#handOn();
       scratch = new Uint8Array(value.buffer);
     }
   }

@@ -38,6 +38,8 @@ export interface OpenHubOptions extends ReadOptions {
   readonly downloads?: number;
   /** Bytes of a span from which on the network's own thread reads it; 8 MB unless given. */
   readonly largeSpan?: number;
+  /** Ends what is under way: opening and reading throw its reason. */
+  readonly signal?: AbortSignal | undefined;
   readonly report?: Reporter;
   readonly disk?: Disk;
 }
@@ -63,6 +65,7 @@ export async function openHub(
     maxDisk = 0,
     downloads = 2,
     largeSpan = LARGE_SPAN,
+    signal: stop,
     ...options
   }: OpenHubOptions,
 ): Promise<TensorSource> {
@@ -81,6 +84,10 @@ export async function openHub(
   await using opened = new AsyncDisposableStack();
   const abort = new AbortController();
   const { signal } = abort;
+  const end = () => abort.abort(stop!.reason);
+  stop?.throwIfAborted();
+  stop?.addEventListener("abort", end);
+  opened.defer(() => stop?.removeEventListener("abort", end));
   const pinned = await client.pin(repo, { signal });
   const files = safeFiles(await client.files(pinned, { signal }));
   const cached = await findCached(files.values(), { disk, cacheFolder });

@@ -40,6 +40,7 @@ export async function openModel(
       hub: {
         ...hub,
         report,
+        signal: host.signal,
         stagingFolder: staging.path,
         maxDisk: budgetsOf(parsed, { staged: true }).disk ?? STAGING_BYTES,
       },
