@@ -3,7 +3,7 @@
 
 struct Args {
   R: u32, C: u32, A: u32, B: u32,
-  tile_rows: u32, tile_columns: u32,
+  bits: u32, grid: u32, tile_rows: u32, tile_columns: u32,
 }
 
 @group(0) @binding(0) var<storage, read> w: array<f32>; // f32[R, C]
@@ -22,7 +22,10 @@ fn main(
   let i = flat_group(group, groups) * LANES + lane;
   if i >= args.R * args.C { return; }
   let tile = i / args.C / args.tile_rows * args.B + i % args.C / args.tile_columns;
-  let level = f32(i8_of(codes[i / 4u], i) - i8_of(zero[tile / 4u], tile));
+  let code = i8_of(codes[i / 4u], i);
+  let level = f32(code - i8_of(zero[tile / 4u], tile));
   let rest = quotient(w[i], scale[tile]) - level;
-  u[i] = level + sign(rest) * max(0.0, min(abs(rest), 0.98 - abs(rest)));
+  let end = select(lowest_code(args.bits, args.grid), highest_code(args.bits), rest > 0.0);
+  let within = max(0.0, min(abs(rest), 0.98 - abs(rest)));
+  u[i] = level + sign(rest) * select(within, min(abs(rest), 0.5), f32(code) == end);
 }

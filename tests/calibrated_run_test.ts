@@ -36,6 +36,7 @@ const CHAINS: readonly Record<string, string | number | boolean>[] = [
     epochs: 2,
     propagate: false,
   },
+  { scheme: "W4A16", "group-size": 32, method: "gptq+tune", iterations: 3, "kl-blocks": 2 },
   { scheme: "NF4", method: "gptq" },
   { scheme: "FP8", method: "awq+gptq" },
   { scheme: "W8A8", method: "smoothquant+gptq", activations: "static" },

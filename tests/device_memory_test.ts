@@ -342,6 +342,18 @@ for (
       calibration: walk(8, 512),
     },
     {
+      options: {
+        scheme: "W4A16_ASYM",
+        "group-size": 64,
+        method: "tune",
+        iterations: 2,
+        "zero-points": true,
+        "weight-loss": 1,
+        gradients: "bf16",
+      },
+      calibration: walk(8, 512),
+    },
+    {
       options: { scheme: "W8A8", method: "tune", iterations: 2, "batch-size": 1, propagate: false },
       calibration: TEXT,
     },
@@ -357,6 +369,15 @@ for (
     assert.ok(device - SMALL_BYTES <= 1.3 * taken, `${taken} bytes were taken of ${device}`);
   });
 }
+
+Deno.test("training for predictions takes no more of the device than was planned", async () => {
+  await using model = await modelOf(SIZES);
+  const options = { scheme: "W4A16", "group-size": 64, method: "tune", iterations: 2 };
+  const { work, taken } = await memoryOf(model.path, { ...options, "kl-blocks": 2 }, {
+    calibration: walk(8, 512),
+  });
+  assert.ok(taken <= work.memory.device, `${taken} bytes were taken of ${work.memory.device}`);
+});
 
 Deno.test("a run on a device that holds less keeps to it: hidden states go to disk, slices are smaller", async () => {
   await using model = await modelOf(SIZES);

@@ -9,8 +9,13 @@ import { adam } from "../src/ops/adam.ts";
 import { scaleSlopes } from "../src/ops/scale_slopes.ts";
 import { stepLatents } from "../src/ops/step_latents.ts";
 import { stepScales } from "../src/ops/step_scales.ts";
+import { zeroSlopes } from "../src/ops/zero_slopes.ts";
+import { schemeKind } from "../src/schemes/mod.ts";
+import type { Rows, TensorSource } from "../src/source.ts";
+import { openNowhere } from "../src/sinks/nowhere.ts";
+import { run } from "../src/run.ts";
 import { codeRange } from "../src/ops/grid.ts";
-import { roundHalfEven } from "../src/number.ts";
+import { roundHalfEven, widenAll } from "../src/number.ts";
 import { plan } from "../src/plan.ts";
 import { splitWindows } from "../src/plan/tuning.ts";
 import { parseRecipe, recipeFromOptions } from "../src/recipe.ts";
@@ -173,6 +178,144 @@ for (
     await Deno.remove(model, { recursive: true });
   });
 }
+
+/** Mean squared error of all weights of a tiny model's linears. */
+async function weightError(path: string, out: string): Promise<number> {
+  await using original = await openCheckpoint(path);
+  await using backend = await openWasm({ threads: 1 });
+  const trained = await openCheckpoint(out);
+  await using _ = trained;
+  const { recognize } = await import("../src/formats/mod.ts");
+  const { format, weights } = (await recognize(trained))!;
+  let [sum, count] = [0, 0];
+  for (const weight of weights.values()) {
+    using scope = backend.scope();
+    const read = (name: string, rows?: Rows) => trained.read(name, rows);
+    const quantized = await format.unpack(weight, read, { scope });
+    const [bytes] = await backend.read(schemeKind(weight.scheme).dequantize(quantized, scope));
+    const stored = await original.read(weight.name);
+    const before = widenAll("bf16", new Uint16Array(stored.slice().buffer));
+    new Float32Array(bytes!.buffer).forEach((value, i) => sum += (value - before[i]!) ** 2);
+    count += before.length;
+  }
+  return sum / count;
+}
+
+Deno.test("what blocks are trained for, and how: each option does what it says, and none ends worse", async () => {
+  await using into = await folder();
+  await using backend = await openWasm({ threads: 2 });
+  const model = await tiny();
+  const usual = {
+    scheme: "W3A16_ASYM",
+    "group-size": 16,
+    scale: "mse",
+    method: "tune",
+    iterations: 20,
+    lr: 0.05,
+    "batch-size": 3,
+  };
+  const how = { backend, into: into.path, calibration: CALIBRATION };
+  const weights = async (out: string) => {
+    await using trained = await openCheckpoint(out);
+    const names = [...trained.tensors.keys()].filter((name) => name.includes(".layers."));
+    const parts = await Promise.all(names.map((name) => trained.read(name)));
+    return Buffer.concat(parts);
+  };
+  const plain = await quantize(model, usual, how);
+  const before = await weights(plain.out);
+  const facts = (report: typeof plain.report, block: number) =>
+    report.tensors.find(({ name }) => name.startsWith(`model.layers.${block}.`))!.calibration!
+      .tuning!;
+  let better = 0;
+  for (
+    const options of [
+      { "zero-points": true },
+      { "weight-loss": 10 },
+      { gradients: "bf16" },
+      { "kl-blocks": 1, lr: 0.02 },
+      { "kl-blocks": 5, "weight-loss": 0.1, lr: 0.005 },
+    ] as const
+  ) {
+    const named = JSON.stringify(options);
+    const { out, report } = await quantize(model, { ...usual, ...options }, how);
+    const again = await quantize(model, { ...usual, ...options }, how);
+    assert.ok(
+      (await weights(again.out)).equals(await weights(out)),
+      `${named}: not the same twice`,
+    );
+    assert.ok(!before.equals(await weights(out)), `${named}: nothing changed`);
+    for (const block of [0, 1]) {
+      const { before, after } = facts(report, block);
+      assert.ok(after > 0 && after <= before, `${named}: ${before} → ${after}`);
+    }
+    if ("weight-loss" in options && options["weight-loss"] === 10) {
+      const [held, free] = [await weightError(model, out), await weightError(model, plain.out)];
+      assert.ok(held < free, `${held}, ${free}`);
+    }
+    if ("kl-blocks" in options) better += Number(facts(report, 1).after < facts(report, 1).before);
+  }
+  assert.ok(better > 0, "no block predicts better");
+  await Deno.remove(model, { recursive: true });
+});
+
+Deno.test("what is read to train for predictions is what was said before, in that order", async () => {
+  const path = await tiny();
+  await using backend = await openWasm({ threads: 1 });
+  await using source = await openCheckpoint(path);
+  const options = { scheme: "W4A16", "group-size": 32, method: "tune", iterations: 2 };
+  const recipe = recipeFromOptions({ ...options, "kl-blocks": 2 });
+  const request = { seqLen: 40, windows: 6, stateBudget: 1e7 };
+  const work = plan(recipe, source, { device: backend, calibration: request });
+  const once = (names: readonly string[]) => names.filter((name, i) => name !== names[i - 1]);
+  const [said, read]: string[][] = [[], []];
+  const watched: TensorSource = {
+    ...source,
+    schedule: (order) => void said!.push(...order.map(({ name }) => name)),
+    read(name, rows, into) {
+      read!.push(name);
+      return source.read(name, rows, into);
+    },
+  };
+  await using sink = openNowhere();
+  await run(work, { source: watched, backend, sink, calibration: CALIBRATION });
+  // The embedding is copied and looked at as it comes.
+  const later = (names: readonly string[]) =>
+    once(names).filter((name) => name !== "model.embed_tokens.weight");
+  assert.deepEqual(later(read!), later(said!));
+  const head = (names: readonly string[]) => names.filter((name) => name === "lm_head.weight");
+  assert.equal(head(once(read!)).length, 3, "once for each block, and once to be copied");
+  await Deno.remove(path, { recursive: true });
+});
+
+Deno.test("a gradient by a zero point is what differences say where weights are clipped", () => {
+  const [bits, grid, group] = [3, 2, 4];
+  const { low, high } = codeRange({ bits, grid });
+  const zero = Int8Array.of(1, -2);
+  const scale = Float32Array.of(0.5, -0.25);
+  // Of each tile one at the upper end, one at the lower, two between.
+  const u = Float32Array.from([0, 1].flatMap((tile) => [
+    ...[high - zero[tile]! + 0.5, low - zero[tile]! - 0.5],
+    ...[0.2, -0.7],
+  ]));
+  const g = Float32Array.from(gaussian(8, 9));
+  const lossOf = (tile: number, z: number) =>
+    Array.from({ length: group }, (_, i) => tile * group + i).reduce((sum, i) => {
+      // A latent at an end is clipped, whatever a small step makes of that end.
+      const end = u[i]! === high - zero[tile]! + 0.5
+        ? high - z
+        : u[i]! === low - zero[tile]! - 0.5
+        ? low - z
+        : roundHalfEven(u[i]!);
+      return sum + g[i]! * scale[tile]! * end;
+    }, 0);
+  const slope = new Float32Array(2);
+  const tiles = { bits, grid, tile_rows: 1, tile_columns: group };
+  zeroSlopes.reference({ g, u, scale, zero, slope }, { R: 2, C: group, A: 2, B: 1 }, tiles);
+  slope.forEach((found, tile) => {
+    const want = (lossOf(tile, zero[tile]! + 0.01) - lossOf(tile, zero[tile]! - 0.01)) / 0.02;
+    assert.ok(Math.abs(found - want) < 1e-5, `${found}, not ${want}`);
+  });
+});
 
 Deno.test("training with states on disk, and with fewer windows at a time, ends no worse either", async () => {
   await using into = await folder();

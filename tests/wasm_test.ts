@@ -472,7 +472,7 @@ const CALLS: Readonly<Record<string, Call>> = {
   column_stats: { dims: { T, C, S: 3 } },
   start_latents: {
     ...tiled,
-    scalars: tiles,
+    scalars: { bits: 4, grid: 2, ...tiles },
     given: { scale: positive([TILES.A, TILES.B]) },
   },
   adam: {

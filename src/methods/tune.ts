@@ -217,9 +217,11 @@ function latentsOf(
   const { codes, scale, zero } = tensors as IntTensors;
   const { backend } = scope;
   const u = scope.alloc("f32", codes.shape);
-  const tiles = tileScalars((scheme as IntScheme).strategy, codes.shape);
+  const { bits, grid, strategy } = scheme as IntScheme;
+  const tiles = tileScalars(strategy, codes.shape);
   if (target) {
-    backend.run(startLatents, { w: target, codes, scale, zero, u }, tiles);
+    const scalars = { bits, grid: GRID[grid], ...tiles };
+    backend.run(startLatents, { w: target, codes, scale, zero, u }, scalars);
   } else {
     using scratch = backend.scope();
     const ones = filled(scale.shape, 1, scratch);
@@ -383,7 +385,8 @@ class Steps implements TrainingSteps {
       ...this.#tiles,
     });
     direction.direct(slope, this.#steps);
-    backend.run(add, { y: slope, x: wide }, { times: 1, other: -rate });
+    // They begin in the middle between two others, and latents on their way to one: twice as far.
+    backend.run(add, { y: slope, x: wide }, { times: 1, other: -2 * rate });
     this.#roundZeros(wide);
   }
 

@@ -26,7 +26,10 @@ export interface LatentsShape {
 }
 
 /** Weights of which a third lies outside of the cells of their codes. */
-export function startCase({ rows, columns, tile, seed = 0 }: LatentsShape): Case {
+export function startCase(
+  { rows, columns, tile, seed = 0, bits = 4 }: LatentsShape & { readonly bits?: number },
+): Case {
+  const { low, high } = codeRange({ bits, grid: 2 });
   const [tile_rows, tile_columns] = tile;
   const tiles = [Math.ceil(rows / tile_rows), Math.ceil(columns / tile_columns)];
   const signed = gaussian(tiles[0]! * tiles[1]!, seed + 1).map((s, i) =>
@@ -36,12 +39,12 @@ export function startCase({ rows, columns, tile, seed = 0 }: LatentsShape): Case
     op: startLatents,
     tensors: {
       w: normal("f32", [rows, columns], { seed: seed + 2, scale: 3 }),
-      codes: whole("i8", [rows, columns], { low: -8, high: 7, seed: seed + 3 }),
+      codes: whole("i8", [rows, columns], { low, high, seed: seed + 3 }),
       scale: floats("f32", tiles, signed),
-      zero: whole("i8", tiles, { low: -8, high: 7, seed: seed + 4 }),
+      zero: whole("i8", tiles, { low, high, seed: seed + 4 }),
       u: blank("f32", [rows, columns]),
     },
-    scalars: { tile_rows, tile_columns },
+    scalars: { bits, grid: 2, tile_rows, tile_columns },
     judge: { u: near },
   };
 }
@@ -236,6 +239,7 @@ export const latentsCases: readonly Case[] = [
   startCase({ rows: 1, columns: 1, tile: [1, 1] }),
   startCase({ rows: 7, columns: 75, tile: [1, 25] }),
   startCase({ rows: 9, columns: 130, tile: [4, 130] }),
+  startCase({ rows: 9, columns: 130, tile: [1, 32], bits: 2 }),
   adamCase({ n: 1, decay_m: 0.9, decay_v: 0.99 }),
   adamCase({ n: 4099, decay_m: 0.9, decay_v: 0.999, gain_m: 10, gain_v: 1000 }),
   adamCase({ n: 514, decay_m: 0, decay_v: 0, gain_m: 1, gain_v: 1 }),

@@ -5,17 +5,20 @@ import { roundScale, smallestScale } from "./quantize";
 /** Where in the cells of their codes weights lie, in units of their scale. */
 export function start_latents(thread: i32): void {
   const w = tensor(0), codes = tensor(1), scale = tensor(2), zero = tensor(3), u = tensor(4);
-  const R = dim(0), C = dim(1), B = dim(3), tileRows = scalarU(0), tileColumns = scalarU(1),
-    step = rowsPerItem(C);
+  const R = dim(0), C = dim(1), B = dim(3), bits = scalarU(0), grid = scalarU(1),
+    tileRows = scalarU(2), tileColumns = scalarU(3), step = rowsPerItem(C);
+  const high: i32 = (1 << (bits - 1)) - 1, low: i32 = grid == 1 ? -high : -high - 1;
   for (let from = claim() * step; from < R; from = claim() * step) {
     for (let r = from, last = min(R, from + step); r < last; r++) {
       for (let first: i32 = 0, tile = r / tileRows * B; first < C; first += tileColumns, tile++) {
         const s = load<f32>(scale + (<usize>tile << 2)), z = <i32>load<i8>(zero + <usize>tile);
         for (let c = first, end = min(C, first + tileColumns); c < end; c++) {
           const at = <usize>(<u32>r * <u32>C + <u32>c);
-          const level = <f32>(<i32>load<i8>(codes + at) - z);
+          const code = <i32>load<i8>(codes + at), level = <f32>(code - z);
           const rest = load<f32>(w + (at << 2)) / s - level, far = abs<f32>(rest);
-          const apart = max<f32>(0, min<f32>(far, 0.98 - far));
+          const apart: f32 = code == (rest > 0 ? high : low)
+            ? min<f32>(far, 0.5)
+            : max<f32>(0, min<f32>(far, 0.98 - far));
           store<f32>(u + (at << 2), level + copysign<f32>(apart, rest));
         }
       }
