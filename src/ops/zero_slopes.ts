@@ -5,9 +5,9 @@ import { checkGrid, codeRange } from "./grid.ts";
 import { scaleSlopes } from "./scale_slopes.ts";
 
 /**
- * slope = −s·Σ g over the clipped weights of each tile, for the gradient g by weights s·(clamp(rn(u)
- * + zero) − zero): where nothing is clipped zero cancels out (LSQ+, Bhalgat et al., arXiv
- * 2004.09576, eq. 5). Clipped are those whose latent u is at the end of its range, see
+ * slope = −s·Σ g over the clipped weights of each tile, for the gradient g by weights s·n, n =
+ * clamp(rn(u) + zero) − zero: where nothing is clipped zero cancels out (LSQ+, Bhalgat et al.,
+ * arXiv 2004.09576, eq. 5). Clipped are those whose latent u is at the end of its range, see
  * `step_latents`. Tiles must lie within rows.
  */
 export const zeroSlopes = defineOp({

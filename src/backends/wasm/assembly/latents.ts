@@ -68,7 +68,7 @@ export function scale_slopes(thread: i32): void {
   }
 }
 
-/** slope = −scale·Σ g of the clipped weights of each tile, which lies within a row; sums are f64. */
+/** slope = −scale·Σ g of a tile's clipped weights; it lies within a row, and sums are f64. */
 export function zero_slopes(thread: i32): void {
   const g = tensor(0), u = tensor(1), scale = tensor(2), zero = tensor(3), slope = tensor(4);
   const R = dim(0), C = dim(1), B = dim(3), bits = scalarU(0), grid = scalarU(1),
@@ -83,7 +83,8 @@ export function zero_slopes(thread: i32): void {
           const at = <usize>(<u32>r * <u32>C + <u32>c) << 2, latent = load<f32>(u + at);
           if (latent <= least || latent >= most) sum += <f64>load<f32>(g + at);
         }
-        store<f32>(slope + (<usize>tile << 2), <f32>(-<f64>load<f32>(scale + (<usize>tile << 2)) * sum));
+        const at = <usize>tile << 2;
+        store<f32>(slope + at, <f32>(-<f64>load<f32>(scale + at) * sum));
       }
     }
   }
