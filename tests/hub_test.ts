@@ -7,7 +7,7 @@ import { Buffer } from "node:buffer";
 import { HubError, RequestError } from "../src/errors.ts";
 import { HubClient, type HubFile } from "../src/hub/client.ts";
 import { AHEAD, NetworkThread } from "../src/hub/network_thread.ts";
-import { RoomPool } from "../src/hub/rooms.ts";
+import { BufferPool } from "../src/hub/buffer_pool.ts";
 import { redact, shownUrl } from "../src/hub/redact.ts";
 import { parseRepoSpec } from "../src/hub/repo_spec.ts";
 import { HUB, HUB_VARIABLES, hubSettings } from "../src/hub/settings.ts";
@@ -411,8 +411,8 @@ Deno.test("an abort ends a transfer with its own reason", async () => {
   await assert.rejects(reading, /enough/);
 });
 
-/** Rooms that are counted while they are away. */
-class CountedRooms extends RoomPool {
+/** Buffers that are counted while they are away. */
+class CountedBuffers extends BufferPool {
   away = 0;
   most = 0;
 
@@ -427,55 +427,55 @@ class CountedRooms extends RoomPool {
   }
 }
 
-Deno.test("the network's thread fills rooms, and all of them come back, whatever happens", async () => {
+Deno.test("the network's thread fills buffers, and all of them come back, whatever happens", async () => {
   const bytes = Uint8Array.from({ length: 300_001 }, (_, i) => i * 7 + (i >> 8));
   await using hub = await startHub({ "big.safetensors": bytes });
   const client = clientOf(hub);
   const file = await fileOf(client, "big.safetensors");
   using thread = new NetworkThread();
-  const rooms = new CountedRooms(20_000);
+  const buffers = new CountedBuffers(20_000);
   const by = thread.fetching;
   const sizes: number[] = [];
   const received = new Uint8Array(bytes.length);
   let at = 0;
-  for await (const chunk of client.stream(file, { begin: 0, end: bytes.length, rooms, by })) {
+  for await (const chunk of client.stream(file, { begin: 0, end: bytes.length, buffers, by })) {
     received.set(chunk, at);
     at += chunk.length;
     sizes.push(chunk.length);
-    rooms.give(chunk);
+    buffers.give(chunk);
   }
   assert.ok(Buffer.from(received).equals(bytes));
   // As many as fit at once, unless a slow machine handed them on sooner.
   assert.ok(sizes.length <= 30 && sizes.reduce((a, b) => a + b) === bytes.length, `${sizes}`);
-  assert.ok(rooms.most <= AHEAD + 1, `${rooms.most}`);
-  assert.equal(rooms.away, 0);
+  assert.ok(buffers.most <= AHEAD + 1, `${buffers.most}`);
+  assert.equal(buffers.away, 0);
 
-  for await (const chunk of client.stream(file, { begin: 5, end: bytes.length, rooms, by })) {
+  for await (const chunk of client.stream(file, { begin: 5, end: bytes.length, buffers, by })) {
     assert.equal(chunk[0], bytes[5]);
-    rooms.give(chunk);
+    buffers.give(chunk);
     break;
   }
-  assert.equal(rooms.away, 0);
+  assert.equal(buffers.away, 0);
 
   const stop = new AbortController();
   await assert.rejects(async () => {
-    const span = { begin: 0, end: bytes.length, rooms, by, signal: stop.signal };
+    const span = { begin: 0, end: bytes.length, buffers, by, signal: stop.signal };
     for await (const chunk of client.stream(file, span)) {
-      rooms.give(chunk);
+      buffers.give(chunk);
       stop.abort(new Error("It was stopped."));
     }
   }, /^Error: It was stopped\.$/);
-  assert.equal(rooms.away, 0);
+  assert.equal(buffers.away, 0);
 
-  // While bytes that nobody will wait for are in a room that is not full.
+  // While bytes that nobody will wait for are in a buffer that is not full.
   hub.faults.add({ kind: "cut", at: 10_000, how: "stall", on: "storage" });
   const soon = new AbortController();
   setTimeout(() => soon.abort(new Error("It was stopped.")), 50);
   await assert.rejects(
-    client.read(file, { begin: 0, end: bytes.length, rooms, by, signal: soon.signal }),
+    client.read(file, { begin: 0, end: bytes.length, buffers, by, signal: soon.signal }),
     /^Error: It was stopped\.$/,
   );
-  assert.equal(rooms.away, 0);
+  assert.equal(buffers.away, 0);
 });
 
 Deno.test("a thread that was ended tells those who read by it", async () => {
@@ -499,8 +499,8 @@ Deno.test("what came before a silence counts, on either thread", async () => {
     for (let at = 100_000; at < bytes.length; at += 100_000) {
       hub.faults.add({ kind: "cut", at, how: "stall", on: "storage" });
     }
-    const rooms = new RoomPool(2 ** 20);
-    const read = await client.read(file, { begin: 0, end: bytes.length, rooms, by });
+    const buffers = new BufferPool(2 ** 20);
+    const read = await client.read(file, { begin: 0, end: bytes.length, buffers, by });
     assert.ok(Buffer.from(read).equals(bytes));
   }
 });

@@ -10,7 +10,7 @@ import { createHash } from "node:crypto";
 import { CheckpointError, HubError, SpaceError } from "../src/errors.ts";
 import { type Disk, disk as machine } from "../src/io/disk.ts";
 import { openCheckpoint } from "../src/sources/checkpoint.ts";
-import { RoomPool } from "../src/hub/rooms.ts";
+import { BufferPool } from "../src/hub/buffer_pool.ts";
 import { BATCH, Copy, WINDOW } from "../src/sources/hub_copy.ts";
 import { openHub } from "../src/sources/hub.ts";
 import type { Span } from "../src/hub/client.ts";
@@ -616,8 +616,8 @@ function copyOf(count: number, planned: readonly Span[], gate?: Promise<void>) {
       }),
   };
   const { signal } = new AbortController();
-  const rooms = new RoomPool(BATCH);
-  const copy = new Copy("copy", { size: count * BATCH, planned, disk, rooms, signal });
+  const buffers = new BufferPool(BATCH);
+  const copy = new Copy("copy", { size: count * BATCH, planned, disk, buffers, signal });
   const received = { batches: 0 };
   async function* chunks() {
     for (; received.batches < count; received.batches++) {

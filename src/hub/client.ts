@@ -11,7 +11,7 @@ import { createFileHash, type HubFile, type PinnedRepo, type Span } from "./file
 import type { Fetching } from "./fetching.ts";
 import type { Ask } from "./refusals.ts";
 import { formatRepoSpec, type RepoSpec } from "./repo_spec.ts";
-import { RoomPool, type Rooms } from "./rooms.ts";
+import { BufferPool, type Buffers } from "./buffer_pool.ts";
 import { type Reply, TransientFault, Transport, type TransportOptions } from "./transport.ts";
 import { size } from "../size.ts";
 
@@ -27,7 +27,7 @@ export interface HubClientOptions extends TransportOptions {
 /** Bytes of one page of JSON. */
 const JSON_LIMIT = 64 * 2 ** 20;
 /** Bytes that a connection has at once, as much as the kernel lets wait. */
-const ROOM = 256 * 2 ** 10;
+const BUFFER_BYTES = 256 * 2 ** 10;
 const MAX_PAGES = 2000;
 const MAX_FILES = 500_000;
 
@@ -117,16 +117,16 @@ export class HubClient {
    * Bytes of a file as they come, in order, each once. What breaks off is asked for again from
    * there.
    *
-   * @param options.rooms Where they are put; see `Reply.body`.
+   * @param options.buffers Where they are put; see `Reply.body`.
    * @param options.by What makes the requests.
    * @throws {HubError} it cannot be had, or the answers are not those bytes' (hashes are for the
    * caller to check).
    */
   async *stream(
     file: HubFile,
-    { begin, end, signal, rooms, by }: Span & {
+    { begin, end, signal, buffers, by }: Span & {
       readonly signal?: AbortSignal | undefined;
-      readonly rooms?: Rooms;
+      readonly buffers?: Buffers;
       readonly by?: Fetching | undefined;
     },
   ): AsyncGenerator<Uint8Array<ArrayBuffer>, void, undefined> {
@@ -139,7 +139,7 @@ export class HubClient {
     for (let at = begin; at < end;) {
       try {
         const reply = await this.#openSpan(file, { ask, begin: at, end, signal, by });
-        for await (const chunk of reply.body(rooms)) {
+        for await (const chunk of reply.body(buffers)) {
           if (chunk.length > end - at) {
             throw this.#passing(`sent more than the ${end - begin} bytes asked for`, reply);
           }
@@ -167,19 +167,19 @@ export class HubClient {
    */
   async read<B extends ArrayBufferLike = ArrayBuffer>(
     file: HubFile,
-    { begin, end, signal, into, rooms = new RoomPool(ROOM), by }: Span & {
+    { begin, end, signal, into, buffers = new BufferPool(BUFFER_BYTES), by }: Span & {
       readonly signal?: AbortSignal | undefined;
       readonly into?: Uint8Array<B> | undefined;
-      readonly rooms?: Rooms;
+      readonly buffers?: Buffers;
       readonly by?: Fetching | undefined;
     },
   ): Promise<Uint8Array<ArrayBuffer | B>> {
     const bytes = into ?? new Uint8Array(end - begin);
     let filled = 0;
-    for await (const chunk of this.stream(file, { begin, end, signal, rooms, by })) {
+    for await (const chunk of this.stream(file, { begin, end, signal, buffers, by })) {
       bytes.set(chunk, filled);
       filled += chunk.length;
-      rooms.give(chunk);
+      buffers.give(chunk);
     }
     return bytes;
   }

@@ -4,9 +4,9 @@
  */
 import workerSource from "./network_worker.js" with { type: "text" };
 import type { Answer, BodyReader, Fetching } from "./fetching.ts";
-import type { Rooms } from "./rooms.ts";
+import type { Buffers } from "./buffer_pool.ts";
 
-/** Rooms that a body is lent at once: it goes on while this thread computes. */
+/** Buffers that a body is lent at once: it goes on while this thread computes. */
 export const AHEAD = 4;
 
 /** What the thread says about a request. */
@@ -15,7 +15,7 @@ interface Message {
   /** The answer's head. */
   readonly status?: number;
   readonly headers?: [string, string][];
-  /** A room comes back, with some bytes or none. */
+  /** A buffer comes back, with some bytes or none. */
   readonly bytes?: Uint8Array<ArrayBuffer>;
   /** The body is complete. */
   readonly end?: true;
@@ -48,18 +48,19 @@ export class NetworkThread implements Disposable {
     const worker = new Worker(url, { type: "module", name: "sluice-network" });
     worker.onmessage = ({ data }: MessageEvent<Message>) => {
       const transfer = this.#transfers.get(data.id);
-      transfer?.hear(data);
+      transfer?.receive(data);
       if (transfer?.isOver) this.#transfers.delete(data.id);
     };
     worker.onerror = (event) => {
       event.preventDefault();
+      this.#worker = undefined;
       this.#end(new Error(`Cannot receive on a thread of its own: ${event.message}`));
     };
     return worker;
   }
 
   #end(error: Error): void {
-    for (const transfer of this.#transfers.values()) transfer.lose(error);
+    for (const transfer of this.#transfers.values()) transfer.fail(error);
     this.#transfers.clear();
   }
 
@@ -85,8 +86,8 @@ function errorOf({ name, message }: Pick<Error, "name" | "message">): Error {
 class Transfer {
   readonly #tell: (message: object, moved?: Transferable[]) => void;
   readonly #answer = Promise.withResolvers<Answer>();
-  #rooms: Rooms | undefined;
-  /** Rooms that have not come back. */
+  #buffers: Buffers | undefined;
+  /** Buffers that have not come back. */
   #lent = 0;
   #arrived: Uint8Array<ArrayBuffer>[] = [];
   #ended = false;
@@ -108,21 +109,21 @@ class Transfer {
     return this.#ended && this.#lent === 0;
   }
 
-  hear({ status, headers, bytes, end, fault }: Message): void {
+  receive({ status, headers, bytes, end, fault }: Message): void {
     if (status !== undefined) {
       this.#answer.resolve({
         status,
         headers: new Headers(headers),
-        read: (rooms) => this.#read(rooms),
+        read: (buffers) => this.#read(buffers),
         discard: () => Promise.resolve(this.cancel()),
       });
     }
     if (bytes) {
       this.#lent--;
       if (bytes.length > 0) this.#arrived.push(bytes);
-      else this.#rooms!.give(bytes);
+      else this.#buffers!.give(bytes);
     }
-    if (fault) this.#fail(errorOf(fault));
+    if (fault) this.#end(errorOf(fault));
     if (end) this.#ended = true;
     this.#changed();
   }
@@ -131,27 +132,27 @@ class Transfer {
     if (!this.#ended) this.#tell({ close: true });
   }
 
-  /** The thread is gone, with the rooms that it had. */
-  lose(error: Error): void {
+  /** The thread is gone, with the buffers that it had. */
+  fail(error: Error): void {
     this.#lent = 0;
-    this.#fail(error);
+    this.#end(error);
     this.#changed();
   }
 
-  #fail(error: Error): void {
+  #end(error: Error): void {
     this.#ended = true;
     this.#fault = error;
     this.#answer.reject(error);
   }
 
-  #read(rooms: Rooms): BodyReader {
-    this.#rooms = rooms;
+  #read(buffers: Buffers): BodyReader {
+    this.#buffers = buffers;
     let closed = false;
     return {
       next: async () => {
-        // Who gave up waiting closes while this still waits: no room may go to nobody.
+        // Who gave up waiting closes while this still waits: no buffer may go to nobody.
         while (!closed) {
-          while (this.#lent + this.#arrived.length < AHEAD && !this.#ended) this.#lend(rooms);
+          while (this.#lent + this.#arrived.length < AHEAD && !this.#ended) this.#lend(buffers);
           const bytes = this.#arrived.shift();
           if (bytes) return bytes;
           if (this.#fault) throw this.#fault;
@@ -164,15 +165,15 @@ class Transfer {
         closed = true;
         this.cancel();
         while (this.#lent > 0) await this.#change.promise;
-        for (const bytes of this.#arrived.splice(0)) rooms.give(bytes);
+        for (const bytes of this.#arrived.splice(0)) buffers.give(bytes);
       },
     };
   }
 
-  #lend(rooms: Rooms): void {
-    const room = rooms.take();
+  #lend(buffers: Buffers): void {
+    const buffer = buffers.take();
     this.#lent++;
-    this.#tell({ room }, [room.buffer]);
+    this.#tell({ buffer }, [buffer.buffer]);
   }
 
   #changed(): void {

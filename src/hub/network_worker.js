@@ -1,4 +1,4 @@
-// Makes requests and reads their bodies into rooms that it is lent, for network_thread.ts. A room
+// Makes requests and reads their bodies into buffers that it is lent, for network_thread.ts. A buffer
 // goes back when it is full, at the end, or when none went back for a tenth of the time a server
 // may be silent (two tenths at most). Started from a data: URL of this text (no permission needed).
 const SCRATCH = 256 * 2 ** 10;
@@ -6,11 +6,11 @@ const transfers = new Map();
 
 class Transfer {
   #id;
-  #rooms = [];
-  /** Ends waiting for a room. */
+  #buffers = [];
+  /** Ends waiting for a buffer. */
   #wake;
   #stop = new AbortController();
-  #room;
+  #buffer;
   #filled = 0;
   #told = performance.now();
 
@@ -35,12 +35,12 @@ class Transfer {
       this.#tell({ fault: { name: error.name, message: reason(error) } });
     }
     clearInterval(watch);
-    for (const room of this.#rooms) this.#giveBack(room, 0);
+    for (const buffer of this.#buffers) this.#giveBack(buffer, 0);
     transfers.delete(this.#id);
   }
 
-  lend(room) {
-    this.#rooms.push(room);
+  lend(buffer) {
+    this.#buffers.push(buffer);
     this.#wake?.();
   }
 
@@ -55,33 +55,33 @@ class Transfer {
       const { done, value } = await reader.read(scratch);
       if (done) return;
       for (let taken = 0; taken < value.length;) {
-        const room = this.#room ??= await this.#nextRoom();
-        const part = value.subarray(taken, taken + room.length - this.#filled);
-        room.set(part, this.#filled);
+        const buffer = this.#buffer ??= await this.#nextBuffer();
+        const part = value.subarray(taken, taken + buffer.length - this.#filled);
+        buffer.set(part, this.#filled);
         taken += part.length;
         this.#filled += part.length;
-        if (this.#filled === room.length) this.#handOn();
+        if (this.#filled === buffer.length) this.#handOn();
       }
       scratch = new Uint8Array(value.buffer);
     }
   }
 
-  async #nextRoom() {
-    while (this.#rooms.length === 0) {
+  async #nextBuffer() {
+    while (this.#buffers.length === 0) {
       this.#stop.signal.throwIfAborted();
       await new Promise((wake) => this.#wake = wake);
     }
-    return this.#rooms.shift();
+    return this.#buffers.shift();
   }
 
   #handOn() {
-    if (this.#room) this.#giveBack(this.#room, this.#filled);
-    this.#room = undefined;
+    if (this.#buffer) this.#giveBack(this.#buffer, this.#filled);
+    this.#buffer = undefined;
     this.#filled = 0;
   }
 
-  #giveBack(room, filled) {
-    this.#tell({ bytes: room.subarray(0, filled) }, [room.buffer]);
+  #giveBack(buffer, filled) {
+    this.#tell({ bytes: buffer.subarray(0, filled) }, [buffer.buffer]);
   }
 
   #tell(message, moved = []) {
@@ -90,16 +90,16 @@ class Transfer {
   }
 }
 
-self.onmessage = ({ data: { id, open, room, close } }) => {
+self.onmessage = ({ data: { id, open, buffer, close } }) => {
   if (open) {
     transfers.set(id, new Transfer(id));
     transfers.get(id).run(open);
   }
   const transfer = transfers.get(id);
   if (close) transfer?.close();
-  if (!room) return;
-  if (transfer) transfer.lend(room);
-  else self.postMessage({ id, bytes: room.subarray(0, 0) }, [room.buffer]);
+  if (!buffer) return;
+  if (transfer) transfer.lend(buffer);
+  else self.postMessage({ id, bytes: buffer.subarray(0, 0) }, [buffer.buffer]);
 };
 
 /** The innermost reason: causes do not travel between threads. */

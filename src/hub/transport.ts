@@ -10,7 +10,7 @@ import { RetryPolicy, TransientFault } from "./retry_policy.ts";
 import { type Ask, type Asker, explain, type Failure, hubError } from "./refusals.ts";
 import { type Fetching, fetchingBy } from "./fetching.ts";
 import { Patience, Silence } from "./patience.ts";
-import { KEPT, type Rooms } from "./rooms.ts";
+import { type Buffers, OWN_BUFFERS } from "./buffer_pool.ts";
 import { askedWait, machineTiming, type Timing } from "./timing.ts";
 
 export { RetryPolicy, TransientFault };
@@ -67,10 +67,10 @@ export interface Reply {
    * The body as it comes; ends when the connection does, whether all came or not. Throws
    * `TransientFault`.
    *
-   * @param rooms Where it is put; the rooms are the caller's to give back. Without them each chunk
+   * @param buffers Where it is put; the buffers are the caller's to give back. Without them each chunk
    * has memory of its own.
    */
-  body(rooms?: Rooms): AsyncGenerator<Uint8Array<ArrayBuffer>, void, undefined>;
+  body(buffers?: Buffers): AsyncGenerator<Uint8Array<ArrayBuffer>, void, undefined>;
   /** Close the connection without reading the body. */
   discard(): Promise<void>;
 }
@@ -175,7 +175,7 @@ export class Transport implements Asker {
 
   async #once(
     url: URL,
-    { ask, headers = {}, signal, method = "GET", body: makeBody, idle = this.#idle, by }: Sending,
+    { headers = {}, signal, method = "GET", body: makeBody, idle = this.#idle, by }: Sending,
     passed: readonly Headers[],
   ): Promise<Reply> {
     signal?.throwIfAborted();
@@ -208,21 +208,15 @@ export class Transport implements Asker {
         signal: end.signal,
       }));
     this.reached = true;
-    const { status, headers: received } = answer;
-    const refuse = (found: string) => this.#refuse(ask, url, found);
+    const { status, headers: answered } = answer;
     return {
       status,
-      headers: received,
+      headers: answered,
       url,
       passed,
-      async *body(rooms = KEPT) {
-        const encoding = received.get("content-encoding") ?? "identity";
-        if (encoding !== "identity") {
-          await answer.discard();
-          return refuse(`it encodes the body (${quote(encoding)}), which was not asked for`);
-        }
+      async *body(buffers = OWN_BUFFERS) {
         using patience = new Patience(idle, signal);
-        const reader = answer.read(rooms);
+        const reader = answer.read(buffers);
         try {
           for (;;) {
             const chunk = await timed(patience, () => reader.next());
@@ -267,7 +261,13 @@ export class Transport implements Asker {
   /** Pass a success on, and turn everything else into an error. */
   async #accept(reply: Reply, ask: Ask): Promise<Reply> {
     const { status, headers, url } = reply;
-    if (status >= 200 && status < 300) return reply;
+    if (status >= 200 && status < 300) {
+      const encoding = headers.get("content-encoding") ?? "identity";
+      if (encoding === "identity") return reply;
+      await reply.discard();
+      const found = `it encodes the body (${quote(encoding)}), which was not asked for`;
+      return this.#refuse(ask, url, found);
+    }
     const failure = explain({ status, headers, url, text: await startOf(reply) }, ask, this);
     if (PASSING.has(status)) throw new TransientFault(failure, askedWait(headers, this.timing));
     throw this.error(ask, failure);

@@ -12,7 +12,7 @@ import type { TensorSource } from "../source.ts";
 import { openFolder, type ReadOptions } from "./checkpoint.ts";
 import { readingDoubles } from "./doubles.ts";
 import { AHEAD, NetworkThread } from "../hub/network_thread.ts";
-import { RoomPool } from "../hub/rooms.ts";
+import { BufferPool } from "../hub/buffer_pool.ts";
 import { HashThread } from "./hash_thread.ts";
 import { findCached, findSnapshot } from "./hub_cache.ts";
 import { BATCH, WINDOW } from "./hub_copy.ts";
@@ -98,8 +98,8 @@ export async function openHub(
   }
   const hashes = opened.use(new HashThread());
   const network = opened.use(new NetworkThread());
-  const rooms = new RoomPool(BATCH);
-  const context = { client, disk, cached, report, signal, hashes, network, largeSpan, rooms };
+  const buffers = new BufferPool(BATCH);
+  const context = { client, disk, cached, report, signal, hashes, network, largeSpan, buffers };
   const staging = opened.use(
     new Staging({
       ...context,

@@ -5,7 +5,7 @@
  */
 import { createHash } from "node:crypto";
 import type { Span } from "../hub/client.ts";
-import type { Rooms } from "../hub/rooms.ts";
+import type { Buffers } from "../hub/buffer_pool.ts";
 import type { Disk, DiskReader, DiskWriter } from "../io/disk.ts";
 
 /** Bytes that are hashed, written to disk, or read from it to be hashed, at once. */
@@ -62,7 +62,7 @@ export interface CopyOptions {
   readonly planned: readonly Span[];
   readonly disk: Disk;
   /** Each is for a batch. */
-  readonly rooms: Rooms;
+  readonly buffers: Buffers;
   /** Ends waiting. */
   readonly signal: AbortSignal;
 }
@@ -170,11 +170,11 @@ export class Copy {
     chunks: AsyncIterable<BatchBytes>,
     hash: HashBatch,
   ): Promise<void> {
-    const { rooms, signal } = this.#options;
+    const { buffers, signal } = this.#options;
     const wake = () => this.#changed();
     signal.addEventListener("abort", wake);
     try {
-      for await (const bytes of batches(chunks, rooms)) {
+      for await (const bytes of batches(chunks, buffers)) {
         this.#arrive(bytes, hash);
         // The network waits before it is asked for more.
         while (this.#held.size >= WINDOW) await this.#makeRoom();
@@ -186,7 +186,7 @@ export class Copy {
       while ([...this.#held.values()].some(({ bytes, writing }) => !bytes || writing)) {
         await this.#change.promise;
       }
-      for (const { bytes } of this.#held.values()) rooms.give(bytes!);
+      for (const { bytes } of this.#held.values()) buffers.give(bytes!);
       this.#held.clear();
       await (await this.#writer)?.[Symbol.asyncDispose]();
     }
@@ -229,7 +229,7 @@ export class Copy {
     };
     hash(bytes).then(back, (error: unknown) => {
       this.#broken ??= { error };
-      back(this.#options.rooms.take());
+      back(this.#options.buffers.take());
     });
   }
 
@@ -267,7 +267,7 @@ export class Copy {
   #release(held: Held): void {
     const { index, bytes, writing } = held;
     const wanted = this.#left[index]! > 0 && !this.#stored.has(index);
-    if (bytes && !writing && !wanted && this.#held.delete(index)) this.#options.rooms.give(bytes);
+    if (bytes && !writing && !wanted && this.#held.delete(index)) this.#options.buffers.give(bytes);
     this.#changed();
   }
 
@@ -350,11 +350,11 @@ async function within(promise: Promise<void>, milliseconds: number): Promise<voi
  * The same bytes in batches, each of `BATCH` bytes but the last. A chunk that is a batch is passed
  * on as it is.
  *
- * @param chunks In rooms, which are given back.
+ * @param chunks In buffers, which are given back.
  */
 export async function* batches(
   chunks: AsyncIterable<BatchBytes>,
-  rooms: Rooms,
+  buffers: Buffers,
 ): AsyncGenerator<BatchBytes, void, undefined> {
   let batch: BatchBytes | undefined;
   let filled = 0;
@@ -364,7 +364,7 @@ export async function* batches(
       continue;
     }
     for (let taken = 0; taken < chunk.length;) {
-      batch ??= rooms.take();
+      batch ??= buffers.take();
       const part = chunk.subarray(taken, taken + batch.length - filled);
       batch.set(part, filled);
       filled += part.length;
@@ -374,7 +374,7 @@ export async function* batches(
       filled = 0;
       batch = undefined;
     }
-    rooms.give(chunk);
+    buffers.give(chunk);
   }
   if (batch && filled > 0) yield batch.subarray(0, filled);
 }

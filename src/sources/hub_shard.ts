@@ -6,7 +6,7 @@
 import { HubError, quote } from "../errors.ts";
 import type { HubClient, HubFile, Span } from "../hub/client.ts";
 import type { NetworkThread } from "../hub/network_thread.ts";
-import type { Rooms } from "../hub/rooms.ts";
+import type { Buffers } from "../hub/buffer_pool.ts";
 import type { Disk, DiskReader } from "../io/disk.ts";
 import type { HashThread } from "./hash_thread.ts";
 import { type Handed, sha256, StreamCheck } from "./hub_check.ts";
@@ -25,7 +25,7 @@ export interface ShardContext {
   /** Bytes of a span from which on the network's thread reads it: it takes 30 ms to start. */
   readonly largeSpan: number;
   /** Each is for a batch. */
-  readonly rooms: Rooms;
+  readonly buffers: Buffers;
 }
 
 /** A weight file. */
@@ -196,7 +196,7 @@ export class Shard {
     }
   }
 
-  /** The whole file from the Hub, in rooms. */
+  /** The whole file from the Hub, in buffers. */
   #stream(): AsyncGenerator<BatchBytes, void, undefined> {
     const whole = { begin: 0, end: this.file.size };
     return this.#context.client.stream(this.file, this.#ways(whole));
@@ -204,9 +204,9 @@ export class Shard {
 
   /** How bytes come from the Hub: small spans by this thread. */
   #ways(span: Span) {
-    const { signal, largeSpan, network, rooms } = this.#context;
+    const { signal, largeSpan, network, buffers } = this.#context;
     const isLarge = span.end - span.begin >= largeSpan;
-    return { ...span, signal, rooms, by: isLarge ? network.fetching : undefined };
+    return { ...span, signal, buffers, by: isLarge ? network.fetching : undefined };
   }
 
   /**
@@ -257,8 +257,8 @@ export class Shard {
 
   /** Have every byte seen. */
   async #follow(chunks: AsyncIterable<BatchBytes>, check: StreamCheck): Promise<void> {
-    const { rooms } = this.#context;
-    for await (const batch of batches(chunks, rooms)) rooms.give(await check.update(batch));
+    const { buffers } = this.#context;
+    for await (const batch of batches(chunks, buffers)) buffers.give(await check.update(batch));
   }
 
   /** Compare the user's cache with the repository's hash. Read once. */
@@ -272,11 +272,11 @@ export class Shard {
   }
 
   async *#cachedBytes(): AsyncGenerator<BatchBytes, void, undefined> {
-    const { signal, rooms } = this.#context;
+    const { signal, buffers } = this.#context;
     for (let begin = 0; begin < this.file.size; begin += BATCH) {
       signal.throwIfAborted();
       const end = Math.min(this.file.size, begin + BATCH);
-      yield await this.#readCached({ begin, end }, rooms.take().subarray(0, end - begin));
+      yield await this.#readCached({ begin, end }, buffers.take().subarray(0, end - begin));
     }
   }
 

@@ -3,19 +3,19 @@
  */
 
 /** Where memory for arriving bytes comes from, and where it goes back to. */
-export interface Rooms {
-  /** Room for some bytes. */
+export interface Buffers {
+  /** A buffer. */
   take(): Uint8Array<ArrayBuffer>;
-  /** The room is free again; `bytes` may be a part of it. */
+  /** It is free again; `bytes` may be a part of it. */
   give(bytes: Uint8Array<ArrayBuffer>): void;
 }
 
-/** Rooms of one size, kept for the next who needs one. */
-export class RoomPool implements Rooms {
+/** Buffers of one size, kept for the next who needs one. */
+export class BufferPool implements Buffers {
   readonly #bytes: number;
   readonly #free: Uint8Array<ArrayBuffer>[] = [];
 
-  /** @param bytes The size of a room. */
+  /** @param bytes The size of a buffer. */
   constructor(bytes: number) {
     this.#bytes = bytes;
   }
@@ -29,8 +29,8 @@ export class RoomPool implements Rooms {
   }
 }
 
-/** Rooms that are not taken back: small ones, for bytes that are kept. */
-export const KEPT: Rooms = {
+/** Buffers that are not taken back: small ones, for bytes that are kept. */
+export const OWN_BUFFERS: Buffers = {
   take: () => new Uint8Array(64 * 2 ** 10),
   give() {},
 };
