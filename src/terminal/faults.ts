@@ -47,6 +47,16 @@ export class CheckpointStays extends Error {
   }
 }
 
+/** Some of many jobs failed; each was told of when it did. */
+export class JobsFailed extends Error {
+  override readonly name = "JobsFailed";
+  readonly code: Fault["code"];
+  constructor(message: string, code: Fault["code"]) {
+    super(message);
+    this.code = code;
+  }
+}
+
 /** How a command ended. */
 export interface Fault {
   readonly code: Exclude<keyof typeof EXIT, "done" | "killed">;
@@ -82,6 +92,7 @@ export function describeFault(
       "Stopped. Nothing was left behind; the same command starts again from the beginning.";
     return { code: "interrupted", message };
   }
+  if (error instanceof JobsFailed) return { code: error.code, message: error.message };
   const code = codeOf(error);
   if (code === undefined) {
     return {

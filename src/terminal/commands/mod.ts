@@ -14,6 +14,11 @@ export const COMMANDS: readonly CommandRow[] = [
     load: async () => (await import("./plan.ts")).planCommand,
   },
   {
+    name: "batch",
+    summary: "quantize many models by many recipes, from one file",
+    load: async () => (await import("./batch.ts")).batchCommand,
+  },
+  {
     name: "evaluate",
     summary: "measure a checkpoint: perplexity, and with --reference the KL divergence",
     load: async () => (await import("./evaluate.ts")).evaluateCommand,
