@@ -10,7 +10,14 @@ import { divergences } from "./bits/divergence.ts";
 import { gradientLosses } from "./bits/gradient.ts";
 import { type Group, groupsOf, KEPT, nominalBits } from "./bits/groups.ts";
 import { solveKnapsack } from "./bits/knapsack.ts";
-import { type ChosenGroup, isKept, patternOf, recipeOf, ruleWith } from "./bits/recipe.ts";
+import {
+  type ChosenGroup,
+  isCompensated,
+  isKept,
+  patternOf,
+  recipeOf,
+  ruleWith,
+} from "./bits/recipe.ts";
 import { lossesOf, modelHash, type Sensitivities, sensitivitiesOf } from "./bits/sensitivities.ts";
 import { RequestError, UnsupportedError } from "./errors.ts";
 import type { EvaluationInput } from "./forward/streams.ts";
@@ -128,7 +135,7 @@ export function bitOptions(
  */
 export async function measureSensitivities(
   source: TensorSource,
-  { groups, model }: BitOptions,
+  { base, groups, model }: BitOptions,
   { by = "divergence", backend, windows, report, signal }: {
     /** `divergence` unless given; `gradient` takes as long as a few walks, for all groups. */
     readonly by?: "divergence" | "gradient";
@@ -139,7 +146,11 @@ export async function measureSensitivities(
   },
 ): Promise<Sensitivities> {
   const candidates = groups.map(({ block, options }) =>
-    options.filter((option) => !isKept(option)).map(({ tasks }): Candidate => ({ block, tasks }))
+    options.filter((option) => !isKept(option)).map(({ tasks }): Candidate => ({
+      block,
+      tasks,
+      compensated: isCompensated(base, { tasks }),
+    }))
   );
   const measure = by === "gradient" ? gradientLosses : divergences;
   const found = await measure(source, candidates.flat(), {

@@ -37,6 +37,8 @@ import { openNowhere } from "../src/sinks/nowhere.ts";
 import { openCheckpoint } from "../src/sources/checkpoint.ts";
 import type { TensorSource } from "../src/source.ts";
 import { byteLength, sum } from "../src/tensor.ts";
+import { SAMPLE_MODEL } from "../src/sources/sample.ts";
+import { prepareCalibration } from "../src/windows.ts";
 import { READ_TOKEN, startFakeHub } from "./fake_hub/mod.ts";
 import { clientOf } from "./hub_given.ts";
 import { onEveryBackend } from "./present.ts";
@@ -126,7 +128,8 @@ onEveryBackend(
       // Of a window of two tokens the first alone is judged, by what it alone makes of the weights.
       const input = { windows: tinyWindows(1, 2), stateBudget: 1e9 };
       const device = backend;
-      const work = bitOptions(BASE, source, { options: OPTIONS, device, head: true });
+      const base = recipeFromOptions({ "group-size": 32, method: "rtn" });
+      const work = bitOptions(base, source, { options: OPTIONS, device, head: true });
       const found = await measureSensitivities(source, work, {
         by: "gradient",
         backend,
@@ -159,6 +162,44 @@ onEveryBackend(
       }
     }),
 );
+
+Deno.test("where GPTQ will choose codes, a sensitivity by gradients is about what it loses then", async () => {
+  await using backend = await openWasm();
+  await using source = await openCheckpoint(SAMPLE_MODEL);
+  const base = recipeFromOptions({ "group-size": 64, method: "gptq", sweeps: 0, propagate: false });
+  const work = bitOptions(base, source, { options: ["W3A16", "W8A16"], device: backend });
+  const prepared = await prepareCalibration(source, { seqLen: 256, numSamples: 8 });
+  const input = { ...prepared, stateBudget: 1e9 };
+  const found = await measureSensitivities(source, work, {
+    by: "gradient",
+    backend,
+    windows: input,
+  });
+  const rounded = await measureSensitivities(
+    source,
+    { ...work, base: recipeFromOptions({ "group-size": 64, method: "rtn" }) },
+    { by: "gradient", backend, windows: input },
+  );
+  for (const group of [2, 7, 9]) {
+    const { names } = work.groups[group]!;
+    const recipe: Recipe = {
+      ...base,
+      rules: names.map((match) => ({ ...base.rules[0]!, match, scheme: "W3A16" })),
+    };
+    const request = requestOf({ ...input, seqLen: 256 });
+    const alone = plan(recipe, source, {
+      device: backend,
+      calibration: request,
+      evaluation: request,
+    });
+    await using sink = openNowhere();
+    const given = { source, backend, sink, calibration: input, evaluation: input };
+    const lost = (await run(alone, given)).scores.divergence!.mean!;
+    const own = found.groups[group]!.losses.W3A16!;
+    assert.ok(own > lost / 1.6 && own < lost * 1.6, `${own}, ${lost}`);
+    assert.ok(rounded.groups[group]!.losses.W3A16! > 1.7 * lost, "GPTQ gains nothing here");
+  }
+});
 
 onEveryBackend(
   "sensitivities by gradients do not depend on how many candidates there is room for, and tell how far they are",

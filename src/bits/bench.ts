@@ -32,6 +32,8 @@ export interface Candidate {
   /** Its number; that after the last block's for the head. */
   readonly block: number;
   readonly tasks: readonly QuantizeTask[];
+  /** Whether GPTQ will choose its codes, so that errors make up for each other. */
+  readonly compensated?: boolean;
 }
 
 /** What measuring takes. */

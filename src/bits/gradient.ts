@@ -5,11 +5,21 @@
  * changes by, to the first order; half the mean of its square is what the divergence from the
  * original is to the second, if tokens are taken to be independent (the Fisher information, with
  * the text's tokens for those that the model would draw; as in SqueezeLLM, Kim et al., arXiv
- * 2306.07629, which takes weights to be independent too).
+ * 2306.07629, which takes weights to be independent too). Where GPTQ will choose codes, e is what
+ * it is expected to leave.
  */
 import type { Scope, Tensor } from "../backend.ts";
 import { productOf, type QuantizedSlice } from "../calibration/quantized_weight.ts";
 import { BlockTape, type OnLinear } from "../forward/backward.ts";
+import type { LoadedBlock } from "../forward/loaded_block.ts";
+import { type BlockTensors, copyOf, walkBlock } from "../forward/walk.ts";
+import { natural, scaleColumns } from "../linalg/channels.ts";
+import { type Factor, factorWork, importanceOf, soundFactor } from "../linalg/factor.ts";
+import type { Gram } from "../linalg/panels.ts";
+import { usualDamping } from "../methods/gptq.ts";
+import { gram } from "../observers/gram.ts";
+import { multiply } from "../ops/gemm.ts";
+import type { Model } from "../family.ts";
 import type { HiddenStates } from "../forward/hidden_states.ts";
 import { type HeadSlice, PredictionLoss } from "../forward/prediction_loss.ts";
 import { checkWalk, walkNeeds } from "../forward/walk_memory.ts";
@@ -122,7 +132,8 @@ function candidatesTogether(
     streams: [originalWeights(source)],
     windows,
     statesPerToken: streams * model.hiddenSize,
-    beside: one + Math.max(LOGIT_BYTES * 2, ...tapes),
+    beside: one + Math.max(LOGIT_BYTES * 2, ...tapes) +
+      (candidates.some(({ compensated }) => compensated) ? spreadBytes(model) : 0),
   };
   checkWalk("measure sensitivities", model, walk);
   const spare = (backend.memoryBytes ?? Infinity) - walkNeeds(model, walk).needed;
@@ -132,6 +143,18 @@ function candidatesTogether(
 /** Tokens of the largest stack. */
 function mostTokens({ stacks }: Bench): number {
   return Math.max(...stacks.map(({ length }) => length));
+}
+
+/** Bytes of a block's factors, and of what the largest is made of. */
+function spreadBytes(model: Model): number {
+  return Math.max(
+    ...graphsOf(model).map(({ stages }) => {
+      const widths = stages.map(({ channels }) => channels);
+      const widest = Math.max(...widths);
+      const { device, columns } = factorWork(widest);
+      return (sum(widths, (width) => width ** 2) + widest ** 2) * 4 + device + columns;
+    }),
+  );
 }
 
 /** What candidates change the loss by. */
@@ -197,6 +220,9 @@ async function throughBlock(
   using scope = backend.scope();
   const tensors = await bench.load(block, scope);
   const rounded = await roundedWeights(bench, batch, scope);
+  const spread = batch.some(({ compensated }) => compensated)
+    ? await spreadOf(bench, block, { tensors, inputs, scope })
+    : undefined;
   const tokens = mostTokens(bench);
   using tape = new BlockTape(graph, throughTape(graph, { tokens, seqLen }), {
     scope,
@@ -212,12 +238,19 @@ async function throughBlock(
       const weights = rounded.get(matrix.name) ?? [];
       if (weights.length === 0) return;
       using scratch = backend.scope();
-      const before = tensors.product({ ...matrix, bias: undefined }, x, scratch);
-      for (const { candidate, ...weight } of weights) {
-        using inner = backend.scope();
-        const y = productOf(weight, x, inner);
-        const change = changeOf({ y, before, gradient: dy }, own);
-        found.push({ of: changes.get(candidate)!, change });
+      for (const compensated of [false, true]) {
+        const alike = weights.filter(({ candidate }) =>
+          (candidate.compensated ?? false) === compensated
+        );
+        if (alike.length === 0) continue;
+        const input = compensated ? spread!.get(matrix.name)!(x, scratch) : x;
+        const before = tensors.product({ ...matrix, bias: undefined }, input, scratch);
+        for (const { candidate, ...weight } of alike) {
+          using inner = backend.scope();
+          const y = productOf(weight, input, inner);
+          const change = changeOf({ y, before, gradient: dy }, own);
+          found.push({ of: changes.get(candidate)!, change });
+        }
       }
     };
     const slope = tape.backward(await slopes.get(stack, own), { scope: own, onLinear });
@@ -225,6 +258,77 @@ async function throughBlock(
     read.forEach(({ buffer }, i) => found[i]!.of.add(stack, new Float32Array(buffer)));
     if (isLast) await slopes.set(stack, slope!, own);
     await bench.passed(stack, graph.block.name);
+  }
+}
+
+/** What an input becomes, f32[T, C] in `scope`. */
+type Spread = (x: Tensor, scope: Scope) => Tensor;
+
+/**
+ * GPTQ's error of a weight is δ·diag(1/U)·U, with δ the errors of rounding and U the factor of the
+ * inverse of the inputs' Gram matrix: what it makes of an input x is what δ makes of
+ * x·Uᵀ·diag(1/U). That of each matrix, by its name.
+ */
+async function spreadOf(
+  bench: Bench,
+  block: number,
+  { tensors, inputs, scope }: {
+    readonly tensors: LoadedBlock;
+    readonly inputs: HiddenStates;
+    readonly scope: Scope;
+  },
+): Promise<ReadonlyMap<string, Spread>> {
+  const { backend, tables, signal } = bench;
+  const graph = bench.graphs[block]!;
+  const allTokens = sum(bench.stacks, ({ length }) => length);
+  const spread = new Map<string, Spread>();
+  for (const stage of graph.stages) {
+    const { channels, matrices } = stage;
+    using held = backend.scope();
+    const sums = gram.open({ channels, tokens: allTokens, scope: held, signal });
+    for (const stack of bench.stacks.keys()) {
+      using own = backend.scope();
+      let seen: Tensor | undefined;
+      const watched: BlockTensors = {
+        vector: (name) => tensors.vector(name),
+        product(matrix, x, scratch) {
+          if (matrix === matrices[0]) seen = copyOf(x, own);
+          return tensors.product(matrix, x, scratch);
+        },
+      };
+      walkBlock(graph, await inputs.get(stack, own), { scope: own, tensors: watched, tables });
+      await sums.add(seen!);
+    }
+    const known = await sums.finish();
+    const factor = await factorOf(known, { scope, signal });
+    const [counts] = await backend.read(importanceOf(factor, held));
+    const inverse = new Float32Array(counts!.buffer).map(Math.sqrt);
+    for (const { name } of matrices) {
+      spread.set(name, (x, own) => {
+        const y = own.alloc("f32", x.shape);
+        for (const [i, { first, rows, tensor }] of factor.v.panels.entries()) {
+          multiply(backend, {
+            a: { tensor: x, column: first },
+            b: { tensor, transposed: true },
+            c: { tensor: y },
+          }, { m: x.shape[0]!, n: channels, k: rows, add: i > 0 });
+        }
+        return scaleColumns(y, [inverse], own);
+      });
+    }
+  }
+  return spread;
+}
+
+/** A factor with as little damping as it takes. */
+async function factorOf(
+  sums: Gram,
+  { scope, signal }: { readonly scope: Scope; readonly signal: AbortSignal | undefined },
+): Promise<Factor> {
+  const order = natural(sums.size);
+  for (let damping = usualDamping(sums) || 1;; damping *= 10) {
+    const factor = await soundFactor(sums, { scope, order, damping, signal });
+    if (factor) return factor;
   }
 }
 

@@ -6,6 +6,7 @@ import { chainNamed, METHODS, methodsOf } from "../methods/mod.ts";
 import { usualMethod } from "../plan/decide.ts";
 import { modulePath, type Recipe, type Rule } from "../recipe.ts";
 import { placeOf } from "../report/document.ts";
+import { activationsOf } from "../scheme.ts";
 import { type Group, type GroupOption, KEPT } from "./groups.ts";
 
 /** A group, and the option that was chosen for it. */
@@ -52,6 +53,18 @@ export function recipeOf(base: Recipe, chosen: readonly ChosenGroup[]): Recipe {
     return { ...rule, match };
   });
   return { ...base, rules: [...base.rules.slice(0, -1), ...rules] };
+}
+
+/** Whether codes of an option will be chosen so that their errors make up for each other. */
+export function isCompensated(
+  base: Recipe,
+  { tasks: [task] }: Pick<GroupOption, "tasks">,
+): boolean {
+  // What is no linear of a block is rounded to nearest.
+  if (!task || task.rule.match !== undefined) return false;
+  const { method } = base.rules.at(-1)!;
+  const { rounding } = chainNamed(method === "auto" ? usualMethod(task.scheme) : method);
+  return rounding.compensates === true && activationsOf(task.scheme) === "none";
 }
 
 /** What weights are called within a block: `self_attn.q_proj, self_attn.k_proj`. */

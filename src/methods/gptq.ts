@@ -11,7 +11,7 @@
  */
 import { type Factor, importanceOf, soundFactor } from "../linalg/factor.ts";
 import type { Job, Rounded, Rounder, RoundingMethod, RoundingRequest } from "../method.ts";
-import { diagonalBlocks, SPAN } from "../linalg/panels.ts";
+import { diagonalBlocks, type Gram, SPAN } from "../linalg/panels.ts";
 import { gram } from "../observers/gram.ts";
 import { multiply } from "../ops/gemm.ts";
 import { GPTQ_BLOCK, gptqBlock } from "../ops/gptq_block.ts";
@@ -120,6 +120,11 @@ function dampingOf(
 ): number {
   if (options.damping !== undefined) return Number(options.damping);
   return tokens >= size ? 0.01 : tokens >= size / 4 ? 0.05 : 0.1;
+}
+
+/** λ unless it is said, for sums of some tokens. */
+export function usualDamping(sums: Gram): number {
+  return dampingOf({}, sums) * base(sums.diagonal);
 }
 
 /**
