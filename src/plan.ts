@@ -12,7 +12,7 @@ import { assign } from "./plan/assign.ts";
 import { isUntied } from "./plan/content.ts";
 import { checkOps } from "./plan/device.ts";
 import { layoutFiles, sidecarsOf } from "./plan/files.ts";
-import { type Budgets, fit, spilledBytes } from "./plan/fit.ts";
+import { type Budgets, carryBytes, fit, spilledBytes } from "./plan/fit.ts";
 import { planMemory } from "./plan/memory.ts";
 import { misfitOf } from "./plan/misfit.ts";
 import { evaluableModel, modelIfAny } from "./plan/model.ts";
@@ -109,6 +109,7 @@ export function plan(
     ...windows,
     ...streams,
     spilledBytes: spilledBytes(model, windows, { ...streams, device }),
+    carryBytes: carryBytes(model, windows, { ...streams, device }),
     loaders,
     warnings: [...warnings, ...warningOf(loaders, format, quantized)],
   };

@@ -85,6 +85,17 @@ export type Event =
     /** Steps of windows, of the evaluation and of the calibration, if there are any. */
     readonly windows?: number;
   }
+  /**
+   * The run goes on after units that an earlier one has done: their number and that of all, and as
+   * much of the work as `start` tells of.
+   */
+  | {
+    readonly type: "resumed";
+    readonly units: number;
+    readonly of: number;
+    readonly bytes: number;
+    readonly windows: number;
+  }
   | { readonly type: "quantized"; readonly tensor: TensorReport; readonly bytes: number }
   | { readonly type: "copied"; readonly name: string; readonly bytes: number }
   /**
@@ -151,6 +162,16 @@ export class StepCounter {
 
   constructor(report: Reporter) {
     this.#report = report;
+  }
+
+  /** Steps that were counted. */
+  get done(): number {
+    return this.#done;
+  }
+
+  /** Steps that an earlier run has counted. */
+  resume(done: number): void {
+    this.#done = done;
   }
 
   /** Some windows have gone one step. */

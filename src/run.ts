@@ -14,7 +14,8 @@ import type { Unit } from "./plan/tasks.ts";
 import { readSourceCard } from "./sources/source_card.ts";
 import { recordOf, recordSidecar } from "./report/record.ts";
 import type { RunReport } from "./report/run_report.ts";
-import { type Event, StepCounter } from "./report.ts";
+import type { Distribution } from "./metrics/distribution.ts";
+import { type Event, StepCounter, type TensorReport } from "./report.ts";
 import { calibrateBlock, isCopied, openCalibration } from "./run/calibrated.ts";
 import type { Context, RunOptions } from "./run/context.ts";
 import { Output } from "./run/output.ts";
@@ -22,19 +23,23 @@ import { perform } from "./run/perform.ts";
 import { placeMatrices } from "./run/matrices.ts";
 import { ReadAhead } from "./run/read_ahead.ts";
 import { neededAtTheEnd, readings } from "./run/readings.ts";
+import { Saves } from "./run/saves.ts";
 import { Trace } from "./trace.ts";
 
 /**
- * Run a plan.
+ * Run a plan; where a run of the same key was stopped that could be gone on with, from there on.
  *
+ * @throws {RequestError} what was begun is another run, or not there any more as it was written.
  * @throws {CheckpointError} a weight holds NaN or infinity, or a file changed since the plan was
  * made.
  * @throws {DeviceError} the device was lost, or has not enough memory for the smallest slice.
  * @throws {SpaceError} the disk is full.
  */
 export async function run(plan: Plan, given: RunOptions): Promise<RunReport> {
-  const { source, backend, sink, evaluation, signal } = given;
+  const { source, backend, sink, evaluation } = given;
   const warnings = [...given.warnings ?? []];
+  using saves = await Saves.open(plan, given);
+  const signal = saves?.signal ?? given.signal;
   const report = (event: Event) => {
     if (event.type === "warning") warnings.push({ code: event.code, message: event.message });
     given.report?.(event);
@@ -66,9 +71,19 @@ export async function run(plan: Plan, given: RunOptions): Promise<RunReport> {
     ...(counter.total > 0 ? { windows: counter.total } : {}),
   });
   for (const warning of plan.warnings) report({ type: "warning", ...warning });
-  source.schedule?.(readings(plan, { measured: streams !== undefined }));
+  const tensors: TensorReport[] = [];
+  const distributions = given.distributions ? new Map<string, Distribution>() : undefined;
+  const state = { trace, output, tensors, distributions, warnings, counter, streams, calibration };
+  const units = plan.units.slice(saves?.finished ?? 0);
+  const kept = neededAtTheEnd(plan);
+  if (saves && saves.finished > 0) {
+    const done = await saves.restore(state);
+    if (streams) await readBack(plan.units.slice(0, saves.finished), { output, kept, packed });
+    report({ type: "resumed", units: saves.finished, of: plan.units.length, ...done });
+  }
+  source.schedule?.(readings({ ...plan, units }, { measured: streams !== undefined }));
   await using reads = new ReadAhead(
-    plan.units.flatMap((unit) => readAhead(unit, calibration)),
+    units.flatMap((unit) => readAhead(unit, calibration)),
     { source, backend, trace },
   );
   const context: Context = {
@@ -78,29 +93,34 @@ export async function run(plan: Plan, given: RunOptions): Promise<RunReport> {
     trace,
     output,
     reads,
-    tensors: [],
-    distributions: given.distributions ? new Map() : undefined,
+    tensors,
+    distributions,
     packed,
+    ...(signal ? { signal } : {}),
   };
-  const kept = neededAtTheEnd(plan);
-  for (const unit of plan.units) {
-    trace.enter(unit.name);
+  const doUnit = async (unit: Unit) => {
     using scope = backend.scope();
     const loaded = await performUnit(unit, { context, calibration, original, scope });
     const { place } = unit;
     if (streams && place !== undefined) {
       await trace.time("evaluate", () => streams.advance(place, { signal, loaded }));
     }
+  };
+  for (const unit of units) {
+    trace.enter(unit.name);
+    if (saves) await saves.unit(unit, state, () => doUnit(unit));
+    else await doUnit(unit);
     for (const tensor of packed.keys()) if (!kept.has(tensor)) packed.delete(tensor);
   }
   trace.enter(undefined);
-  const tokens = streams && await trace.time("evaluate", () => streams.score({ signal }));
+  const measure = () => trace.time("evaluate", async () => await streams?.score({ signal }));
+  const tokens = saves ? await saves.rest(state, measure) : await measure();
   const scores = tokens ? scoreTokens(tokens, { paired: true }) : {};
   const streamErrors = await streams?.errors();
   await trace.time("load", () => source.verified?.());
   const record = recordOf(plan, {
     command: given.command,
-    tensors: context.tensors,
+    tensors,
     scores,
     warnings,
     device: backend.description,
@@ -117,14 +137,14 @@ export async function run(plan: Plan, given: RunOptions): Promise<RunReport> {
   if (streams) report({ type: "scored", scores });
   report({ type: "finished", seconds, peakBytes });
   return {
-    tensors: context.tensors,
+    tensors,
     scores,
     ...(tokens ? { tokens } : {}),
     seconds,
     peakBytes,
     timeline: trace.timeline(),
     phases,
-    distributions: context.distributions ?? new Map(),
+    distributions: distributions ?? new Map(),
     warnings,
     record,
     ...(streamErrors ? { streamErrors } : {}),
@@ -160,6 +180,21 @@ async function performUnit(
     await context.trace.time("walk", () => calibration.embed(original));
   }
   return loaded;
+}
+
+/** Keep again what an earlier run has written and the scores are computed from. */
+async function readBack(
+  units: readonly Unit[],
+  { output, kept, packed }: Pick<Context, "output" | "packed"> & {
+    readonly kept: ReadonlySet<string>;
+  },
+): Promise<void> {
+  // A copy is read from the source, as it is while the run goes on.
+  const outputs = units.flatMap(({ tasks }) => tasks)
+    .flatMap((task) => task.kind === "copy" ? [] : task.outputs);
+  for (const { name } of outputs) {
+    if (kept.has(name)) packed.set(name, await output.read(name));
+  }
 }
 
 /** The tasks of a unit whose tensors are read slice by slice. */

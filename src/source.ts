@@ -29,6 +29,11 @@ export interface TensorSource extends AsyncDisposable {
   readonly label: string;
   /** Pinned: a key of the content (`repo@commit`, or a hash of a folder's headers and sizes). */
   readonly id: string;
+  /**
+   * When each weight file was last changed, in milliseconds since 1970: `id` is of headers, and not
+   * of what they are followed by. Absent where the bytes are pinned, or nobody tells.
+   */
+  readonly changed?: Readonly<Record<string, number>>;
   /** From headers alone, in the order of file name, then offset. */
   readonly tensors: ReadonlyMap<string, TensorInfo>;
   /** Which weight file holds a tensor. */

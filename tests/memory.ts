@@ -60,6 +60,7 @@ export function memorySink(): Sink & { readonly files: Map<string, Uint8Array<Ar
       const bytes = new Uint8Array(size);
       return Promise.resolve({
         write: (offset, piece) => Promise.resolve(bytes.set(piece, offset)),
+        sync: () => Promise.resolve(),
         commit: () => Promise.resolve(void staged.set(path, bytes)),
         [Symbol.asyncDispose]: () => Promise.resolve(),
       });
@@ -79,6 +80,7 @@ export function nowhereSink(): Sink {
     create: () =>
       Promise.resolve({
         write: () => Promise.resolve(),
+        sync: () => Promise.resolve(),
         commit: () => Promise.resolve(),
         [Symbol.asyncDispose]: () => Promise.resolve(),
       }),

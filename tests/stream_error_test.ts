@@ -15,7 +15,7 @@ onEveryBackend(
   "errors of the residual stream are ‖x̃ − x‖ / ‖x‖, by block and by token",
   async (backend) => {
     using scope = backend.scope();
-    const sums = new StreamErrorSums(scope);
+    const sums = new StreamErrorSums(scope, 3 * SEQ_LEN);
     // By block and token of a window: Σ(x̃ − x)² and Σx².
     const apart = Array.from({ length: BLOCKS }, () => new Float64Array(SEQ_LEN));
     const whole = Array.from({ length: BLOCKS }, () => new Float64Array(SEQ_LEN));
@@ -61,7 +61,7 @@ onEveryBackend(
   "two streams that are the same have no error, where they are zero either",
   async (backend) => {
     using scope = backend.scope();
-    const sums = new StreamErrorSums(scope);
+    const sums = new StreamErrorSums(scope, 3 * SEQ_LEN);
     const states = scope.alloc("f32", [4, 3]);
     backend.write(states, new Uint8Array(new Float32Array(12).buffer));
     sums.add(0, { original: states, quantized: states });

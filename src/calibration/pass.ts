@@ -5,8 +5,10 @@
  * weight is computed twice.
  */
 import type { Backend, Scope, Tensor } from "../backend.ts";
+import type { Carried, CarryReader, CarryWriter } from "../carry.ts";
 import type { Model, State } from "../family.ts";
 import { embedWindows } from "../forward/embedding.ts";
+import type { HiddenStates } from "../forward/hidden_states.ts";
 import { Pace } from "../pace.ts";
 import type { SpillStore } from "../forward/spill_file.ts";
 import type { States } from "../forward/states.ts";
@@ -85,7 +87,7 @@ export interface CalibrationOptions extends Streams {
 }
 
 /** The windows of a calibration on their way through a model. */
-export class Calibration implements AsyncDisposable {
+export class Calibration implements AsyncDisposable, Carried {
   readonly #model: Model;
   readonly #backend: Backend;
   readonly #input: CalibrationInput;
@@ -144,19 +146,31 @@ export class Calibration implements AsyncDisposable {
 
   /** Look up every window's tokens. */
   async embed(weights: ModelWeights): Promise<void> {
-    const [first] = this.#model.blocks;
-    const streams = [];
-    for (const kept of [this.#quantized, this.#original]) {
-      if (!kept) continue;
-      const { hiddenSize } = this.#model;
-      streams.push({ states: await kept.open(first!.input, hiddenSize), weights });
-    }
     await embedWindows(this.#model, {
       backend: this.#backend,
       stacks: this.#stacks,
-      streams,
+      streams: (await this.#inputs()).map((states) => ({ states, weights })),
       tables: this.#tables,
     });
+  }
+
+  /** What is kept of windows before a block: its input, in each stream. */
+  async #inputs(): Promise<HiddenStates[]> {
+    const { blocks: [first], hiddenSize } = this.#model;
+    const inputs: HiddenStates[] = [];
+    for (const kept of [this.#quantized, this.#original]) {
+      if (kept) inputs.push(await kept.open(first!.input, hiddenSize));
+    }
+    return inputs;
+  }
+
+  /** Of windows that stand before a block. */
+  async save(to: CarryWriter): Promise<void> {
+    for (const states of await this.#inputs()) await states.save(to);
+  }
+
+  async restore(from: CarryReader): Promise<void> {
+    for (const states of await this.#inputs()) await states.restore(from);
   }
 
   /** Keep the inputs of the block that windows stand before, until {@linkcode passTrained}. */

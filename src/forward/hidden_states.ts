@@ -3,8 +3,10 @@
  * beyond it.
  */
 import type { Backend, Scope, Tensor } from "../backend.ts";
+import type { Carried, CarryReader, CarryWriter } from "../carry.ts";
+import { SPILL_BYTES } from "../limits.ts";
 import { size } from "../size.ts";
-import { elementCount, sum } from "../tensor.ts";
+import { byteLength, elementCount, sum } from "../tensor.ts";
 import { type SpillDType, SpillFile, type SpillStore } from "./spill_file.ts";
 
 /**
@@ -13,7 +15,7 @@ import { type SpillDType, SpillFile, type SpillStore } from "./spill_file.ts";
  * evaluation, whose results must not depend on the budget; in bf16 for a calibration, which
  * averages over all of them.
  */
-export class HiddenStates implements AsyncDisposable {
+export class HiddenStates implements AsyncDisposable, Carried {
   readonly #backend: Backend;
   readonly #rows: readonly number[];
   readonly #channels: number;
@@ -130,6 +132,42 @@ export class HiddenStates implements AsyncDisposable {
     if (stack >= this.#resident.length) return;
     this.#resident[stack]?.[Symbol.dispose]();
     this.#resident[stack] = undefined;
+  }
+
+  /** The states of all stacks, each as it is kept. */
+  async save(to: CarryWriter): Promise<void> {
+    let together: Tensor[] = [];
+    const write = async () => {
+      // A device is waited for once for many.
+      for (const bytes of await this.#backend.read(...together)) await to.write(bytes);
+      together = [];
+    };
+    for (const [stack, tensor] of this.#resident.entries()) {
+      if (!tensor) throw new RangeError(`Cannot save stack ${stack}: it was never set`);
+      together.push(tensor);
+      if (sum(together, byteLength) >= SPILL_BYTES) await write();
+    }
+    if (together.length > 0) await write();
+    for (let part = 0; part < this.spilledStacks; part++) {
+      await to.write(await this.#file!.bytes(part));
+    }
+  }
+
+  async restore(from: CarryReader): Promise<void> {
+    for (const [stack, tokens] of this.#rows.entries()) {
+      const shape = [tokens, this.#channels];
+      if (stack < this.#resident.length) {
+        const bytes = await from.read(byteLength({ dtype: "f32", shape }));
+        this.drop(stack);
+        const tensor = this.#backend.alloc("f32", shape);
+        this.#resident[stack] = tensor;
+        this.#backend.write(tensor, bytes);
+      } else {
+        const file = this.#file!;
+        const bytes = await from.read(byteLength({ dtype: file.dtype, shape }));
+        await file.put(stack - this.#resident.length, bytes);
+      }
+    }
   }
 
   #check(stack: number): void {

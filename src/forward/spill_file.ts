@@ -93,6 +93,11 @@ export class SpillFile implements AsyncDisposable {
     return new SpillFile(backend, { disk, path, places, batchBytes, dtype, writer, reader });
   }
 
+  /** How parts are in the file. */
+  get dtype(): SpillDType {
+    return this.#dtype;
+  }
+
   /** Whether a part was set. */
   has(part: number): boolean {
     return this.#known.has(part);
@@ -130,6 +135,19 @@ export class SpillFile implements AsyncDisposable {
     this.#known.add(part);
     this.#waiting.set(part, this.#narrowed(tensor, scope));
     if (sum([...this.#waiting.values()], byteLength) >= this.#batchBytes) await this.#flush();
+  }
+
+  /** A part as it is in the file, or will be. */
+  async bytes(part: number): Promise<Uint8Array<ArrayBuffer>> {
+    const waiting = this.#waiting.get(part);
+    return waiting ? (await this.#backend.read(waiting))[0]! : await this.#read(part);
+  }
+
+  /** Replace a part by the bytes that {@linkcode bytes} gave. */
+  async put(part: number, bytes: Uint8Array<ArrayBuffer>): Promise<void> {
+    this.drop(part);
+    this.#known.add(part);
+    await this.#writer.write(this.#places[part]!.begin, bytes);
   }
 
   /** Forget a part. */

@@ -3,6 +3,7 @@
  * after token: errors of one block are the input of the next.
  */
 import type { Backend, Scope, Tensor } from "../backend.ts";
+import type { Carried, CarryReader, CarryWriter } from "../carry.ts";
 import { rowDots } from "../ops/row_dots.ts";
 import { difference } from "../ops/subtract.ts";
 
@@ -25,13 +26,16 @@ interface Squares {
 }
 
 /** Gathers squares on the device, which are read once, at the end. */
-export class StreamErrorSums {
+export class StreamErrorSums implements Carried {
   readonly #scope: Scope;
+  /** Tokens of all windows. */
+  readonly #tokens: number;
   readonly #blocks: Squares[][] = [];
 
   /** @param scope What is kept belongs to it. */
-  constructor(scope: Scope) {
+  constructor(scope: Scope, tokens: number) {
     this.#scope = scope;
+    this.#tokens = tokens;
   }
 
   /** Both models' states of a stack of windows behind a block: f32[T, C]. */
@@ -47,6 +51,31 @@ export class StreamErrorSums {
       apart: squares(difference(quantized, original, scratch)),
       whole: squares(original),
     });
+  }
+
+  /** How many blocks there are, then of each all squares apart and all squares whole. */
+  async save(to: CarryWriter): Promise<void> {
+    await to.write(new Uint8Array(Uint32Array.of(this.#blocks.length).buffer));
+    const { backend } = this.#scope;
+    for (const stacks of this.#blocks) {
+      const squares = [...stacks.map(({ apart }) => apart), ...stacks.map(({ whole }) => whole)];
+      for (const bytes of await backend.read(...squares)) await to.write(bytes);
+    }
+  }
+
+  /** The windows of a block in one stack, however they were stacked. */
+  async restore(from: CarryReader): Promise<void> {
+    const { backend } = this.#scope;
+    const [blocks] = new Uint32Array((await from.read(4)).buffer);
+    const read = async () => {
+      const y = this.#scope.alloc("f32", [this.#tokens]);
+      backend.write(y, await from.read(4 * this.#tokens));
+      return y;
+    };
+    this.#blocks.length = 0;
+    for (let block = 0; block < blocks!; block++) {
+      this.#blocks.push([{ apart: await read(), whole: await read() }]);
+    }
   }
 
   /**

@@ -4,6 +4,7 @@
  * and KL divergence.
  */
 import type { Backend, Scope } from "../backend.ts";
+import type { Carried, CarryReader, CarryWriter } from "../carry.ts";
 import type { Score, TokenScores } from "../evaluator.ts";
 import { EVALUATORS } from "../evaluators/mod.ts";
 import type { Model } from "../family.ts";
@@ -68,7 +69,7 @@ export interface StreamsOptions {
 }
 
 /** Walks the windows through the model, in one stream per model. */
-export class Streams implements AsyncDisposable {
+export class Streams implements AsyncDisposable, Carried {
   readonly #model: Model;
   readonly #backend: Backend;
   readonly #pace: Pace;
@@ -99,7 +100,9 @@ export class Streams implements AsyncDisposable {
     this.#states = states;
     this.#held = backend.scope();
     this.#tables = new ModelTables(model, { tokens: this.#tokens, scope: this.#held });
-    this.#errors = compare ? new StreamErrorSums(this.#held) : undefined;
+    this.#errors = compare
+      ? new StreamErrorSums(this.#held, this.#tokens * evaluation.windows.length)
+      : undefined;
   }
 
   /** A stream for each of `weights`. */
@@ -180,6 +183,16 @@ export class Streams implements AsyncDisposable {
     }
     await states.set(stack, y, scope);
     await this.#pace.keep();
+  }
+
+  async save(to: CarryWriter): Promise<void> {
+    for (const states of this.#states) await states.save(to);
+    await this.#errors?.save(to);
+  }
+
+  async restore(from: CarryReader): Promise<void> {
+    for (const states of this.#states) await states.restore(from);
+    await this.#errors?.restore(from);
   }
 
   /** How far the streams were apart; undefined where that was not measured. */

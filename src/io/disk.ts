@@ -5,7 +5,13 @@
  */
 import { dirname } from "node:path";
 import type { ScratchFile } from "../backend.ts";
-import { type DiskReader, type DiskWriter, openReader, openWriter } from "./open_files.ts";
+import {
+  type DiskReader,
+  type DiskWriter,
+  openReader,
+  openWriter,
+  reopenWriter,
+} from "./open_files.ts";
 import { openScratch } from "./scratch_file.ts";
 import { attempt, isSystemFault } from "./system_faults.ts";
 
@@ -50,6 +56,8 @@ export interface Disk extends ReadableDisk {
     size: number,
     options?: { readonly lasting?: boolean },
   ): Promise<DiskWriter>;
+  /** Go on writing a file that is there; it has `size` bytes from now on. */
+  reopen(path: string, size: number): Promise<DiskWriter>;
   /** Make a file of `size` zeros that is changed in place, and removed when it is disposed of. */
   openScratch(path: string, size: number): ScratchFile;
   /** Make a folder that was not there before; `secret` keeps other users out. */
@@ -76,6 +84,8 @@ export interface Disk extends ReadableDisk {
   lock(path: string): Promise<AsyncDisposable | "impossible" | undefined>;
   /** What this machine is called; `undefined` when Deno may not ask. */
   hostName(): string | undefined;
+  /** Whether a process of this machine goes on; `undefined` where the system does not tell. */
+  isAlive(process: number): Promise<boolean | undefined>;
   /**
    * Bytes that may still be written at a path; `undefined` when the system does not tell or Deno
    * may not ask.
@@ -94,6 +104,7 @@ export const disk: Disk = {
   open: (path, { growing = false } = {}) => attempt("open", path, () => openReader(path, growing)),
   create: (path, size, { lasting = false } = {}) =>
     attempt("create", path, () => openWriter(path, size, lasting)),
+  reopen: (path, size) => attempt("open", path, () => reopenWriter(path, size)),
   openScratch,
   makeFolder: (path, { secret = false } = {}) =>
     attempt("make folder", path, () => Deno.mkdir(path, secret ? { mode: 0o700 } : {})),
@@ -107,6 +118,7 @@ export const disk: Disk = {
     const { state } = Deno.permissions.querySync({ name: "sys", kind: "hostname" });
     return state === "granted" ? Deno.hostname() : undefined;
   },
+  isAlive,
   freeBytes: (path) => attempt("ask for the free space of", path, () => freeBytes(path)),
 };
 
@@ -195,7 +207,10 @@ async function lock(path: string): Promise<AsyncDisposable | "impossible" | unde
     return Promise.resolve();
   };
   try {
-    if (await file.tryLock(true)) return { [Symbol.asyncDispose]: close };
+    // Who had it locked may have removed the file, and another may have its name by now.
+    if (await file.tryLock(true) && (await file.stat()).ino === await inodeOf(path)) {
+      return { [Symbol.asyncDispose]: close };
+    }
   } catch (error) {
     await close();
     if (isSystemFault(error) && NO_LOCKS.has(error.code ?? "")) return "impossible";
@@ -203,6 +218,21 @@ async function lock(path: string): Promise<AsyncDisposable | "impossible" | unde
   }
   await close();
   return undefined;
+}
+
+/** The number of a file on its disk; undefined where there is none, null where files have none. */
+async function inodeOf(path: string): Promise<number | null | undefined> {
+  try {
+    return (await Deno.lstat(path)).ino;
+  } catch (fault) {
+    if (fault instanceof Deno.errors.NotFound) return undefined;
+    throw fault;
+  }
+}
+
+async function isAlive(process: number): Promise<boolean | undefined> {
+  if (Deno.build.os !== "linux" || !(await may("read", "/proc"))) return undefined;
+  return await entry("look at", `/proc/${process}`, Deno.stat) !== undefined;
 }
 
 /** What file systems say that know no locks. */

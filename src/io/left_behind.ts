@@ -17,21 +17,27 @@ export const OWNER_FILE = ".sluice-owner";
 /** The warning that tells of such a folder: of this machine, not of what is being made. */
 export const LEFT_BEHIND = "left-behind";
 
+/** What an owner file says: which process of which machine. */
+function ownerText(disk: Disk): Uint8Array<ArrayBuffer> {
+  const owner = { host: disk.hostName() ?? null, process: Deno.pid };
+  return new TextEncoder().encode(JSON.stringify(owner));
+}
+
 /**
- * Say that a folder is in use, until the result is disposed of or this process ends. A file system
- * that knows no locks has nothing said to it, and what is left there is named only.
+ * Say that a folder is in use, until the result is disposed of or this process ends. On a file
+ * system that knows no locks only the file says it, by the number of the process.
  *
  * @throws {SpaceError} the file cannot be made.
  */
 export async function own(disk: Disk, folder: string): Promise<AsyncDisposable> {
   const path = join(folder, OWNER_FILE);
-  const text = new TextEncoder().encode(JSON.stringify({ host: disk.hostName() ?? null }));
+  const text = ownerText(disk);
   // Under its name it is never seen without its lock.
   await using writer = await disk.create(`${path}-new`, text.length);
   await writer.write(0, text);
   const lock = await disk.lock(`${path}-new`);
   if (lock === "impossible") {
-    await disk.remove(`${path}-new`);
+    await disk.rename(`${path}-new`, path);
     return { [Symbol.asyncDispose]: () => Promise.resolve() };
   }
   if (!lock) throw new RangeError(`Cannot lock ${quote(`${path}-new`)}: it is locked already.`);
@@ -58,6 +64,8 @@ export interface Sweep {
    * takes.
    */
   readonly rescue: (folder: string) => Promise<Rescued | undefined>;
+  /** Folders of such a name that are left to others. */
+  readonly skip?: (folder: string) => boolean;
   /** Whether folders of such a name that have no owner file are worth a word. */
   readonly nameStrangers: boolean;
   readonly report: Reporter;
@@ -70,13 +78,13 @@ export interface Sweep {
  */
 export async function sweep(
   disk: Disk,
-  { parent, pattern, rescue, nameStrangers, report }: Sweep,
+  { parent, pattern, rescue, skip = () => false, nameStrangers, report }: Sweep,
 ): Promise<void> {
   const tell = (message: string) => report({ type: "warning", code: LEFT_BEHIND, message });
   const names = (await disk.stat(parent))?.kind === "folder" ? await disk.list(parent) : [];
   for (const name of names.filter((name) => pattern.test(name))) {
     const folder = join(parent, name);
-    if ((await disk.lstat(folder))?.kind !== "folder") continue;
+    if (skip(folder) || (await disk.lstat(folder))?.kind !== "folder") continue;
     await using claim = await claimOf(disk, folder);
     if (claim.owner === "alive") continue;
     if (claim.owner === "unknown") {
@@ -87,46 +95,71 @@ export async function sweep(
       );
       continue;
     }
-    const { stays, message } = await rescue(folder) ?? {
-      stays: false,
-      message: `Removed ${quote(folder)} (${
-        size(await bytesIn(disk, folder))
-      }), which a run that was killed had left.`,
-    };
+    const found = await rescue(folder);
+    if (found?.stays) {
+      tell(found.message);
+      continue;
+    }
     await claim[Symbol.asyncDispose]();
-    tell(stays ? message : await removed(disk, folder) ?? message);
+    const message = await discard(disk, folder);
+    tell(found?.message ?? message);
   }
 }
 
-/** Remove a folder; why it could not be, which is no reason to stop. */
-async function removed(disk: Disk, folder: string): Promise<string | undefined> {
+/**
+ * Remove a folder that a killed run had left, and say so; or why it could not be removed.
+ *
+ * @param known What it was called.
+ */
+export async function discard(disk: Disk, folder: string, known = folder): Promise<string> {
+  const bytes = await bytesIn(disk, folder);
   try {
     await disk.remove(folder, { recursive: true });
-    return undefined;
   } catch (error) {
+    // No reason to stop.
     if (error instanceof SpaceError) return error.message;
     throw error;
   }
+  return `Removed ${quote(known)} (${size(bytes)}), which a run that was killed had left.`;
 }
 
-/** Whose a folder is. */
-interface Claim extends AsyncDisposable {
+/** Whose a folder is; one whose owner is dead is the caller's until the claim is disposed of. */
+export interface Claim extends AsyncDisposable {
   readonly owner: "alive" | "dead" | "unknown";
 }
 
-async function claimOf(disk: Disk, folder: string): Promise<Claim> {
+/** Write into a folder that was claimed that this process owns it from now on. */
+export async function takeOver(disk: Disk, folder: string): Promise<void> {
+  const text = ownerText(disk);
+  await using writer = await disk.reopen(join(folder, OWNER_FILE), text.length);
+  await writer.write(0, text);
+}
+
+/**
+ * See whose a folder is, and claim it where its owner is dead.
+ *
+ * @throws {SpaceError} the system refuses it.
+ */
+export async function claimOf(disk: Disk, folder: string): Promise<Claim> {
   const without = (owner: Claim["owner"]): Claim => ({
     owner,
     [Symbol.asyncDispose]: () => Promise.resolve(),
   });
-  const path = join(folder, OWNER_FILE);
   try {
+    let path = join(folder, OWNER_FILE);
+    // Killed before the file had its name.
+    if (!(await disk.lstat(path))) path += "-new";
     if ((await disk.lstat(path))?.kind !== "file") return without("unknown");
-    const host = await hostOf(disk, path);
+    const { host, process } = await ownerOf(disk, path);
     const here = disk.hostName();
     if (host !== undefined && here !== undefined && host !== here) return without("unknown");
     const lock = await disk.lock(path);
-    if (lock === "impossible") return without("unknown");
+    if (lock === "impossible") {
+      const known = process === undefined || host === undefined || host !== here
+        ? undefined
+        : await disk.isAlive(process);
+      return without(known === undefined ? "unknown" : known ? "alive" : "dead");
+    }
     return lock ? { owner: "dead", ...lock } : without("alive");
   } catch (error) {
     // Another user's.
@@ -135,11 +168,18 @@ async function claimOf(disk: Disk, folder: string): Promise<Claim> {
   }
 }
 
-/** The machine that an owner file names. */
-async function hostOf(disk: Disk, path: string): Promise<string | undefined> {
-  await using reader = await disk.open(path);
+/** The machine and the process that an owner file names. */
+async function ownerOf(
+  disk: Disk,
+  path: string,
+): Promise<{ readonly host: string | undefined; readonly process: number | undefined }> {
+  await using reader = await disk.open(path, { growing: true });
   const text = new TextDecoder().decode(await reader.read(0, Math.min(reader.size, 1000)));
-  return /"host":"([^"]*)"/.exec(text)?.[1];
+  const [, process] = /"process":(\d+)/.exec(text) ?? [];
+  return {
+    host: /"host":"([^"]*)"/.exec(text)?.[1],
+    process: process === undefined ? undefined : Number(process),
+  };
 }
 
 /** Bytes of all files in a folder. */

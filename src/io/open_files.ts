@@ -8,6 +8,8 @@ import { attempt } from "./system_faults.ts";
 /** A file open for reading. */
 export interface DiskReader extends AsyncDisposable {
   readonly size: number;
+  /** When it was last changed, in milliseconds since 1970; absent where nobody tells. */
+  readonly modified?: number | undefined;
   /**
    * Bytes `[begin, end)`. Calls may overlap in time.
    *
@@ -22,7 +24,7 @@ export interface DiskReader extends AsyncDisposable {
   ): Promise<Uint8Array<ArrayBuffer | B>>;
 }
 
-/** A new file open for writing. */
+/** A file open for writing. */
 export interface DiskWriter extends AsyncDisposable {
   /** Put all of `bytes` at `offset`. Calls may overlap in time. */
   write(offset: number, bytes: Uint8Array): Promise<void>;
@@ -49,6 +51,7 @@ export async function openReader(path: string, growing: boolean): Promise<DiskRe
   const inTurn = queue();
   return {
     size,
+    modified: mtime?.getTime(),
     read(begin, end, into) {
       if (!(begin >= 0 && begin <= end && end <= size)) {
         throw new RangeError(
@@ -111,10 +114,41 @@ export async function openWriter(
   lasting: boolean,
 ): Promise<DiskWriter> {
   const file = await Deno.open(path, { write: true, createNew: true });
+  const writer = writerOf(file, { path, lasting });
+  try {
+    await file.truncate(size);
+  } catch (fault) {
+    file.close();
+    await Deno.remove(path);
+    throw fault;
+  }
+  return writer;
+}
+
+/**
+ * Go on writing a file that is there, which has `size` bytes from now on.
+ *
+ * @throws {SpaceError} the system refuses it.
+ */
+export async function reopenWriter(path: string, size: number): Promise<DiskWriter> {
+  const file = await Deno.open(path, { write: true });
+  try {
+    await file.truncate(size);
+  } catch (fault) {
+    file.close();
+    throw fault;
+  }
+  return writerOf(file, { path, lasting: true });
+}
+
+function writerOf(
+  file: Deno.FsFile,
+  { path, lasting }: { readonly path: string; readonly lasting: boolean },
+): DiskWriter {
   const inTurn = queue();
   let unsynced = 0;
   let syncing = Promise.resolve();
-  const writer: DiskWriter = {
+  return {
     write: (offset, bytes) =>
       inTurn(() =>
         attempt("write", path, async () => {
@@ -140,14 +174,6 @@ export async function openWriter(
       await Promise.allSettled([syncing]);
     },
   };
-  try {
-    await file.truncate(size);
-  } catch (fault) {
-    file.close();
-    await Deno.remove(path);
-    throw fault;
-  }
-  return writer;
 }
 
 /** Put on the disk what a file has by now, by a handle of its own: writes need not wait for it. */

@@ -8,6 +8,7 @@ import type { DeviceLimits, MatrixPlaces } from "../backend.ts";
 import { UnsupportedError } from "../errors.ts";
 import type { Model } from "../family.ts";
 import { stateWidths, type Streams } from "../graph/stops.ts";
+import { STREAM_ERROR_BYTES } from "../limits.ts";
 import { size, sizeToGive } from "../size.ts";
 import { type Surroundings, walkBytes } from "./memory.ts";
 import type { MemoryPlan } from "./planned.ts";
@@ -43,6 +44,25 @@ export function spilledBytes(
     walk ? spilledTokens(walk, perToken, { model, device }) : 0;
   return spilled(evaluation, both) * both * 4 +
     spilled(calibration, widths.kept) * widths.between * 2;
+}
+
+/**
+ * Bytes of what passes from unit to unit: hidden states of both streams of the evaluation and how
+ * far they were apart, and the inputs of a block in the streams of the calibration.
+ */
+export function carryBytes(
+  model: Model | undefined,
+  { evaluation, calibration }: Walks,
+  { device, ...streams }: Streams & { readonly device: DeviceLimits },
+): number {
+  if (!model) return 0;
+  const { hiddenSize, blocks } = model;
+  const tokens = (walk: WindowsRequest | undefined) => walk ? walk.windows * walk.seqLen : 0;
+  const measured = tokens(evaluation) * (2 * hiddenSize * 4 + blocks.length * STREAM_ERROR_BYTES);
+  const { kept } = stateWidths(model, streams);
+  const spilled = calibration ? spilledTokens(calibration, kept, { model, device }) : 0;
+  const perStream = (tokens(calibration) * 4 - spilled * 2) * hiddenSize;
+  return measured + (streams.propagate ? 2 : 1) * perStream;
 }
 
 /** Slices are not made smaller than this to keep a budget: below it, every other cost is larger. */

@@ -104,6 +104,11 @@ export interface Plan extends Walks {
   readonly tuned: boolean;
   /** Bytes of hidden states on disk at once. */
   readonly spilledBytes: number;
+  /**
+   * Bytes of what passes from unit to unit, at most: twice as many are on disk while a run goes on
+   * that is to go on after it was stopped.
+   */
+  readonly carryBytes: number;
   readonly loaders: readonly Verdict[];
   /** What a user should know before the run, which reports it. */
   readonly warnings: readonly Warning[];

@@ -3,7 +3,7 @@ import type { DeviceLimits } from "../backend.ts";
 import type { Model } from "../family.ts";
 import type { Format } from "../format.ts";
 import { graphsOf } from "../graph/block_graph.ts";
-import type { TensorInfo } from "../tensor.ts";
+import { byteLength, type TensorInfo } from "../tensor.ts";
 import { sliceOf } from "./slices.ts";
 import type { Decision, Place, TensorTask, Unit } from "./tasks.ts";
 
@@ -48,7 +48,7 @@ export function sliceTasks(
  * architecture is unknown.
  */
 export function arrange(tasks: readonly TensorTask[], model: Model | undefined): Unit[] {
-  if (!model) return [{ name: "tensors", place: undefined, tasks }];
+  if (!model) return inParts({ name: "tensors", place: undefined, tasks });
   const left = new Map(tasks.map((task) => [task.source.name, task]));
   const take = (names: Iterable<string>): TensorTask[] =>
     [...new Set(names)].flatMap((name) => {
@@ -74,6 +74,24 @@ export function arrange(tasks: readonly TensorTask[], model: Model | undefined):
       const own = [...left.keys()].filter((tensor) => tensor.startsWith(`${name}.`));
       return unit(name, i, [...named, ...own]);
     }),
-    unit("head", undefined, [...left.keys()]),
+    ...inParts(unit("head", undefined, [...left.keys()])),
   ].filter(({ tasks }) => tasks.length > 0);
+}
+
+/** Bytes of tensors after which what belongs to no block goes on in another unit. */
+const UNIT_BYTES = 256 * 2 ** 20;
+
+/** A unit that windows do not go through, cut between tensors: a run goes on after any of them. */
+function inParts({ name, tasks }: Unit): Unit[] {
+  const parts: TensorTask[][] = [[]];
+  let bytes = 0;
+  for (const task of tasks) {
+    if (bytes >= UNIT_BYTES) {
+      parts.push([]);
+      bytes = 0;
+    }
+    parts.at(-1)!.push(task);
+    bytes += byteLength(task.source);
+  }
+  return parts.map((tasks) => ({ name, place: undefined, tasks }));
 }

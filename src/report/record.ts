@@ -152,7 +152,7 @@ export function recordOf(plan: Plan, facts: RecordFacts): RunRecord {
     (recipe.outlierQuantile !== undefined && input
       ? { windows: input.windows.length, seqLen: input.windows[0]!.length, stateBudget: 0 }
       : undefined);
-  const hub = /^[^/\s]+\/[^/\s]+@[0-9a-f]{40}$/.test(source.id);
+  const hub = isPinned(source);
   return {
     version: 1,
     generator: `sluice ${VERSION}`,
@@ -195,6 +195,11 @@ export function recordOf(plan: Plan, facts: RecordFacts): RunRecord {
       ),
     ),
   };
+}
+
+/** Whether a source is a commit of a repository, whose bytes never change. */
+export function isPinned({ id }: Plan["source"]): boolean {
+  return /^[^/\s]+\/[^/\s]+@[0-9a-f]{40}$/.test(id);
 }
 
 /** A record as the file that holds it; infinities and NaN, which JSON has no word for, are text. */

@@ -18,9 +18,18 @@ import type { ReadAhead } from "./read_ahead.ts";
 export interface RunOptions {
   readonly source: TensorSource;
   readonly backend: Backend;
+  /** One with a resumption has the run go on where an earlier one of the same key was stopped. */
   readonly sink: Sink;
+  /**
+   * The share of the run's time that may go into saving what it takes to go on: 0.02 unless given,
+   * Infinity to save after every unit.
+   */
+  readonly saveShare?: number;
   readonly report?: Reporter;
-  /** Stops the run between two slices; nothing is left under the final name. */
+  /**
+   * Stops the run between two slices, or where units are finished that can be saved only then, at
+   * the end of the unit; nothing is left under the final name.
+   */
   readonly signal?: AbortSignal;
   /**
    * Compute every metric of every quantized weight, and the error of the outputs of those that are

@@ -2,10 +2,11 @@
  * The output of a run: planned files that fill up piece by piece, each committed when its last byte
  * is in.
  */
+import { quote, RequestError } from "../errors.ts";
 import { WRITE_BEHIND_BYTES } from "../limits.ts";
 import type { PlannedFile, Sidecar } from "../plan/planned.ts";
 import type { Reporter } from "../report.ts";
-import type { Sink, SinkFile } from "../sink.ts";
+import type { Sink, SinkFile, Span } from "../sink.ts";
 import type { TensorSource } from "../source.ts";
 import type { Trace } from "../trace.ts";
 
@@ -14,6 +15,13 @@ interface OpenFile {
   file: Promise<SinkFile> | undefined;
   /** Bytes that have not been written yet, header included. */
   left: number;
+}
+
+/** Bytes of an output file that were written. */
+export interface StoredPiece extends Span {
+  readonly file: string;
+  /** In hex. */
+  readonly sha256: string;
 }
 
 /**
@@ -30,6 +38,10 @@ export class Output implements AsyncDisposable {
   >();
   readonly #files: OpenFile[];
   readonly #pending = new Map<Promise<void>, number>();
+  /** What was written since it was last asked for, where a run can go on with it. */
+  #pieces: Promise<StoredPiece>[] = [];
+  /** Files that were written to since the last flush. */
+  readonly #unflushed = new Set<OpenFile>();
 
   constructor(
     files: readonly PlannedFile[],
@@ -62,12 +74,75 @@ export class Output implements AsyncDisposable {
         } bytes for it, got bytes ${offset} to ${offset + bytes.length}`,
       );
     }
+    if (this.#sink.resumption) this.#note(place.open, place.begin + offset, bytes);
     const work = () => this.#put(place.open, place.begin + offset, bytes);
     const task = this.#trace.transfer("write", bytes.length, work);
     // Whoever waits next is told of a fault; until then it must not count as unhandled.
     task.catch(() => {});
     this.#pending.set(task, bytes.length);
     await this.#settle(WRITE_BEHIND_BYTES);
+  }
+
+  #note(open: OpenFile, begin: number, bytes: Uint8Array): void {
+    const { path: file } = open.planned;
+    const piece = async () => ({
+      file,
+      begin,
+      end: begin + bytes.length,
+      sha256: await sha256(bytes),
+    });
+    this.#pieces.push(piece());
+    this.#unflushed.add(open);
+  }
+
+  /** What was written since this was last asked. */
+  async takePieces(): Promise<StoredPiece[]> {
+    const pieces = this.#pieces;
+    this.#pieces = [];
+    return await Promise.all(pieces);
+  }
+
+  /** Wait until everything written is on the disk. */
+  async flush(): Promise<void> {
+    await this.#settle(0);
+    for (const { file } of this.#unflushed) await (await file)?.sync();
+    this.#unflushed.clear();
+    await this.#sink.resumption?.sync();
+  }
+
+  /**
+   * Take over what an earlier run has written, once it is seen that it is there.
+   *
+   * @throws {RequestError} it is not.
+   */
+  async takeOver(pieces: readonly StoredPiece[]): Promise<void> {
+    const sink = this.#sink.resumption!;
+    for (const [path, spans] of Map.groupBy(pieces, ({ file }) => file)) {
+      const open = this.#files.find(({ planned }) => planned.path === path);
+      if (!open) throw new RangeError(`Cannot go on with "${path}": the plan has no such file`);
+      const { head, size } = open.planned;
+      const file = await sink.reopen(path, size, spans);
+      open.file = Promise.resolve(file);
+      await file.write(0, head);
+      open.left -= head.length;
+      for (const { begin, end, sha256: written } of spans) {
+        if (await sha256(await sink.read(path, { begin, end })) !== written) {
+          throw new RequestError(
+            `Cannot go on with ${
+              quote(path)
+            }: bytes ${begin} to ${end} are not those that were written.`,
+          );
+        }
+        open.left -= end - begin;
+      }
+      if (open.left === 0) await file.commit();
+    }
+  }
+
+  /** All bytes of a tensor that was written, maybe by an earlier run. */
+  async read(tensor: string): Promise<Uint8Array<ArrayBuffer>> {
+    const { open, begin, size } = this.#places.get(tensor)!;
+    return await this.#sink.resumption!.read(open.planned.path, { begin, end: begin + size });
   }
 
   async #put(open: OpenFile, at: number, bytes: Uint8Array): Promise<void> {
@@ -150,4 +225,12 @@ export class Output implements AsyncDisposable {
       if (opened.status === "fulfilled") await opened.value?.[Symbol.asyncDispose]();
     }
   }
+}
+
+async function sha256(bytes: Uint8Array): Promise<string> {
+  // What is shared with a device cannot be hashed, and what is shared with others may change.
+  const own = bytes.buffer instanceof ArrayBuffer
+    ? bytes as Uint8Array<ArrayBuffer>
+    : bytes.slice();
+  return new Uint8Array(await crypto.subtle.digest("SHA-256", own as BufferSource)).toHex();
 }

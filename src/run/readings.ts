@@ -45,14 +45,14 @@ export function readings(
 }
 
 /**
- * Output tensors that the scores are computed from: the last unit's, and the output head's, which
- * may be the embedding.
+ * Output tensors that the scores are computed from: those behind the blocks, and the output head's,
+ * which may be the embedding.
  */
 export function neededAtTheEnd({ model, units }: Plan): ReadonlySet<string> {
   const head = model?.head?.linear.at.of;
   const tasks = [
     ...units.flatMap(({ tasks }) => tasks).filter(({ source }) => source.name === head),
-    ...units.at(-1)?.tasks ?? [],
+    ...units.filter(({ place }) => place === undefined).flatMap(({ tasks }) => tasks),
   ];
   return new Set(tasks.flatMap(({ outputs }) => outputs).map(({ name }) => name));
 }

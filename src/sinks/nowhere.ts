@@ -13,6 +13,7 @@ export function openNowhere(): Sink {
             `Cannot write ${bytes.length} bytes at ${offset} of a file of ${size}`,
           );
         },
+        sync: () => Promise.resolve(),
         commit: () => Promise.resolve(),
         [Symbol.asyncDispose]: () => Promise.resolve(),
       }),

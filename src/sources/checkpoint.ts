@@ -191,6 +191,9 @@ async function openFiles(
     configText === undefined ? null : await digest(new TextEncoder().encode(configText)),
   ])));
 
+  const changed = shards.flatMap(({ name, reader: { modified } }) =>
+    modified === undefined ? [] : [[name, modified] as const]
+  );
   const readers = new Map(shards.map(({ name, reader }) => [name, reader]));
   const open = opened.move();
   const locate: PlacedSource["locate"] = (name, rows) => {
@@ -204,6 +207,7 @@ async function openFiles(
   return {
     label,
     id,
+    ...(changed.length > 0 ? { changed: Object.fromEntries(changed) } : {}),
     tensors,
     fileOf,
     files,

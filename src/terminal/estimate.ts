@@ -46,6 +46,13 @@ export class Estimate {
     this.#windows.total = windows ?? this.#windows.total;
   }
 
+  /** What an earlier run has done, which teaches nothing. */
+  resume({ bytes, windows }: { bytes: number; windows: number }): void {
+    this.#weights.done = bytes;
+    this.#windows.done = windows;
+    this.#last = this.#now();
+  }
+
   /** Bytes of weights that have just been copied as they are. */
   addCopied(bytes: number): void {
     this.#weights.done += bytes;

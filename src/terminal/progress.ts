@@ -144,7 +144,7 @@ export function barView(
 
 /** Whether an event is a line of its own, whatever the progress. */
 function isLine({ type }: Event): boolean {
-  return type === "start" || type === "warning" || type === "tried";
+  return type === "start" || type === "resumed" || type === "warning" || type === "tried";
 }
 
 function cut(text: string, length: number): string {
@@ -160,6 +160,9 @@ function follow(estimate: Estimate, event: Event): string | undefined {
   switch (event.type) {
     case "start":
       estimate.expect({ bytes: event.bytes, windows: event.windows ?? 0 });
+      return "";
+    case "resumed":
+      estimate.resume(event);
       return "";
     case "quantized":
       estimate.addBytes(event.bytes);
@@ -202,6 +205,10 @@ export function describe(event: Event): string {
         numbers.join("")
       }`;
     }
+    case "resumed":
+      return `going on after ${event.units} of ${
+        plural(event.of, "unit")
+      }, which an earlier run did`;
     case "copied":
       return `copied ${visible(event.name)}: ${size(event.bytes)}`;
     case "examined":
