@@ -3,7 +3,7 @@
  * stops it. Commands are in src/terminal/commands/; nothing here knows of quantization.
  *
  * Exit codes: 0 done · 1 wrong request · 2 bad checkpoint · 3 device · 4 Hub or network · 5 disk ·
- * 70 a fault of Sluice · 75 interrupted, the same command starts again · 130 interrupted twice.
+ * 70 a fault of Sluice · 75 interrupted, the same command goes on · 130 interrupted twice.
  *
  * @module
  */
@@ -129,19 +129,20 @@ function denoStream(stream: typeof Deno.stdout, name: string): TextStream {
 }
 
 /**
- * Stop at the first Ctrl-C after the slice at hand, without waiting for the Hub, at the second at
- * once; also when told to end, or when the terminal is closed.
+ * Stop at the first Ctrl-C as soon as what is finished is kept, at the second at once; so when told
+ * to end, and the first alone when the terminal is closed.
  */
 function listen(stop: AbortController): void {
   const interrupt = () => stop.abort(new Interrupted());
   // Asked before the first listener: with that, Deno takes over SIGHUP too.
   const outlives = Deno.build.os !== "windows" && ignoresHangup();
-  Deno.addSignalListener("SIGINT", () => {
+  const insist = () => {
     if (stop.signal.aborted) Deno.exit(EXIT.killed);
     interrupt();
-  });
+  };
+  Deno.addSignalListener("SIGINT", insist);
   if (Deno.build.os === "windows") return;
-  Deno.addSignalListener("SIGTERM", interrupt);
+  Deno.addSignalListener("SIGTERM", insist);
   // A terminal that is closed may say so twice.
   Deno.addSignalListener("SIGHUP", outlives ? () => {} : interrupt);
 }

@@ -1,7 +1,8 @@
 /**
- * What passes from unit to unit of a run, as bytes: each part of a run that has some writes its own,
- * and reads them back in the same order when the run goes on after it was stopped. Implementations:
- * forward/streams.ts, calibration/pass.ts; where the bytes lie: sinks/carry_files.ts.
+ * What passes from unit to unit of a run, as bytes: each part of a run that has some writes its
+ * own, and reads them back in the same order when the run goes on after it was stopped.
+ * Implementations: forward/streams.ts, calibration/pass.ts; where the bytes lie:
+ * sinks/carry_files.ts.
  */
 
 /** Takes bytes, one piece after another. */

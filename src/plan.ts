@@ -37,12 +37,14 @@ import { byteLength, elementCount, sum } from "./tensor.ts";
 export function plan(
   recipe: Recipe,
   source: TensorSource,
-  { device, evaluation: asked, calibration: given, budgets = {} }: {
+  { device, evaluation: asked, calibration: given, budgets = {}, resume = false }: {
     device: DeviceLimits;
     evaluation?: WindowsRequest;
     /** Required when a method of the recipe is calibrated; not used when none is. */
     calibration?: WindowsRequest;
     budgets?: Budgets;
+    /** Whether the run is to go on after it was stopped, for which its carry lies on disk. */
+    resume?: boolean;
   },
 ): Plan {
   checkOps(device);
@@ -79,7 +81,7 @@ export function plan(
         : 0);
     const around = { device, places, format, model, windows, ...streams, buffers };
     return { units, windows, places, memory: planMemory(units, around) };
-  }, { device, model, windows: walks, ...streams, budgets });
+  }, { device, model, windows: walks, ...streams, budgets, resume });
   const quantized = quantizeTasks(units);
   const files = layoutFiles(units, recipe.maxShardSize);
   const loaders = format.loaders({ ...content, misfit: misfitOf(source, runnable) });
@@ -109,7 +111,7 @@ export function plan(
     ...windows,
     ...streams,
     spilledBytes: spilledBytes(model, windows, { ...streams, device }),
-    carryBytes: carryBytes(model, windows, { ...streams, device }),
+    carryBytes: resume ? carryBytes(model, windows, { ...streams, device }) : 0,
     loaders,
     warnings: [...warnings, ...warningOf(loaders, format, quantized)],
   };

@@ -130,9 +130,32 @@ Deno.test("a file system without locks is no hindrance, and what is left there i
   withFolder(async (folder) => {
     const lockless: Disk = { ...disk, lock: () => Promise.resolve("impossible" as const) };
     await using sink = await openFolderSink(`${folder}/out`, { disk: lockless });
-    assert.deepEqual(names(`${folder}/${names(folder)[0]}`), ["new"]);
+    assert.deepEqual(names(`${folder}/${names(folder)[0]}`), [OWNER_FILE, "new"]);
     await sink.commit();
     assert.deepEqual(names(folder), ["out"]);
+  }));
+
+Deno.test("where there are no locks, the process that the owner file names is looked for", () =>
+  withFolder(async (folder) => {
+    const alive = new Map([[1, true], [2, false]]);
+    const lockless: Disk = {
+      ...disk,
+      hostName: () => "here",
+      lock: () => Promise.resolve("impossible" as const),
+      isAlive: (process) => Promise.resolve(alive.get(process)),
+    };
+    const stage = `${folder}/out.sluice-partial-0123abcd`;
+    const told = async (owner: object) => {
+      await Deno.mkdir(stage, { recursive: true });
+      await Deno.writeTextFile(`${stage}/${OWNER_FILE}`, JSON.stringify(owner));
+      return (await openAfter(`${folder}/out`, { disk: lockless })).join();
+    };
+    assert.equal(await told({ host: "here", process: 1 }), "");
+    // Nobody tells whether it is alive, or not of this machine.
+    for (const owner of [{ host: "here", process: 3 }, { host: "there", process: 2 }]) {
+      assert.match(await told(owner), /whether it still goes on cannot be told/);
+    }
+    assert.match(await told({ host: "here", process: 2 }), /^Removed /);
   }));
 
 Deno.test("what cannot be removed is told, and stops nothing", () =>

@@ -46,6 +46,7 @@ const LAYERS: readonly (readonly string[])[] = [
   // The seams: what a kind of thing is, for those who make one and those who use one.
   [
     "backend",
+    "carry",
     "container",
     "evaluator",
     "family",

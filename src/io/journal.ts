@@ -45,7 +45,9 @@ export async function readJournal(disk: Disk, path: string): Promise<JournalText
       // What stands behind it was written later, so it was whole once.
       if (end + 1 === bytes.length) break;
       throw new RequestError(
-        `Cannot go on by ${quote(path)}: its line ${records.length + 1} is damaged.`,
+        `Cannot go on by ${quote(path)}: its line ${
+          records.length + 1
+        } is damaged. Begin anew with \`restart\`.`,
       );
     }
     records.push(record.value);

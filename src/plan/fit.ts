@@ -22,8 +22,8 @@ export interface Budgets {
   /** Of a GPU: `MemoryPlan.device`. */
   readonly vram?: number | undefined;
   /**
-   * Of temporary files: hidden states, matrices, and staged shards of a Hub repository. The output
-   * is not counted.
+   * Of temporary files: hidden states, matrices, staged shards of a Hub repository, and the carry
+   * of a run that is to go on after a stop. The output is not counted.
    */
   readonly disk?: number | undefined;
 }
@@ -47,8 +47,9 @@ export function spilledBytes(
 }
 
 /**
- * Bytes of what passes from unit to unit: hidden states of both streams of the evaluation and how
- * far they were apart, and the inputs of a block in the streams of the calibration.
+ * Bytes on disk of what passes from unit to unit, twice, because the next is written before the
+ * last is removed: hidden states of both streams of the evaluation and how far they were apart, and
+ * the inputs of a block in the streams of the calibration.
  */
 export function carryBytes(
   model: Model | undefined,
@@ -62,7 +63,7 @@ export function carryBytes(
   const { kept } = stateWidths(model, streams);
   const spilled = calibration ? spilledTokens(calibration, kept, { model, device }) : 0;
   const perStream = (tokens(calibration) * 4 - spilled * 2) * hiddenSize;
-  return measured + (streams.propagate ? 2 : 1) * perStream;
+  return 2 * (measured + (streams.propagate ? 2 : 1) * perStream);
 }
 
 /** Slices are not made smaller than this to keep a budget: below it, every other cost is larger. */
@@ -98,9 +99,11 @@ export interface Choice {
  */
 export function fit<T extends { readonly memory: MemoryPlan }>(
   make: (choice: Choice) => T,
-  { device, budgets, ...around }: Surroundings & {
+  { device, budgets, resume, ...around }: Surroundings & {
     device: DeviceLimits;
     budgets: Budgets;
+    /** Whether the carry lies on disk, too. */
+    resume: boolean;
   },
 ): T {
   const { model, windows } = around;
@@ -124,15 +127,22 @@ export function fit<T extends { readonly memory: MemoryPlan }>(
     if (over <= 0) {
       const spilled = spilledBytes(model, choice.windows, { ...around, device });
       const { disk: matrices } = made.memory;
-      if (spilled + matrices <= (budgets.disk ?? Infinity)) return made;
-      const parts = [[spilled, "hidden states"], [matrices, "matrices"]] as const;
+      const carry = resume ? carryBytes(model, choice.windows, { ...around, device }) : 0;
+      const all = spilled + matrices + carry;
+      if (all <= (budgets.disk ?? Infinity)) return made;
+      const parts = [
+        [spilled, "hidden states"],
+        [matrices, "matrices"],
+        [carry, "what it takes to go on after a stop"],
+      ] as const;
       const what = parts.filter(([bytes]) => bytes > 0)
         .map(([bytes, name]) => `${size(bytes)} of ${name}`).join(" and ");
+      const less = carry > 0 ? "`resume` false, " : "";
       refuse(
         "budgets.disk",
         `${what} must go to disk. Give \`budgets.disk\` ${
-          sizeToGive(spilled + matrices)
-        }, more memory, or fewer \`numSamples\``,
+          sizeToGive(all)
+        }, ${less}more memory, or fewer \`numSamples\``,
       );
     }
     const smaller = model && smallerStacks(model, { windows: choice.windows, device });

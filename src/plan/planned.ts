@@ -105,8 +105,8 @@ export interface Plan extends Walks {
   /** Bytes of hidden states on disk at once. */
   readonly spilledBytes: number;
   /**
-   * Bytes of what passes from unit to unit, at most: twice as many are on disk while a run goes on
-   * that is to go on after it was stopped.
+   * Bytes of the carry on disk at once, at most, if the run is to go on after it was stopped: that
+   * of one unit, and that of the next while it is written.
    */
   readonly carryBytes: number;
   readonly loaders: readonly Verdict[];

@@ -1,7 +1,7 @@
 /**
- * What a run depends on, as data, and its hash: two runs of one key make the same bytes and the same
- * numbers, so that one can go on where the other was stopped. Of two that are not the same, it can
- * be told in what they differ.
+ * What a run depends on, as data, and its hash: two runs of one key make the same bytes and the
+ * same numbers, so that one can go on where the other was stopped. Of two that are not the same, it
+ * can be told in what they differ.
  */
 import type { Backend } from "../backend.ts";
 import { isObject } from "../json.ts";
@@ -59,8 +59,18 @@ export async function keyOf(ingredients: Ingredients): Promise<string> {
   return await sha256(new TextEncoder().encode(JSON.stringify(ingredients)));
 }
 
+/** What of a run comes of the rest of it, and is told of only where nothing else differs. */
+const CONSEQUENCES = ["format", "files", "sidecars"];
+
 /** In what a run differs from an earlier one, in words; nothing where it does not. */
-export function differences(before: unknown, now: unknown, place = ""): string[] {
+export function changesOf(before: Ingredients, now: Ingredients): string[] {
+  const causes = (all: Ingredients) =>
+    Object.fromEntries(Object.entries(all).filter(([name]) => !CONSEQUENCES.includes(name)));
+  const found = differences(causes(before), causes(now));
+  return found.length > 0 ? found : differences(before, now);
+}
+
+function differences(before: unknown, now: unknown, place = ""): string[] {
   if (JSON.stringify(before) === JSON.stringify(now)) return [];
   if (isObject(before) && isObject(now) || Array.isArray(before) && Array.isArray(now)) {
     const [one, other] = [before, now] as Readonly<Record<string, unknown>>[];

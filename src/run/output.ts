@@ -128,9 +128,8 @@ export class Output implements AsyncDisposable {
       for (const { begin, end, sha256: written } of spans) {
         if (await sha256(await sink.read(path, { begin, end })) !== written) {
           throw new RequestError(
-            `Cannot go on with ${
-              quote(path)
-            }: bytes ${begin} to ${end} are not those that were written.`,
+            `Cannot go on with ${quote(path)}: its bytes ${begin} to ${end} are not those that ` +
+              "were written. Begin anew with `restart`.",
           );
         }
         open.left -= end - begin;

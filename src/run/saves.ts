@@ -1,8 +1,8 @@
 /**
  * What a run keeps so that it can go on after it was stopped, and how it goes on: a journal says
- * what was finished, the carry is what the units to come need of those before. Both are saved at the
- * end of a unit, once so much was done since that saving is a small share of it; what is lost by a
- * kill is about as small.
+ * what was finished, the carry is what the units to come need of those before. Both are saved at
+ * the end of a unit, once so much was done since that saving is a small share of it: a kill loses
+ * no more than some fifty times what saving takes, and the unit at hand.
  */
 import type { Carried } from "../carry.ts";
 import { quote, RequestError } from "../errors.ts";
@@ -14,7 +14,7 @@ import type { CarryFile, Resumption } from "../sink.ts";
 import { byteLength, sum } from "../tensor.ts";
 import type { Trace } from "../trace.ts";
 import type { RunOptions } from "./context.ts";
-import { differences, type Ingredients, ingredientsOf, keyOf } from "./key.ts";
+import { changesOf, type Ingredients, ingredientsOf, keyOf } from "./key.ts";
 import type { Output, StoredPiece } from "./output.ts";
 
 /** The journal's first record: of what run it is. */
@@ -133,7 +133,7 @@ export class Saves implements Disposable {
     }
     const known = readRecords(resumption.records);
     if (known?.head.key !== key) {
-      const found = known ? differences(known.head.ingredients, ingredients) : [];
+      const found = known ? changesOf(known.head.ingredients, ingredients) : [];
       throw new RequestError(
         `Cannot go on with ${quote(label)}: what was begun there is another run${
           found.length > 0 ? `: ${found.slice(0, 3).join("; ")}` : ""
@@ -202,7 +202,11 @@ export class Saves implements Disposable {
 
   /** Do what comes after all units, which changes nothing that is carried. */
   async rest<T>(state: RunState, work: () => Promise<T>): Promise<T> {
-    return await this.#stoppable(state, true, work);
+    return await this.#stoppable(state, true, async () => {
+      const result = await work();
+      this.#asked?.throwIfAborted();
+      return result;
+    });
   }
 
   [Symbol.dispose](): void {
@@ -239,7 +243,7 @@ export class Saves implements Disposable {
 
   #due(): boolean {
     const { seconds, perByte } = FIRST_SAVE;
-    const took = this.#seconds ?? seconds + this.#plan.carryBytes * perByte;
+    const took = this.#seconds ?? seconds + this.#plan.carryBytes / 2 * perByte;
     return performance.now() - this.#since >= 1000 * took / this.#share;
   }
 

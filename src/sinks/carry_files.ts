@@ -53,7 +53,8 @@ export class CarryFiles {
   ): Promise<void> {
     const refuse = (found: string): never => {
       throw new RequestError(
-        `Cannot go on with what ${quote(this.#folder)} holds: ${quote(sha256)} ${found}.`,
+        `Cannot go on with what ${quote(this.#folder)} holds: ${quote(sha256)} ${found}. ` +
+          "Begin anew with `restart`.",
       );
     };
     if (!/^[0-9a-f]{64}$/.test(sha256)) refuse("is no name of a file there");

@@ -3,7 +3,7 @@
  * may enter, and the whole folder gets its name in one rename at the end. Refused: an output that
  * exists (unless told), paths through links, file names that lead out of the folder.
  */
-import { basename, dirname, join, resolve } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { quote, RequestError, SpaceError } from "../errors.ts";
 import { type Disk, disk as machine, makeFolders } from "../io/disk.ts";
 import type { Journal } from "../io/journal.ts";
@@ -32,7 +32,7 @@ export interface FolderOptions {
    * Keep what it takes for a run to go on after it was stopped, and go on with what one has left
    * that was: `Sink.resumption`.
    */
-  readonly resumable?: boolean;
+  readonly resume?: boolean;
   /** Begin anew, whatever an earlier run has left. */
   readonly restart?: boolean;
   /** Hears what killed runs had left, and what became of it. */
@@ -51,15 +51,20 @@ export interface FolderOptions {
  */
 export async function openFolderSink(
   path: string,
-  { overwrite = false, resumable = false, restart = false, disk = machine, report = () => {} }:
-    FolderOptions = {},
+  {
+    overwrite = false,
+    resume: resumable = false,
+    restart = false,
+    disk = machine,
+    report = () => {},
+  }: FolderOptions = {},
 ): Promise<Sink> {
   const target = resolve(path);
   const parent = dirname(target);
   const check = () => checkTarget(disk, { path, target, overwrite });
   await disk.claim(parent);
   await check();
-  await sweepStages(disk, parent, { target, report });
+  await sweepStages(disk, parent, { report, ...(resumable ? { target } : {}) });
   const taken = resumable ? await takeStage(disk, { path, target, restart, report }) : undefined;
   await using undo = new AsyncDisposableStack();
   undo.use(taken?.owner);
@@ -111,7 +116,8 @@ export async function openFolderSink(
       const found = await disk.lstat(place);
       if (found?.kind !== "file" || found.size !== bytes) {
         throw new RequestError(
-          `Cannot go on with ${quote(stage)}: ${quote(name)} is not there as it was written.`,
+          `Cannot go on with ${quote(stage)}: ${quote(name)} is not there as it was written. ` +
+            "Begin anew with `restart`.",
         );
       }
       return opened(name, bytes, { writer: await disk.reopen(place, bytes), spans });

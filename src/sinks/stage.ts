@@ -8,7 +8,15 @@ import { basename, join } from "node:path";
 import { quote, RequestError } from "../errors.ts";
 import type { Disk } from "../io/disk.ts";
 import { type Journal, type JournalText, openJournal, readJournal } from "../io/journal.ts";
-import { claimOf, discard, LEFT_BEHIND, own, sweep, takeOver } from "../io/left_behind.ts";
+import {
+  type Claim,
+  claimOf,
+  discard,
+  LEFT_BEHIND,
+  own,
+  sweep,
+  takeOver,
+} from "../io/left_behind.ts";
 import type { Reporter } from "../report.ts";
 
 /** In a stage: the files of the output, what it replaces meanwhile, the journal, and the carry. */
@@ -41,19 +49,19 @@ export interface Stage {
 
 /**
  * Remove stages of killed runs; a checkpoint that one was about to replace gets its name back, and
- * those that a run can go on with are named, but for that of `target`.
+ * those that a run can go on with are named, but for that of `target`, which is to be gone on with.
  */
 export async function sweepStages(
   disk: Disk,
   parent: string,
-  { target, report }: { readonly target: string; readonly report: Reporter },
+  { target, report }: { readonly target?: string; readonly report: Reporter },
 ): Promise<void> {
   await sweep(disk, {
     parent,
     pattern: PARTIAL,
     nameStrangers: true,
     report,
-    skip: (folder) => folder === stageOf(target),
+    skip: (folder) => target !== undefined && folder === stageOf(target),
     rescue: (stage) => rescue(disk, stage),
   });
 }
@@ -89,6 +97,18 @@ async function putBack(disk: Disk, stage: string, target: string): Promise<boole
   if (!(await disk.lstat(old)) || await disk.lstat(target)) return false;
   await disk.rename(old, target);
   return true;
+}
+
+/** What lies where an output grows that a run may go on with; undefined where nothing does. */
+export async function lookAtStage(
+  disk: Disk,
+  target: string,
+): Promise<{ readonly owner: Claim["owner"]; readonly records: readonly unknown[] } | undefined> {
+  const stage = stageOf(target);
+  const path = join(stage, STAGE.journal);
+  if ((await disk.lstat(path))?.kind !== "file") return undefined;
+  await using claim = await claimOf(disk, stage);
+  return { owner: claim.owner, records: (await readJournal(disk, path)).records };
 }
 
 /** The journal of a stage that holds finished units; undefined where there are none. */

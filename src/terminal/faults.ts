@@ -8,7 +8,7 @@ import {
   UnsupportedError,
 } from "../errors.ts";
 import { withFlags } from "./option_words.ts";
-import { visibleMessage } from "./text.ts";
+import { plural, visibleMessage } from "./text.ts";
 
 /** What the process ends with. */
 export const EXIT = {
@@ -57,6 +57,23 @@ export class JobsFailed extends Error {
   }
 }
 
+/** Something stopped a run, and the same command goes on with it. */
+export class RunStays extends Error {
+  override readonly name = "RunStays";
+  /** What it will do. */
+  readonly next: string;
+  constructor(
+    { units, of, cause }: {
+      readonly units: number;
+      readonly of: number;
+      readonly cause: unknown;
+    },
+  ) {
+    super("A run was stopped", { cause });
+    this.next = `The same command goes on after ${units} of ${plural(of, "unit")}.`;
+  }
+}
+
 /** How a command ended. */
 export interface Fault {
   readonly code: Exclude<keyof typeof EXIT, "done" | "killed">;
@@ -84,6 +101,11 @@ export function describeFault(
     const fault = describeFault(error.cause, knows);
     const message = fault.code === "interrupted" ? "Stopped." : fault.message;
     return { ...fault, message, kept: { checkpoint, next } };
+  }
+  if (error instanceof RunStays) {
+    const fault = describeFault(error.cause, knows);
+    const message = fault.code === "interrupted" ? "Stopped." : fault.message;
+    return { ...fault, message: `${message} ${error.next}` };
   }
   const forbidden = permissionSentence(error);
   if (forbidden !== undefined) return { code: "request", message: forbidden };

@@ -60,10 +60,11 @@ export function showPlan(plan: Plan, energyTable?: EnergyTable): string {
 }
 
 /** What of a run lies on disk, in words; nothing where nothing does. */
-function onDisk({ spilledBytes, memory: { disk } }: Plan): string {
+function onDisk({ spilledBytes, carryBytes, memory: { disk } }: Plan): string {
   return [
     ...(spilledBytes > 0 ? [`${size(spilledBytes)} of hidden states`] : []),
     ...(disk > 0 ? [`${size(disk)} of matrices, which is slower`] : []),
+    ...(carryBytes > 0 ? [`${size(carryBytes)} to go on with after a stop`] : []),
   ].join(", ");
 }
 

@@ -9,6 +9,11 @@ export const COMMANDS: readonly CommandRow[] = [
     load: async () => (await import("./quantize.ts")).quantizeCommand,
   },
   {
+    name: "status",
+    summary: "say how far a run is, goes on or was stopped, by the folder that it writes",
+    load: async () => (await import("./status.ts")).statusCommand,
+  },
+  {
     name: "plan",
     summary: "show what quantize would do: every tensor's fate, files, sizes, memory, loaders",
     load: async () => (await import("./plan.ts")).planCommand,

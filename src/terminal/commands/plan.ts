@@ -1,5 +1,7 @@
 /** `sluice plan`: what a run would do, from headers alone. Writes nothing. */
 import { type EnergyTable, parseEnergyTable } from "../../plan/energy.ts";
+import { unstored } from "../../formats/unstored.ts";
+import type { Recipe } from "../../recipe.ts";
 import type { Command, Flag, Host, ParsedArguments } from "../command.ts";
 import { planDocument, showPlan } from "../plan_view.ts";
 import { jsonText } from "../json.ts";
@@ -28,6 +30,20 @@ export const EVALUATE_FLAG = {
   default: false,
   group: "Measuring",
 } as const;
+
+/** Whether a run can go on after it was stopped; `plan` and `quantize` share it. */
+export const RESUME_FLAG: Flag = {
+  name: "resume",
+  type: "boolean",
+  help: "keep what it takes on disk, so that the same command goes on after the run was stopped",
+  default: true,
+  group: "Output",
+};
+
+/** Whether what is made by a recipe can be gone on with. */
+export function isResumable({ format }: Recipe, parsed: ParsedArguments): boolean {
+  return format !== unstored.name && parsed.get(RESUME_FLAG.name) !== false;
+}
 
 /** Energies to estimate by; `plan` and `quantize` share it. */
 export const ENERGY_FLAG: Flag = {
@@ -79,7 +95,8 @@ export async function showPlanned(parsed: ParsedArguments, host: Host): Promise<
   const recipe = asked.outlierQuantile === undefined
     ? asked
     : await settleRecipe(asked, { ...found, backend: await device.open() });
-  const planned = await planFor(recipe, source, { ...found, device: device.limits });
+  const resume = isResumable(recipe, parsed);
+  const planned = await planFor(recipe, source, { ...found, device: device.limits, resume });
   for (const warning of planned.warnings) report({ type: "warning", ...warning });
   host.out.write(
     parsed.get("json")
@@ -102,6 +119,7 @@ export const planCommand: Command = {
     ...CALIBRATION_FLAGS,
     EVALUATE_FLAG,
     ...EVALUATION_FLAGS,
+    RESUME_FLAG,
     ENERGY_FLAG,
     ...DEVICE_FLAGS,
     ...BUDGET_FLAGS,

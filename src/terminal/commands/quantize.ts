@@ -13,7 +13,9 @@ import { openFolderSink } from "../../sinks/folder.ts";
 import { openNowhere } from "../../sinks/nowhere.ts";
 import { makeReport, REPORT_FILES } from "../../report/files.ts";
 import type { TensorSource } from "../../source.ts";
-import { CheckpointStays } from "../faults.ts";
+import { readRecords } from "../../run/saves.ts";
+import type { Sink } from "../../sink.ts";
+import { CheckpointStays, RunStays } from "../faults.ts";
 import { jsonLine, recordDocument } from "../json.ts";
 import { checkRepo, PUBLISH_FLAGS, publishCheckpoint, publishLine } from "./publish.ts";
 import { planSentence } from "../plan_view.ts";
@@ -38,7 +40,14 @@ import {
 import { chooseRecipe, refuseUnkept } from "./guarantee.ts";
 import { beginViews, MESSAGE_FLAGS, openViews, shownWarnings } from "./messages.ts";
 import { checkApart, openModel } from "./model.ts";
-import { ENERGY_FLAG, EVALUATE_FLAG, readEnergyTable, showPlanned } from "./plan.ts";
+import {
+  ENERGY_FLAG,
+  EVALUATE_FLAG,
+  isResumable,
+  readEnergyTable,
+  RESUME_FLAG,
+  showPlanned,
+} from "./plan.ts";
 import { inputsOf, planFor, readTexts, settleRecipe, type Texts } from "./walks.ts";
 
 const OUTPUT_GROUP = "Output";
@@ -63,6 +72,14 @@ export const quantizeCommand: Command = {
       name: "overwrite",
       type: "boolean",
       help: "replace the checkpoint in that folder, once the new one is whole",
+      default: false,
+      group: OUTPUT_GROUP,
+    },
+    RESUME_FLAG,
+    {
+      name: "restart",
+      type: "boolean",
+      help: "begin anew, whatever a run into that folder that was stopped has left",
       default: false,
       group: OUTPUT_GROUP,
     },
@@ -146,6 +163,8 @@ async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
   await using stack = new AsyncDisposableStack();
   const base = await readRecipe(parsed, host);
   const isKept = base.format !== unstored.name;
+  // A folder that is made up for this run is nobody's to go on with.
+  const resume = isResumable(base, parsed) && parsed.get("output") !== undefined;
   if (!isKept) refuseUnmeasured(parsed);
   const place = isKept ? await placeOf(parsed, host, stack) : undefined;
   await tryPaths(quantizeCommand, { parsed, output: place?.path, host });
@@ -166,6 +185,8 @@ async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
     place
       ? await openFolderSink(place.path, {
         overwrite: parsed.get("overwrite") === true,
+        restart: parsed.get("restart") === true,
+        resume,
         report: views.report,
       })
       : openNowhere(),
@@ -182,7 +203,8 @@ async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
     sensed: bits !== undefined,
   });
   const recipe = await settle(found.recipe, { parsed, source, backend, texts, host });
-  const planned = await planFor(recipe, source, { parsed, device: backend, texts, host });
+  const walked = { parsed, device: backend, texts, host, resume };
+  const planned = await planFor(recipe, source, walked);
   if (upload !== undefined) {
     await checkRepo(String(upload), { parsed, host }, publishedPaths(planned));
   }
@@ -221,13 +243,22 @@ async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
     views[Symbol.dispose]();
     await publishCheckpoint(place.path, String(upload), { parsed, host, backend });
   } catch (cause) {
-    if (!place || !whole) throw cause;
+    if (!place || !whole) throw keptOf(sink, cause) ?? cause;
     await place.keep();
     throw new CheckpointStays(place.path, {
       next: upload === undefined ? undefined : publishLine(place.path, String(upload), parsed),
       cause,
     });
   }
+}
+
+/** What stopped a run that can be gone on with; undefined where it cannot. */
+function keptOf({ resumption }: Sink, cause: unknown): RunStays | undefined {
+  const known = readRecords(resumption?.records ?? []);
+  // What a person asked for wrongly is to be asked for otherwise.
+  if (!known || known.saves.length === 0 || cause instanceof RequestError) return undefined;
+  const units = known.saves.flatMap(({ units }) => units).length;
+  return new RunStays({ units, of: known.head.units.length, cause });
 }
 
 /**
@@ -256,7 +287,7 @@ async function placeOf(
 
 /** @throws {RequestError} nothing is stored, and it is said where, or nothing is measured. */
 function refuseUnmeasured(parsed: ParsedArguments): void {
-  const flag = ["output", "overwrite", "upload-repo"].find((name) => parsed.has(name));
+  const flag = ["output", "overwrite", "restart", "upload-repo"].find((name) => parsed.has(name));
   if (flag !== undefined) {
     throw new RequestError(`Cannot use --${flag} with format none: nothing is stored.`);
   }
@@ -352,7 +383,16 @@ async function settle(
 /** Flags that say where the result goes and what is told of it, and nothing of the result. */
 const ASIDE: ReadonlySet<string> = new Set(
   [...PUBLISH_FLAGS, ...MESSAGE_FLAGS].map(({ name }) => name)
-    .concat("upload-repo", "output", "overwrite", "metrics", "report", "timeline")
+    .concat(
+      "upload-repo",
+      "output",
+      "overwrite",
+      "resume",
+      "restart",
+      "metrics",
+      "report",
+      "timeline",
+    )
     .concat("save-recipe", "save-sensitivities"),
 );
 

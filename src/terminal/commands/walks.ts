@@ -180,11 +180,13 @@ function percent(share: number): string {
 export async function planFor(
   recipe: Recipe,
   source: TensorSource,
-  { parsed, device, texts, host }: {
+  { parsed, device, texts, host, resume = false }: {
     parsed: ParsedArguments;
     device: DeviceLimits;
     texts: Texts;
     host: Host;
+    /** Whether the run is to go on after it was stopped. */
+    resume?: boolean;
   },
 ): Promise<Plan> {
   const limit = stateLimit(device, host);
@@ -196,7 +198,7 @@ export async function planFor(
     ...(evaluation ? { evaluation: request(evaluation) } : {}),
   };
   return await planInRoom(
-    (budgets) => plan(recipe, source, { device, ...walks, budgets }),
+    (budgets) => plan(recipe, source, { device, ...walks, budgets, resume }),
     { budgets: budgetsOf(parsed, { staged: source.schedule !== undefined }), device, host },
   );
 }
