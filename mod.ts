@@ -130,6 +130,7 @@ export {
   RULE_OPTIONS,
 } from "./src/recipe.ts";
 export { type Option, type OptionValue, type OptionValues, parseOption } from "./src/option.ts";
+export { type RunStatus, runStatus } from "./src/run/status.ts";
 export { openFolderSink } from "./src/sinks/folder.ts";
 export { openCheckpoint } from "./src/sources/checkpoint.ts";
 export { METHODS } from "./src/methods/mod.ts";

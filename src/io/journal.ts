@@ -85,7 +85,7 @@ export async function openJournal(
 
 const NEWLINE = 10;
 /** A line is `{"sha256":"…","record":…}`; the hash is of the record's own text. */
-const LINE = /^\{"sha256":"([0-9a-f]{64})","record":(.*)\}$/;
+const LINE = /^\{"sha256":"([0-9a-f]{64})","record":(.*)\}$/s;
 
 async function writeLine(record: unknown): Promise<Uint8Array<ArrayBuffer>> {
   const text = JSON.stringify(record, wordedNumbers);

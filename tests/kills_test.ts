@@ -1,0 +1,93 @@
+/**
+ * Processes that are killed at moments drawn by chance, again while they go on: what is made in the
+ * end is what an uninterrupted one makes, to the byte and the bit. More of them: SLUICE_KILLS=200.
+ */
+import assert from "node:assert/strict";
+import { fileURLToPath } from "node:url";
+import { RequestError } from "../src/errors.ts";
+import { runStatus } from "../src/run/status.ts";
+import { bytesOf } from "./run_given.ts";
+import { randoms } from "./tiny.ts";
+
+const KILLS = Number(Deno.env.get("SLUICE_KILLS") ?? 20);
+/** The most kills of one run. */
+const IN_A_ROW = 5;
+const CHILD = fileURLToPath(new URL("resume_child.ts", import.meta.url));
+
+/** Begin a run, and kill it after some milliseconds unless it is done by then. */
+async function spawn(
+  out: string,
+  after?: number,
+): Promise<{ readonly killed: boolean; readonly lines: readonly Record<string, unknown>[] }> {
+  const child = new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", "--quiet", CHILD, out],
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+  const timer = after === undefined ? undefined : setTimeout(() => child.kill("SIGKILL"), after);
+  const { code, signal, stdout, stderr } = await child.output();
+  clearTimeout(timer);
+  const lines = new TextDecoder().decode(stdout).split("\n").filter((line) => line.endsWith("}"))
+    .map((line) => JSON.parse(line) as Record<string, unknown>);
+  const killed = signal === "SIGKILL";
+  if (!killed) assert.equal(code, 0, new TextDecoder().decode(stderr));
+  return { killed, lines };
+}
+
+/** Milliseconds since a run was last saved; undefined where it was not. */
+async function sinceSave(out: string): Promise<number | undefined> {
+  try {
+    const { saved } = await runStatus(out);
+    return saved === null ? undefined : Date.now() - Date.parse(saved);
+  } catch (error) {
+    // Nothing is there yet.
+    if (error instanceof RequestError) return undefined;
+    throw error;
+  }
+}
+
+Deno.test({
+  name: `a process that is killed at ${KILLS} moments goes on to what it would have made`,
+  ignore: Deno.build.os === "windows",
+  async fn() {
+    const folder = await Deno.realPath(await Deno.makeTempDir({ prefix: "sluice_kills_" }));
+    try {
+      const begun = performance.now();
+      const whole = await spawn(`${folder}/whole`);
+      const took = performance.now() - begun;
+      const expected = await bytesOf(`${folder}/whole`);
+      const next = randoms(11);
+      const [after, lost]: [number[], number[]] = [[], []];
+      let [kills, runs] = [0, 0];
+      while (kills < KILLS) {
+        const out = `${folder}/out-${runs++}`;
+        for (let row = 0;; row++) {
+          const patience = row < IN_A_ROW && kills < KILLS ? (next() + 1) / 2 * took : undefined;
+          const { killed, lines } = await spawn(out, patience);
+          for (const line of lines) if (line.type === "resumed") after.push(Number(line.units));
+          if (!killed) {
+            assert.deepEqual(lines.at(-1), whole.lines.at(-1));
+            break;
+          }
+          kills++;
+          const ago = await sinceSave(out);
+          if (ago !== undefined) lost.push(ago);
+        }
+        assert.deepEqual(await bytesOf(out), expected);
+        await Deno.remove(out, { recursive: true });
+      }
+      assert.deepEqual([...Deno.readDirSync(folder)].map(({ name }) => name), ["whole"]);
+      // Some were killed where nothing was saved yet; all others went on.
+      assert.ok(after.length > KILLS / 4, `${after.length} of ${kills} went on`);
+      const median = lost.sort((a, b) => a - b)[Math.floor(lost.length / 2)];
+      // deno-lint-ignore no-console -- the counts are for whoever runs the test
+      console.log(
+        `${kills} kills in ${runs} runs of ${Math.round(took)} ms: 0 lost, 0 corrupt; ` +
+          `went on after ${after.sort().join(" ")} of 6 units; ` +
+          `median ${Math.round(median ?? 0)} ms since the last save`,
+      );
+    } finally {
+      await Deno.remove(folder, { recursive: true });
+    }
+  },
+});
