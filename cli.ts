@@ -132,12 +132,14 @@ function denoStream(stream: typeof Deno.stdout, name: string): TextStream {
  * Stop at the first Ctrl-C as soon as what is finished is kept, at the second at once; so when told
  * to end, and the first alone when the terminal is closed.
  */
-function listen(stop: AbortController): void {
+function listen(stop: AbortController, err: TextStream): void {
   const interrupt = () => stop.abort(new Interrupted());
   // Asked before the first listener: with that, Deno takes over SIGHUP too.
   const outlives = Deno.build.os !== "windows" && ignoresHangup();
   const insist = () => {
     if (stop.signal.aborted) Deno.exit(EXIT.killed);
+    // What is finished may have to be saved first, or be finished.
+    err.write("sluice: Stopping. Once more stops at once.\n");
     interrupt();
   };
   Deno.addSignalListener("SIGINT", insist);
@@ -177,7 +179,8 @@ function lookForNoScreen(): void {
 if (import.meta.main) {
   lookForNoScreen();
   const stop = new AbortController();
-  listen(stop);
+  const host = denoHost(stop.signal);
+  listen(stop, host.err);
   // A failure that nobody waited for stops the run as Ctrl-C does, so that it cleans up.
   const stray: unknown[] = [];
   globalThis.addEventListener("unhandledrejection", (event) => {
@@ -185,7 +188,6 @@ if (import.meta.main) {
     stray.push(event.reason);
     stop.abort(event.reason);
   });
-  const host = denoHost(stop.signal);
   const code = await main(Deno.args, host);
   Deno.exit(
     code === EXIT.done && stray.length > 0 ? await fail(stray[0], Deno.args, host) : code,

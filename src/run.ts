@@ -23,7 +23,7 @@ import { perform } from "./run/perform.ts";
 import { placeMatrices } from "./run/matrices.ts";
 import { ReadAhead } from "./run/read_ahead.ts";
 import { neededAtTheEnd, readings } from "./run/readings.ts";
-import { Saves } from "./run/saves.ts";
+import { SAVE_SHARE, Saves } from "./run/saves.ts";
 import { Trace } from "./trace.ts";
 
 /**
@@ -48,7 +48,8 @@ export async function run(plan: Plan, given: RunOptions): Promise<RunReport> {
   const counter = new StepCounter(report);
   const trace = new Trace({ ...given, traffic: () => backend.traffic });
   const card = await source.modelCard?.();
-  await using output = new Output(plan.files, { sink, report, trace });
+  const hashShare = (given.saveShare ?? SAVE_SHARE) / 2;
+  await using output = new Output(plan.files, { sink, report, trace, hashShare });
   const packed: Context["packed"] = new Map();
   const original = originalWeights(source);
   const weights = [original, quantizedWeights(plan, { source, packed })];

@@ -26,7 +26,8 @@ import {
   Stop,
   type Work,
 } from "./resume_given.ts";
-import { folder, tinyWindows } from "./run_given.ts";
+import { onEveryBackend } from "./present.ts";
+import { folder, tinyWindows, withOwn } from "./run_given.ts";
 import { livelyNorms, makeCheckpoint, randoms, TINY_CONFIG, tinyTensors } from "./tiny.ts";
 
 const EVALUATION = { windows: tinyWindows(3, 12), stateBudget: 1e7 };
@@ -102,6 +103,21 @@ for (const [title, work] of Object.entries(WORKS)) {
     ]);
   });
 }
+
+onEveryBackend(
+  "a run that is stopped after each unit in turn comes to the same",
+  async (backend) => {
+    await using at = await given();
+    const all = { ...WORKS["gptq that repairs errors, measured"]!, model: at.model, backend };
+    const [whole, often] = [`${at.path}/whole`, `${at.path}/often`];
+    const expected = await outcomeOf(
+      whole,
+      await attempt({ ...all, out: whole }, { resume: false }),
+    );
+    const { report } = await interruptEverywhere({ ...all, out: often });
+    assert.deepEqual(await outcomeOf(often, report), expected);
+  },
+);
 
 Deno.test("hidden states on disk are carried as they are there: f32 where they are measured, bf16 where calibrated on", async () => {
   await using at = await given();
@@ -195,13 +211,18 @@ Deno.test("a run that is not the same is refused by what changed, touches nothin
     );
   };
   for (const [change, says] of changed) await refused(change, says);
+  // Threads share the work out and change no number; another device does.
+  const called = (description: string) => ({ backend: withOwn(work.backend, { description }) });
+  await refused(called("4 threads of thought"), /: device was ".*" and is "wasm, thought"\. /);
   // Bytes of the same headers in the same place.
   const weights = join(work.model, "model.safetensors");
   const { mtime } = await Deno.stat(weights);
   await Deno.utime(weights, new Date(), new Date(mtime!.getTime() + 5000));
   await refused({}, /: source\.changed\.model\.safetensors was \d+ and is \d+\. /);
   await Deno.utime(weights, new Date(), mtime!);
-  await goesOn(run, 2);
+  const { description } = work.backend;
+  await interrupt({ ...work, ...called(description.replace("2 threads", "7 threads")) }, 1);
+  await goesOn(run, 3);
   await Deno.remove(work.out, { recursive: true });
   await interrupt(work, 3);
   const events: string[] = [];

@@ -47,7 +47,8 @@ export async function ingredientsOf(plan: Plan, given: RunOptions): Promise<Ingr
       : null,
     evaluation: plan.evaluation && evaluation ? await windowsOf(plan.evaluation, evaluation) : null,
     measured: { metrics: metrics === true, distributions: distributions === true },
-    device: plan.device,
+    // Sums are rounded by what a device's products are made of; threads share them out alone.
+    device: `${plan.device}, ${backend.description.replace(/^\d+ threads? of /, "")}`,
     format: plan.format.name,
     files: await Promise.all(heads),
     sidecars: sidecars.map(({ path, size }) => ({ path, size })),
@@ -91,7 +92,7 @@ function shown(value: unknown): string | undefined {
   if (value === undefined || value === null) return "none";
   if (typeof value === "object") return "given";
   const text = JSON.stringify(value);
-  return text.length > 40 ? undefined : text;
+  return text.length > 120 || /^"[0-9a-f]{64}"$/.test(text) ? undefined : text;
 }
 
 async function windowsOf(

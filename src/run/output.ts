@@ -2,6 +2,7 @@
  * The output of a run: planned files that fill up piece by piece, each committed when its last byte
  * is in.
  */
+import { createHash } from "node:crypto";
 import { quote, RequestError } from "../errors.ts";
 import { WRITE_BEHIND_BYTES } from "../limits.ts";
 import type { PlannedFile, Sidecar } from "../plan/planned.ts";
@@ -20,8 +21,8 @@ interface OpenFile {
 /** Bytes of an output file that were written. */
 export interface StoredPiece extends Span {
   readonly file: string;
-  /** In hex. */
-  readonly sha256: string;
+  /** In hex; null where hashing would have taken too much of the time. */
+  readonly sha256: string | null;
 }
 
 /**
@@ -39,17 +40,26 @@ export class Output implements AsyncDisposable {
   readonly #files: OpenFile[];
   readonly #pending = new Map<Promise<void>, number>();
   /** What was written since it was last asked for, where a run can go on with it. */
-  #pieces: Promise<StoredPiece>[] = [];
+  #pieces: StoredPiece[] = [];
+  /** Seconds that hashing has taken, and the share of the time that it may take. */
+  #hashing = 0;
+  readonly #hashShare: number;
   /** Files that were written to since the last flush. */
   readonly #unflushed = new Set<OpenFile>();
 
   constructor(
     files: readonly PlannedFile[],
-    { sink, report, trace }: { sink: Sink; report: Reporter; trace: Trace },
+    { sink, report, trace, hashShare = 0 }: {
+      sink: Sink;
+      report: Reporter;
+      trace: Trace;
+      hashShare?: number;
+    },
   ) {
     this.#sink = sink;
     this.#report = report;
     this.#trace = trace;
+    this.#hashShare = hashShare;
     this.#files = files.map((planned) => ({ planned, file: undefined, left: planned.size }));
     for (const open of this.#files) {
       for (const { name, begin, end } of open.planned.tensors) {
@@ -85,21 +95,24 @@ export class Output implements AsyncDisposable {
 
   #note(open: OpenFile, begin: number, bytes: Uint8Array): void {
     const { path: file } = open.planned;
-    const piece = async () => ({
-      file,
-      begin,
-      end: begin + bytes.length,
-      sha256: await sha256(bytes),
-    });
-    this.#pieces.push(piece());
+    this.#pieces.push({ file, begin, end: begin + bytes.length, sha256: this.#hashOf(bytes) });
     this.#unflushed.add(open);
   }
 
+  /** The hash of bytes, unless hashing has had its share of the time. */
+  #hashOf(bytes: Uint8Array): string | null {
+    if (this.#hashing > this.#hashShare * this.#trace.seconds) return null;
+    const begun = this.#trace.seconds;
+    const hash = sha256(bytes);
+    this.#hashing += this.#trace.seconds - begun;
+    return hash;
+  }
+
   /** What was written since this was last asked. */
-  async takePieces(): Promise<StoredPiece[]> {
+  takePieces(): StoredPiece[] {
     const pieces = this.#pieces;
     this.#pieces = [];
-    return await Promise.all(pieces);
+    return pieces;
   }
 
   /** Wait until everything written is on the disk. */
@@ -126,7 +139,7 @@ export class Output implements AsyncDisposable {
       await file.write(0, head);
       open.left -= head.length;
       for (const { begin, end, sha256: written } of spans) {
-        if (await sha256(await sink.read(path, { begin, end })) !== written) {
+        if (written !== null && sha256(await sink.read(path, { begin, end })) !== written) {
           throw new RequestError(
             `Cannot go on with ${quote(path)}: its bytes ${begin} to ${end} are not those that ` +
               "were written. Begin anew with `restart`.",
@@ -226,10 +239,6 @@ export class Output implements AsyncDisposable {
   }
 }
 
-async function sha256(bytes: Uint8Array): Promise<string> {
-  // What is shared with a device cannot be hashed, and what is shared with others may change.
-  const own = bytes.buffer instanceof ArrayBuffer
-    ? bytes as Uint8Array<ArrayBuffer>
-    : bytes.slice();
-  return new Uint8Array(await crypto.subtle.digest("SHA-256", own as BufferSource)).toHex();
+function sha256(bytes: Uint8Array): string {
+  return createHash("sha256").update(bytes).digest("hex");
 }

@@ -47,10 +47,13 @@ export interface FinishedUnit {
 }
 
 /** The share of a run's time that saving may take, unless something else is asked for. */
-const SAVE_SHARE = 0.02;
+export const SAVE_SHARE = 0.02;
 
-/** Seconds that a save is taken to need, and seconds for each byte, before one was made. */
-const FIRST_SAVE = { seconds: 0.02, perByte: 1 / 500e6 };
+/**
+ * Seconds that a save is taken to need, and seconds for each byte of the carry, before one was made:
+ * what is over in a few seconds is not saved at all.
+ */
+const FIRST_SAVE = { seconds: 0.1, perByte: 1 / 500e6 };
 
 /** What a journal says. */
 export function readRecords(
@@ -190,7 +193,7 @@ export class Saves implements Disposable {
     await this.#stoppable(state, this.#carried(state).length === 0, work);
     this.#unsaved.push({
       name: unit.name,
-      pieces: await output.takePieces(),
+      pieces: output.takePieces(),
       tensors: tensors.slice(before[0]),
       distributions: [...distributions ?? []].slice(known),
       warnings: warnings.slice(before[1]),
@@ -221,7 +224,7 @@ export class Saves implements Disposable {
     } catch (error) {
       if (intact && this.#asked?.aborted && this.#unsaved.length > 0) {
         // What the unit at hand has written is none of a finished one.
-        await state.output.takePieces();
+        state.output.takePieces();
         await this.#save(state);
       }
       throw error;

@@ -150,6 +150,32 @@ for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
 }
 
 Deno.test({
+  name: "a second Ctrl-C, or a second word to end, stops at once with exit code 130",
+  ignore: Deno.build.os === "windows",
+  fn: () =>
+    inFolder(async (folder) => {
+      for (const signal of ["SIGINT", "SIGTERM"] as const) {
+        const child = new Deno.Command(Deno.execPath(), {
+          args: ["run", "-A", "--quiet", CLI, "quantize", "sample", "--method", "gptq+tune"].concat(
+            ["--seq-len", "64", "--num-samples", "8", "--device", "wasm"],
+            ["--output", `${folder}/${signal}`],
+          ),
+          stdout: "null",
+          stderr: "piped",
+        }).spawn();
+        let err = "";
+        for await (const text of child.stderr.pipeThrough(new TextDecoderStream())) {
+          // The embedding was over too soon to be saved: the first block is to be finished.
+          if (/10 % +model\.layers\.0/.test(text)) child.kill(signal);
+          if (/Stopping\. Once more stops at once\./.test(text)) child.kill(signal);
+          err += text;
+        }
+        assert.equal((await child.status).code, 130, err);
+      }
+    }),
+});
+
+Deno.test({
   name: "a run that was started to outlive its terminal (nohup) goes on after SIGHUP",
   ignore: !await has("nohup") || Deno.build.os !== "linux",
   fn: () =>
