@@ -3,7 +3,7 @@
  * Every benchmark, one after the other, and one table of what came out: Sluice beside rivals and
  * limits that were measured in the same run. `deno task bench [name…]`
  *
- *   SLUICE_BENCH_MODEL     a folder with a Llama, for `gptq` and `evaluate`
+ *   SLUICE_BENCH_MODEL     a folder with a Llama, for `gptq`, `evaluate` and `resume`
  *   SLUICE_BENCH_PYTHON    a Python that has rivals: torch, bitsandbytes, transformers, llmcompressor
  *   SLUICE_BENCH_TURNS     turns of every contestant; absent: as many as each benchmark needs
  *   SLUICE_BENCH_DEVICE    wasm or webgpu, for `wide_layer` [wasm]
@@ -16,6 +16,7 @@ import { run as gptq } from "./gptq.ts";
 import { run as hubToFile } from "./hub_to_file.ts";
 import { formatRatios, type Ratio, type Skipped } from "./measure.ts";
 import { run as pack } from "./pack.ts";
+import { run as resume } from "./resume.ts";
 import { run as wasmMatmul } from "./wasm_matmul.ts";
 import { run as webgpuMatmul } from "./webgpu_matmul.ts";
 import { run as wideLayer } from "./wide_layer.ts";
@@ -27,6 +28,7 @@ const BENCHES: Readonly<Record<string, (turns?: number) => Promise<(Ratio | Skip
   pack,
   file_to_file: fileToFile,
   hub_to_file: hubToFile,
+  resume,
   wide_layer: wideLayer,
   evaluate,
   gptq,
