@@ -8,6 +8,7 @@ import { UnsupportedError } from "./errors.ts";
 import { checkShapes } from "./families/mod.ts";
 import type { Format, Verdict } from "./format.ts";
 import { plain } from "./formats/plain.ts";
+import { SPILL_BYTES } from "./limits.ts";
 import { assign } from "./plan/assign.ts";
 import { isUntied } from "./plan/content.ts";
 import { checkOps } from "./plan/device.ts";
@@ -78,7 +79,9 @@ export function plan(
     const buffers = (source.bufferBytes ?? 0) +
       (windows.evaluation || windows.calibration
         ? TOKENIZER_BYTES * (source.files.get("tokenizer.json")?.size ?? 0)
-        : 0);
+        : 0) +
+      // Of the carry, what is on its way to the disk.
+      (resume ? Math.min(SPILL_BYTES, carryBytes(model, windows, { ...streams, device })) : 0);
     const around = { device, places, format, model, windows, ...streams, buffers };
     return { units, windows, places, memory: planMemory(units, around) };
   }, { device, model, windows: walks, ...streams, budgets, resume });

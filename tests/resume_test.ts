@@ -341,6 +341,29 @@ Deno.test("what another run can go on with is named and stays; what is worth not
   assert.deepEqual(told, []);
 });
 
+Deno.test({
+  name:
+    "what lies where an output would grow and is open to others, or a link, is not gone on with",
+  ignore: Deno.build.os === "windows",
+  async fn() {
+    await using run = await begun();
+    const { work, stage } = run;
+    await Deno.chmod(stage, 0o750);
+    await assert.rejects(attempt(work), /out\.sluice-partial" is open to others/);
+    await Deno.chmod(stage, 0o700);
+    await Deno.rename(stage, `${stage}-moved`);
+    await Deno.symlink(`${stage}-moved`, stage);
+    await assert.rejects(attempt(work), /out\.sluice-partial" is in the way\. Remove it\.$/);
+    await Deno.remove(stage);
+    await Deno.rename(`${stage}-moved`, stage);
+    // A link in place of a file would have another file written.
+    const weights = join(stage, "new", "model.safetensors");
+    await Deno.rename(weights, `${weights}-moved`);
+    await Deno.symlink(`${weights}-moved`, weights);
+    await assert.rejects(attempt(work), /"model\.safetensors" is not there as it was written/);
+  },
+});
+
 Deno.test("a run that had finished no unit leaves nothing", async () => {
   await using at = await given();
   await using backend = await openWasm({ threads: 1 });

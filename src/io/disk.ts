@@ -62,6 +62,8 @@ export interface Disk extends ReadableDisk {
   openScratch(path: string, size: number): ScratchFile;
   /** Make a folder that was not there before; `secret` keeps other users out. */
   makeFolder(path: string, options?: { readonly secret?: boolean }): Promise<void>;
+  /** Whether a folder is this user's own, and nobody else may enter it. */
+  isSecret(path: string): Promise<boolean>;
   /** Give another name; a file or an empty folder at `to` is replaced. */
   rename(from: string, to: string): Promise<void>;
   /**
@@ -108,6 +110,7 @@ export const disk: Disk = {
   openScratch,
   makeFolder: (path, { secret = false } = {}) =>
     attempt("make folder", path, () => Deno.mkdir(path, secret ? { mode: 0o700 } : {})),
+  isSecret: (path) => attempt("look at", path, () => isSecret(path)),
   rename: (from, to) => attempt("rename", from, () => Deno.rename(from, to)),
   remove: (path, { recursive = false } = {}) =>
     attempt("remove", path, () => Deno.remove(path, { recursive })),
@@ -218,6 +221,14 @@ async function lock(path: string): Promise<AsyncDisposable | "impossible" | unde
   }
   await close();
   return undefined;
+}
+
+async function isSecret(path: string): Promise<boolean> {
+  const { mode, uid } = await Deno.lstat(path);
+  if (mode === null || uid === null) return true;
+  // Into a folder that is another's and closed only root comes, who may ask for its number.
+  const { state } = await Deno.permissions.query({ name: "sys", kind: "uid" });
+  return (mode & 0o077) === 0 && (state !== "granted" || uid === Deno.uid());
 }
 
 /** The number of a file on its disk; undefined where there is none, null where files have none. */

@@ -50,8 +50,8 @@ export interface FinishedUnit {
 export const SAVE_SHARE = 0.02;
 
 /**
- * Seconds that a save is taken to need, and seconds for each byte of the carry, before one was made:
- * what is over in a few seconds is not saved at all.
+ * Seconds that a save is taken to need, and seconds for each byte of the carry, before one was
+ * made: what is over in a few seconds is not saved at all.
  */
 const FIRST_SAVE = { seconds: 0.1, perByte: 1 / 500e6 };
 

@@ -146,6 +146,10 @@ export async function takeStage(
     throw new RequestError(`Cannot write to ${quote(path)}: ${found}`);
   };
   if (found.kind !== "folder") refuse(`${quote(stage)} is in the way. Remove it.`);
+  // Whoever may write there could have files written or removed elsewhere, by links.
+  if (!(await disk.isSecret(stage))) {
+    refuse(`${quote(stage)} is open to others, which nothing of Sluice is. Remove it.`);
+  }
   if ((await disk.list(stage)).length === 0) {
     // Whoever made it did not come to say whose it is.
     await disk.remove(stage);

@@ -1,5 +1,4 @@
 /** `sluice quantize`: plan, run, and tell what came of it. */
-import { join } from "node:path";
 import type { Command, Host, ParsedArguments } from "../command.ts";
 import { RequestError } from "../../errors.ts";
 import { RECORD_FILE } from "../../io/names.ts";
@@ -12,21 +11,18 @@ import { unstored } from "../../formats/unstored.ts";
 import { openFolderSink } from "../../sinks/folder.ts";
 import { openNowhere } from "../../sinks/nowhere.ts";
 import { makeReport, REPORT_FILES } from "../../report/files.ts";
-import type { TensorSource } from "../../source.ts";
-import { readRecords } from "../../run/saves.ts";
-import type { Sink } from "../../sink.ts";
-import { CheckpointStays, RunStays } from "../faults.ts";
+import { CheckpointStays } from "../faults.ts";
 import { jsonLine, recordDocument } from "../json.ts";
 import { checkRepo, PUBLISH_FLAGS, publishCheckpoint, publishLine } from "./publish.ts";
 import { planSentence } from "../plan_view.ts";
 import { askedReportFolder, type ReportFolder } from "../report_folder.ts";
 import { showRun, showTensors, tensorsCsv } from "../result_view.ts";
-import { shellWord } from "../text.ts";
 import { timelineSvg } from "../timeline_view.ts";
 import { tryPaths } from "../written_paths.ts";
 import { askedBits, BITS_FLAGS } from "./bits.ts";
 import { BOUND_FLAGS } from "./bounds.ts";
 import { BUDGET_FLAGS } from "./budgets.ts";
+import { commandLine } from "./command_line.ts";
 import {
   CALIBRATION_FLAGS,
   corpusSentence,
@@ -40,6 +36,7 @@ import {
 import { chooseRecipe, refuseUnkept } from "./guarantee.ts";
 import { beginViews, MESSAGE_FLAGS, openViews, shownWarnings } from "./messages.ts";
 import { checkApart, openModel } from "./model.ts";
+import { keptOf, placeOf } from "./output_place.ts";
 import {
   ENERGY_FLAG,
   EVALUATE_FLAG,
@@ -228,7 +225,7 @@ async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
       distributions: folder !== undefined,
       ...(energyTable ? { energyTable } : {}),
       ...(found.certify ? { certify: found.certify } : {}),
-      command: commandLine(parsed, source, texts),
+      command: commandLine(quantizeCommand, { parsed, source, texts }),
       // What a killed run had left is no business of this one's result.
       warnings: views.warnings.filter(({ code }) => code !== LEFT_BEHIND),
       residentBytes: host.residentBytes,
@@ -250,39 +247,6 @@ async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
       cause,
     });
   }
-}
-
-/** What stopped a run that can be gone on with; undefined where it cannot. */
-function keptOf({ resumption }: Sink, cause: unknown): RunStays | undefined {
-  const known = readRecords(resumption?.records ?? []);
-  // What a person asked for wrongly is to be asked for otherwise.
-  if (!known || known.saves.length === 0 || cause instanceof RequestError) return undefined;
-  const units = known.saves.flatMap(({ units }) => units).length;
-  return new RunStays({ units, of: known.head.units.length, cause });
-}
-
-/**
- * The folder of the checkpoint; without one on the command line, one that stays only if it could
- * not be published.
- */
-async function placeOf(
-  parsed: ParsedArguments,
-  host: Host,
-  stack: AsyncDisposableStack,
-): Promise<{ readonly path: string; keep(): Promise<void> }> {
-  const output = parsed.get("output");
-  if (output !== undefined) return { path: String(output), keep: () => Promise.resolve() };
-  const upload = parsed.get("upload-repo");
-  if (upload === undefined) {
-    throw new RequestError(
-      "Cannot quantize: say where the result goes, --output and a new folder (or --dry-run).",
-    );
-  }
-  const folder = stack.use(await host.temporaryFolder());
-  return {
-    path: join(folder.path, String(upload).split("/").at(-1)!),
-    keep: () => folder.keep(),
-  };
 }
 
 /** @throws {RequestError} nothing is stored, and it is said where, or nothing is measured. */
@@ -378,45 +342,4 @@ async function settle(
   if (recipe.outlierQuantile === undefined) return recipe;
   using views = openViews(parsed, host);
   return await settleRecipe(recipe, { parsed, host, ...found, report: views.report });
-}
-
-/** Flags that say where the result goes and what is told of it, and nothing of the result. */
-const ASIDE: ReadonlySet<string> = new Set(
-  [...PUBLISH_FLAGS, ...MESSAGE_FLAGS].map(({ name }) => name)
-    .concat(
-      "upload-repo",
-      "output",
-      "overwrite",
-      "resume",
-      "restart",
-      "metrics",
-      "report",
-      "timeline",
-    )
-    .concat("save-recipe", "save-sensitivities"),
-);
-
-/**
- * The command that makes the same checkpoint, as others can repeat it: of what is on this machine
- * there are names without folders, or words that stand for them.
- */
-function commandLine(
-  parsed: ParsedArguments,
-  { id }: Pick<TensorSource, "id">,
-  { calibration, evaluation }: Texts,
-): string {
-  const [model] = parsed.arguments as [string];
-  const names = new Map([["calibration", calibration?.corpus], ["corpus", evaluation?.corpus]]);
-  const words = quantizeCommand.flags.filter(({ name }) => parsed.has(name) && !ASIDE.has(name))
-    .flatMap(({ name, repeat, path, placeholder = "file" }) =>
-      (repeat ? parsed.all(name) : [parsed.get(name)!]).map((value) =>
-        value === true
-          ? `--${name}`
-          : value === false
-          ? `--no-${name}`
-          : `--${name} ${path ? names.get(name) ?? placeholder : shellWord(String(value))}`
-      )
-    );
-  const named = model === "sample" || /@[0-9a-f]{40}$/.test(id) ? model : "./model";
-  return ["sluice quantize", named, ...words, "--output folder"].join(" ");
 }
