@@ -31,6 +31,7 @@ export interface Attempt {
   readonly restart?: boolean;
   readonly disk?: Disk;
   readonly signal?: AbortSignal;
+  readonly halt?: AbortController;
   readonly saveShare?: number;
   readonly report?: (event: Event) => void;
   /** What becomes of the place where the run keeps what it needs to go on. */

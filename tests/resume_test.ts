@@ -450,20 +450,24 @@ Deno.test("a signal drops the unit at hand where all before it is saved or can b
     saveShare: number,
     when: (event: Event) => boolean,
     kept: number,
+    atOnce: boolean,
   ])[] = [
     // Hidden states have gone on: what they were after the embedding is not known any more.
-    ["gptq that repairs errors, measured", 0, inBlock("model.layers.0"), 2],
-    ["gptq that repairs errors, measured", Infinity, inBlock("model.layers.1"), 2],
-    ["rtn", 0, quantized, 2],
-    ["rtn, measured", 0, quantized, 3],
+    ["gptq that repairs errors, measured", 0, inBlock("model.layers.0"), 2, false],
+    ["gptq that repairs errors, measured", Infinity, inBlock("model.layers.1"), 2, true],
+    ["rtn", 0, quantized, 2, true],
+    ["rtn, measured", 0, quantized, 3, false],
     // Windows at the head go nowhere.
-    ["rtn, measured", 0, inBlock("head"), 4],
+    ["rtn, measured", 0, inBlock("head"), 4, true],
   ];
-  for (const [i, [name, saveShare, when, kept]] of cases.entries()) {
+  for (const [i, [name, saveShare, when, kept, atOnce]] of cases.entries()) {
     const work = { ...WORKS[name]!, model: at.model, backend, out: `${at.path}/out-${i}` };
     const whole = `${work.out}-whole`;
     const uninterrupted = await attempt({ ...work, out: whole }, { resume: false });
-    await assert.rejects(attempt(work, { saveShare, ...abortOn(when) }), Stop);
+    const halt = new AbortController();
+    await assert.rejects(attempt(work, { saveShare, halt, ...abortOn(when) }), Stop);
+    // A unit that is to be finished is read to its end.
+    assert.equal(halt.signal.aborted, atOnce);
     await goesOn({ work, expected: await outcomeOf(whole, uninterrupted) }, kept);
   }
 });

@@ -32,6 +32,11 @@ export interface RunOptions {
    */
   readonly signal?: AbortSignal;
   /**
+   * Aborted, for others, when the run really stops: what its source is opened with, so that a unit
+   * that is to be finished is read to its end.
+   */
+  readonly halt?: AbortController;
+  /**
    * Compute every metric of every quantized weight, and the error of the outputs of those that are
    * calibrated.
    */

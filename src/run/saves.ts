@@ -82,7 +82,7 @@ export class Saves implements Disposable {
   readonly #resumption: Resumption;
   readonly #share: number;
   readonly #asked: AbortSignal | undefined;
-  readonly #stop = new AbortController();
+  readonly #stop: AbortController;
   readonly #finished: readonly FinishedUnit[];
   readonly #carry: CarryFile | null;
   /** Units that are finished and saved, by an earlier run or by this one. */
@@ -105,6 +105,7 @@ export class Saves implements Disposable {
     this.#resumption = resumption;
     this.#share = given.saveShare ?? SAVE_SHARE;
     this.#asked = given.signal;
+    this.#stop = given.halt ?? new AbortController();
     this.#finished = saves.flatMap(({ units }) => units);
     this.#carry = saves.at(-1)?.carry ?? null;
     this.#saved = this.#finished.length;

@@ -188,7 +188,15 @@ async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
       })
       : openNowhere(),
   );
-  const source = await openModel(model, { parsed, host, report: views.report, stack });
+  // A unit that the run is to finish before it stops is still read.
+  const halt = new AbortController();
+  let saves = false;
+  const end = () => saves || halt.abort(host.signal.reason);
+  if (host.signal.aborted) end();
+  host.signal.addEventListener("abort", end);
+  stack.defer(() => host.signal.removeEventListener("abort", end));
+  const reading = { ...host, signal: halt.signal };
+  const source = await openModel(model, { parsed, host: reading, report: views.report, stack });
   const backend = stack.use(await openDevice(parsed, views.report));
   const choosing = { parsed, source, backend, host, report: views.report };
   const found = await chooseRecipe(base, bits, choosing);
@@ -208,6 +216,8 @@ async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
   if (!parsed.get("quiet")) tellPlan(planned, texts, host);
   const inputs = await inputsOf(texts, { plan: planned, host, stack });
   let whole = false;
+  host.signal.throwIfAborted();
+  saves = resume;
   try {
     const report = await run(planned, {
       source,
@@ -221,6 +231,7 @@ async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
       },
       report: views.report,
       signal: host.signal,
+      halt,
       metrics: parsed.has("metrics") || folder !== undefined,
       distributions: folder !== undefined,
       ...(energyTable ? { energyTable } : {}),
