@@ -11,7 +11,7 @@ import type { RunRecord } from "../../report/record.ts";
 import { size } from "../../size.ts";
 import { type BatchFile, type Job, parseBatch } from "../batch_file.ts";
 import type { Command, Host, ParsedArguments } from "../command.ts";
-import { describeFault, Interrupted, JobsFailed } from "../faults.ts";
+import { describeFault, JobsFailed, RunStays } from "../faults.ts";
 import { jsonLine } from "../json.ts";
 import { parseArguments } from "../parser.ts";
 import { table } from "../table.ts";
@@ -51,7 +51,7 @@ export const batchCommand: Command = {
 /** How a job ended. */
 interface Ended {
   readonly job: Job;
-  readonly state: "done" | "done before" | "failed" | "not begun";
+  readonly state: "done" | "done before" | "stopped" | "failed" | "not begun";
   readonly seconds?: number;
   readonly message?: string;
   readonly record?: RunRecord | undefined;
@@ -96,8 +96,8 @@ async function batch(parsed: ParsedArguments, host: Host): Promise<void> {
         `${JSON.stringify({ version: 1, jobs: Object.fromEntries(state) }, null, 1)}\n`,
       );
     } catch (error) {
-      if (error instanceof Interrupted || host.signal.aborted) {
-        ended.push({ job, state: "not begun" });
+      if (host.signal.aborted) {
+        ended.push({ job, state: error instanceof RunStays ? "stopped" : "not begun" });
         continue;
       }
       const knows = (flag: string) => quantizeCommand.flags.some(({ name }) => name === flag);
