@@ -56,7 +56,7 @@ Deno.test({
     try {
       const begun = performance.now();
       const whole = await spawn(`${folder}/whole`);
-      const took = performance.now() - begun;
+      let took = performance.now() - begun;
       const expected = await bytesOf(`${folder}/whole`);
       const next = randoms(11);
       const [after, lost]: [number[], number[]] = [[], []];
@@ -65,7 +65,10 @@ Deno.test({
         const out = `${folder}/out-${runs++}`;
         for (let row = 0;; row++) {
           const patience = row < IN_A_ROW && kills < KILLS ? (next() + 1) / 2 * took : undefined;
+          const started = performance.now();
           const { killed, lines } = await spawn(out, patience);
+          // The first run may have been slow.
+          if (!killed && row === 0) took = Math.min(took, performance.now() - started);
           for (const line of lines) if (line.type === "resumed") after.push(Number(line.units));
           if (!killed) {
             assert.deepEqual(lines.at(-1), whole.lines.at(-1));
