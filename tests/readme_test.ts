@@ -16,6 +16,7 @@ import {
 } from "../mod.ts";
 import { FORMATS } from "../src/formats/mod.ts";
 import { type Option, recipeKey } from "../src/option.ts";
+import { parseBatch } from "../src/terminal/batch_file.ts";
 import { parseRecipe, RECIPE_OPTIONS, RULE_OPTIONS } from "../src/recipe.ts";
 import { PRESETS } from "../src/schemes/mod.ts";
 import { COMMANDS } from "../src/terminal/commands/mod.ts";
@@ -107,10 +108,15 @@ Deno.test("the README's exit codes are those of the program", () => {
 });
 
 Deno.test("the README's recipe can be read", () => {
-  const [recipe] = blocks("yaml");
-  assert.ok(recipe !== undefined);
-  const { rules } = parseRecipe(recipe, "README.md");
+  const recipe = blocks("yaml").find((text) => /^rules:/m.test(text));
+  const { rules } = parseRecipe(recipe!, "README.md");
   assert.ok(rules.length >= 2);
+});
+
+Deno.test("the README's batch can be read", () => {
+  const batch = blocks("yaml").find((text) => /^models:/m.test(text));
+  const { jobs } = parseBatch(batch!, "README.md");
+  assert.deepEqual(jobs.map(({ name }) => name), ["name-w4", "name-nf4", "mine-w4", "mine-nf4"]);
 });
 
 Deno.test("the README's command lines use commands and flags that exist", async () => {

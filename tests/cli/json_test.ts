@@ -44,6 +44,7 @@ const INNER: Readonly<Record<string, string>> = {
   loaders: "each of `loaders`",
   results: "each of `results`",
   proposals: "each of `proposals`",
+  jobs: "each of `jobs`",
 };
 
 /** Check one object that was printed by a command. */
@@ -65,6 +66,7 @@ function check(printed: Json, command: string): string {
       assert.deepEqual(Object.keys(tensor).sort(), keysOf("each of `tensors` of `plan`").sort());
     }
   }
+  if (type === "job") check(printed.line as Json, "quantize");
   checkSpelling(rest, line);
   return line;
 }
@@ -141,6 +143,11 @@ Deno.test("everything that --json prints has the keys that README.md lists, and 
     note(checkAll(await sluice(partial, stopping), "quantize", 75));
     note(checkAll(await sluice(["status", `${folder}/partial`, "--json"]), "status"));
     note(checkAll(await sluice(partial), "quantize"));
+    const file = `${folder}/batch.yaml`;
+    const recipes = { nf4: { scheme: "NF4" }, none: { scheme: "W4A16", ignore: ["nothing*"] } };
+    const jobs = { output: `${folder}/batch`, models: ["sample"], recipes };
+    await Deno.writeTextFile(file, JSON.stringify({ ...jobs, flags: { device: "wasm" } }));
+    note(checkAll(await sluice(["batch", file, "--json"]), "batch", 1));
     await using hub = await startFakeHub();
     const env: Record<string, string> = { HF_ENDPOINT: hub.endpoint, HF_TOKEN: TOKEN };
     const publish = ["publish", out, "me/out", "--yes", ...ON_CPU, "--json"];

@@ -157,7 +157,7 @@ function jobHost(
   const write = parsed.get("json")
     ? (text: string) => {
       for (const line of text.split("\n").filter(Boolean)) {
-        host.out.write(jsonLine({ job: name, ...JSON.parse(line) }));
+        host.out.write(jsonLine({ type: "job", job: name, line: JSON.parse(line) }));
       }
     }
     : isDry
