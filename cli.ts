@@ -11,6 +11,7 @@ import { resourceUsage } from "node:process";
 import denoJson from "./deno.json" with { type: "json" };
 import type { Command, Host, TextStream } from "./src/terminal/command.ts";
 import { COMMANDS } from "./src/terminal/commands/mod.ts";
+import { attempt } from "./src/io/system_faults.ts";
 import { openTemporary, sweepTemporary } from "./src/io/temporary.ts";
 import { openLog, readText, tryWrite, writeAll, writeText } from "./src/io/text_files.ts";
 import { describeFault, EXIT, Interrupted, ReaderGone } from "./src/terminal/faults.ts";
@@ -84,15 +85,17 @@ export function denoHost(signal: AbortSignal): Host {
     },
     readText,
     async readTextIfAny(path) {
-      try {
-        return await Deno.readTextFile(path);
-      } catch (error) {
-        const { NotFound, NotCapable, PermissionDenied } = Deno.errors;
-        if ([NotFound, NotCapable, PermissionDenied].some((kind) => error instanceof kind)) {
-          return undefined;
+      return await attempt("read", path, async () => {
+        try {
+          return await Deno.readTextFile(path);
+        } catch (error) {
+          const { NotFound, NotCapable, PermissionDenied } = Deno.errors;
+          if ([NotFound, NotCapable, PermissionDenied].some((kind) => error instanceof kind)) {
+            return undefined;
+          }
+          throw error;
         }
-        throw error;
-      }
+      });
     },
     asks: Deno.stdin.isTerminal(),
     confirm: (question) => confirm(question),

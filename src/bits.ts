@@ -60,8 +60,8 @@ export interface ChosenBits {
   readonly loss: number;
 }
 
-/** Enough of a calibration to plan by, where nothing but sizes is asked for. */
-const SOME_WINDOWS = { seqLen: 2, windows: 1, stateBudget: Infinity } as const;
+/** Enough of a calibration to plan any method by, where nothing but sizes is asked for. */
+const SOME_WINDOWS = { seqLen: 2, windows: 2, stateBudget: Infinity } as const;
 
 /**
  * The options of a list such as `W3A16,W4A16,W8A16,BF16`.

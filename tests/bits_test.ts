@@ -446,6 +446,23 @@ Deno.test("options of a method go to the weights that it does, and to no others"
     plan(recipe, source, { device: DEVICE, calibration: CALIBRATION });
   }));
 
+Deno.test("bits are chosen for a method that trains on some windows and is judged by others", () =>
+  withTiny((source) => {
+    const base = recipeFromOptions({ "group-size": 32, method: "awq+gptq+tune" });
+    const work = bitOptions(base, source, { options: OPTIONS, device: DEVICE });
+    const { recipe, bitsPerWeight } = chooseBits(source, work, {
+      sensitivities: drawnSensitivities(work),
+      target: { bitsPerWeight: 5 },
+      device: DEVICE,
+    });
+    assert.ok(bitsPerWeight <= 5, `${bitsPerWeight} bits`);
+    assert.deepEqual(
+      new Set(recipe.rules.filter(({ scheme }) => scheme !== "none").map(({ method }) => method)),
+      new Set(["awq+gptq+tune"]),
+    );
+    plan(recipe, source, { device: DEVICE, calibration: CALIBRATION });
+  }));
+
 Deno.test("a file of sensitivities gives back what was measured, for this model and these options alone", () =>
   withTiny(async (source) => {
     const work = bitOptions(BASE, source, { options: OPTIONS, device: DEVICE });

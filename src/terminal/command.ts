@@ -81,7 +81,11 @@ export interface Host {
   /** The version of Sluice. */
   readonly version: string;
   readText(path: string): Promise<string>;
-  /** The text of a file that need not be there, or that may not be read. */
+  /**
+   * The text of a file that need not be there, or that may not be read.
+   *
+   * @throws {SpaceError} the system refuses it for another reason.
+   */
   readTextIfAny(path: string): Promise<string | undefined>;
   /** Whether there is a person to ask. */
   readonly asks: boolean;

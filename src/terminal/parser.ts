@@ -5,7 +5,7 @@
 import { Command as Parser, CommanderError, Option as ParserOption } from "commander";
 import { styleText } from "node:util";
 import type { Command, CommandRow, Flag, Host, ParsedArguments } from "./command.ts";
-import { RequestError } from "../errors.ts";
+import { quote, RequestError } from "../errors.ts";
 import { type OptionValue, parseOption } from "../option.ts";
 import { withFlags } from "./option_words.ts";
 import { size } from "../size.ts";
@@ -55,6 +55,7 @@ export async function parseArguments(
     for (const flag of command.flags) {
       const knows = (name: string) => command.flags.some((other) => other.name === name);
       for (const option of toParserOptions(flag, knows)) parser.addOption(option);
+      refuseFlagAsValue(flag, parser);
       if (!flag.repeat) refuseTwice(flag, parser);
     }
     parser.addHelpOption(
@@ -98,6 +99,14 @@ function toParserOptions(flag: Flag, knows: (flag: string) => boolean): ParserOp
   if (flag.repeat) option.argParser((word, before: string[] = []) => [...before, word]);
   if (type !== "boolean" || flag.default === false) return [option];
   return [option, new ParserOption(`--no-${name}`).hideHelp()];
+}
+
+/** The parser would take the next flag for the value, and find fault with what comes after it. */
+function refuseFlagAsValue({ name }: Flag, parser: Parser): void {
+  parser.on(`option:${name}`, (value: unknown) => {
+    if (typeof value !== "string" || !value.startsWith("--")) return;
+    throw new RequestError(`Cannot use --${name}: it has no value, ${quote(value)} comes next.`);
+  });
 }
 
 /** The parser would take the last one, and say nothing. */

@@ -114,6 +114,19 @@ Deno.test("a batch that is wrong is refused before anything begins", async () =>
   });
 });
 
+Deno.test("a batch whose output would lie within a file is refused with a sentence", async () => {
+  await withBatch(async ({ folder, file }) => {
+    const text = await Deno.readTextFile(file);
+    await Deno.writeTextFile(file, text.replace(`${folder}/out`, `${file}/out`));
+    const { code, err } = await sluice(["batch", file]);
+    assert.equal(code, 5, err);
+    assert.match(
+      err,
+      /^sluice: Cannot read ".*batch\.yaml.out.batch\.json": the system says .*\.\n$/,
+    );
+  });
+});
+
 Deno.test("parseBatch() makes words of flags, and names of models and revisions", () => {
   const { jobs } = parseBatch(
     `output: o

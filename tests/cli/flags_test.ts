@@ -136,3 +136,12 @@ Deno.test("flags of what is not done are refused, not passed over", async () => 
     assert.match(err, says);
   }
 });
+
+Deno.test("a flag whose value was left out is named, not what comes after it", async () => {
+  for (const flag of ["gradients", "weight-loss", "ignore"]) {
+    await assert.rejects(() => said(`plan sample --${flag} --num-samples 4`), {
+      name: "RequestError",
+      message: `Cannot use --${flag}: it has no value, "--num-samples" comes next.`,
+    });
+  }
+});

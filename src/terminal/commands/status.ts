@@ -4,7 +4,7 @@ import { size } from "../../size.ts";
 import type { Command } from "../command.ts";
 import { jsonText } from "../json.ts";
 import { pairs } from "../table.ts";
-import { plural, visible } from "../text.ts";
+import { plural, visible, visibleMessage } from "../text.ts";
 import { JSON_FLAG } from "./messages.ts";
 
 /** `sluice status FOLDER` */
@@ -43,6 +43,6 @@ function shown(
       ? []
       : [["written", `${size(writtenBytes)} of ${size(totalBytes)}`] as const]),
     ...(carryBytes ? [["to go on with", size(carryBytes)] as const] : []),
-    ...(command === null ? [] : [["command", visible(command)] as const]),
+    ...(command === null ? [] : [["command", visibleMessage(command)] as const]),
   ]);
 }
