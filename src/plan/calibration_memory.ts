@@ -151,8 +151,11 @@ function predictionMemory(
     (next) =>
       sum(next.matrices, ({ name }) => bytesOf(name)) + throughTape(next, { tokens, seqLen }).bytes,
   );
-  const head = sum(model.head ? [model.head.linear.at.of] : [], bytesOf);
-  return after + head + 3 * LOGIT_BYTES + TABLE_BYTES + 6 * tokens * model.hiddenSize * 4;
+  const { head, vocabSize, hiddenSize } = model;
+  const stored = sum(head ? [head.linear.at.of] : [], bytesOf);
+  const logits = Math.min(LOGIT_BYTES, tokens * vocabSize * 4);
+  const slice = Math.min(TABLE_BYTES, vocabSize * hiddenSize * 4);
+  return after + stored + 3 * logits + slice + 6 * tokens * hiddenSize * 4;
 }
 
 /**
