@@ -146,10 +146,10 @@ export async function measureSensitivities(
   },
 ): Promise<Sensitivities> {
   const candidates = groups.map(({ block, options }) =>
-    options.filter((option) => !isKept(option)).map(({ tasks }): Candidate => ({
+    options.filter((option) => !isKept(option)).map((option): Candidate => ({
       block,
-      tasks,
-      compensated: isCompensated(base, { tasks }),
+      tasks: option.tasks,
+      compensated: isCompensated(base, option),
     }))
   );
   const measure = by === "gradient" ? gradientLosses : divergences;

@@ -7,6 +7,17 @@ export function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
+/** A JSON text's object; undefined where it is none. */
+export function parseObject(text: string): Record<string, unknown> | undefined {
+  try {
+    const root: unknown = JSON.parse(text);
+    return isObject(root) ? root : undefined;
+  } catch (error) {
+    if (error instanceof SyntaxError) return undefined;
+    throw error;
+  }
+}
+
 /**
  * For `JSON.stringify`: numbers that JSON has no word for as `"Infinity"`, `"-Infinity"` and
  * `"NaN"`.

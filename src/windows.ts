@@ -2,6 +2,7 @@
  * The windows of text that a model is measured or calibrated on: a text that is read, tokenized and
  * cut.
  */
+import { hashWindows } from "./hash.ts";
 import { CheckpointError, quote } from "./errors.ts";
 import type { EvaluationInput } from "./forward/streams.ts";
 import type { HubClient } from "./hub/client.ts";
@@ -151,7 +152,7 @@ async function prepare(
     seed,
     available: Math.floor(tokens.length / seqLen),
     tokens: tokens.length,
-    sha256: await digest(windows),
+    sha256: await hashWindows(windows),
   };
 }
 
@@ -165,7 +166,7 @@ export async function windowsOf(
   take: (window: number) => boolean,
 ): Promise<PreparedWindows> {
   const windows = prepared.windows.filter((_, window) => take(window));
-  return { ...prepared, windows, sha256: await digest(windows) };
+  return { ...prepared, windows, sha256: await hashWindows(windows) };
 }
 
 /** @throws {CheckpointError} the tokenizer gives a token that the model has no embedding of. */
@@ -182,12 +183,4 @@ function checkTokens(
       `embeddings of ${vocabSize} tokens (vocab_size). Take the tokenizer that belongs to this model.`,
     { file: "tokenizer.json" },
   );
-}
-
-/** See `TextFacts.sha256`; windows are of one length. */
-async function digest(windows: readonly Uint32Array<ArrayBuffer>[]): Promise<string> {
-  const [{ length }] = windows as [Uint32Array];
-  const tokens = new Uint32Array(windows.length * length);
-  for (const [i, window] of windows.entries()) tokens.set(window, i * length);
-  return new Uint8Array(await crypto.subtle.digest("SHA-256", tokens)).toHex();
 }

@@ -42,7 +42,7 @@ function roomOf(path: string): string {
 
 /** From the ground up. A room imports from rooms below it, and from itself. */
 const LAYERS: readonly (readonly string[])[] = [
-  ["errors", "limits", "number", "size", "tensor", "version"],
+  ["errors", "hash", "limits", "number", "size", "tensor", "thread", "version"],
   // The seams: what a kind of thing is, for those who make one and those who use one.
   [
     "backend",

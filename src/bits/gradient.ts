@@ -8,15 +8,15 @@
  * 2306.07629, which takes weights to be independent too). Where GPTQ will choose codes, e is what
  * it is expected to leave.
  */
-import type { Scope, Tensor } from "../backend.ts";
+import type { Backend, Scope, Tensor } from "../backend.ts";
 import { productOf, type QuantizedSlice } from "../calibration/quantized_weight.ts";
 import { BlockTape, type OnLinear } from "../forward/backward.ts";
 import type { LoadedBlock } from "../forward/loaded_block.ts";
 import { type BlockTensors, copyOf, walkBlock } from "../forward/walk.ts";
 import { natural, scaleColumns } from "../linalg/channels.ts";
-import { type Factor, factorWork, importanceOf, soundFactor } from "../linalg/factor.ts";
+import { type Factor, factorWork, importanceOf } from "../linalg/factor.ts";
 import type { Gram } from "../linalg/panels.ts";
-import { usualDamping } from "../methods/gptq.ts";
+import { dampedFactor } from "../methods/gptq.ts";
 import { gram } from "../observers/gram.ts";
 import { multiply } from "../ops/gemm.ts";
 import type { Model } from "../family.ts";
@@ -24,7 +24,8 @@ import type { HiddenStates } from "../forward/hidden_states.ts";
 import { type HeadSlice, PredictionLoss } from "../forward/prediction_loss.ts";
 import { checkWalk, walkNeeds } from "../forward/walk_memory.ts";
 import { originalWeights } from "../forward/weights.ts";
-import { graphsOf } from "../graph/block_graph.ts";
+import { graphsOf, type Stage } from "../graph/block_graph.ts";
+import type { Matrix } from "../graph/matrices.ts";
 import { LOGIT_BYTES } from "../limits.ts";
 import { rowDots } from "../ops/row_dots.ts";
 import { difference } from "../ops/subtract.ts";
@@ -32,7 +33,7 @@ import { requestOf } from "../plan/planned.ts";
 import { leastCommonMultiple } from "../plan/slices.ts";
 import { stackTokens } from "../plan/stacks.ts";
 import type { QuantizeTask } from "../plan/tasks.ts";
-import { throughTape } from "../plan/tuning.ts";
+import { wayBack } from "../plan/tuning.ts";
 import type { TensorSource } from "../source.ts";
 import { sum } from "../tensor.ts";
 import {
@@ -124,7 +125,7 @@ function candidatesTogether(
   const windows = requestOf({ ...input, seqLen: input.windows[0]!.length });
   const tokens = stackTokens(windows, { model, device: backend });
   const tapes = graphsOf(model).map((graph) =>
-    throughTape(graph, { tokens, seqLen: windows.seqLen }).bytes
+    wayBack(graph, { tokens, seqLen: windows.seqLen }, { inputGradient: true }).bytes
   );
   const one = candidates.reduce((most, own) => Math.max(most, candidateBytes(own, tokens)), 0);
   const walk = {
@@ -145,14 +146,14 @@ function mostTokens({ stacks }: Bench): number {
   return Math.max(...stacks.map(({ length }) => length));
 }
 
-/** Bytes of a block's factors, and of what the largest is made of. */
+/** Bytes of a block's Gram matrices and their factors, and of what the largest is made of. */
 function spreadBytes(model: Model): number {
   return Math.max(
     ...graphsOf(model).map(({ stages }) => {
       const widths = stages.map(({ channels }) => channels);
       const widest = Math.max(...widths);
       const { device, columns } = factorWork(widest);
-      return (sum(widths, (width) => width ** 2) + widest ** 2) * 4 + device + columns;
+      return (2 * sum(widths, (width) => width ** 2) + widest ** 2) * 4 + device + columns;
     }),
   );
 }
@@ -224,7 +225,7 @@ async function throughBlock(
     ? await spreadOf(bench, block, { tensors, inputs, scope })
     : undefined;
   const tokens = mostTokens(bench);
-  using tape = new BlockTape(graph, throughTape(graph, { tokens, seqLen }), {
+  using tape = new BlockTape(graph, wayBack(graph, { tokens, seqLen }, { inputGradient: true }), {
     scope,
     tensors,
     tables,
@@ -278,40 +279,23 @@ async function spreadOf(
     readonly scope: Scope;
   },
 ): Promise<ReadonlyMap<string, Spread>> {
-  const { backend, tables, signal } = bench;
-  const graph = bench.graphs[block]!;
-  const allTokens = sum(bench.stacks, ({ length }) => length);
+  const { backend, signal } = bench;
   const spread = new Map<string, Spread>();
-  for (const stage of graph.stages) {
-    const { channels, matrices } = stage;
-    using held = backend.scope();
-    const sums = gram.open({ channels, tokens: allTokens, scope: held, signal });
-    for (const stack of bench.stacks.keys()) {
-      using own = backend.scope();
-      let seen: Tensor | undefined;
-      const watched: BlockTensors = {
-        vector: (name) => tensors.vector(name),
-        product(matrix, x, scratch) {
-          if (matrix === matrices[0]) seen = copyOf(x, own);
-          return tensors.product(matrix, x, scratch);
-        },
-      };
-      walkBlock(graph, await inputs.get(stack, own), { scope: own, tensors: watched, tables });
-      await sums.add(seen!);
-    }
-    const known = await sums.finish();
-    const factor = await factorOf(known, { scope, signal });
-    const [counts] = await backend.read(importanceOf(factor, held));
-    const inverse = new Float32Array(counts!.buffer).map(Math.sqrt);
-    for (const { name } of matrices) {
+  for (const [stage, sums] of await inputSums(bench, block, { tensors, inputs, scope })) {
+    const found = await dampedFactor(sums, { scope, order: natural(stage.channels), signal });
+    const factor = found?.factor;
+    const inverse = factor && await inverseDiagonal(factor, backend);
+    for (const { name } of stage.matrices) {
+      // Without a factor GPTQ rounds to nearest.
       spread.set(name, (x, own) => {
+        if (!factor || !inverse) return x;
         const y = own.alloc("f32", x.shape);
         for (const [i, { first, rows, tensor }] of factor.v.panels.entries()) {
           multiply(backend, {
             a: { tensor: x, column: first },
             b: { tensor, transposed: true },
             c: { tensor: y },
-          }, { m: x.shape[0]!, n: channels, k: rows, add: i > 0 });
+          }, { m: x.shape[0]!, n: stage.channels, k: rows, add: i > 0 });
         }
         return scaleColumns(y, [inverse], own);
       });
@@ -320,16 +304,45 @@ async function spreadOf(
   return spread;
 }
 
-/** A factor with as little damping as it takes. */
-async function factorOf(
-  sums: Gram,
-  { scope, signal }: { readonly scope: Scope; readonly signal: AbortSignal | undefined },
-): Promise<Factor> {
-  const order = natural(sums.size);
-  for (let damping = usualDamping(sums) || 1;; damping *= 10) {
-    const factor = await soundFactor(sums, { scope, order, damping, signal });
-    if (factor) return factor;
+/** The Gram matrix of each stage's input; they belong to `scope`. */
+async function inputSums(
+  { backend, graphs, stacks, tables, signal }: Bench,
+  block: number,
+  { tensors, inputs, scope }: {
+    readonly tensors: LoadedBlock;
+    readonly inputs: HiddenStates;
+    readonly scope: Scope;
+  },
+): Promise<(readonly [Stage, Gram])[]> {
+  const graph = graphs[block]!;
+  const tokens = sum(stacks, ({ length }) => length);
+  const observed = graph.stages.map((stage) => ({
+    stage,
+    sums: gram.open({ channels: stage.channels, tokens, scope, signal }),
+  }));
+  for (const stack of stacks.keys()) {
+    using own = backend.scope();
+    const seen = new Map<Matrix, Tensor>();
+    const first = new Set(observed.map(({ stage: { matrices } }) => matrices[0]));
+    const watched: BlockTensors = {
+      vector: (name) => tensors.vector(name),
+      product(matrix, x, scratch) {
+        if (first.has(matrix)) seen.set(matrix, copyOf(x, own));
+        return tensors.product(matrix, x, scratch);
+      },
+    };
+    walkBlock(graph, await inputs.get(stack, own), { scope: own, tensors: watched, tables });
+    for (const { stage: { matrices }, sums } of observed) await sums.add(seen.get(matrices[0]!)!);
   }
+  const found = [];
+  for (const { stage, sums } of observed) found.push([stage, await sums.finish()] as const);
+  return found;
+}
+
+/** 1/U of the diagonal. */
+async function inverseDiagonal(factor: Factor, backend: Backend): Promise<Float32Array> {
+  using scratch = backend.scope();
+  return (await floats(backend, importanceOf(factor, scratch))).map(Math.sqrt);
 }
 
 /** A weight of a candidate, by the name of its matrix. */
@@ -370,7 +383,7 @@ function changeOf(
   return change;
 }
 
-async function floats(backend: Bench["backend"], tensor: Tensor): Promise<Float32Array> {
+async function floats(backend: Backend, tensor: Tensor): Promise<Float32Array> {
   const [bytes] = await backend.read(tensor);
   return new Float32Array(bytes!.buffer);
 }

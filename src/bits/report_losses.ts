@@ -4,11 +4,10 @@
  * model's output depends on a layer.
  */
 import { RequestError } from "../errors.ts";
-import { isObject } from "../json.ts";
+import { isObject, parseObject } from "../json.ts";
 import type { RecordedWindows } from "../report/record.ts";
 import { matrixShape } from "../tensor.ts";
 import { type Group, KEPT, nominalBits } from "./groups.ts";
-import { parseObject } from "./sensitivities.ts";
 
 /**
  * The losses of groups by their options, in order but for what stays as it is: the sum of their

@@ -4,7 +4,8 @@
  * and to the text it was measured on. Refuses another model's, and what it does not hold.
  */
 import { RequestError } from "../errors.ts";
-import { isObject } from "../json.ts";
+import { sha256 } from "../hash.ts";
+import { isObject, parseObject } from "../json.ts";
 import type { RecordedWindows } from "../report/record.ts";
 import type { OptionValues } from "../option.ts";
 import { rtn } from "../methods/rtn.ts";
@@ -40,8 +41,7 @@ export async function modelHash(
 ): Promise<string> {
   const all = [...tensors.values()].map(({ name, dtype, shape }) => [name, dtype, ...shape]);
   all.sort(([a], [b]) => String(a) < String(b) ? -1 : 1);
-  const text = new TextEncoder().encode(JSON.stringify([config, all]));
-  return new Uint8Array(await crypto.subtle.digest("SHA-256", text)).toHex();
+  return await sha256(JSON.stringify([config, all]));
 }
 
 /** What the options of some groups mean. */
@@ -112,17 +112,6 @@ export function parseSensitivities(text: string, file: string, model: string): S
     );
   if (!sound) refuse("a key is missing, or has a value that it cannot have");
   return root as unknown as Sensitivities;
-}
-
-/** A JSON text's object; undefined where it is none. */
-export function parseObject(text: string): Record<string, unknown> | undefined {
-  try {
-    const root: unknown = JSON.parse(text);
-    return isObject(root) ? root : undefined;
-  } catch (error) {
-    if (error instanceof SyntaxError) return undefined;
-    throw error;
-  }
 }
 
 /**

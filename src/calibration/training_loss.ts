@@ -14,7 +14,7 @@ import type { ModelWeights } from "../forward/weights.ts";
 import { type BlockGraph, graphsOf } from "../graph/block_graph.ts";
 import { rowDots } from "../ops/row_dots.ts";
 import { difference } from "../ops/subtract.ts";
-import { throughTape } from "../plan/tuning.ts";
+import { wayBack } from "../plan/tuning.ts";
 import { sum } from "../tensor.ts";
 
 /** A loss of what a block makes of a stack of windows, y f32[T, C], against a target like it. */
@@ -73,7 +73,7 @@ export async function predictionLoss(
   const after: After[] = [];
   for (const next of graphs.slice(graphs.indexOf(graph) + 1)) {
     const tensors = await LoadedBlock.load(next, weights, { scope });
-    const plan = throughTape(next, { tokens, seqLen: tables.tokens });
+    const plan = wayBack(next, { tokens, seqLen: tables.tokens }, { inputGradient: true });
     const tape = new BlockTape(next, plan, { scope, tensors, tables });
     after.push({ graph: next, tensors, tape });
   }

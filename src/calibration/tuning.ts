@@ -16,8 +16,8 @@ import type { BlockGraph } from "../graph/block_graph.ts";
 import type { Trained, TrainingRates, TrainingSteps, TuningSchedule } from "../method.ts";
 import { multiply } from "../ops/gemm.ts";
 import { narrow } from "../ops/narrow.ts";
-import { widen } from "../ops/widen.ts";
-import { splitWindows, trainingTape } from "../plan/tuning.ts";
+import { widened } from "../ops/widen.ts";
+import { splitWindows, wayBack } from "../plan/tuning.ts";
 import type { TuningFacts } from "../report.ts";
 import type { Rows } from "../source.ts";
 import type { TrainingLoss } from "./training_loss.ts";
@@ -97,7 +97,7 @@ class BlockTraining implements Disposable {
     this.#context = context;
     const { weights, tensors, windows: { tables }, schedule, together, scope } = context;
     const tokens = together * tables.tokens;
-    const plan = trainingTape(graph, { tokens, seqLen: tables.tokens });
+    const plan = wayBack(graph, { tokens, seqLen: tables.tokens }, { inputGradient: false });
     this.#tape = new BlockTape(graph, plan, { scope, tensors, tables });
     for (const [name, slices] of weights) {
       this.#parts.set(
@@ -191,12 +191,4 @@ class BlockTraining implements Disposable {
     const count = Math.ceil(windows.length / together);
     return Array.from({ length: count }, (_, i) => windows.slice(i * together, (i + 1) * together));
   }
-}
-
-/** A gradient as f32: itself, or in `scope`. */
-function widened(gradient: Tensor, scope: Scope): Tensor {
-  if (gradient.dtype === "f32") return gradient;
-  const y = scope.alloc("f32", gradient.shape);
-  scope.backend.run(widen, { x: gradient, y });
-  return y;
 }

@@ -6,7 +6,8 @@ import type { Backend, Scope, Tensor } from "../backend.ts";
 import type { Model } from "../family.ts";
 import { TABLE_BYTES } from "../limits.ts";
 import { stackRows, upload } from "../linalg/channels.ts";
-import { add, embedding, scaleCap, widen } from "../ops/mod.ts";
+import { add, embedding, scaleCap } from "../ops/mod.ts";
+import { widened } from "../ops/widen.ts";
 import type { HiddenStates } from "./hidden_states.ts";
 import { Pace } from "../pace.ts";
 import type { ModelTables } from "./tables.ts";
@@ -75,7 +76,7 @@ export async function embedWindows(
 
 /** What follows the look-up, once all slices of the table have been seen. */
 async function finishEmbedding(
-  { embedding: { times = 1, positions, norm }, hiddenSize }: Model,
+  { embedding: { times = 1, positions, norm } }: Model,
   { states, weights }: EmbeddedStream,
   { backend, tables, pace }: {
     readonly backend: Backend;
@@ -86,7 +87,7 @@ async function finishEmbedding(
   if (times === 1 && !positions && !norm) return;
   using scope = backend.scope();
   const { tokens } = tables;
-  const placed = positions && await placesOf(positions, weights, { tokens, hiddenSize, scope });
+  const placed = positions && await placesOf(positions, weights, { tokens, scope });
   const vectors = new Map<string, Tensor>();
   for (const name of [norm?.weight, norm?.bias]) {
     if (name !== undefined) vectors.set(name, await loadVector(name, weights, scope));
@@ -111,16 +112,8 @@ async function finishEmbedding(
 async function placesOf(
   { table, offset }: NonNullable<Model["embedding"]["positions"]>,
   weights: ModelWeights,
-  { tokens, hiddenSize, scope }: {
-    readonly tokens: number;
-    readonly hiddenSize: number;
-    readonly scope: Scope;
-  },
+  { tokens, scope }: { readonly tokens: number; readonly scope: Scope },
 ): Promise<Tensor> {
   const rows = { from: offset, to: offset + tokens };
-  const stored = await loadTable(table, weights, { scope, rows });
-  if (stored.dtype === "f32") return stored;
-  const wide = scope.alloc("f32", [tokens, hiddenSize]);
-  scope.backend.run(widen, { x: stored, y: wide });
-  return wide;
+  return widened(await loadTable(table, weights, { scope, rows }), scope);
 }

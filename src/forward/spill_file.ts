@@ -6,7 +6,7 @@ import type { Backend, Scope, Tensor } from "../backend.ts";
 import type { Disk, DiskReader, DiskWriter } from "../io/disk.ts";
 import { SPILL_BYTES } from "../limits.ts";
 import { narrow } from "../ops/narrow.ts";
-import { widen } from "../ops/widen.ts";
+import { widened } from "../ops/widen.ts";
 import { byteLength, type Shape, sum } from "../tensor.ts";
 
 /** Where hidden states go that the device has no room for. */
@@ -107,7 +107,7 @@ export class SpillFile implements AsyncDisposable {
   async get(part: number, scope: Scope): Promise<Tensor | undefined> {
     if (!this.#known.has(part)) return undefined;
     const waiting = this.#waiting.get(part);
-    if (waiting) return this.#dtype === "f32" ? waiting : this.#widened(waiting, scope);
+    if (waiting) return widened(waiting, scope);
     const bytes = await (this.#ahead?.part === part ? this.#ahead.bytes : this.#read(part));
     this.#ahead = undefined;
     const next = part + 1;
@@ -125,7 +125,7 @@ export class SpillFile implements AsyncDisposable {
     }
     using stored = this.#backend.alloc(this.#dtype, shape);
     this.#backend.write(stored, bytes);
-    return this.#widened(stored, scope);
+    return widened(stored, scope);
   }
 
   /** Replace a part by a tensor of `scope`, which is taken over. */
@@ -182,12 +182,6 @@ export class SpillFile implements AsyncDisposable {
     if (this.#written.has(part)) await this.#writing;
     const { begin, end } = this.#places[part]!;
     return await this.#reader.read(begin, end);
-  }
-
-  #widened(stored: Tensor, scope: Scope): Tensor {
-    const tensor = scope.alloc("f32", stored.shape);
-    this.#backend.run(widen, { x: stored, y: tensor });
-    return tensor;
   }
 
   #narrowed(tensor: Tensor, scope: Scope): Tensor {

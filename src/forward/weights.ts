@@ -9,7 +9,8 @@ import type { Format, ReadTensor, StoredWeight } from "../format.ts";
 import { keepWhole } from "../formats/whole_reads.ts";
 import { matrixReader, type ReadMatrix } from "../graph/matrix_reader.ts";
 import type { DeviceDType } from "../op.ts";
-import { matmulNt, widen } from "../ops/mod.ts";
+import { matmulNt } from "../ops/mod.ts";
+import { widened } from "../ops/widen.ts";
 import type { Plan } from "../plan/planned.ts";
 import { schemeKind } from "../schemes/mod.ts";
 import { copied } from "../plan/content.ts";
@@ -129,12 +130,7 @@ export interface LoadedRows {
 export function floatRows(w: Tensor, { backend }: Scope): LoadedRows {
   return {
     product: (x, y, column) => backend.run(matmulNt, { x, w, y }, { column }),
-    values(scope) {
-      if (w.dtype === "f32") return w;
-      const y = scope.alloc("f32", w.shape);
-      backend.run(widen, { x: w, y });
-      return y;
-    },
+    values: (scope) => widened(w, scope),
   };
 }
 
@@ -153,8 +149,7 @@ export async function storedRows(
       kind.linear(quantized, x, y, { scope: scratch, column });
     },
     values(own) {
-      const w = kind.dequantize(quantized, own);
-      return w.dtype === "f32" ? w : floatRows(w, own).values(own);
+      return widened(kind.dequantize(quantized, own), own);
     },
   };
 }

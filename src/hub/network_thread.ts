@@ -2,6 +2,7 @@
  * The network on a thread of its own: receiving a gigabyte takes most of a second of a core, in
  * which this one would not compute, and while this one computes nothing would be received.
  */
+import { startThread } from "../thread.ts";
 import workerSource from "./network_worker.js" with { type: "text" };
 import type { Answer, BodyReader, Fetching } from "./fetching.ts";
 import type { Buffers } from "./buffer_pool.ts";
@@ -44,19 +45,17 @@ export class NetworkThread implements Disposable {
   };
 
   #start(): Worker {
-    const url = `data:text/javascript,${encodeURIComponent(workerSource)}`;
-    const worker = new Worker(url, { type: "module", name: "sluice-network" });
-    worker.onmessage = ({ data }: MessageEvent<Message>) => {
-      const transfer = this.#transfers.get(data.id);
-      transfer?.receive(data);
-      if (transfer?.isOver) this.#transfers.delete(data.id);
-    };
-    worker.onerror = (event) => {
-      event.preventDefault();
-      this.#worker = undefined;
-      this.#end(new Error(`Cannot receive on a thread of its own: ${event.message}`));
-    };
-    return worker;
+    return startThread<Message>(workerSource, "sluice-network", {
+      onMessage: (message) => {
+        const transfer = this.#transfers.get(message.id);
+        transfer?.receive(message);
+        if (transfer?.isOver) this.#transfers.delete(message.id);
+      },
+      onFailure: (message) => {
+        this.#worker = undefined;
+        this.#end(new Error(`Cannot receive on a thread of its own: ${message}`));
+      },
+    });
   }
 
   #end(error: Error): void {

@@ -4,6 +4,7 @@
  * never been; a line before it that is damaged is refused, because nothing after it can be trusted.
  */
 import { quote, RequestError } from "../errors.ts";
+import { sha256 } from "../hash.ts";
 import { isObject } from "../json.ts";
 import type { Disk } from "./disk.ts";
 
@@ -97,11 +98,6 @@ async function parseLine(bytes: Uint8Array): Promise<{ readonly value: unknown }
   const [, hash, text] = LINE.exec(new TextDecoder().decode(bytes)) ?? [];
   if (text === undefined || await sha256(text) !== hash) return undefined;
   return { value: JSON.parse(text, readNumbers) };
-}
-
-async function sha256(text: string): Promise<string> {
-  const bytes = new TextEncoder().encode(text);
-  return new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)).toHex();
 }
 
 /** Numbers that JSON has no word for, as objects: what is read is what was written, to the bit. */

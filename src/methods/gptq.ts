@@ -76,26 +76,19 @@ export const gptq: RoundingMethod = {
     const squares = sums.diagonal;
     const start = dampingOf(request.options, sums);
     const order = orderOf(squares, request);
-    for (const step of LADDER) {
-      const damping = start * step;
-      const lambda = damping * base(squares);
-      const factor = await soundFactor(sums, { scope, order, damping: lambda, signal });
-      if (!factor) continue;
-      if (step > 1) {
+    const found = await dampedFactor(sums, { scope, order, start, signal });
+    if (found) {
+      if (found.damping > start) {
         report({
           type: "warning",
           code: "damping",
           message: `The Hessian of ${
             names.join(", ")
-          } could be factored only with a damping of ${damping}, not ${start}.`,
+          } could be factored only with a damping of ${found.damping}, not ${start}.`,
         });
       }
-      return new GptqRounder(request, {
-        factor,
-        damping,
-        lambda,
-        used: usedChannels(squares, groupSize(request.scheme, sums.size)),
-      });
+      const used = usedChannels(squares, groupSize(request.scheme, sums.size));
+      return new GptqRounder(request, { ...found, used });
     }
     const fallback = `the Hessian cannot be factored, even with a damping of ${
       start * LADDER.at(-1)!
@@ -122,9 +115,30 @@ function dampingOf(
   return tokens >= size ? 0.01 : tokens >= size / 4 ? 0.05 : 0.1;
 }
 
-/** λ unless it is said, for sums of some tokens. */
-export function usualDamping(sums: Gram): number {
-  return dampingOf({}, sums) * base(sums.diagonal);
+/**
+ * The factor of the inputs' Gram matrix with the least damping by which it is sound, from `start`
+ * on; undefined where none is.
+ *
+ * @param options.start λ as a share of the diagonal; what suits the tokens unless given.
+ */
+export async function dampedFactor(
+  sums: Gram,
+  { scope, order, start = dampingOf({}, sums), signal }: {
+    readonly scope: Scope;
+    readonly order: Uint32Array;
+    readonly start?: number;
+    readonly signal?: AbortSignal | undefined;
+  },
+): Promise<
+  { readonly factor: Factor; readonly damping: number; readonly lambda: number } | undefined
+> {
+  for (const step of LADDER) {
+    const damping = start * step;
+    const lambda = damping * base(sums.diagonal);
+    const factor = await soundFactor(sums, { scope, order, damping: lambda, signal });
+    if (factor) return { factor, damping, lambda };
+  }
+  return undefined;
 }
 
 /**

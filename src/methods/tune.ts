@@ -396,16 +396,9 @@ class Steps implements TrainingSteps {
     const { bits, grid } = this.#scheme;
     const { zero } = this.#now;
     using scratch = backend.scope();
-    const [rows = 0, columns = 0] = wide.shape;
-    const scale = filled([1, 1], 1, scratch);
-    const none = scratch.alloc("i8", [1, 1]);
-    backend.write(none, new Uint8Array(1));
-    const tile = { tile_rows: rows, tile_columns: columns };
-    backend.run(quantizeInt, { w: wide, scale, zero: none, codes: zero }, {
-      bits,
-      grid: GRID[grid],
-      ...tile,
-    });
+    const { given, tile } = asNumbers(wide.shape, scratch);
+    const scalars = { bits, grid: GRID[grid], ...tile };
+    backend.run(quantizeInt, { w: wide, codes: zero, ...given }, scalars);
   }
 
   get #tiles() {
@@ -456,17 +449,23 @@ class Direction {
   }
 }
 
-/** Zero points as numbers: what code 0 stands for, less. */
+/** Zero points as numbers, f32[A, B] in `scope`. */
 function zerosOf({ zero }: IntTensors, scope: Scope): Tensor {
   const wide = scope.alloc("f32", zero.shape);
   using scratch = scope.backend.scope();
-  const [rows = 0, columns = 0] = zero.shape;
-  const scale = filled([1, 1], 1, scratch);
-  const none = scratch.alloc("i8", [1, 1]);
-  scope.backend.write(none, new Uint8Array(1));
-  const given = { codes: zero, scale, zero: none, w: wide };
-  scope.backend.run(dequantizeInt, given, { tile_rows: rows, tile_columns: columns });
+  const { given, tile } = asNumbers(zero.shape, scratch);
+  scope.backend.run(dequantizeInt, { codes: zero, w: wide, ...given }, tile);
   return wide;
+}
+
+/** What makes codes of a shape stand for themselves: one tile, of scale 1 and zero point 0. */
+function asNumbers([rows = 0, columns = 0]: Shape, scope: Scope) {
+  const zero = scope.alloc("i8", [1, 1]);
+  scope.backend.write(zero, new Uint8Array(1));
+  return {
+    given: { scale: filled([1, 1], 1, scope), zero },
+    tile: { tile_rows: rows, tile_columns: columns },
+  };
 }
 
 function copyOf(from: Tensor, scope: Scope): Tensor {

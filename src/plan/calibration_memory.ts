@@ -19,14 +19,7 @@ import { inputObserver, isCalibrated, observersOf } from "./needs.ts";
 import type { WindowsRequest } from "./planned.ts";
 import { stackTokens } from "./stacks.ts";
 import type { QuantizeTask, TensorTask, Unit } from "./tasks.ts";
-import {
-  isForPredictions,
-  scheduleOf,
-  throughTape,
-  trainingTape,
-  tuningOf,
-  windowsTogether,
-} from "./tuning.ts";
+import { isForPredictions, scheduleOf, tuningOf, wayBack, windowsTogether } from "./tuning.ts";
 import { LOGIT_BYTES, TABLE_BYTES } from "../limits.ts";
 
 /** What calibrating the largest block holds at once, hidden states apart. */
@@ -122,7 +115,8 @@ function trainingMemory(
   const gradients = sum(trained, ({ elements, steps }) => elements * (isNarrow ? 2 : 4) + steps);
   // Input, target and error; in the end, levels of one weight.
   const batch = some * 4 * (graph.width(input) + 2 * graph.width(output));
-  const way = trainingTape(graph, { tokens: some, seqLen }).bytes + product(some) + batch;
+  const way = wayBack(graph, { tokens: some, seqLen }, { inputGradient: false }).bytes +
+    product(some) + batch;
   // At each step a gradient that is narrow, in the end the levels of a weight.
   const levels = Math.max(...trained.map(({ elements }) => elements * 4));
   const walking = walkWidths(graph, { from: 0, to: graph.nodes.length }).most * tokens * 4;
@@ -149,7 +143,8 @@ function predictionMemory(
   const after = sum(
     graphs.slice(graphs.indexOf(graph) + 1),
     (next) =>
-      sum(next.matrices, ({ name }) => bytesOf(name)) + throughTape(next, { tokens, seqLen }).bytes,
+      sum(next.matrices, ({ name }) => bytesOf(name)) +
+      wayBack(next, { tokens, seqLen }, { inputGradient: true }).bytes,
   );
   const { head, vocabSize, hiddenSize } = model;
   const stored = sum(head ? [head.linear.at.of] : [], bytesOf);

@@ -60,20 +60,13 @@ export function windowsTogether(
   return Math.max(1, Math.min(batch, Math.floor(stackTokens / seqLen)));
 }
 
-/** The way of a stack of windows through a block and back. */
-export function trainingTape(
+/** The way of a stack of windows through a block and back, to what comes before it if asked. */
+export function wayBack(
   graph: BlockGraph,
-  { tokens, seqLen }: { readonly tokens: number; readonly seqLen: number },
+  windows: { readonly tokens: number; readonly seqLen: number },
+  { inputGradient }: { readonly inputGradient: boolean },
 ): TapePlan {
-  return planTape(graph, { tokens, seqLen, inputGradient: false, budget: TAPE_BYTES });
-}
-
-/** The way of a stack of windows through a block and back to what comes before it. */
-export function throughTape(
-  graph: BlockGraph,
-  { tokens, seqLen }: { readonly tokens: number; readonly seqLen: number },
-): TapePlan {
-  return planTape(graph, { tokens, seqLen, inputGradient: true, budget: TAPE_BYTES });
+  return planTape(graph, { ...windows, inputGradient, budget: TAPE_BYTES });
 }
 
 /** Whether a block is trained for what the model predicts after it. */

@@ -4,6 +4,7 @@
  * can be told in what they differ.
  */
 import type { Backend } from "../backend.ts";
+import { hashWindows, sha256 } from "../hash.ts";
 import { isObject } from "../json.ts";
 import type { Plan, WindowsRequest } from "../plan/planned.ts";
 import { keepStacks, spilledTokens } from "../plan/stacks.ts";
@@ -57,7 +58,7 @@ export async function ingredientsOf(plan: Plan, given: RunOptions): Promise<Ingr
 
 /** The hash of what a run depends on, in hex. */
 export async function keyOf(ingredients: Ingredients): Promise<string> {
-  return await sha256(new TextEncoder().encode(JSON.stringify(ingredients)));
+  return await sha256(JSON.stringify(ingredients));
 }
 
 /** What of a run comes of the rest of it, and is told of only where nothing else differs. */
@@ -99,9 +100,7 @@ async function windowsOf(
   walk: WindowsRequest,
   input: Partial<TextFacts> & { readonly windows: readonly Uint32Array<ArrayBuffer>[] },
 ): Promise<object> {
-  const tokens = new Uint32Array(walk.windows * walk.seqLen);
-  input.windows.forEach((window, i) => tokens.set(window, i * walk.seqLen));
-  return { ...recordedWindows(walk, input), sha256: await sha256(tokens) };
+  return { ...recordedWindows(walk, input), sha256: await hashWindows(input.windows) };
 }
 
 function walkOf(
@@ -114,8 +113,4 @@ function walkOf(
     stacks: keepStacks(walk, kept, stacking).rows.length,
     tokens_on_disk: spilledTokens(walk, kept, stacking),
   };
-}
-
-async function sha256(bytes: Uint8Array<ArrayBuffer> | Uint32Array<ArrayBuffer>): Promise<string> {
-  return new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)).toHex();
 }

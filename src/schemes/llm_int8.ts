@@ -12,20 +12,15 @@ import { narrow } from "../ops/narrow.ts";
 import { outlierColumns } from "../ops/outlier_columns.ts";
 import { quantizeRowsInt8 } from "../ops/quantize_rows_int8.ts";
 import { rescaleInt8 } from "../ops/rescale_int8.ts";
-import { widen } from "../ops/widen.ts";
+import { widen, widened } from "../ops/widen.ts";
 import type { LlmInt8Scheme, SchemeKind } from "../scheme.ts";
 import { matrixShape } from "../tensor.ts";
 
 /** `x` f32|bf16 rounded to f16[T, C], in `scope`; an f16 tensor as it is. */
 function halved(x: Tensor, scope: Scope): Tensor {
   if (x.dtype === "f16") return x;
-  let wide = x;
-  if (x.dtype !== "f32") {
-    wide = scope.alloc("f32", x.shape);
-    scope.backend.run(widen, { x, y: wide });
-  }
   const half = scope.alloc("f16", x.shape);
-  scope.backend.run(narrow, { x: wide, y: half });
+  scope.backend.run(narrow, { x: widened(x, scope), y: half });
   return half;
 }
 

@@ -4,6 +4,7 @@
  * folders with weights of other formats only, indexes that do not fit their shards, shards that are
  * missing, tensors that are in two files where no index says which is meant.
  */
+import { sha256 } from "../hash.ts";
 import { basename } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { PlacedTensor } from "../container.ts";
@@ -186,10 +187,10 @@ async function openFiles(
   const files = file === undefined
     ? await findCompanions(disk, folder, await disk.list(folder))
     : new Map<string, never>();
-  const id = await digest(new TextEncoder().encode(JSON.stringify([
+  const id = await sha256(JSON.stringify([
     shards.map(({ name, reader, digest }) => [name, reader.size, digest]),
-    configText === undefined ? null : await digest(new TextEncoder().encode(configText)),
-  ])));
+    configText === undefined ? null : await sha256(configText),
+  ]));
 
   const changed = shards.flatMap(({ name, reader: { modified } }) =>
     modified === undefined ? [] : [[name, modified] as const]
@@ -270,7 +271,7 @@ async function readShard(
   const start = await reader.read(0, Math.min(START_BYTES, reader.size));
   const bytes = await reader.read(0, headerLength(start, about));
   const { tensors } = parseHeader(bytes, about);
-  return { name: file, reader, tensors, digest: await digest(bytes) };
+  return { name: file, reader, tensors, digest: await sha256(bytes) };
 }
 
 /** The bytes of a file that hold a tensor's rows. */
@@ -336,9 +337,4 @@ function parseConfig(text: string): Record<string, unknown> {
   for (const _ of json.keys("the configuration")) json.skip();
   json.end();
   return JSON.parse(text) as Record<string, unknown>;
-}
-
-/** SHA-256 in hexadecimal. */
-async function digest(bytes: Uint8Array<ArrayBuffer>): Promise<string> {
-  return new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)).toHex();
 }

@@ -4,6 +4,7 @@
  */
 import type { HubFile, Span } from "../hub/client.ts";
 import { hashStart } from "../hub/file.ts";
+import { startThread } from "../thread.ts";
 import workerSource from "./hash_worker.js" with { type: "text" };
 
 /** Hashes in hexadecimal. */
@@ -49,15 +50,13 @@ export class HashThread implements Disposable {
   }
 
   #start(): Worker {
-    const url = `data:text/javascript,${encodeURIComponent(workerSource)}`;
-    const worker = new Worker(url, { type: "module", name: "sluice-hash" });
-    worker.onmessage = ({ data }) => this.#waiting.shift()!.resolve(data);
-    worker.onerror = (event) => {
-      event.preventDefault();
-      const error = new Error(`Cannot hash on a thread of its own: ${event.message}`);
-      for (const { reject } of this.#waiting.splice(0)) reject(error);
-    };
-    return worker;
+    return startThread(workerSource, "sluice-hash", {
+      onMessage: (answer) => this.#waiting.shift()!.resolve(answer),
+      onFailure: (message) => {
+        const error = new Error(`Cannot hash on a thread of its own: ${message}`);
+        for (const { reject } of this.#waiting.splice(0)) reject(error);
+      },
+    });
   }
 
   [Symbol.dispose](): void {

@@ -13,7 +13,7 @@ import { vectorsOf } from "../plan/smoothing.ts";
 import type { Format, StoredWeight } from "../format.ts";
 import { floatsFrom } from "../number.ts";
 import { scaleRows } from "../ops/scale_rows.ts";
-import { widen } from "../ops/widen.ts";
+import { widened } from "../ops/widen.ts";
 import { schemeKind } from "../schemes/mod.ts";
 import { sliceOf } from "../plan/slices.ts";
 import type { Reporter } from "../report.ts";
@@ -60,12 +60,9 @@ export function withScales(
 ): Tensor {
   const { backend } = scope;
   const [, width = 0] = weight.shape;
-  let w = weight;
-  if (w.dtype !== "f32") {
-    w = scope.alloc("f32", weight.shape);
-    backend.run(widen, { x: weight, y: w });
-  }
-  const y = scaleColumns(w, [Float32Array.from(columns ?? new Array(width).fill(1))], scope);
+  const y = scaleColumns(widened(weight, scope), [
+    Float32Array.from(columns ?? new Array(width).fill(1)),
+  ], scope);
   if (factors) {
     const own = upload(Float32Array.from(factors).slice(rows.from, rows.to), scope);
     backend.run(scaleRows, { factor: own, y }, { scale_dtype: 0 });

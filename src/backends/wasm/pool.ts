@@ -4,6 +4,7 @@
  * message: its arguments are in the control block, and every thread takes work items from one
  * counter (assembly/call.ts).
  */
+import { startThread } from "../../thread.ts";
 import { DeviceError } from "../../errors.ts";
 import { addressOf, type Blas, type Sgemm, SYMBOLS } from "./blas.ts";
 import { kernels } from "./kernels.js";
@@ -207,20 +208,15 @@ function startWorker(
     readonly library: { readonly path: string; readonly symbols: typeof SYMBOLS } | undefined;
   },
 ): Promise<Worker> {
-  const url = `data:text/javascript,${encodeURIComponent(workerSource)}`;
-  const worker = new Worker(url, { type: "module", name: `sluice-${thread}` });
   const { promise, resolve, reject } = Promise.withResolvers<Worker>();
-  worker.onmessage = () => resolve(worker);
-  worker.onerror = (event) => {
+  const worker = startThread(workerSource, `sluice-${thread}`, {
+    onMessage: () => resolve(worker),
     // Once it runs, a worker fails only by a trap, which the control block tells.
-    event.preventDefault();
-    reject(
-      new DeviceError(`Cannot start a worker: ${event.message}`, {
-        kind: "absent",
-        backend: "wasm",
-      }),
-    );
-  };
+    onFailure: (message) =>
+      reject(
+        new DeviceError(`Cannot start a worker: ${message}`, { kind: "absent", backend: "wasm" }),
+      ),
+  });
   worker.postMessage({
     module: kernels,
     memory,

@@ -6,7 +6,7 @@ import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { quote, RequestError } from "../../errors.ts";
 import { RECORD_FILE } from "../../io/names.ts";
-import { isObject } from "../../json.ts";
+import { isObject, parseObject } from "../../json.ts";
 import type { RunRecord } from "../../report/record.ts";
 import { size } from "../../size.ts";
 import { type BatchFile, type Job, parseBatch } from "../batch_file.ts";
@@ -176,8 +176,8 @@ async function readState({ output }: BatchFile, host: Host): Promise<Map<string,
   const path = join(output, STATE_FILE);
   const text = await host.readTextIfAny(path);
   if (text === undefined) return new Map();
-  const root = jsonOf(text);
-  if (!isObject(root) || root.version !== 1 || !isObject(root.jobs)) {
+  const root = parseObject(text);
+  if (root?.version !== 1 || !isObject(root.jobs)) {
     throw new RequestError(
       `Cannot go on with the batch: ${quote(path)} is not what a batch of this version wrote. ` +
         "Give another `output`, or remove that file.",
@@ -192,17 +192,8 @@ async function recordOf(
   { output }: BatchFile,
   host: Host,
 ): Promise<RunRecord | undefined> {
-  const root = jsonOf(await host.readTextIfAny(join(output, name, RECORD_FILE)) ?? "");
-  return isObject(root) ? root as unknown as RunRecord : undefined;
-}
-
-function jsonOf(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch (error) {
-    if (error instanceof SyntaxError) return undefined;
-    throw error;
-  }
+  const text = await host.readTextIfAny(join(output, name, RECORD_FILE));
+  return parseObject(text ?? "") as RunRecord | undefined;
 }
 
 /** What became of all. */
