@@ -99,15 +99,45 @@ fn quotient(a: f32, b: f32) -> f32 {
   return nearer_quotient(a, b, a / b);
 }
 
-// The same from a quotient that is a few units off. Halves of 12 bits have exact products, so what
-// they leave of a is exact.
+// The same from a quotient that is a few units off. All of it in integers: a compiler may take
+// near's product and a difference together as one fused operation, and the quotient that is mended
+// would not be the one that is returned. No loop, for a software adapter counts the turns of all
+// loops together and ends them at 65,535.
 fn nearer_quotient(a: f32, b: f32, near: f32) -> f32 {
-  let q = bitcast<f32>(bitcast<u32>(near) & 0xfffff000u);
-  let d = bitcast<f32>(bitcast<u32>(b) & 0xfffff000u);
-  let rest = (((a - q * d) - q * (b - d)) - (near - q) * d) - (near - q) * (b - d);
-  let missing = rest / b;
-  // More than some units would be of numbers so small or large that a product was lost.
-  return select(near, near + missing, abs(missing) <= 0x1p-20f * abs(near));
+  let dividend = bitcast<u32>(a) & 0x7fffffffu;
+  let divisor = bitcast<u32>(b) & 0x7fffffffu;
+  let found = bitcast<u32>(near) & 0x7fffffffu;
+  // Zeros, infinities, NaN, and next to numbers that are not normal: as the device has it.
+  let plain = (dividend >> 23u) - 1u < 254u && (divisor >> 23u) - 1u < 254u &&
+    (found >> 23u) - 2u < 252u;
+  if !plain { return near; }
+  let rest = left_of(dividend, divisor, found);
+  let by = bitcast<i32>(significand(divisor));
+  if abs(rest) * 4 <= by { return near; }
+  let closer = found + bitcast<u32>(i32(round(f32(rest) / f32(by))));
+  let next = a_unit_on(dividend, divisor, closer);
+  return bitcast<f32>((bitcast<u32>(near) & 0x80000000u) | a_unit_on(dividend, divisor, next));
+}
+
+fn significand(bits: u32) -> u32 {
+  return (bits & 0x7fffffu) | 0x800000u;
+}
+
+// dividend − divisor·quotient, in units of which the divisor's significand makes one in the last
+// place of the quotient. It is small, so that of the products of 48 bits the lower 32 suffice.
+fn left_of(dividend: u32, divisor: u32, quotient: u32) -> i32 {
+  let shift = (dividend >> 23u) + 150u - (divisor >> 23u) - (quotient >> 23u);
+  let product = significand(divisor) * significand(quotient);
+  return bitcast<i32>((significand(dividend) << (shift & 31u)) - product);
+}
+
+// A quotient, or where more than half a unit is left the one next to it.
+fn a_unit_on(dividend: u32, divisor: u32, quotient: u32) -> u32 {
+  let rest = left_of(dividend, divisor, quotient);
+  let by = significand(divisor);
+  // Below a power of two, units are half as large.
+  let below = bitcast<i32>(by >> select(0u, 1u, (quotient & 0x7fffffu) == 0u));
+  return quotient + select(0u, 1u, 2 * rest > bitcast<i32>(by)) - select(0u, 1u, -2 * rest > below);
 }
 
 fn is_finite(bits: u32) -> bool {

@@ -297,29 +297,31 @@ test("refuses a dispatch over the limit of workgroups", (backend) => {
 });
 
 /**
- * y = a / b by the shaders' `nearer_quotient`, from a quotient that is `off` units in the last
- * place from the device's.
+ * y = a / b by the shaders' `quotient` and z by `nearer_quotient` from a quotient that is `off`
+ * units in the last place from the device's.
  */
 const QUOTIENTS = defineOp(
   {
     name: "quotients",
     inputs: { a: "f32[N]", b: "f32[N]" },
-    outputs: { y: "f32[N]" },
+    outputs: { y: "f32[N]", z: "f32[N]" },
     scalars: { off: "u32" },
     wgsl: `
     struct Args { N: u32, off: u32 }
     @group(0) @binding(0) var<storage, read> a: array<f32>;
     @group(0) @binding(1) var<storage, read> b: array<f32>;
     @group(0) @binding(2) var<storage, read_write> y: array<f32>;
+    @group(0) @binding(3) var<storage, read_write> z: array<f32>;
     @group(1) @binding(0) var<uniform> args: Args;
     @compute @workgroup_size(64) fn main(@builtin(global_invocation_id) id: vec3<u32>) {
       if id.x >= args.N { return; }
       let near = bitcast<u32>(a[id.x] / b[id.x]);
-      y[id.x] = nearer_quotient(a[id.x], b[id.x], bitcast<f32>(near + args.off));
+      y[id.x] = quotient(a[id.x], b[id.x]);
+      z[id.x] = nearer_quotient(a[id.x], b[id.x], bitcast<f32>(near + args.off));
     }`,
     workgroups: ({ N = 0 }): [number, number, number] => [Math.ceil(N / 64), 1, 1],
-    reference({ a, b, y }) {
-      a!.forEach((value: number, i: number) => y![i] = value / b![i]!);
+    reference({ a, b, y, z }) {
+      a!.forEach((value: number, i: number) => y![i] = z![i] = value / b![i]!);
     },
   } satisfies Op,
 );
@@ -337,15 +339,19 @@ test("divides as IEEE does, though a GPU's own division is some units off", asyn
     a: scope.alloc("f32", [weights.length]),
     b: scope.alloc("f32", [weights.length]),
     y: scope.alloc("f32", [weights.length]),
+    z: scope.alloc("f32", [weights.length]),
   };
   backend.write(tensors.a, new Uint8Array(weights.buffer));
   backend.write(tensors.b, new Uint8Array(b.buffer));
   for (const off of [-3, -2, -1, 0, 1, 2, 3]) {
     backend.run(QUOTIENTS, tensors, { off: off >>> 0 });
-    const [bytes] = await backend.read(tensors.y);
-    new Float32Array(bytes!.buffer).forEach((y, i) => {
-      const [a, by] = [weights[i]!, b[i]!];
-      assert.equal(y, Math.fround(a / by), `${a} / ${by} from ${off} units beside it`);
+    const [own, mended] = (await backend.read(tensors.y, tensors.z))
+      .map((bytes) => new Float32Array(bytes.buffer));
+    weights.forEach((a, i) => {
+      const by = b[i]!;
+      const right = Math.fround(a / by);
+      assert.equal(own![i], right, `${a} / ${by}`);
+      assert.equal(mended![i], right, `${a} / ${by} from ${off} units beside it`);
     });
   }
 });

@@ -36,7 +36,7 @@ const METHODS: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
 const { values } = parseArgs({
   options: {
     device: { type: "string", default: "auto" },
-    blas: { type: "string", default: "auto" },
+    blas: { type: "string" },
     like: { type: "string", default: "llama-8b" },
     method: { type: "string", default: "default" },
     blocks: { type: "string", default: "1" },
@@ -60,9 +60,10 @@ const [blocks, count, seqLen] = [values.blocks, values.windows, values["seq-len"
   number,
 ];
 
-await using device = await openBackend(values.device as "auto" | "webgpu" | "wasm", {
-  blas: values.blas,
-});
+await using device = await openBackend(
+  values.device as "auto" | "webgpu" | "wasm",
+  values.blas === undefined ? {} : { blas: values.blas },
+);
 const memory = counted(device);
 const { backend, taken } = counting(memory.backend);
 await using source = blockModel(sizes, { blocks });

@@ -94,7 +94,7 @@ function attend(T: number, [heads, shared, d]: readonly [number, number, number]
       bias: ["f32", [1, 1]],
       o: ["f32", [T, heads * d]],
     },
-    scalars: { head_dim: d, window: 0, scale: d ** -0.5, cap: 0, biased: 0 },
+    scalars: { head_dim: d, window: 0, scale: d ** -0.5, cap: 0, biased: 0, length: T },
     work: heads * T * T * d,
   };
 }
