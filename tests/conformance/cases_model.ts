@@ -112,12 +112,13 @@ function attentionBound(view: View): Float64Array {
 
 /**
  * exp is off by 3 + 2|x| units in WGSL, the rest is a sum, a division of 2.5 units and products.
- * Below −88.7, where e^−x is more than f32 holds, SiLU is less than 3e-37 and may be 0. GELU's erf
+ * Below −87.3, where e^−x is more than 2^126, WGSL says nothing of a division by it; SiLU is less than
+ * 1.1e-36 there and may be 0. GELU's erf
  * is off by 2e-7 at most, and by rounding; that by tanh takes an exponential of 1.6·(x + 0.045·x³),
  * whose own rounding counts as much as it is long. `other` is what the activation is multiplied by.
  */
 export function activationBound(x: number, want: number, kind: number, other = 1): number {
-  const far = 3e-37 * (1 + Math.abs(other));
+  const far = 1.1e-36 * (1 + Math.abs(other));
   const steps = (units: number) => 2 * units * U * Math.abs(want) + far;
   switch (ACTIVATIONS[kind]) {
     case "silu":
