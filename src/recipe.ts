@@ -79,7 +79,7 @@ const METHOD: Option = {
     `how codes are chosen: ${
       METHODS.map(({ name }) => name).join(", ")
     }, or several, as awq+gptq; ` +
-    "auto takes awq+gptq for int weights of 4 bits and below in models that Sluice can run, rtn for others",
+    "auto takes awq+gptq for int weights of 6 bits and below in models that Sluice can run, rtn for others",
   default: "auto",
 };
 

@@ -5,8 +5,10 @@
  * changes by, to the first order; half the mean of its square is what the divergence from the
  * original is to the second, if tokens are taken to be independent (the Fisher information, with
  * the text's tokens for those that the model would draw; as in SqueezeLLM, Kim et al., arXiv
- * 2306.07629, which takes weights to be independent too). Where GPTQ will choose codes, e is what
- * it is expected to leave.
+ * 2306.07629, which takes weights to be independent too). Of changes d beyond a nat, of which a
+ * model's first token has many, squares make far too much, for a softmax saturates: ½·ln(1 + d²)
+ * takes the place of ½·d², the logarithm of a Cauchy distribution. Where GPTQ will choose codes, e
+ * is what it is expected to leave.
  */
 import type { Backend, Scope, Tensor } from "../backend.ts";
 import { productOf, type QuantizedSlice } from "../calibration/quantized_weight.ts";
@@ -46,7 +48,7 @@ import {
 } from "./bench.ts";
 
 /**
- * Half the mean square, over the predicted tokens, of what each candidate changes a token's share
+ * The mean of ½·ln(1 + d²) over the predicted tokens, d what each candidate changes a token's share
  * of the text's negative log-likelihood by, to the first order: an estimate of the KL divergence in
  * nats per token.
  *
@@ -91,7 +93,7 @@ export async function gradientLosses(
   }
   await source.verified?.();
   const predicted = sum(windows, ({ length }) => length - 1);
-  return candidates.map((one) => finite(changes.get(one)!.square() / 2 / predicted, one));
+  return candidates.map((one) => finite(changes.get(one)!.divergence() / predicted, one));
 }
 
 /** What a candidate changes the loss by, token by token. */
@@ -108,9 +110,12 @@ class Changes {
     changes.forEach((change, i) => all[i]! += change);
   }
 
-  /** The sum of all squares. */
-  square(): number {
-    return sum(this.#tokens, (tokens) => tokens.reduce((all, change) => all + change ** 2, 0));
+  /** The sum of ½·ln(1 + change²). */
+  divergence(): number {
+    return sum(
+      this.#tokens,
+      (tokens) => tokens.reduce((all, change) => all + Math.log1p(change ** 2) / 2, 0),
+    );
   }
 }
 

@@ -70,7 +70,7 @@ export function assign(recipe: Recipe, source: TensorSource, runnable: Runnable)
       ? [{
         code: "rounded-to-nearest",
         message:
-          `Weights of 4 bits and below are rounded to nearest, which loses the most: Sluice ` +
+          `Weights of 6 bits and below are rounded to nearest, which loses more: Sluice ` +
           `cannot run this model to calibrate (${reason}).`,
       }]
       : [],

@@ -45,9 +45,9 @@ export function droppedBecause(name: string): string | undefined {
     : undefined;
 }
 
-/** Whether `auto` calibrates: at 4 bits and below rounding to nearest loses too much. */
+/** Whether `auto` calibrates: at 6 bits and below rounding to nearest loses more than it must. */
 function wantsCalibration(scheme: Scheme): boolean {
-  return scheme.kind === "int" && scheme.bits <= 4;
+  return scheme.kind === "int" && scheme.bits <= 6;
 }
 
 /** The methods that `auto` means for a linear of a block, in a model that can be run. */
