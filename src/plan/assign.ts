@@ -69,8 +69,7 @@ export function assign(recipe: Recipe, source: TensorSource, runnable: Runnable)
     warnings: reason !== undefined && decider.degraded
       ? [{
         code: "rounded-to-nearest",
-        message:
-          `Weights of 6 bits and below are rounded to nearest, which loses more: Sluice ` +
+        message: `Weights of 6 bits and below are rounded to nearest, which loses more: Sluice ` +
           `cannot run this model to calibrate (${reason}).`,
       }]
       : [],

@@ -14,7 +14,7 @@ import { gram } from "../observers/gram.ts";
 import { FACTOR_BLOCK } from "../ops/factor_block.ts";
 import { schemeKind } from "../schemes/mod.ts";
 import { byteLength, elementCount, matrixShape, type Shape, sum } from "../tensor.ts";
-import { type Held, heldOf, larger, NOTHING, together } from "./held.ts";
+import { type Held, heldOf, isApart, larger, NOTHING, together } from "./held.ts";
 import { inputObserver, isCalibrated, observersOf } from "./needs.ts";
 import type { WindowsRequest } from "./planned.ts";
 import { stackTokens } from "./stacks.ts";
@@ -60,10 +60,11 @@ interface BlockSurroundings {
 function blockMemory(graph: BlockGraph, how: BlockSurroundings): Held {
   // Weights as they were, and their codes until the block is packed; packed, they are on the host
   // twice.
-  let [device, host, packed] = [0, 0, 0];
+  let [device, host, packed, largest] = [0, 0, 0, 0];
   for (const { name, rows, columns } of graph.matrices) {
     const task = how.tasks.get(name)!;
     device += byteLength(task.source);
+    largest = Math.max(largest, byteLength(task.source));
     if (task.kind !== "quantize") continue;
     device += schemeKind(task.scheme).codeBytes(task.scheme, rows, columns);
     const bytes = sum(task.outputs, byteLength);
@@ -77,6 +78,9 @@ function blockMemory(graph: BlockGraph, how: BlockSurroundings): Held {
     // All weights of a block are packed together.
     heldOf(packed),
   ];
+  // On its way to a card a weight is whole on the host, and so may be the one before, until the
+  // garbage collector comes; on their way back, packed weights are in the driver's memory too.
+  if (isApart(how.device)) host += packed + 2 * largest;
   return together(heldOf(device, host), steps.reduce(larger, NOTHING));
 }
 

@@ -1,4 +1,5 @@
 /** Bytes by where they are held, and how they add up over the parts of a run. */
+import type { DeviceLimits } from "../backend.ts";
 import { sum } from "../tensor.ts";
 
 /** What some part of a run holds: on the device, on the host, on both at once, and on disk. */
@@ -7,6 +8,11 @@ export interface Held {
   readonly host: number;
   readonly both: number;
   readonly disk: number;
+}
+
+/** Whether a device has memory of its own; that of a GPU which the CPU plays is the process's. */
+export function isApart({ name, software }: DeviceLimits): boolean {
+  return name === "webgpu" && !software;
 }
 
 /** Bytes that are held at the same time. */

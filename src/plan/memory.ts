@@ -22,7 +22,7 @@ import {
 import { schemeKind } from "../schemes/mod.ts";
 import { BITS, byteLength, matrixShape, sum } from "../tensor.ts";
 import { calibrationMemory } from "./calibration_memory.ts";
-import { type Held, heldOf, larger, NOTHING } from "./held.ts";
+import { type Held, heldOf, isApart, larger, NOTHING } from "./held.ts";
 import type { MemoryPlan, Walks, WindowsRequest } from "./planned.ts";
 import { spilledTokens, stackTokens } from "./stacks.ts";
 import type { TensorTask, Unit } from "./tasks.ts";
@@ -30,9 +30,11 @@ import type { TensorTask, Unit } from "./tasks.ts";
 /**
  * Resident bytes beside what is counted here: runtime and program 90 MB, compiled kernels and
  * buffers that wait for the garbage collector 95 MB (70 MB where nothing is calibrated), a Vulkan
- * driver that was asked for its adapters 90 MB. Measured on Linux with Deno 2.9.
+ * driver that was asked for its adapters 90 MB; that of an NVIDIA card with its compiled kernels
+ * 275 MB. Measured on Linux with Deno 2.9, the latter on an H100 (driver 580).
  */
 const BASE = { wasm: 275e6, webgpu: 335e6, reference: 275e6 } as const;
+const BASE_OF_CARD = 520e6;
 
 /** What the memory of windows on their way depends on. */
 export interface Surroundings extends Streams {
@@ -52,12 +54,12 @@ export function planMemory(
   },
 ): MemoryPlan {
   const { model, windows: { evaluation, calibration: calibrated } } = around;
-  const base = BASE[device.name] + READ_AHEAD_BYTES + WRITE_BEHIND_BYTES + buffers;
+  const apart = isApart(device);
+  const base = (apart ? BASE_OF_CARD : BASE[device.name]) + READ_AHEAD_BYTES +
+    WRITE_BEHIND_BYTES + buffers;
   const slices = units.flatMap(({ tasks }) => tasks)
     .reduce((most, task) => larger(most, taskMemory(task, format)), NOTHING);
   const slice = Math.ceil(slices.both);
-  // The memory of a GPU is not the process's; that of a GPU which the CPU plays is.
-  const apart = device.name === "webgpu" && !device.software;
   const ahead = device.name === "wasm" ? aheadOnDevice(units, calibrated !== undefined) : 0;
   // Buffers that wait to be used again, and those that are destroyed when the device has done.
   const idle = apart ? 2 * POOL_BYTES : 0;
