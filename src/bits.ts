@@ -163,7 +163,7 @@ export async function measureSensitivities(
   let first = 0;
   const losses = candidates.map(({ length }) => found.slice(first, first += length));
   const request = requestOf({ ...windows, seqLen: windows.windows[0]!.length });
-  return sensitivitiesOf(groups, losses, {
+  return sensitivitiesOf({ base, groups }, losses, {
     by,
     model: await modelHash(source),
     text: recordedWindows(request, windows),
@@ -188,7 +188,7 @@ export function chooseBits(
   },
 ): ChosenBits {
   const { groups, others } = work;
-  const losses = lossesOf(groups, sensitivities);
+  const losses = lossesOf(work, sensitivities);
   const items = groups.map(({ options }, i) =>
     options.map(({ bytes }, o) => ({ bytes, loss: losses[i]![o]! }))
   );
@@ -231,7 +231,7 @@ export function chooseByLoss(
   sensitivities: Sensitivities,
   most: number,
 ): ChosenBits | undefined {
-  const losses = lossesOf(work.groups, sensitivities);
+  const losses = lossesOf(work, sensitivities);
   // The same knapsack: what is short is loss, and what is to be small are bytes.
   const items = work.groups.map(({ options }, i) =>
     options.map(({ bytes }, o) => ({ bytes: losses[i]![o]!, loss: bytes }))
@@ -249,7 +249,7 @@ export function chooseByLoss(
  * @throws {RequestError} the sensitivities are of other options.
  */
 export function chooseBySigmoid(work: BitOptions, sensitivities: Sensitivities): ChosenBits {
-  const losses = lossesOf(work.groups, sensitivities);
+  const losses = lossesOf(work, sensitivities);
   const quantizing = work.groups[0]!.options.map((option, o) => ({
     o,
     kept: isKept(option),

@@ -67,7 +67,7 @@ async function withTiny(
 /** Losses drawn by a rule, so that options of more bits lose less. */
 function drawnSensitivities(work: BitOptions, model = "m"): Sensitivities {
   const losses = work.groups.map((_, i) => [9 + i, 1 + (i * i) % 7, 0.01 * (1 + i % 3)]);
-  return sensitivitiesOf(work.groups, losses, { by: "divergence", model, text: null });
+  return sensitivitiesOf(work, losses, { by: "divergence", model, text: null });
 }
 
 onEveryBackend(
@@ -471,7 +471,7 @@ Deno.test("a file of sensitivities gives back what was measured, for this model 
     const text = JSON.stringify(made);
     const read = parseSensitivities(text, "s.json", hash);
     assert.deepEqual(read, made);
-    assert.deepEqual(lossesOf(work.groups, read)[2], [11, 5, 0.03, 0]);
+    assert.deepEqual(lossesOf(work, read)[2], [11, 5, 0.03, 0]);
 
     const changed = { ...source.config, rope_theta: 1 };
     assert.notEqual(await modelHash({ ...source, tensors: source.tensors, config: changed }), hash);
@@ -487,13 +487,26 @@ Deno.test("a file of sensitivities gives back what was measured, for this model 
 
     const losses = (options: string, recipe = BASE) =>
       lossesOf(
-        bitOptions(recipe, source, { options: parseBitOptions(options), device: DEVICE }).groups,
+        bitOptions(recipe, source, { options: parseBitOptions(options), device: DEVICE }),
         read,
       );
     assert.deepEqual(losses("W8A16,W3A16")[2], [0.03, 11]);
     assert.throws(() => losses("W2A16,W4A16"), /they are of W3A16, W4A16, W8A16, and not of W2A16/);
     const other = recipeFromOptions({ "group-size": 64 });
     assert.throws(() => losses("W3A16,W4A16", other), /measured with other options/);
+    // By gradients it matters whether GPTQ is to choose codes.
+    const rounded = recipeFromOptions({ "group-size": 32, method: "rtn" });
+    const sensed = sensitivitiesOf(work, work.groups.map(() => [1, 2, 3]), {
+      by: "gradient",
+      model: hash,
+      text: null,
+    });
+    const again = bitOptions(rounded, source, {
+      options: parseBitOptions("W3A16,W4A16,W8A16"),
+      device: DEVICE,
+    });
+    assert.equal(lossesOf(work, sensed).length, work.groups.length);
+    assert.throws(() => lossesOf(again, sensed), /measured with other options/);
   }));
 
 Deno.test("losses of a report are added over a group, and quartered with each bit", () =>
@@ -533,7 +546,7 @@ Deno.test("the lecture's rule gives 8 − 4·σ(s) bits, and the option nearest 
     const losses = work.groups.map((_, i) => [9, i === 0 ? 100 : 1, 0]);
     const made = chooseBySigmoid(
       work,
-      sensitivitiesOf(work.groups, losses, { by: "divergence", model: "m", text: null }),
+      sensitivitiesOf(work, losses, { by: "divergence", model: "m", text: null }),
     );
     // 4 bits where s is 2.6; else 6.3, as far from 8 as from 4 once rounded: the more.
     assert.deepEqual(made.chosen.map(({ option }) => option.name), [

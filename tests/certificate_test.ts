@@ -169,7 +169,7 @@ async function withWork(
       return [own, own / 4, own / 1000];
     });
     const about = { by: "divergence", model: "m", text: null } as const;
-    await test(work, sensitivitiesOf(work.groups, losses, about));
+    await test(work, sensitivitiesOf(work, losses, about));
   } finally {
     await Deno.remove(folder, { recursive: true });
   }

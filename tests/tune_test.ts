@@ -233,7 +233,7 @@ Deno.test("what blocks are trained for, and how: each option does what it says, 
       { "weight-loss": 10 },
       { gradients: "bf16" },
       { "kl-blocks": 1, lr: 0.02 },
-      { "kl-blocks": 5, "weight-loss": 0.1, lr: 0.005 },
+      { "kl-blocks": 2, "weight-loss": 0.1, lr: 0.005 },
     ] as const
   ) {
     const named = JSON.stringify(options);
@@ -266,6 +266,14 @@ Deno.test("what is read to train for predictions is what was said before", async
   const recipe = recipeFromOptions({ ...options, "kl-blocks": 2 });
   const request = { seqLen: 40, windows: 6, stateBudget: 1e7 };
   const work = plan(recipe, source, { device: backend, calibration: request });
+  assert.throws(
+    () =>
+      plan(recipeFromOptions({ ...options, "kl-blocks": 3 }), source, {
+        device: backend,
+        calibration: request,
+      }),
+    /`kl-blocks` is 3, and the model has 2 blocks/,
+  );
   const once = (names: readonly string[]) => names.filter((name, i) => name !== names[i - 1]);
   const [said, read]: string[][] = [[], []];
   const watched: TensorSource = {

@@ -11,7 +11,9 @@ import type { OptionValues } from "../option.ts";
 import { rtn } from "../methods/rtn.ts";
 import type { Scheme } from "../scheme.ts";
 import type { TensorSource } from "../source.ts";
+import type { Recipe } from "../recipe.ts";
 import { type Group, KEPT } from "./groups.ts";
+import { isCompensated } from "./recipe.ts";
 
 /** How losses are found. */
 export type SensitivityKind = "divergence" | "gradient" | "loss";
@@ -24,9 +26,15 @@ export interface Sensitivities {
   readonly model: string;
   /** The windows; null where nothing is known of them. */
   readonly text: RecordedWindows | null;
-  /** What an option's name meant: its scheme for the first weight, and how that was rounded. */
+  /**
+   * What an option's name meant: its scheme for the first weight, and how that was rounded; by
+   * gradients also whether errors were taken to make up for each other, as GPTQ's do.
+   */
   readonly options: Readonly<
-    Record<string, { readonly scheme: Scheme; readonly how: OptionValues }>
+    Record<
+      string,
+      { readonly scheme: Scheme; readonly how: OptionValues; readonly compensated?: true }
+    >
   >;
   readonly groups: readonly {
     readonly weights: readonly string[];
@@ -44,15 +52,26 @@ export async function modelHash(
   return await sha256(JSON.stringify([config, all]));
 }
 
+/** Groups, and the recipe whose method will choose their codes. */
+interface Work {
+  readonly base: Recipe;
+  readonly groups: readonly Group[];
+}
+
 /** What the options of some groups mean. */
-function meanings(groups: readonly Group[]): Sensitivities["options"] {
-  return Object.fromEntries((groups[0]?.options ?? []).flatMap(({ name, tasks: [task] }) => {
+function meanings({ base, groups }: Work, by: SensitivityKind): Sensitivities["options"] {
+  return Object.fromEntries((groups[0]?.options ?? []).flatMap((option) => {
+    const { name, tasks: [task] } = option;
     if (!task) return [];
     const how = rtn.options.flatMap((option) => {
       const value = task.rule.options[option.name];
       return value === undefined ? [] : [[option.name, value] as const];
     });
-    return [[name, { scheme: task.scheme, how: Object.fromEntries(how) }]];
+    return [[name, {
+      scheme: task.scheme,
+      how: Object.fromEntries(how),
+      ...(by === "gradient" && isCompensated(base, option) ? { compensated: true as const } : {}),
+    }]];
   }));
 }
 
@@ -63,15 +82,15 @@ function meanings(groups: readonly Group[]): Sensitivities["options"] {
  * nothing.
  */
 export function sensitivitiesOf(
-  groups: readonly Group[],
+  work: Work,
   losses: readonly (readonly number[])[],
   about: Pick<Sensitivities, "by" | "model" | "text">,
 ): Sensitivities {
   return {
     version: 1,
     ...about,
-    options: meanings(groups),
-    groups: groups.map(({ names, options }, i) => ({
+    options: meanings(work, about.by),
+    groups: work.groups.map(({ names, options }, i) => ({
       weights: names,
       losses: Object.fromEntries(
         options.filter(({ name }) => name !== KEPT).map(({ name }, o) => [name, losses[i]![o]!]),
@@ -117,10 +136,10 @@ export function parseSensitivities(text: string, file: string, model: string): S
 /**
  * The losses of groups by their options, in order; 0 for what stays as it is.
  *
- * @throws {RequestError} they are not known, or of other schemes.
+ * @throws {RequestError} they are not known, or of other schemes or, by gradients, methods.
  */
-export function lossesOf(groups: readonly Group[], known: Sensitivities): number[][] {
-  for (const [name, meaning] of Object.entries(meanings(groups))) {
+export function lossesOf(work: Work, known: Sensitivities): number[][] {
+  for (const [name, meaning] of Object.entries(meanings(work, known.by))) {
     const found = Object.hasOwn(known.options, name) ? known.options[name] : undefined;
     if (JSON.stringify(found) === JSON.stringify(meaning)) continue;
     throw new RequestError(
@@ -133,7 +152,7 @@ export function lossesOf(groups: readonly Group[], known: Sensitivities): number
     );
   }
   const byWeights = new Map(known.groups.map(({ weights, losses }) => [weights.join(), losses]));
-  return groups.map(({ names, options }) => {
+  return work.groups.map(({ names, options }) => {
     const losses = byWeights.get(names.join());
     return options.map(({ name }) => {
       const loss = name === KEPT ? 0 : losses?.[name];

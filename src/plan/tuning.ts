@@ -106,6 +106,10 @@ export function checkTuning(
       );
     }
     const { klBlocks } = scheduleOf(tuningOf([first])!, calibration.windows);
+    const blocks = graphsOf(model).length;
+    if (klBlocks > blocks) {
+      refuse(first, `\`kl-blocks\` is ${klBlocks}, and the model has ${blocks} blocks`);
+    }
     if (klBlocks > 0 && !model.head) {
       refuse(first, "`kl-blocks` train for what the model predicts, and it has no output head");
     }

@@ -294,7 +294,7 @@ async function sensitivitiesFor(
     await host.readText(String(earlier)),
     String(earlier),
   );
-  const sensitivities = sensitivitiesOf(work.groups, losses, { by: "loss", model, text });
+  const sensitivities = sensitivitiesOf(work, losses, { by: "loss", model, text });
   return { sensitivities, sensed: undefined };
 }
 
