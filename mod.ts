@@ -63,7 +63,7 @@ export type { ReportDocument } from "./src/report/document.ts";
 export type { Distribution } from "./src/metrics/distribution.ts";
 export type { Phase, PhaseReport, Timeline } from "./src/trace.ts";
 export type { Traffic } from "./src/traffic.ts";
-export type { RunOptions } from "./src/run/context.ts";
+export type { DoneUnit, RunOptions } from "./src/run/context.ts";
 export { evaluate, type EvaluateOptions, evaluateTokens } from "./src/evaluate.ts";
 export {
   type CorpusOptions,
@@ -131,6 +131,9 @@ export {
 } from "./src/recipe.ts";
 export { type Option, type OptionValue, type OptionValues, parseOption } from "./src/option.ts";
 export { type RunStatus, runStatus } from "./src/run/status.ts";
+export { doneUnits, work, type Worked, type WorkOptions } from "./src/run/worker.ts";
+export { type StoredUnit, WorkFolder, type WorkJob } from "./src/run/work_folder.ts";
+export { type Ingredients, ingredientsOf, keyOf } from "./src/run/key.ts";
 export { openFolderSink } from "./src/sinks/folder.ts";
 export { openCheckpoint } from "./src/sources/checkpoint.ts";
 export { METHODS } from "./src/methods/mod.ts";

@@ -3,11 +3,8 @@
  * with calibration or without, and the windows of the evaluation are sent through it in both
  * streams. Refuses nothing; what stops it is a fault.
  */
-import type { Calibration } from "./calibration/pass.ts";
-import type { LoadedBlock } from "./forward/loaded_block.ts";
 import { scoreTokens, Streams } from "./forward/streams.ts";
-import { type ModelWeights, originalWeights, quantizedWeights } from "./forward/weights.ts";
-import { graphsOf } from "./graph/block_graph.ts";
+import { originalWeights, quantizedWeights } from "./forward/weights.ts";
 import type { Plan } from "./plan/planned.ts";
 import { stackedAs } from "./plan/stacks.ts";
 import type { Unit } from "./plan/tasks.ts";
@@ -16,14 +13,14 @@ import { recordOf, recordSidecar } from "./report/record.ts";
 import type { RunReport } from "./report/run_report.ts";
 import type { Distribution } from "./metrics/distribution.ts";
 import { type Event, StepCounter, type TensorReport } from "./report.ts";
-import { calibrateBlock, isCopied, openCalibration } from "./run/calibrated.ts";
+import { openCalibration } from "./run/calibrated.ts";
 import type { Context, RunOptions } from "./run/context.ts";
 import { Output } from "./run/output.ts";
-import { perform } from "./run/perform.ts";
 import { placeMatrices } from "./run/matrices.ts";
 import { ReadAhead } from "./run/read_ahead.ts";
 import { neededAtTheEnd, readings } from "./run/readings.ts";
 import { SAVE_SHARE, Saves } from "./run/saves.ts";
+import { performUnit, readAhead } from "./run/unit.ts";
 import { Trace } from "./trace.ts";
 
 /**
@@ -75,12 +72,20 @@ export async function run(plan: Plan, given: RunOptions): Promise<RunReport> {
   const tensors: TensorReport[] = [];
   const distributions = given.distributions ? new Map<string, Distribution>() : undefined;
   const state = { trace, output, tensors, distributions, warnings, counter, streams, calibration };
-  const units = plan.units.slice(saves?.finished ?? 0);
+  const units = given.units ? [] : plan.units.slice(saves?.finished ?? 0);
   const kept = neededAtTheEnd(plan);
   if (saves && saves.finished > 0) {
     const done = await saves.restore(state);
     if (streams) await readBack(plan.units.slice(0, saves.finished), { output, kept, packed });
     report({ type: "resumed", units: saves.finished, of: plan.units.length, ...done });
+  }
+  for await (const done of given.units ?? []) {
+    for await (const { file, begin, bytes } of done.pieces) {
+      signal?.throwIfAborted();
+      await output.place(file, begin, bytes);
+    }
+    tensors.push(...done.tensors);
+    warnings.push(...done.warnings);
   }
   source.schedule?.(readings({ ...plan, units }, { measured: streams !== undefined }));
   await using reads = new ReadAhead(
@@ -152,37 +157,6 @@ export async function run(plan: Plan, given: RunOptions): Promise<RunReport> {
   };
 }
 
-/**
- * Quantize and write what a unit has; a block that was calibrated is on the device as it was until
- * `scope` ends.
- */
-async function performUnit(
-  { place, tasks }: Unit,
-  { context, calibration, original, scope }: {
-    readonly context: Context;
-    readonly calibration: Calibration | undefined;
-    readonly original: ModelWeights;
-    readonly scope: ReturnType<Context["backend"]["scope"]>;
-  },
-): Promise<LoadedBlock | undefined> {
-  const { model } = context.plan;
-  const graphs = calibration && model && typeof place === "number" ? graphsOf(model) : undefined;
-  let loaded: LoadedBlock | undefined;
-  if (calibration && graphs) {
-    const last = place === graphs.length - 1;
-    const graph = graphs[place as number]!;
-    loaded = await calibrateBlock(graph, { tasks, last, context, calibration, original, scope });
-  }
-  for (const task of tasks) {
-    context.signal?.throwIfAborted();
-    if (!loaded || isCopied(task)) await perform(task, context);
-  }
-  if (calibration && place === "embedding") {
-    await context.trace.time("walk", () => calibration.embed(original));
-  }
-  return loaded;
-}
-
 /** Keep again what an earlier run has written and the scores are computed from. */
 async function readBack(
   units: readonly Unit[],
@@ -196,9 +170,4 @@ async function readBack(
   for (const { name } of outputs) {
     if (kept.has(name)) packed.set(name, await output.read(name));
   }
-}
-
-/** The tasks of a unit whose tensors are read slice by slice. */
-function readAhead({ place, tasks }: Unit, calibration: Calibration | undefined): Unit["tasks"] {
-  return calibration && typeof place === "number" ? tasks.filter(isCopied) : tasks;
 }

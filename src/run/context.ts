@@ -46,6 +46,11 @@ export interface RunOptions {
    * them; only with `metrics`.
    */
   readonly distributions?: boolean;
+  /**
+   * What the plan's units came to elsewhere, in their order: nothing is computed, all is put
+   * together. The sink must have no resumption.
+   */
+  readonly units?: AsyncIterable<DoneUnit>;
   /** Measure the model in the same pass; the plan must have been made with the same windows. */
   readonly evaluation?: EvaluationInput;
   /**
@@ -67,6 +72,15 @@ export interface RunOptions {
    * of a run apart.
    */
   readonly currentBytes?: () => number;
+}
+
+/** A unit that was done elsewhere. */
+export interface DoneUnit {
+  readonly tensors: readonly TensorReport[];
+  readonly warnings: readonly Warning[];
+  readonly pieces: AsyncIterable<
+    { readonly file: string; readonly begin: number; readonly bytes: Uint8Array }
+  >;
 }
 
 /** The state of one run. */

@@ -18,8 +18,14 @@ import type { RunOptions } from "./context.ts";
 /** What a run depends on: JSON, by what a person would call it. */
 export type Ingredients = Readonly<Record<string, unknown>>;
 
+/** What of a run's options its result depends on. */
+type Given = Pick<
+  RunOptions,
+  "source" | "backend" | "calibration" | "evaluation" | "metrics" | "distributions"
+>;
+
 /** What a plan's run depends on. */
-export async function ingredientsOf(plan: Plan, given: RunOptions): Promise<Ingredients> {
+export async function ingredientsOf(plan: Plan, given: Given): Promise<Ingredients> {
   const { source, calibration, evaluation, metrics, distributions, backend } = given;
   const { files, sidecars } = plan;
   const heads = files.map(async ({ path, size, head }) => ({

@@ -93,6 +93,13 @@ export class Output implements AsyncDisposable {
     await this.#settle(WRITE_BEHIND_BYTES);
   }
 
+  /** Write bytes of a file that another machine made. */
+  async place(path: string, begin: number, bytes: Uint8Array): Promise<void> {
+    const open = this.#files.find(({ planned }) => planned.path === path);
+    if (!open) throw new RangeError(`Cannot write "${path}": the plan has no such file`);
+    await this.#trace.transfer("write", bytes.length, () => this.#put(open, begin, bytes));
+  }
+
   #note(open: OpenFile, begin: number, bytes: Uint8Array): void {
     const { path: file } = open.planned;
     this.#pieces.push({ file, begin, end: begin + bytes.length, sha256: this.#hashOf(bytes) });

@@ -19,6 +19,16 @@ export const COMMANDS: readonly CommandRow[] = [
     load: async () => (await import("./plan.ts")).planCommand,
   },
   {
+    name: "work",
+    summary: "do some of a plan that machines share: plan --work-dir, work, merge",
+    load: async () => (await import("./work.ts")).workCommand,
+  },
+  {
+    name: "merge",
+    summary: "put together what workers have done, as the checkpoint of one machine",
+    load: async () => (await import("./merge.ts")).mergeCommand,
+  },
+  {
     name: "batch",
     summary: "quantize many models by many recipes, from one file",
     load: async () => (await import("./batch.ts")).batchCommand,

@@ -1,111 +1,23 @@
-/** `sluice plan`: what a run would do, from headers alone. Writes nothing. */
-import { type EnergyTable, parseEnergyTable } from "../../plan/energy.ts";
-import { unstored } from "../../formats/unstored.ts";
-import type { Recipe } from "../../recipe.ts";
-import type { Command, Flag, Host, ParsedArguments } from "../command.ts";
-import { planDocument, showPlan } from "../plan_view.ts";
-import { jsonText } from "../json.ts";
-import { askedBits, BITS_FLAGS, settleBits } from "./bits.ts";
+/** `sluice plan`: what a run would do; and, if asked, a folder where machines meet that share it. */
+import { quote } from "../../errors.ts";
+import type { Command, Host, ParsedArguments } from "../command.ts";
+import { BITS_FLAGS } from "./bits.ts";
 import { BOUND_FLAGS } from "./bounds.ts";
 import { BUDGET_FLAGS } from "./budgets.ts";
-import {
-  CALIBRATION_FLAGS,
-  DEVICE_FLAGS,
-  EVALUATION_FLAGS,
-  findDeviceFor,
-  MODEL,
-  readRecipe,
-  RECIPE_FLAGS,
-} from "./flags.ts";
-import { planSearch, prepareSearch } from "./guarantee.ts";
-import { JSON_FLAG, shownWarnings, warningsTo } from "./messages.ts";
-import { openModel } from "./model.ts";
-import { planFor, readTexts, settleRecipe } from "./walks.ts";
+import { CALIBRATION_FLAGS, DEVICE_FLAGS, EVALUATION_FLAGS, MODEL, RECIPE_FLAGS } from "./flags.ts";
+import { JSON_FLAG } from "./messages.ts";
+import { ENERGY_FLAG, EVALUATE_FLAG, RESUME_FLAG, showPlanned } from "./planned.ts";
+import { beginJob } from "./shared_job.ts";
 
-/** What `plan` and `quantize` share: whether the run will be measured. */
-export const EVALUATE_FLAG = {
-  name: "evaluate",
-  type: "boolean",
-  help: "measure perplexity before and after, and the KL divergence, in the same pass",
-  default: false,
-  group: "Measuring",
-} as const;
-
-/** Whether a run can go on after it was stopped; `plan` and `quantize` share it. */
-export const RESUME_FLAG: Flag = {
-  name: "resume",
-  type: "boolean",
-  help: "keep what it takes on disk, so that the same command goes on after the run was stopped",
-  default: true,
-  group: "Output",
-};
-
-/** Whether what is made by a recipe can be gone on with. */
-export function isResumable({ format }: Recipe, parsed: ParsedArguments): boolean {
-  return format !== unstored.name && parsed.get(RESUME_FLAG.name) !== false;
-}
-
-/** Energies to estimate by; `plan` and `quantize` share it. */
-export const ENERGY_FLAG: Flag = {
-  name: "energy-table",
-  type: "string",
-  placeholder: "file",
-  path: true,
-  help:
-    "picojoules a bit of memory and an operation take, in JSON or YAML, for the estimate of a " +
-    "token's energy (Horowitz, ISSCC 2014, unless given)",
-  group: "Measuring",
-};
-
-/** The table of energies that the flags name; undefined where they name none. */
-export async function readEnergyTable(
-  parsed: ParsedArguments,
-  host: Host,
-): Promise<EnergyTable | undefined> {
-  const file = parsed.get(ENERGY_FLAG.name);
-  return file === undefined
-    ? undefined
-    : parseEnergyTable(await host.readText(String(file)), String(file));
-}
-
-/** Print the plan of a run; what `quantize --dry-run` does too. */
-export async function showPlanned(parsed: ParsedArguments, host: Host): Promise<void> {
-  const bits = askedBits(parsed);
-  const base = await readRecipe(parsed, host);
-  const energies = await readEnergyTable(parsed, host);
-  await using stack = new AsyncDisposableStack();
-  const { report, warnings } = warningsTo(host, parsed);
-  const source = await openModel(parsed.arguments[0]!, { parsed, host, report, stack });
-  const device = stack.use(await findDeviceFor(parsed, report));
-  const open = () => device.open();
-  const choosing = { parsed, source, device: device.limits, open, host, report };
-  const searching = bits && "within" in bits
-    ? await prepareSearch(base, bits.within, choosing)
-    : undefined;
-  const settled = searching
-    ? await planSearch(searching, choosing)
-    : bits && !("within" in bits)
-    ? await settleBits(base, bits, choosing)
-    : undefined;
-  const asked = settled?.recipe ?? base;
-  const sensed = settled !== undefined;
-  const texts = searching?.texts ??
-    await readTexts(parsed, { source, recipe: asked, host, report, sensed });
-  const found = { parsed, source, texts, host, report };
-  const recipe = asked.outlierQuantile === undefined
-    ? asked
-    : await settleRecipe(asked, { ...found, backend: await device.open() });
-  const resume = isResumable(recipe, parsed);
-  const planned = await planFor(recipe, source, { ...found, device: device.limits, resume });
-  for (const warning of planned.warnings) report({ type: "warning", ...warning });
-  host.out.write(
-    parsed.get("json")
-      ? jsonText({
-        type: "result",
-        ...planDocument(planned, await device.open(), energies),
-        warnings: shownWarnings(warnings, parsed),
-      })
-      : (settled ? `${settled.table}\n` : "") + showPlan(planned, energies),
+/** Show the plan, and make the folder where machines meet that share it. */
+async function showAndShare(parsed: ParsedArguments, host: Host): Promise<void> {
+  const folder = parsed.get("work-dir");
+  if (folder === undefined) return await showPlanned(parsed, host);
+  // What cannot be shared is refused before anything is shown.
+  const { path, job } = await beginJob(String(folder), { parsed, host, report: () => {} });
+  await showPlanned(parsed, host);
+  host.err.write(
+    `sluice: ${job.units.length} units wait in ${quote(path)} for workers: sluice work FOLDER\n`,
   );
 }
 
@@ -123,6 +35,14 @@ export const planCommand: Command = {
     ENERGY_FLAG,
     ...DEVICE_FLAGS,
     ...BUDGET_FLAGS,
+    {
+      name: "work-dir",
+      type: "string",
+      placeholder: "folder",
+      path: true,
+      help: "make a folder where machines meet that share the plan: work, then merge",
+      group: "Sharing",
+    },
     JSON_FLAG,
   ],
   examples: [
@@ -137,5 +57,5 @@ export const planCommand: Command = {
       "every tensor's name, dtype, shape and offset as JSON",
     ],
   ],
-  run: showPlanned,
+  run: showAndShare,
 };

@@ -44,7 +44,7 @@ import {
   readEnergyTable,
   RESUME_FLAG,
   showPlanned,
-} from "./plan.ts";
+} from "./planned.ts";
 import { inputsOf, planFor, readTexts, settleRecipe, type Texts } from "./walks.ts";
 
 const OUTPUT_GROUP = "Output";

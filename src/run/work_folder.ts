@@ -1,0 +1,318 @@
+/**
+ * The folder where machines meet that share a plan: what job it is, what each unit came to, and
+ * who is at which. A unit is two files, its bytes and then, as the sign that they are whole, a
+ * record with their SHA-256; each is written under a name of its own, flushed, and renamed. Doing a
+ * unit twice therefore changes nothing, and leases only spare work:
+ *
+ *   job.json  units/00007.bin  units/00007.json  leases/00007.json
+ */
+import { createHash } from "node:crypto";
+import { join, resolve } from "node:path";
+import { quote, RequestError } from "../errors.ts";
+import { type Disk, type DiskWriter, makeFolders } from "../io/disk.ts";
+import { isObject, parseObject } from "../json.ts";
+import type { Sink, SinkFile } from "../sink.ts";
+import type { PlannedFile } from "../plan/planned.ts";
+import { sum } from "../tensor.ts";
+import type { Ingredients } from "./key.ts";
+import type { FinishedUnit } from "./saves.ts";
+
+/** What is to be done: `job.json`. */
+export interface WorkJob {
+  readonly job: 1;
+  /** Of what the result depends on; see run/key.ts. */
+  readonly key: string;
+  readonly ingredients: Ingredients;
+  /** The model and the flags that the plan was made with, as words of a command line. */
+  readonly words: readonly string[];
+  readonly units: readonly string[];
+}
+
+/** The record of a unit that is done; its pieces lie one after another in its bytes. */
+export interface StoredUnit extends Omit<FinishedUnit, "distributions" | "windows"> {
+  readonly unit: 1;
+  readonly key: string;
+}
+
+/** Seconds after which the lease of a worker that does not renew it is anyone's. */
+export const LEASE_SECONDS = 60;
+
+const JOB = "job.json";
+
+/** See the head of this file. */
+export class WorkFolder {
+  readonly path: string;
+  readonly job: WorkJob;
+  readonly #disk: Disk;
+
+  private constructor(disk: Disk, path: string, job: WorkJob) {
+    this.#disk = disk;
+    this.path = path;
+    this.job = job;
+  }
+
+  /**
+   * Make the folder of a job, or find that it is there already.
+   *
+   * @throws {RequestError} something else is there.
+   */
+  static async create(disk: Disk, path: string, job: WorkJob): Promise<WorkFolder> {
+    const place = resolve(path);
+    if (await disk.lstat(join(place, JOB))) {
+      const found = await WorkFolder.open(disk, path);
+      if (found.job.key === job.key) return found;
+      throw new RequestError(
+        `Cannot use ${quote(path)} to work in: another job is in it. Give another folder, or ` +
+          "remove that one.",
+      );
+    }
+    if ((await disk.lstat(place)) && (await disk.list(place)).length > 0) {
+      throw new RequestError(
+        `Cannot use ${quote(path)} to work in: it is not empty. Give a new folder.`,
+      );
+    }
+    await using undo = new AsyncDisposableStack();
+    for (const name of ["units", "leases"]) await makeFolders(disk, join(place, name), undo);
+    const folder = new WorkFolder(disk, place, job);
+    await folder.#put(JOB, JSON.stringify(job, null, 1));
+    undo.move();
+    return folder;
+  }
+
+  /** @throws {RequestError} there is no job, or it is of another version. */
+  static async open(disk: Disk, path: string): Promise<WorkFolder> {
+    const place = resolve(path);
+    const text = await textIn(disk, join(place, JOB));
+    if (text === undefined) {
+      throw new RequestError(
+        `Cannot work in ${quote(path)}: there is no ${JOB}, which a plan with \`work-dir\` makes.`,
+      );
+    }
+    const root = parseObject(text);
+    const sound = root?.job === 1 && typeof root.key === "string" && isObject(root.ingredients) &&
+      isWords(root.words) && isWords(root.units);
+    if (!sound) {
+      throw new RequestError(
+        `Cannot work in ${quote(path)}: its ${JOB} is not what this version of Sluice writes.`,
+      );
+    }
+    return new WorkFolder(disk, place, root as unknown as WorkJob);
+  }
+
+  /** The record of a unit; undefined where it is not done. */
+  async done(index: number): Promise<StoredUnit | undefined> {
+    const text = await textIn(this.#disk, this.#unit(index, "json"));
+    if (text === undefined) return undefined;
+    const root = parseObject(text);
+    if (root?.unit === 1 && root.key === this.job.key) return root as unknown as StoredUnit;
+    throw new RequestError(
+      `Cannot use ${quote(this.#unit(index, "json"))}: it is not of this job. Remove it, and ` +
+        "have the unit done again.",
+    );
+  }
+
+  /**
+   * Take a unit for some time, renewed until the lease is disposed of; undefined where another
+   * worker has it.
+   */
+  async lease(index: number): Promise<AsyncDisposable | undefined> {
+    const path = join(this.path, "leases", `${nameOf(index)}.json`);
+    const held = await textIn(this.#disk, path);
+    if (held !== undefined && await this.#goesOn(held)) return undefined;
+    const mark = crypto.randomUUID();
+    const renew = () => this.#put(join("leases", `${nameOf(index)}.json`), this.#leaseText(mark));
+    await renew();
+    // Of two that took it at once, the one that was renamed last has it.
+    if (!(await textIn(this.#disk, path))?.includes(mark)) return undefined;
+    let renewing = Promise.resolve();
+    // A lease that cannot be renewed ends, which costs work and no more.
+    const timer = setInterval(
+      () => renewing = renewing.then(renew).catch(() => clearInterval(timer)),
+      LEASE_SECONDS * 1000 / 3,
+    );
+    return {
+      [Symbol.asyncDispose]: async () => {
+        clearInterval(timer);
+        await renewing;
+        if ((await textIn(this.#disk, path))?.includes(mark)) await this.#disk.remove(path);
+      },
+    };
+  }
+
+  /** Where a unit's bytes are gathered, `size` of them without the heads of files. */
+  async gather(
+    index: number,
+    { files, size }: { readonly files: readonly PlannedFile[]; readonly size: number },
+  ): Promise<UnitWriter> {
+    const temporary = `${this.#unit(index, "bin")}-${crypto.randomUUID().slice(0, 8)}`;
+    const writer = await this.#disk.create(temporary, size, { lasting: true });
+    const heads = new Map(files.map(({ path, head }) => [path, head.length]));
+    return new UnitWriter(writer, heads, {
+      size,
+      store: async (unit) => {
+        await this.#disk.rename(temporary, this.#unit(index, "bin"));
+        await this.#put(join("units", `${nameOf(index)}.json`), JSON.stringify(unit));
+      },
+      drop: () => this.#disk.remove(temporary),
+    });
+  }
+
+  /**
+   * The pieces of a unit, one after another.
+   *
+   * @throws {RequestError} bytes are missing, or not those that were written.
+   */
+  async *pieces(
+    index: number,
+    { pieces }: StoredUnit,
+  ): AsyncGenerator<{ readonly file: string; readonly begin: number; readonly bytes: Uint8Array }> {
+    const path = this.#unit(index, "bin");
+    const refuse = (what: string): never => {
+      throw new RequestError(
+        `Cannot take over ${quote(path)}: ${what}. Remove it and its .json, and have the unit ` +
+          "done again.",
+      );
+    };
+    if ((await this.#disk.lstat(path))?.kind !== "file") refuse("it is not there");
+    await using reader = await this.#disk.open(path);
+    const size = sum(pieces, ({ begin, end }) => end - begin);
+    if (reader.size !== size) refuse(`it has ${reader.size} bytes, not ${size}`);
+    let at = 0;
+    for (const { file, begin, end, sha256 } of pieces) {
+      const bytes = await reader.read(at, at += end - begin);
+      if (hashOf(bytes) !== sha256) refuse("its bytes are not those that were written");
+      yield { file, begin, bytes };
+    }
+  }
+
+  #unit(index: number, kind: "bin" | "json"): string {
+    return join(this.path, "units", `${nameOf(index)}.${kind}`);
+  }
+
+  #leaseText(mark: string): string {
+    const host = this.#disk.hostName() ?? null;
+    const until = Date.now() + LEASE_SECONDS * 1000;
+    return JSON.stringify({ mark, host, process: Deno.pid, until });
+  }
+
+  async #goesOn(text: string): Promise<boolean> {
+    const held = parseObject(text);
+    if (typeof held?.until !== "number" || held.until < Date.now()) return false;
+    const here = this.#disk.hostName();
+    const known = here !== undefined && held.host === here && typeof held.process === "number"
+      ? await this.#disk.isAlive(held.process)
+      : undefined;
+    return known ?? true;
+  }
+
+  /** Write a file under a name of its own, flush it, and give it its name. */
+  async #put(name: string, text: string): Promise<void> {
+    const path = join(this.path, name);
+    const temporary = `${path}-${crypto.randomUUID().slice(0, 8)}`;
+    const bytes = new TextEncoder().encode(text);
+    {
+      await using writer = await this.#disk.create(temporary, bytes.length, { lasting: true });
+      await writer.write(0, bytes);
+      await writer.sync();
+    }
+    await this.#disk.rename(temporary, path);
+    await this.#disk.syncFolder(join(path, ".."));
+  }
+}
+
+/** A sink that gathers what one unit writes, whatever the file, one piece after another. */
+export class UnitWriter implements Sink {
+  readonly label = "a unit";
+  readonly #writer: DiskWriter;
+  readonly #heads: ReadonlyMap<string, number>;
+  readonly #size: number;
+  readonly #store: (unit: StoredUnit) => Promise<void>;
+  readonly #drop: () => Promise<void>;
+  readonly #pieces: { file: string; begin: number; end: number; sha256: string }[] = [];
+  #end = 0;
+  #stored = false;
+
+  constructor(
+    writer: DiskWriter,
+    heads: ReadonlyMap<string, number>,
+    { size, store, drop }: {
+      readonly size: number;
+      readonly store: (unit: StoredUnit) => Promise<void>;
+      readonly drop: () => Promise<void>;
+    },
+  ) {
+    this.#writer = writer;
+    this.#heads = heads;
+    this.#size = size;
+    this.#store = store;
+    this.#drop = drop;
+  }
+
+  create(path: string): Promise<SinkFile> {
+    const head = this.#heads.get(path) ?? 0;
+    return Promise.resolve({
+      write: async (offset: number, bytes: Uint8Array) => {
+        // Whoever puts units together writes the heads of files.
+        if (offset < head || bytes.length === 0) return;
+        const at = this.#end;
+        this.#end += bytes.length;
+        this.#pieces.push({
+          file: path,
+          begin: offset,
+          end: offset + bytes.length,
+          sha256: hashOf(bytes),
+        });
+        await this.#writer.write(at, bytes);
+      },
+      sync: () => Promise.resolve(),
+      commit: () => Promise.resolve(),
+      [Symbol.asyncDispose]: () => Promise.resolve(),
+    });
+  }
+
+  commit(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  /** All is written: make it known. */
+  async finish(unit: Omit<StoredUnit, "pieces">): Promise<void> {
+    if (this.#end !== this.#size) {
+      throw new RangeError(`A unit has ${this.#end} bytes, ${this.#size} were planned`);
+    }
+    await this.#writer.sync();
+    await this.#writer[Symbol.asyncDispose]();
+    await this.#store({ ...unit, pieces: this.#pieces });
+    this.#stored = true;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#stored) return;
+    await this.#writer[Symbol.asyncDispose]();
+    await this.#drop();
+  }
+}
+
+function nameOf(index: number): string {
+  return String(index).padStart(5, "0");
+}
+
+function hashOf(bytes: Uint8Array): string {
+  return createHash("sha256").update(bytes).digest("hex");
+}
+
+function isWords(value: unknown): boolean {
+  return Array.isArray(value) && value.every((word) => typeof word === "string");
+}
+
+/** The text of a file; undefined where there is none. */
+async function textIn(disk: Disk, path: string): Promise<string | undefined> {
+  if ((await disk.lstat(path))?.kind !== "file") return undefined;
+  try {
+    await using reader = await disk.open(path, { growing: true });
+    return new TextDecoder().decode(await reader.read(0, reader.size));
+  } catch (error) {
+    // Removed or replaced in between, as leases are.
+    if (!(await disk.lstat(path))) return undefined;
+    throw error;
+  }
+}

@@ -1,0 +1,207 @@
+/**
+ * A worker of many: does units of a plan that are not done, into a folder that all share, in any
+ * number and whenever they come. Units without calibration do not depend on each other; blocks that
+ * are calibrated on the original's hidden states (`calibrate-on float`) depend only on those, and a
+ * worker sends the windows through the blocks of others as they were.
+ */
+import { quote, RequestError, UnsupportedError } from "../errors.ts";
+import { originalWeights } from "../forward/weights.ts";
+import { graphsOf } from "../graph/block_graph.ts";
+import type { Plan } from "../plan/planned.ts";
+import type { Unit } from "../plan/tasks.ts";
+import { type Event, StepCounter, type TensorReport, type Warning } from "../report.ts";
+import { byteLength, sum } from "../tensor.ts";
+import { Trace } from "../trace.ts";
+import { calibrateBlock, openCalibration } from "./calibrated.ts";
+import type { Context, DoneUnit, RunOptions } from "./context.ts";
+import { placeMatrices } from "./matrices.ts";
+import { Output } from "./output.ts";
+import { ReadAhead } from "./read_ahead.ts";
+import { performUnit, readAhead } from "./unit.ts";
+import type { WorkFolder } from "./work_folder.ts";
+
+/** What a worker was asked to do. */
+export interface WorkOptions extends Omit<RunOptions, "sink" | "evaluation" | "saveShare"> {
+  readonly folder: WorkFolder;
+  /** Which worker of how many, from 0: it begins with units that others do not begin with. */
+  readonly index: number;
+  readonly count: number;
+}
+
+/** What a worker did. */
+export interface Worked {
+  /** Units that it did itself. */
+  readonly did: readonly string[];
+  /** Units that others are at. */
+  readonly left: readonly string[];
+}
+
+/**
+ * Why a plan cannot be shared among machines, or `true`. The reason continues a sentence after the
+ * plan.
+ */
+export function isShareable({ calibration, evaluation, recipe }: Plan): true | string {
+  if (evaluation) {
+    return "it is measured in the same pass, which is one machine's. Leave out `evaluate`, and " +
+      "measure what was merged";
+  }
+  if (calibration && recipe.calibrateOn !== "float") {
+    return "each block is calibrated on what the quantized blocks before it give. Give " +
+      "`calibrate-on` float, which makes blocks independent, or `method` rtn";
+  }
+  return true;
+}
+
+/**
+ * Do units until all are done or others are at them.
+ *
+ * @throws {UnsupportedError} the plan cannot be shared.
+ * @throws what `run` throws.
+ */
+export async function work(
+  plan: Plan,
+  { folder, index, count, ...given }: WorkOptions,
+): Promise<Worked> {
+  const shareable = isShareable(plan);
+  if (shareable !== true) {
+    throw new UnsupportedError(`Cannot share the plan among machines: ${shareable}.`, {
+      what: "work-dir",
+      reason: shareable,
+    });
+  }
+  const { signal } = given;
+  const isMine = (unit: number) => unit % count === index;
+  const did: string[] = [];
+  // Its own share first, then whatever nobody is at.
+  for (const wants of [isMine, () => true]) {
+    const open = await undone(plan, folder);
+    if (!open.some(wants)) continue;
+    did.push(...await pass(plan, { folder, wanted: new Set(open.filter(wants)), given }));
+    signal?.throwIfAborted();
+  }
+  const left = await undone(plan, folder);
+  return { did, left: left.map((unit) => plan.units[unit]!.name) };
+}
+
+/**
+ * What all units came to, for a run that puts them together (`RunOptions.units`).
+ *
+ * @throws {RequestError} some are not done, or their bytes are not those that were written.
+ */
+export async function* doneUnits(plan: Plan, folder: WorkFolder): AsyncGenerator<DoneUnit> {
+  const open = await undone(plan, folder);
+  if (open.length > 0) {
+    const names = open.slice(0, 3).map((unit) => plan.units[unit]!.name).join(", ");
+    throw new RequestError(
+      `Cannot merge: ${open.length} of ${plan.units.length} units are not done (${names}${
+        open.length > 3 ? ", …" : ""
+      }). Have a worker do them: sluice work ${quote(folder.path)}`,
+    );
+  }
+  for (const i of plan.units.keys()) {
+    const stored = (await folder.done(i))!;
+    yield { ...stored, pieces: folder.pieces(i, stored) };
+  }
+}
+
+/** Units that are not done, by their number. */
+export async function undone({ units }: Plan, folder: WorkFolder): Promise<number[]> {
+  const open = [];
+  for (const i of units.keys()) if (!await folder.done(i)) open.push(i);
+  return open;
+}
+
+/** Go through the units once, in order, and do those that are wanted and nobody is at. */
+async function pass(
+  plan: Plan,
+  { folder, wanted, given }: {
+    readonly folder: WorkFolder;
+    readonly wanted: ReadonlySet<number>;
+    readonly given: Omit<WorkOptions, "folder" | "index" | "count">;
+  },
+): Promise<string[]> {
+  const { source, backend, signal } = given;
+  const warnings: Warning[] = [];
+  const report = (event: Event) => {
+    if (event.type === "warning") warnings.push({ code: event.code, message: event.message });
+    given.report?.(event);
+  };
+  using _ = placeMatrices(plan, given);
+  const counter = new StepCounter(report);
+  await using calibration = openCalibration(plan, { ...given, sink: NOWHERE, report }, counter);
+  const original = originalWeights(source);
+  const trace = new Trace({ ...given, traffic: () => backend.traffic });
+  const last = Math.max(...wanted);
+  report({
+    type: "start",
+    what: plan.source.label,
+    device: backend.description,
+    tensors: source.tensors.size,
+    bytes: plan.sourceBytes,
+    ...(counter.total > 0 ? { windows: counter.total } : {}),
+  });
+  const did: string[] = [];
+  for (const [i, unit] of plan.units.entries()) {
+    if (i > last) break;
+    signal?.throwIfAborted();
+    await using lease = wanted.has(i) && !await folder.done(i) ? await folder.lease(i) : undefined;
+    using scope = backend.scope();
+    if (!lease) {
+      // Windows go on through what others do, if anything after it is wanted here.
+      if (!calibration || i === last) continue;
+      if (unit.place === "embedding") await calibration.embed(original);
+      if (typeof unit.place !== "number") continue;
+      const graph = graphsOf(plan.model!)[unit.place]!;
+      const tensors: TensorReport[] = [];
+      await using output = new Output(plan.files, { sink: NOWHERE, report, trace });
+      await using reads = new ReadAhead([], { source, backend, trace });
+      const context = contextOf(plan, { given, report, trace, output, reads, tensors });
+      const walked = { tasks: [], last: false, context, calibration, original, scope };
+      await calibrateBlock(graph, walked);
+      continue;
+    }
+    trace.enter(unit.name);
+    const known = warnings.length;
+    const tensors: TensorReport[] = [];
+    await using writer = await folder.gather(i, { files: plan.files, size: bytesOf(unit) });
+    {
+      await using output = new Output(plan.files, { sink: writer, report, trace });
+      await using reads = new ReadAhead(readAhead(unit, calibration), { source, backend, trace });
+      const context = contextOf(plan, { given, report, trace, output, reads, tensors });
+      await performUnit(unit, { context, calibration, original, scope });
+      await output.flush();
+    }
+    await source.verified?.();
+    await writer.finish({
+      unit: 1,
+      key: folder.job.key,
+      name: unit.name,
+      tensors,
+      warnings: warnings.slice(known),
+    });
+    did.push(unit.name);
+  }
+  return did;
+}
+
+/** Bytes that a unit writes. */
+function bytesOf({ tasks }: Unit): number {
+  return sum(tasks, (task) => task.kind === "drop" ? 0 : sum(task.outputs, byteLength));
+}
+
+function contextOf(
+  plan: Plan,
+  { given, ...own }:
+    & { readonly given: Omit<WorkOptions, "folder" | "index" | "count"> }
+    & Pick<Context, "report" | "trace" | "output" | "reads" | "tensors">,
+): Context {
+  return { ...given, ...own, plan, sink: NOWHERE, distributions: undefined, packed: new Map() };
+}
+
+/** Where what is not kept goes: nothing is written. */
+const NOWHERE: RunOptions["sink"] = {
+  label: "nowhere",
+  create: () => Promise.reject(new RangeError("A block of another worker writes nothing")),
+  commit: () => Promise.resolve(),
+  [Symbol.asyncDispose]: () => Promise.resolve(),
+};

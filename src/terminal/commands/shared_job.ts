@@ -1,0 +1,177 @@
+/**
+ * A plan that machines share: what `plan --work-dir` keeps of a command line, and how `work` and
+ * `merge` make the same plan of it.
+ */
+import { resolve } from "node:path";
+import type { Backend } from "../../backend.ts";
+import { quote, RequestError, UnsupportedError } from "../../errors.ts";
+import { disk } from "../../io/disk.ts";
+import type { Plan } from "../../plan/planned.ts";
+import type { Reporter } from "../../report.ts";
+import type { RunOptions } from "../../run/context.ts";
+import { changesOf, type Ingredients, ingredientsOf, keyOf } from "../../run/key.ts";
+import { isShareable } from "../../run/worker.ts";
+import { type WorkJob, WorkFolder } from "../../run/work_folder.ts";
+import type { TensorSource } from "../../source.ts";
+import type { Flag, Host, ParsedArguments } from "../command.ts";
+import { parseArguments } from "../parser.ts";
+import { BITS_FLAGS } from "./bits.ts";
+import { BOUND_FLAGS } from "./bounds.ts";
+import { BUDGET_FLAGS } from "./budgets.ts";
+import { commandLine } from "./command_line.ts";
+import { CALIBRATION_FLAGS, DEVICE_FLAGS, openDevice, readRecipe, RECIPE_FLAGS } from "./flags.ts";
+import { openModel } from "./model.ts";
+import { quantizeCommand } from "./quantize.ts";
+import { inputsOf, planFor, readTexts } from "./walks.ts";
+
+/** Where machines meet: the argument of `work` and `merge`. */
+export const WORK_FOLDER = {
+  name: "folder",
+  help: "the folder that `plan --work-dir` made, which all workers reach",
+} as const;
+
+/** Flags that each worker has of its own, in place of those that the plan was made with. */
+export const OWN_FLAGS: readonly Flag[] = [...DEVICE_FLAGS, ...BUDGET_FLAGS];
+
+const KEPT_FLAGS: readonly Flag[] = [...RECIPE_FLAGS, ...CALIBRATION_FLAGS, ...OWN_FLAGS];
+
+/** A plan, and what it takes to do it. */
+export interface SharedPlan {
+  readonly plan: Plan;
+  readonly source: TensorSource;
+  readonly backend: Backend;
+  readonly inputs: Pick<RunOptions, "calibration">;
+  readonly ingredients: Ingredients;
+  /** As others can repeat it on one machine. */
+  readonly command: string;
+}
+
+/**
+ * Make the folder where workers meet.
+ *
+ * @throws {RequestError} a flag cannot be shared, or something else is in the folder.
+ * @throws {UnsupportedError} the units of the plan depend on each other.
+ */
+export async function beginJob(
+  path: string,
+  { parsed, host, report }: {
+    readonly parsed: ParsedArguments;
+    readonly host: Host;
+    readonly report: Reporter;
+  },
+): Promise<WorkFolder> {
+  const search = [...BITS_FLAGS, ...BOUND_FLAGS].find(({ name }) => parsed.has(name));
+  if (search) {
+    throw new RequestError(
+      `Cannot use --${search.name} with --work-dir: what it finds is to be settled before. Have ` +
+        "`plan` write it with --save-recipe, and give that as --recipe.",
+    );
+  }
+  const words = await wordsOf(parsed);
+  await using stack = new AsyncDisposableStack();
+  const { plan, ingredients } = await prepare(words, { parsed, host, report, stack });
+  const shareable = isShareable(plan);
+  if (parsed.get("evaluate") === true || shareable !== true) {
+    const reason = shareable !== true
+      ? shareable
+      : "it is measured in the same pass, which is one machine's. Leave out --evaluate, and " +
+        "measure what was merged: sluice evaluate FOLDER --reference MODEL";
+    throw new UnsupportedError(`Cannot share the plan among machines: ${reason}.`, {
+      what: "work-dir",
+      reason,
+    });
+  }
+  return await WorkFolder.create(disk, path, {
+    job: 1,
+    key: await keyOf(ingredients),
+    ingredients,
+    words,
+    units: plan.units.map(({ name }) => name),
+  });
+}
+
+/**
+ * Make the plan of a job again, here.
+ *
+ * @throws {RequestError} it is another plan than that of the job, whose sentence says in what.
+ */
+export async function openJob(
+  { job, path }: WorkFolder,
+  { parsed, host, report, stack }: {
+    readonly parsed: ParsedArguments;
+    readonly host: Host;
+    readonly report: Reporter;
+    readonly stack: AsyncDisposableStack;
+  },
+): Promise<SharedPlan> {
+  const shared = await prepare(ownWords(job, parsed), { parsed, host, report, stack });
+  if (await keyOf(shared.ingredients) === job.key) return shared;
+  const found = changesOf(job.ingredients, shared.ingredients);
+  throw new RequestError(
+    `Cannot work in ${quote(path)}: the same plan cannot be made here: ${
+      found.slice(0, 3).join("; ")
+    }. All machines need the same version, model, texts and kind of device.`,
+  );
+}
+
+/** The words of a job, but for flags that this worker has of its own. */
+function ownWords({ words }: WorkJob, parsed: ParsedArguments): string[] {
+  const own = OWN_FLAGS.filter(({ name }) => parsed.has(name));
+  const values = own.map(({ name }) => `--${name}=${parsed.get(name)}`);
+  return words.filter((word) => !own.some(({ name }) => word.startsWith(`--${name}=`)))
+    .concat(values);
+}
+
+async function prepare(
+  words: readonly string[],
+  { host, report, stack }: {
+    readonly parsed: ParsedArguments;
+    readonly host: Host;
+    readonly report: Reporter;
+    readonly stack: AsyncDisposableStack;
+  },
+): Promise<SharedPlan> {
+  const row = { name: "quantize", summary: "", load: () => Promise.resolve(quantizeCommand) };
+  const { given } = (await parseArguments(["quantize", ...words], [row], host))!;
+  const recipe = await readRecipe(given, host);
+  if (recipe.outlierQuantile !== undefined) {
+    throw new RequestError(
+      "Cannot use --outlier-quantile with --work-dir: each worker would look for the threshold. " +
+        "Give --threshold.",
+    );
+  }
+  const source = await openModel(given.arguments[0]!, { parsed: given, host, report, stack });
+  const backend = stack.use(await openDevice(given, report));
+  const texts = await readTexts(given, { source, recipe, host, report, sensed: false });
+  const plan = await planFor(recipe, source, { parsed: given, device: backend, texts, host });
+  const inputs = await inputsOf(texts, { plan, host, stack });
+  return {
+    plan,
+    source,
+    backend,
+    inputs,
+    ingredients: await ingredientsOf(plan, { source, backend, ...inputs }),
+    command: commandLine(quantizeCommand, { parsed: given, source, texts }),
+  };
+}
+
+/** The model and the flags of a command line, as each machine understands them. */
+async function wordsOf(parsed: ParsedArguments): Promise<string[]> {
+  const [model] = parsed.arguments as [string];
+  const words = [await whole(model)];
+  for (const { name, repeat, path } of KEPT_FLAGS) {
+    if (!parsed.has(name)) continue;
+    for (const value of repeat ? parsed.all(name) : [parsed.get(name)!]) {
+      const word = path ? await whole(String(value)) : String(value);
+      words.push(
+        value === true ? `--${name}` : value === false ? `--no-${name}` : `--${name}=${word}`,
+      );
+    }
+  }
+  return words;
+}
+
+/** A path from the root on, where a word is one. */
+async function whole(word: string): Promise<string> {
+  return word !== "sample" && await disk.stat(word) ? resolve(word) : word;
+}

@@ -1,0 +1,80 @@
+/** `sluice work`: do some of a plan that machines share. */
+import { RequestError } from "../../errors.ts";
+import { disk } from "../../io/disk.ts";
+import { work } from "../../run/worker.ts";
+import { WorkFolder } from "../../run/work_folder.ts";
+import type { Command } from "../command.ts";
+import { jsonLine } from "../json.ts";
+import { plural } from "../text.ts";
+import { beginViews, MESSAGE_FLAGS } from "./messages.ts";
+import { openJob, OWN_FLAGS, WORK_FOLDER } from "./shared_job.ts";
+
+/** `sluice work FOLDER` */
+export const workCommand: Command = {
+  arguments: [WORK_FOLDER],
+  flags: [
+    {
+      name: "worker-index",
+      type: "string",
+      placeholder: "I/N",
+      help:
+        "which worker of how many this is, from 0: it begins with its share, then does what nobody is at",
+      default: "0/1",
+      group: "Sharing",
+    },
+    ...OWN_FLAGS,
+    ...MESSAGE_FLAGS,
+  ],
+  examples: [
+    ["work shared", "do all that nobody else is at"],
+    ["work shared --worker-index 2/4", "the third of four; any of them may come late, or die"],
+  ],
+  leaves: true,
+  async run(parsed, host) {
+    const folder = await WorkFolder.open(disk, parsed.arguments[0]!);
+    const [index, count] = share(String(parsed.get("worker-index")));
+    await using stack = new AsyncDisposableStack();
+    const views = stack.use(await beginViews(parsed, host));
+    const { plan, source, backend, inputs } = await openJob(folder, {
+      parsed,
+      host,
+      report: views.report,
+      stack,
+    });
+    const { did, left } = await work(plan, {
+      folder,
+      index,
+      count,
+      source,
+      backend,
+      report: views.report,
+      signal: host.signal,
+      residentBytes: host.residentBytes,
+      currentBytes: host.currentBytes,
+      ...inputs,
+    });
+    const of = plan.units.length;
+    if (parsed.get("json")) host.out.write(jsonLine({ type: "result", did, left, of }));
+    else if (!parsed.get("quiet")) {
+      host.out.write(
+        `did ${did.length} of ${plural(of, "unit")}; ${
+          left.length === 0
+            ? `all are done: sluice merge ${parsed.arguments[0]} --output FOLDER`
+            : `others are at ${left.length}`
+        }\n`,
+      );
+    }
+  },
+};
+
+/** @throws {RequestError} it is no share. */
+function share(text: string): [index: number, count: number] {
+  const [, index, count] = /^(\d{1,5})\/(\d{1,5})$/.exec(text) ?? [];
+  if (index === undefined || Number(index) >= Number(count)) {
+    throw new RequestError(
+      `Cannot use --worker-index ${JSON.stringify(text)}: give the worker's number, from 0, and ` +
+        "how many there are, as 0/4.",
+    );
+  }
+  return [Number(index), Number(count)];
+}

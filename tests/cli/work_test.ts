@@ -1,0 +1,93 @@
+/**
+ * Machines that share a plan, as processes: one is killed, one comes late, and what is merged is what
+ * one machine writes; other plans, and words that make no sense, are refused.
+ */
+import assert from "node:assert/strict";
+import { fileURLToPath } from "node:url";
+import { bytesOf } from "../run_given.ts";
+import { inFolder, sluice } from "./host.ts";
+
+const CLI = fileURLToPath(new URL("../../cli.ts", import.meta.url));
+const FLAGS = [
+  ...["--group-size", "64", "--num-samples", "4", "--seq-len", "64"],
+  ...["--calibrate-on", "float", "--device", "wasm", "--threads", "1"],
+];
+
+/** A worker of its own process, killed once it has done so many units. */
+async function killedAfter(units: number, folder: string, index: string): Promise<void> {
+  const child = new Deno.Command(Deno.execPath(), {
+    args: [
+      "run",
+      "-A",
+      "--quiet",
+      CLI,
+      "work",
+      `${folder}/job`,
+      "--worker-index",
+      index,
+      "--quiet",
+    ],
+    stdout: "null",
+    stderr: "null",
+  }).spawn();
+  const done = () =>
+    Deno.readDirSync(`${folder}/job/units`).filter((e) => e.name.endsWith(".json"));
+  while (done().toArray().length < units) await new Promise((resolve) => setTimeout(resolve, 20));
+  child.kill("SIGKILL");
+  await child.status;
+}
+
+Deno.test("a worker that is killed and one that is late make with others what one machine makes", () =>
+  inFolder(async (folder) => {
+    const [job, out, alone] = ["job", "out", "alone"].map((name) => `${folder}/${name}`) as [
+      string,
+      string,
+      string,
+    ];
+    const planned = await sluice(["plan", "sample", ...FLAGS, "--work-dir", job]);
+    assert.equal(planned.code, 0, planned.err);
+    assert.match(planned.err, /6 units wait in ".*job" for workers/);
+    await killedAfter(1, folder, "0/2");
+    const early = await sluice(["merge", job, "--output", out]);
+    assert.equal(early.code, 1, early.err);
+    assert.match(early.err, /units are not done \(.*\)\. Have a worker do them: sluice work/);
+    const late = await sluice(["work", job, "--worker-index", "1/2", "--json", "--threads", "2"]);
+    assert.equal(late.code, 0, late.err);
+    const { did, left, of } = JSON.parse(late.out.trim().split("\n").at(-1)!);
+    assert.ok(did.length >= 1 && did.length < of);
+    assert.deepEqual(left, []);
+    const merged = await sluice(["merge", job, "--output", out]);
+    assert.equal(merged.code, 0, merged.err);
+    const whole = await sluice(["quantize", "sample", ...FLAGS, "--output", alone]);
+    assert.equal(whole.code, 0, whole.err);
+    assert.deepEqual(await bytesOf(out), await bytesOf(alone));
+
+    const refusals: [words: string[], says: RegExp][] = [
+      [["work", job, "--worker-index", "2/2"], /give the worker's number, from 0, and how many/],
+      [["work", `${folder}/none`], /there is no job\.json/],
+      [["merge", job], /say where the result goes/],
+      [["plan", "sample", "--work-dir", `${folder}/a`], /Give --calibrate-on float/],
+      [
+        ["plan", "sample", ...FLAGS, "--evaluate", "--work-dir", `${folder}/a`],
+        /Leave out --evaluate/,
+      ],
+      [
+        ["plan", "sample", ...FLAGS, "--target-bpw", "4.5", "--work-dir", `${folder}/a`],
+        /--target-bpw with --work-dir: .*--save-recipe/,
+      ],
+      [["plan", "sample", "--scheme", "NF4", "--work-dir", job], /another job is in it/],
+    ];
+    for (const [words, says] of refusals) {
+      const { code, err } = await sluice(words);
+      assert.equal(code, 1, `${words.join(" ")}: ${err}`);
+      assert.match(err, says);
+    }
+    const text = await Deno.readTextFile(`${job}/job.json`);
+    await Deno.writeTextFile(`${job}/job.json`, text.replace('"--seq-len=64"', '"--seq-len=32"'));
+    const other = await sluice(["work", job]);
+    assert.equal(other.code, 1);
+    assert.match(
+      other.err,
+      /the same plan cannot be made here: .*calibration\.seq_len was 64 and is 32/,
+    );
+  }));

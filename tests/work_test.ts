@@ -1,0 +1,208 @@
+/** Machines that share a plan: whoever does which unit, and whenever, one machine's bytes come of it. */
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import type { Backend } from "../src/backend.ts";
+import { openWasm } from "../src/backends/wasm/mod.ts";
+import { disk } from "../src/io/disk.ts";
+import { plan } from "../src/plan.ts";
+import { type Plan, requestOf } from "../src/plan/planned.ts";
+import { recipeFromOptions } from "../src/recipe.ts";
+import { ingredientsOf, keyOf } from "../src/run/key.ts";
+import { doneUnits, work } from "../src/run/worker.ts";
+import { WorkFolder, type WorkJob } from "../src/run/work_folder.ts";
+import { run } from "../src/run.ts";
+import { openFolderSink } from "../src/sinks/folder.ts";
+import { openCheckpoint } from "../src/sources/checkpoint.ts";
+import type { TensorSource } from "../src/source.ts";
+import { tinyWindows } from "./run_given.ts";
+import { makeCheckpoint, TINY_CONFIG, tinyTensors } from "./tiny.ts";
+
+const WINDOWS = 4;
+const LENGTH = 24;
+
+/** All files of a folder, by name. */
+async function bytesOf(folder: string): Promise<Map<string, string>> {
+  const found = new Map<string, string>();
+  for (const name of await disk.list(folder)) {
+    found.set(name, new Uint8Array(await Deno.readFile(join(folder, name))).toHex());
+  }
+  return found;
+}
+
+/** A tiny model, its plan by some options, and a folder to work in. */
+async function shared(
+  options: Record<string, unknown>,
+  test: (around: {
+    readonly made: Plan;
+    readonly source: TensorSource;
+    readonly backend: Backend;
+    readonly inputs: {
+      readonly calibration?: { windows: Uint32Array<ArrayBuffer>[]; stateBudget: number };
+    };
+    readonly path: string;
+    readonly job: WorkJob;
+    /** One machine's. */
+    readonly alone: () => Promise<Map<string, string>>;
+    /** Of what workers have done. */
+    readonly merged: (folder: WorkFolder, name?: string) => Promise<Map<string, string>>;
+  }) => Promise<void>,
+): Promise<void> {
+  const model = await makeCheckpoint(tinyTensors(), { config: TINY_CONFIG });
+  const path = await Deno.makeTempDir();
+  await using backend = await openWasm({ threads: 1 });
+  await using source = await openCheckpoint(model);
+  const isCalibrated = options.method !== "rtn";
+  const calibration = { windows: tinyWindows(WINDOWS, LENGTH), stateBudget: 1e8 };
+  const made = plan(recipeFromOptions(options), source, {
+    device: backend,
+    ...(isCalibrated ? { calibration: requestOf({ ...calibration, seqLen: LENGTH }) } : {}),
+  });
+  const inputs = isCalibrated ? { calibration } : {};
+  const ingredients = await ingredientsOf(made, { source, backend, ...inputs });
+  const job = {
+    job: 1,
+    key: await keyOf(ingredients),
+    ingredients,
+    words: ["model"],
+    units: made.units.map(({ name }) => name),
+  } as const;
+  const write = async (name: string, more: object) => {
+    const out = join(path, name);
+    await using sink = await openFolderSink(out);
+    await run(made, { source, backend, sink, ...inputs, ...more });
+    return await bytesOf(out);
+  };
+  await test({
+    made,
+    source,
+    backend,
+    inputs,
+    path: join(path, "shared"),
+    job,
+    alone: () => write("alone", {}),
+    merged: (folder, name = "merged") => write(name, { units: doneUnits(made, folder) }),
+  });
+  await Deno.remove(model, { recursive: true });
+  await Deno.remove(path, { recursive: true });
+}
+
+const RTN = { scheme: "W4A16", "group-size": 32, method: "rtn" };
+const FLOAT = { scheme: "W4A16", "group-size": 32, "calibrate-on": "float" };
+
+for (
+  const { options, count } of [
+    { options: RTN, count: 1 },
+    { options: RTN, count: 3 },
+    { options: { ...FLOAT, method: "gptq" }, count: 1 },
+    { options: { ...FLOAT, method: "awq+gptq" }, count: 2 },
+    { options: { ...FLOAT, method: "gptq+tune", iterations: 2 }, count: 3 },
+  ]
+) {
+  Deno.test(`${count} workers make by ${options.method} what one machine makes`, () =>
+    shared(options, async ({ made, source, backend, inputs, path, job, alone, merged }) => {
+      const folder = await WorkFolder.create(disk, path, job);
+      // At once, and the last comes when all is done.
+      const early = Array.from(
+        { length: Math.max(1, count - 1) },
+        (_, index) => work(made, { folder, index, count, source, backend, ...inputs }),
+      );
+      const did = (await Promise.all(early)).flatMap(({ did }) => did);
+      const late = await work(made, {
+        folder,
+        index: count - 1,
+        count,
+        source,
+        backend,
+        ...inputs,
+      });
+      assert.deepEqual(late.left, []);
+      assert.deepEqual(
+        [...did, ...late.did].sort(),
+        made.units.map(({ name }) => name).sort(),
+        "each unit is done once",
+      );
+      assert.deepEqual(await merged(folder), await alone());
+      assert.deepEqual(await disk.list(join(path, "leases")), []);
+    }));
+}
+
+Deno.test("what a worker that died was at is done by another, and its leftovers are of no account", () =>
+  shared(RTN, async ({ made, source, backend, path, job, alone, merged }) => {
+    const folder = await WorkFolder.create(disk, path, job);
+    const at = { files: made.files, size: 1000 };
+    const lease = join(path, "leases", "00001.json");
+    // One of another machine that renews no more, and half of what it wrote.
+    const dead = { mark: "x", host: "elsewhere", process: 1, until: Date.now() + 60_000 };
+    await Deno.writeTextFile(lease, JSON.stringify(dead));
+    const half = await folder.gather(1, at);
+    const first = await work(made, { folder, index: 0, count: 1, source, backend });
+    assert.deepEqual(first.left, [made.units[1]!.name]);
+    await assert.rejects(merged(folder, "early"), {
+      name: "RequestError",
+      message: /1 of \d+ units are not done \(.*\)\. Have a worker do them/,
+    });
+    await Deno.writeTextFile(lease, JSON.stringify({ ...dead, until: Date.now() - 1 }));
+    const second = await work(made, { folder, index: 0, count: 1, source, backend });
+    assert.deepEqual(second, { did: [made.units[1]!.name], left: [] });
+    assert.deepEqual(await merged(folder), await alone());
+    await half[Symbol.asyncDispose]();
+  }));
+
+Deno.test("a lease is one worker's until it is given back, has run out, or its process is gone", () =>
+  shared(RTN, async ({ path, job }) => {
+    const folder = await WorkFolder.create(disk, path, job);
+    const other = await WorkFolder.open(disk, path);
+    const lease = await folder.lease(2);
+    assert.ok(lease);
+    assert.equal(await other.lease(2), undefined);
+    await lease[Symbol.asyncDispose]();
+    const next = await other.lease(2);
+    assert.ok(next);
+    await next[Symbol.asyncDispose]();
+    const gone = { mark: "x", host: disk.hostName(), process: 2 ** 30, until: Date.now() + 60_000 };
+    await Deno.writeTextFile(join(path, "leases", "00002.json"), JSON.stringify(gone));
+    const taken = await folder.lease(2);
+    assert.equal(taken !== undefined, Deno.build.os === "linux");
+    await taken?.[Symbol.asyncDispose]();
+  }));
+
+Deno.test("a unit whose bytes or record are not those that were written is refused", () =>
+  shared(RTN, async ({ made, source, backend, path, job, alone, merged }) => {
+    const folder = await WorkFolder.create(disk, path, job);
+    await work(made, { folder, index: 0, count: 1, source, backend });
+    const [bin, record] = ["bin", "json"].map((kind) => join(path, "units", `00001.${kind}`));
+    const [bytes, text] = [await Deno.readFile(bin!), await Deno.readTextFile(record!)];
+    const refused = async (name: string, says: RegExp) =>
+      await assert.rejects(merged(folder, name), { name: "RequestError", message: says });
+    await Deno.writeFile(bin!, bytes.with(3, bytes[3]! ^ 1));
+    await refused("one", /not those that were written\. Remove it and its \.json/);
+    await Deno.writeFile(bin!, bytes.subarray(1));
+    await refused("two", /it has \d+ bytes, not \d+/);
+    await Deno.remove(bin!);
+    await refused("three", /it is not there/);
+    await Deno.writeFile(bin!, bytes);
+    await Deno.writeTextFile(record!, text.replace(job.key, "0".repeat(64)));
+    await refused("four", /it is not of this job/);
+    await Deno.writeTextFile(record!, text);
+    assert.deepEqual(await merged(folder), await alone());
+  }));
+
+Deno.test("what cannot be shared, and folders of something else, are refused", () =>
+  shared({ ...FLOAT, "calibrate-on": "quantized", method: "gptq" }, async (around) => {
+    const { made, source, backend, inputs, path, job } = around;
+    const folder = await WorkFolder.create(disk, path, job);
+    await assert.rejects(work(made, { folder, index: 0, count: 1, source, backend, ...inputs }), {
+      name: "UnsupportedError",
+      message: /Give `calibrate-on` float, which makes blocks independent/,
+    });
+    assert.equal((await WorkFolder.create(disk, path, job)).job.key, job.key, "the same job");
+    await assert.rejects(WorkFolder.create(disk, path, { ...job, key: "0" }), {
+      message: /another job is in it/,
+    });
+    await assert.rejects(WorkFolder.open(disk, join(path, "units")), { message: /no job\.json/ });
+    await assert.rejects(WorkFolder.create(disk, join(path, ".."), job), {
+      message: /it is not empty/,
+    });
+    await Deno.writeTextFile(join(path, "job.json"), '{"job": 2}');
+    await assert.rejects(WorkFolder.open(disk, path), { message: /not what this version/ });
+  }));
