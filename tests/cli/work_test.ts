@@ -5,6 +5,7 @@
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import { bytesOf } from "../run_given.ts";
+import { parseAllDocuments } from "yaml";
 import { inFolder, sluice } from "./host.ts";
 
 const CLI = fileURLToPath(new URL("../../cli.ts", import.meta.url));
@@ -90,4 +91,41 @@ Deno.test("a worker that is killed and one that is late make with others what on
       other.err,
       /the same plan cannot be made here: .*calibration\.seq_len was 64 and is 32/,
     );
+  }));
+
+Deno.test("a job file has an index for each worker, and no more workers than there are units", () =>
+  inFolder(async (folder) => {
+    const job = `${folder}/a job`;
+    await sluice(["plan", "sample", "--scheme", "NF4", "--device", "wasm", "--work-dir", job]);
+    const print = async (...words: string[]) => {
+      const { code, out, err } = await sluice(["cluster", ...words]);
+      assert.equal(code, 0, err);
+      return out;
+    };
+    for (const engine of ["slurm", "hf-jobs"]) {
+      const text = await print(engine, job, "--workers", "3", "--output", `${folder}/it's`);
+      const path = `${folder}/${engine}.sh`;
+      await Deno.writeTextFile(path, text);
+      const checked = await new Deno.Command("bash", { args: ["-n", path] }).output();
+      assert.equal(checked.code, 0, new TextDecoder().decode(checked.stderr));
+      assert.match(text, /work '.*a job' --worker-index|work .*a job.* --worker-index/);
+    }
+    assert.match(await print("slurm", job, "--workers", "40"), /#SBATCH --array=0-5\n/);
+    const documents = parseAllDocuments(await print("kubernetes", job, "--workers", "3"));
+    const [work, merge] = documents.map((document) => document.toJS());
+    const { spec } = work;
+    assert.equal(work.apiVersion, "batch/v1");
+    assert.deepEqual([spec.completionMode, spec.completions, spec.parallelism], ["Indexed", 3, 3]);
+    const [{ command, name, volumeMounts: [{ mountPath }] }] = spec.template.spec.containers;
+    assert.match(
+      command[2],
+      /^exec deno run .* work '.*a job' --worker-index "\$JOB_COMPLETION_INDEX\/3"$/,
+    );
+    assert.equal(mountPath, folder);
+    assert.equal(spec.podFailurePolicy.rules[1].onExitCodes.containerName, name);
+    assert.equal(spec.template.spec.restartPolicy, "Never");
+    assert.equal(merge.spec.suspend, true);
+    const { code, err } = await sluice(["cluster", "ray", job]);
+    assert.equal(code, 1);
+    assert.match(err, /there are slurm, kubernetes, hf-jobs/);
   }));

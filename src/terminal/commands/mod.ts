@@ -29,6 +29,11 @@ export const COMMANDS: readonly CommandRow[] = [
     load: async () => (await import("./merge.ts")).mergeCommand,
   },
   {
+    name: "cluster",
+    summary: "print a job file for Slurm, Kubernetes or HF Jobs, for a plan that machines share",
+    load: async () => (await import("./cluster.ts")).clusterCommand,
+  },
+  {
     name: "batch",
     summary: "quantize many models by many recipes, from one file",
     load: async () => (await import("./batch.ts")).batchCommand,

@@ -11,7 +11,7 @@ import type { Reporter } from "../../report.ts";
 import type { RunOptions } from "../../run/context.ts";
 import { changesOf, type Ingredients, ingredientsOf, keyOf } from "../../run/key.ts";
 import { isShareable } from "../../run/worker.ts";
-import { type WorkJob, WorkFolder } from "../../run/work_folder.ts";
+import { WorkFolder, type WorkJob } from "../../run/work_folder.ts";
 import type { TensorSource } from "../../source.ts";
 import type { Flag, Host, ParsedArguments } from "../command.ts";
 import { parseArguments } from "../parser.ts";

@@ -1,0 +1,223 @@
+/**
+ * `sluice cluster`: job files for schedulers that people have, for a plan that machines share. Prints
+ * one, and starts nothing.
+ */
+import { resolve } from "node:path";
+import denoJson from "../../../deno.json" with { type: "json" };
+import { stringify } from "yaml";
+import { RequestError } from "../../errors.ts";
+import { disk } from "../../io/disk.ts";
+import { WorkFolder } from "../../run/work_folder.ts";
+import type { Command, ParsedArguments } from "../command.ts";
+import { shellWord } from "../text.ts";
+import { WORK_FOLDER } from "./shared_job.ts";
+
+/** The version of Deno that Sluice is tested with, as an image that has nothing else in it. */
+const IMAGE = "docker.io/denoland/deno:2.9.6";
+
+/** What Deno has to allow a worker: the checkout and the model, the job, a driver's variables. */
+const PROGRAM = "deno run --no-prompt --allow-read --allow-write --allow-env --allow-net " +
+  "--allow-sys --allow-ffi cli.ts";
+
+/** What a job file is made of. */
+interface Work {
+  readonly folder: string;
+  readonly output: string;
+  readonly workers: number;
+  readonly program: string;
+  readonly image: string;
+}
+
+/** `sluice cluster ENGINE FOLDER` */
+export const clusterCommand: Command = {
+  arguments: [
+    { name: "engine", help: "slurm, kubernetes or hf-jobs" },
+    WORK_FOLDER,
+  ],
+  flags: [
+    {
+      name: "workers",
+      type: "integer",
+      placeholder: "n",
+      min: 1,
+      max: 1000,
+      help: "how many workers, each a job of its own",
+      default: 4,
+      group: "Jobs",
+    },
+    {
+      name: "output",
+      short: "o",
+      type: "string",
+      placeholder: "folder",
+      path: true,
+      help: "where the merged result goes (FOLDER-merged unless given)",
+      group: "Jobs",
+    },
+    {
+      name: "program",
+      type: "string",
+      placeholder: "command",
+      help: "how Sluice is started there",
+      default: PROGRAM,
+      group: "Jobs",
+    },
+    {
+      name: "image",
+      type: "string",
+      placeholder: "name",
+      help: "kubernetes, hf-jobs: an image that has Deno and Sluice's files where the job begins",
+      default: IMAGE,
+      group: "Jobs",
+    },
+  ],
+  examples: [
+    ["cluster slurm /shared/job --workers 8 > job.sh", "an array of eight; then: sbatch job.sh"],
+    [
+      "cluster kubernetes /shared/job > job.yaml",
+      "an Indexed Job; then: kubectl apply -f job.yaml",
+    ],
+  ],
+  async run(parsed, host) {
+    const [engine, path] = parsed.arguments as [string, string];
+    const print = Object.hasOwn(ENGINES, engine)
+      ? ENGINES[engine as keyof typeof ENGINES]
+      : undefined;
+    if (!print) {
+      throw new RequestError(
+        `Cannot write a job for ${JSON.stringify(engine)}: there are ${
+          Object.keys(ENGINES).join(", ")
+        }.`,
+      );
+    }
+    const { job, path: folder } = await WorkFolder.open(disk, path);
+    const work = workOf(parsed, folder);
+    // A worker more than there are units would have nothing to begin with.
+    host.out.write(print({ ...work, workers: Math.min(work.workers, job.units.length) }));
+  },
+};
+
+function workOf(parsed: ParsedArguments, folder: string): Work {
+  const output = parsed.get("output");
+  return {
+    folder,
+    output: output === undefined ? `${folder}-merged` : resolve(String(output)),
+    workers: Number(parsed.get("workers")),
+    program: String(parsed.get("program")),
+    image: String(parsed.get("image")),
+  };
+}
+
+/** A job file of each engine. */
+const ENGINES = { slurm, kubernetes, "hf-jobs": hfJobs } as const;
+
+const ABOUT = `made by sluice ${denoJson.version}`;
+
+/**
+ * An array, and a merge that comes whatever became of it and says what is missing: one that waited
+ * for success (`afterok`) would wait for ever once an index failed. The number of workers stands
+ * here, for `SLURM_ARRAY_TASK_COUNT` is another where some indices are run again.
+ */
+function slurm({ folder, output, workers, program }: Work): string {
+  const [job, out] = [folder, output].map(shellWord);
+  return `#!/bin/bash
+# ${ABOUT}. Begin: sbatch job.sh. What is done stays, so that it may be begun again.
+#SBATCH --job-name=sluice
+#SBATCH --array=0-${workers - 1}
+#SBATCH --requeue
+#SBATCH --open-mode=append
+
+if [ "$SLURM_ARRAY_TASK_ID" = 0 ] && [ -z "$SLURM_RESTART_COUNT" ]; then
+  sbatch --job-name=sluice-merge --dependency="afterany:$SLURM_ARRAY_JOB_ID" \\
+    --wrap ${shellWord(`exec ${program} merge ${job} --output ${out}`)}
+fi
+# Signals are for Sluice, not for a shell around it.
+exec ${program} work ${job} --worker-index "$SLURM_ARRAY_TASK_ID/${workers}"
+`;
+}
+
+/**
+ * An Indexed Job whose indices fail alone (`backoffLimitPerIndex`, Kubernetes 1.33): a worker that
+ * is stopped (exit code 75) or evicted is begun again, one that was asked for wrongly is not.
+ */
+function kubernetes({ folder, output, workers, program, image }: Work): string {
+  const claim = { name: "job", persistentVolumeClaim: { claimName: "sluice" } };
+  const pod = (words: string) => ({
+    restartPolicy: "Never",
+    terminationGracePeriodSeconds: 60,
+    containers: [{
+      name: "sluice",
+      image,
+      command: ["/bin/sh", "-c", `exec ${program} ${words}`],
+      volumeMounts: [{
+        name: "job",
+        mountPath: folder.split("/").slice(0, -1).join("/") || "/job",
+      }],
+    }],
+    volumes: [claim],
+  });
+  const jobs = [
+    {
+      apiVersion: "batch/v1",
+      kind: "Job",
+      metadata: { name: "sluice-work" },
+      spec: {
+        completionMode: "Indexed",
+        completions: workers,
+        parallelism: workers,
+        backoffLimitPerIndex: 3,
+        maxFailedIndexes: workers,
+        podFailurePolicy: {
+          rules: [
+            {
+              action: "Ignore",
+              onPodConditions: [{ type: "DisruptionTarget", status: "True" }],
+            },
+            {
+              action: "FailIndex",
+              onExitCodes: { containerName: "sluice", operator: "In", values: [1, 2] },
+            },
+          ],
+        },
+        template: {
+          spec: pod(`work ${shellWord(folder)} --worker-index "$JOB_COMPLETION_INDEX/${workers}"`),
+        },
+      },
+    },
+    {
+      apiVersion: "batch/v1",
+      kind: "Job",
+      metadata: { name: "sluice-merge" },
+      spec: {
+        // Begun by hand once the workers are done: kubectl patch job sluice-merge …
+        suspend: true,
+        backoffLimit: 0,
+        template: { spec: pod(`merge ${shellWord(folder)} --output ${shellWord(output)}`) },
+      },
+    },
+  ];
+  return [
+    `# ${ABOUT}. The claim "sluice" is a volume that all nodes write (ReadWriteMany).`,
+    `# Begin: kubectl apply -f job.yaml. Then: kubectl wait --for=condition=complete job/sluice-work`,
+    `#   && kubectl patch job sluice-merge -p '{"spec":{"suspend":false}}'`,
+    ...jobs.map((job) => stringify(job, { lineWidth: 0 }).trimEnd()).join("\n---\n").split("\n"),
+    "",
+  ].join("\n");
+}
+
+/** There are no arrays: a job for each worker, whose usual time of 30 minutes is too short. */
+function hfJobs({ folder, output, workers, program, image }: Work): string {
+  const run = (words: string) =>
+    `hf jobs run --detach --timeout 6h --secrets HF_TOKEN ${image} /bin/sh -c ${
+      shellWord(`exec ${program} ${words}`)
+    }`;
+  const job = shellWord(folder);
+  return `#!/bin/bash
+# ${ABOUT}. ${folder} is in a bucket that is mounted in each job: add --volume to the lines below.
+for i in $(seq 0 ${workers - 1}); do
+  ${run(`work ${job} --worker-index INDEX/${workers}`).replace("INDEX", `'"$i"'`)}
+done
+# When hf jobs ps shows none of them:
+# ${run(`merge ${job} --output ${shellWord(output)}`)}
+`;
+}
