@@ -25,6 +25,8 @@ export interface Job {
   readonly name: string;
   /** The words behind `quantize`, but for `--output`. */
   readonly words: readonly string[];
+  /** The repository that it is published as; absent: none. */
+  readonly target?: string;
 }
 
 /** What a file asks for. */
@@ -83,10 +85,13 @@ export function parseBatch(text: string, file: string): BatchFile {
         ...common,
         ...(upload === undefined ? [] : ["--upload-repo", target]),
       ];
-      return { model, recipe, name, words };
+      return { model, recipe, name, words, ...(upload === undefined ? {} : { target }) };
     });
   });
-  for (const { name } of made) {
+  for (const { name, target } of made) {
+    if (target !== undefined && made.filter((other) => other.target === target).length > 1) {
+      refuse(`\`upload\` names ${quote(target)} for two jobs; give it {model} and {recipe}`);
+    }
     if (made.filter((other) => other.name === name).length > 1) {
       refuse(`two of its jobs are called ${quote(name)}; give a model a \`name\``);
     }

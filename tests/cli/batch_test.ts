@@ -36,12 +36,12 @@ Deno.test("a batch does every model by every recipe, goes on after a failure, an
     assert.equal(code, 1, err);
     assert.deepEqual(names(`${folder}/out`), ["batch.json", "tiny-nf4", "tiny-own", "tiny-w8"]);
     const rows = out.trim().split("\n").map((line) => line.split(/  +/));
-    assert.deepEqual(rows[0], "MODEL RECIPE ENDED BITS SIZE KL PERPLEXITY TIME".split(" "));
+    assert.deepEqual(rows[0], "JOB MODEL ENDED BITS SIZE KL PERPLEXITY TIME".split(" "));
     assert.deepEqual(
-      rows.slice(1).map(([model, recipe, ended]) => [model!.split("/").at(-1), recipe, ended]),
+      rows.slice(1).map(([job, model, ended]) => [job, model!.split("/").at(-1), ended]),
       [
-        ...["w8", "nf4", "own"].map((recipe) => ["tiny", recipe, "done"]),
-        ...["w8", "nf4", "own"].map((recipe) => ["none", recipe, "failed"]),
+        ...["w8", "nf4", "own"].map((recipe) => [`tiny-${recipe}`, "tiny", "done"]),
+        ...["w8", "nf4", "own"].map((recipe) => [`missing-${recipe}`, "none", "failed"]),
       ],
     );
     assert.match(err, /2 of 6: .*tiny, nf4/);
@@ -81,7 +81,7 @@ Deno.test("a batch that is stopped keeps what is done, and goes on with the rest
     const { code, out } = await sluice(["batch", file], { err, signal: stop.signal });
     assert.equal(code, 75);
     assert.match(err.text(), /Stopped\. What is done stays; the same command goes on\./);
-    assert.match(out, /w8 +done /);
+    assert.match(out, /tiny-w8 .* done /);
     assert.equal(out.match(/not begun/g)?.length, 5);
     assert.deepEqual(names(`${folder}/out`), ["batch.json", "tiny-w8"]);
     const rest = await sluice(["batch", file]);
@@ -101,6 +101,10 @@ Deno.test("a batch that is wrong is refused before anything begins", async () =>
         [text.replace("name: missing", "name: tiny"), /two of its jobs are called "tiny-w8"/],
         [text.replace("name: missing", "name: ../x"), /"\.\.\/x-w8" is no name of a folder/],
         [text.replace("device: wasm", "output: x"), /`flags` has "output", which is the batch's/],
+        [
+          `${text}upload: me/{model}\n`,
+          /`upload` names "me\/tiny" for two jobs; give it \{model\}/,
+        ],
         ["models: [", /it is neither YAML nor JSON/],
         ["a", /it holds no keys with values/],
       ] as const
@@ -145,6 +149,7 @@ upload: me/{model}-{recipe}
       ...["org/name@v1", "--scheme", "W4A16", "--no-propagate", "--ignore", "x", "--ignore", "y"],
       ...["--group-size", "64", "--evaluate", "--upload-repo", "me/name-a"],
     ],
+    target: "me/name-a",
   }]);
   assert.throws(() => parseBatch("output: o\nmodels: []\nrecipes: { a: {} }", "f"), RequestError);
 });

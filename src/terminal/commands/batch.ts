@@ -217,12 +217,12 @@ function tell(
   const right = (head: string) => ({ head, align: "right" as const });
   host.out.write(table(
     [
-      ...["MODEL", "RECIPE", "ENDED"].map((head) => ({ head })),
+      ...["JOB", "MODEL", "ENDED"].map((head) => ({ head })),
       ...["BITS", "SIZE", "KL", "PERPLEXITY", "TIME"].map(right),
     ],
     facts.map((fact) => [
+      visible(fact.job),
       visible(fact.model),
-      visible(fact.recipe),
       fact.state,
       fact.bitsPerWeight?.toFixed(3) ?? "",
       fact.bytes === null ? "" : size(fact.bytes),
