@@ -447,14 +447,14 @@ onEveryBackend(
     };
     const weight = [0.3, -0.2, 0.1];
     const given = { columns: 3, scheme: int(), scope };
-    const damped = await round(weight, { ...given, statistics: matrix(1.05) });
-    assert.equal(damped.damping, 0.1);
+    const damped = await round(weight, { ...given, statistics: matrix(1.15) });
+    assert.equal(damped.damping, 0.2);
     assert.equal(damped.fallback, undefined);
     const [warning] = damped.events;
     assert.ok(warning?.type === "warning" && warning.code === "damping");
     assert.match(
       warning.message,
-      /Hessian of w could be factored only with a damping of 0\.1, not 0\.01/,
+      /Hessian of w could be factored only with a damping of 0\.2, not 0\.1/,
     );
 
     const statistics = matrix(40);

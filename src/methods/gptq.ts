@@ -17,7 +17,6 @@ import { multiply } from "../ops/gemm.ts";
 import { GPTQ_BLOCK, gptqBlock } from "../ops/gptq_block.ts";
 import { permuteColumns } from "../ops/permute_columns.ts";
 import { Pace } from "../pace.ts";
-import type { OptionValues } from "../option.ts";
 import type { Scheme, ValueGrid } from "../scheme.ts";
 import { tileOf } from "../scheme.ts";
 import { schemeKind } from "../schemes/mod.ts";
@@ -28,6 +27,12 @@ import { rtn } from "./rtn.ts";
 import { isSigned, SCALE, searchOf, UNSIGNED } from "./scale_option.ts";
 
 const ORDERS = ["act-order", "group-aware", "natural"] as const;
+
+/**
+ * λ as a share of the diagonal. The paper's 0.01 fits the calibration's text more closely than any
+ * other: on SmolLM2-135M 0.1 costs nothing there and a quarter less on program code.
+ */
+const DAMPING = 0.1;
 
 /** Factors by which λ grows until the Gram matrix can be factored. */
 const LADDER = [1, 2, 5, 10, 20, 50, 100];
@@ -46,8 +51,9 @@ export const gptq: RoundingMethod = {
       placeholder: "x",
       min: 1e-8,
       max: 10,
+      default: DAMPING,
       help:
-        "gptq: λ, as a share of the mean of the Hessian's diagonal (0.01 unless given, up to 0.1 where tokens are few)",
+        "gptq: λ, as a share of the mean of the Hessian's diagonal; more holds better on texts that differ from the calibration's",
     },
     {
       name: "column-order",
@@ -74,7 +80,7 @@ export const gptq: RoundingMethod = {
     if (!statistics) throw new RangeError("Cannot round by gptq: no statistics were given");
     const sums = statistics.of(gram);
     const squares = sums.diagonal;
-    const start = dampingOf(request.options, sums);
+    const start = Number(request.options.damping ?? DAMPING);
     const order = orderOf(squares, request);
     const found = await dampedFactor(sums, { scope, order, start, signal });
     if (found) {
@@ -104,26 +110,14 @@ export const gptq: RoundingMethod = {
 };
 
 /**
- * λ as a share of the diagonal: 0.01, more where tokens are too few to tell channels apart
- * (measured: reference algorithms.md §6.3).
- */
-function dampingOf(
-  options: OptionValues,
-  { tokens, size }: { readonly tokens: number; readonly size: number },
-): number {
-  if (options.damping !== undefined) return Number(options.damping);
-  return tokens >= size ? 0.01 : tokens >= size / 4 ? 0.05 : 0.1;
-}
-
-/**
  * The factor of the inputs' Gram matrix with the least damping by which it is sound, from `start`
  * on; undefined where none is.
  *
- * @param options.start λ as a share of the diagonal; what suits the tokens unless given.
+ * @param options.start λ as a share of the diagonal.
  */
 export async function dampedFactor(
   sums: Gram,
-  { scope, order, start = dampingOf({}, sums), signal }: {
+  { scope, order, start = DAMPING, signal }: {
     readonly scope: Scope;
     readonly order: Uint32Array;
     readonly start?: number;
