@@ -1,11 +1,10 @@
 /**
  * Publishing a checkpoint on the Hub: verify it, look at what is there, send its files, commit
- * once, look again. Through `commitIter` of `@huggingface/hub` without Xet, over our own requests
- * and file bodies (src/publish/ says why). Nothing is ever deleted.
+ * once, look again. Nothing is ever deleted.
  */
 import type { Backend } from "./backend.ts";
 import { factsOfCheckpoint } from "./publish/card_facts.ts";
-import { CheckpointError, HubError, quote } from "./errors.ts";
+import { CheckpointError, quote } from "./errors.ts";
 import { HubClient } from "./hub/client.ts";
 import type { RepoSpec } from "./hub/repo_spec.ts";
 import { type Disk, disk as machine, type DiskReader } from "./io/disk.ts";
@@ -16,7 +15,7 @@ import { firstDifference, readFiles, readHead } from "./publish/remote.ts";
 import { createBranch, createRepo } from "./publish/repository.ts";
 import { Sender } from "./publish/sender.ts";
 import type { SentFile } from "./publish/sent_file.ts";
-import { Upload } from "./publish/upload_fetch.ts";
+import { uploadFiles } from "./publish/upload.ts";
 import type { TensorSource } from "./source.ts";
 import { openCheckpoint } from "./sources/checkpoint.ts";
 import { verify, type VerifyReport } from "./verify.ts";
@@ -71,9 +70,6 @@ export interface PublishReport {
   readonly bytes: number;
 }
 
-/** Uploads begun again because storage no longer took the addresses it had given. */
-const FRESH_STARTS = 2;
-
 /**
  * Publish a checkpoint's folder.
  *
@@ -103,7 +99,20 @@ export async function publish(
   const parent = plan.parent ?? await readHead(asking);
   await using opened = new AsyncDisposableStack();
   const contents = await openFiles(plan, disk, opened);
-  const sent = await upload(contents, { ...asking, plan, parent, options });
+  let done = 0;
+  const sent = await uploadFiles(contents, {
+    ...asking,
+    parent,
+    pullRequest: plan.pullRequest,
+    title: options.title ?? `Upload ${plan.files.length} files with Sluice`,
+    hashing: (path, done, total) => report({ type: "hashing", path, done, total }),
+    sent(bytes) {
+      if (bytes === 0) return;
+      done += bytes;
+      report({ type: "uploading", done, total: plan.bytes });
+    },
+    committing: () => report({ type: "committing" }),
+  });
   const found = await readFiles(sent.commit, asking);
   const missing = firstDifference(sent.files, found);
   if (missing) {
@@ -196,102 +205,4 @@ function textReader(text: string): DiskReader {
     read: (begin, end) => Promise.resolve(bytes.slice(begin, end)),
     [Symbol.asyncDispose]: () => Promise.resolve(),
   };
-}
-
-interface UploadContext {
-  readonly sender: Sender;
-  readonly client: HubClient;
-  readonly repo: RepoSpec;
-  readonly plan: PublishPlan;
-  readonly parent: string;
-  readonly options: PublishOptions;
-}
-
-/** The commit that holds the files. */
-interface Uploaded {
-  readonly commit: string;
-  readonly commitUrl: string;
-  readonly pullRequestUrl: string | undefined;
-  readonly files: readonly SentFile[];
-}
-
-/** Send and commit; once more with fresh addresses where storage no longer takes the old ones. */
-async function upload(
-  contents: ReadonlyMap<string, FileBlob>,
-  context: UploadContext,
-): Promise<Uploaded> {
-  for (let again = 0;; again++) {
-    const { pullRequest } = context.plan;
-    const attempt = new Upload({ ...context, pullRequest, ...progress(context) });
-    try {
-      return await send(contents, attempt, context);
-    } catch (fault) {
-      // The package stops what is under way with a reason of its own.
-      context.options.signal?.throwIfAborted();
-      if (!(fault instanceof HubError) || !attempt.refusedByStorage || again === FRESH_STARTS) {
-        throw fault;
-      }
-    }
-  }
-}
-
-/** Counts bytes of one attempt. */
-function progress(
-  { plan: { bytes: total }, options: { report = () => {} } }: UploadContext,
-): { sent(bytes: number): void; present(bytes: number): void } {
-  let done = 0;
-  const add = (bytes: number) => {
-    if (bytes === 0) return;
-    done += bytes;
-    report({ type: "uploading", done, total });
-  };
-  return { sent: add, present: add };
-}
-
-async function send(
-  contents: ReadonlyMap<string, FileBlob>,
-  attempt: Upload,
-  { sender, repo, plan, parent, options }: UploadContext,
-): Promise<Uploaded> {
-  const { report = () => {}, signal, title = `Upload ${plan.files.length} files with Sluice` } =
-    options;
-  const { commitIter } = await import("@huggingface/hub");
-  const events = commitIter({
-    repo: { type: "model", name: repo.id },
-    hubUrl: sender.transport.endpoint,
-    branch: plan.branch,
-    isPullRequest: plan.pullRequest,
-    parentCommit: parent,
-    title,
-    operations: [...contents].map(([path, content]) => ({
-      operation: "addOrUpdate",
-      path,
-      content,
-    })),
-    useXet: false,
-    fetch: attempt.fetch,
-    ...(signal ? { abortSignal: signal } : {}),
-  });
-  for (;;) {
-    const { done, value } = await events.next();
-    if (!done) {
-      if (value.event === "phase" && value.phase === "committing") report({ type: "committing" });
-      if (value.event !== "fileProgress" || value.state !== "hashing") continue;
-      const total = contents.get(value.path)?.size ?? 0;
-      report({
-        type: "hashing",
-        path: value.path,
-        done: Math.round(value.progress * total),
-        total,
-      });
-      continue;
-    }
-    if (!value) throw new RangeError("Cannot publish: the upload ended without a commit.");
-    return {
-      commit: value.commit.oid,
-      commitUrl: value.commit.url,
-      pullRequestUrl: value.pullRequestUrl,
-      files: attempt.files,
-    };
-  }
 }

@@ -14,13 +14,12 @@ import { isUncertain, type Sender } from "./sender.ts";
 import type { SentFile } from "./sent_file.ts";
 import type { TransientFault } from "../hub/transport.ts";
 
-/** The answer to a commit, as the package reads it. */
-export interface CommitCall {
-  readonly success: true;
-  readonly commitOid: string;
+/** A commit that was made. */
+export interface CommitMade {
+  readonly commit: string;
+  /** Where people look at it. */
   readonly commitUrl: string;
-  readonly pullRequestUrl?: string;
-  readonly hookOutput: string;
+  readonly pullRequestUrl: string | undefined;
 }
 
 /** A commit to make. */
@@ -44,8 +43,12 @@ export interface CommitOptions {
  * @throws {HubError} the Hub refuses it, someone else was faster, or it could not be found out
  * whether a pull request was opened.
  */
-export async function commitOnce(url: URL, options: CommitOptions): Promise<CommitCall> {
-  const { sender, body, ask, signal, parent, pullRequest } = options;
+export async function commitOnce(options: CommitOptions): Promise<CommitMade> {
+  const { sender, repo, body, ask, signal, parent, pullRequest } = options;
+  const revision = encodeURIComponent(repo.revision ?? "main");
+  const url = sender.home(
+    `/api/models/${repo.id}/commit/${revision}${pullRequest ? "?create_pr=1" : ""}`,
+  );
   if (!pullRequest && await sameFiles(parent, options)) return done(options, parent);
   const policy = sender.transport.retryPolicy(ask, signal);
   for (;;) {
@@ -72,7 +75,7 @@ export async function commitOnce(url: URL, options: CommitOptions): Promise<Comm
   }
 }
 
-function read(said: unknown, { sender, ask, pullRequest }: CommitOptions): CommitCall {
+function read(said: unknown, { sender, ask, pullRequest }: CommitOptions): CommitMade {
   const { commitOid, commitUrl, pullRequestUrl, success } = isObject(said) ? said : {};
   if (typeof commitOid !== "string" || !/^[0-9a-f]{40}$/.test(commitOid) || success === false) {
     return sender.wrong(ask, "does not say which commit it made");
@@ -81,21 +84,15 @@ function read(said: unknown, { sender, ask, pullRequest }: CommitOptions): Commi
     return sender.wrong(ask, "does not say which pull request it opened");
   }
   return {
-    success: true,
-    commitOid,
+    commit: commitOid,
     commitUrl: String(commitUrl ?? ""),
-    ...(typeof pullRequestUrl === "string" ? { pullRequestUrl } : {}),
-    hookOutput: "",
+    pullRequestUrl: typeof pullRequestUrl === "string" ? pullRequestUrl : undefined,
   };
 }
 
-function done({ sender, repo }: CommitOptions, commit: string): CommitCall {
-  return {
-    success: true,
-    commitOid: commit,
-    commitUrl: sender.home(`/${repo.id}/commit/${commit}`).href,
-    hookOutput: "",
-  };
+function done({ sender, repo }: CommitOptions, commit: string): CommitMade {
+  const commitUrl = sender.home(`/${repo.id}/commit/${commit}`).href;
+  return { commit, commitUrl, pullRequestUrl: undefined };
 }
 
 function overtaken({ sender, ask, repo }: CommitOptions): HubError {

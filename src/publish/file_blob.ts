@@ -1,7 +1,6 @@
 /**
- * A file as a Blob that is read a little at a time: what `commitIter` and `fetch` take as a body,
- * without the file ever being in memory. (`node:fs.openAsBlob` reads the whole file, and the Hub
- * package's own FileBlob pads a file that shrank with zeros.)
+ * A file as a Blob that is read a little at a time: what `fetch` takes as a body, without the file
+ * ever being in memory. (`node:fs.openAsBlob` reads the whole file.)
  */
 import type { DiskReader } from "../io/disk.ts";
 

@@ -1,231 +1,207 @@
 /**
- * Large files on their way to the Hub's storage (git-lfs's batch API, with the Hub's parts): where
- * each is to go, the bytes themselves, the parts put together, and the Hub told. Whatever happened
- * to an answer, the Hub is asked whether it has the object before anything is called lost.
+ * Large files on their way to the Hub's storage: the bytes themselves, whole or in parts, the parts
+ * put together, and the Hub told. Each part is tried again on its own. Where storage refuses a file
+ * the Hub is asked again: either it has the file, whatever became of an answer, or it gives fresh
+ * addresses.
  */
 import { HubError, quote } from "../errors.ts";
-import type { Ask } from "../hub/refusals.ts";
 import type { FileBlob } from "./file_blob.ts";
-import { isObject } from "../json.ts";
-import type { Answer } from "./sender.ts";
-import type { UploadOptions } from "./sent_file.ts";
+import {
+  type Addresses,
+  askBatch,
+  type BatchAsking,
+  type LargeObject,
+  LFS_HEADERS,
+  type UploadAction,
+} from "./lfs_batch.ts";
 
-/** An object that is to be uploaded, as the batch call answered. */
-interface Action {
-  readonly oid: string;
-  readonly size: number;
-  readonly verify:
-    | { readonly href: unknown; readonly header: Readonly<Record<string, string>> }
-    | undefined;
+/** A large file. */
+export interface LargeFile extends LargeObject {
+  readonly blob: FileBlob;
 }
 
-/** One call of the package. */
-export interface Call {
-  readonly url: string;
-  readonly signal: AbortSignal | undefined;
-  readonly body: string;
+/** How large files are sent. */
+export interface LargeFileOptions extends BatchAsking {
+  /** Bytes that are on their way; negative when a try has failed. */
+  readonly sent: (bytes: number) => void;
+  /** Bytes that need not be sent: the Hub has them. */
+  readonly present: (bytes: number) => void;
 }
 
-/** The large files of one upload. */
-export class LargeFiles {
-  readonly #options: UploadOptions;
-  readonly #ask: Ask;
-  /** By the address that completes it. */
-  readonly #actions = new Map<string, Action>();
-  /** By the address of one of its parts. */
-  readonly #parts = new Map<string, Action>();
-  /** Storage refused an address, as it does when one has expired. */
-  refused = false;
+/** Objects that the Hub answers for at once. */
+const BATCH = 100;
 
-  constructor(options: UploadOptions, ask: Ask) {
-    this.#options = options;
-    this.#ask = ask;
+/** How often a file begins again with fresh addresses because storage refused it. */
+const FRESH_STARTS = 2;
+
+/**
+ * Send large files that the Hub does not have. Of files with the same bytes, one is sent.
+ *
+ * @throws {HubError} the Hub or its storage refuses one, or could not be reached.
+ * @throws {CheckpointError} a file changed.
+ */
+export async function sendLargeFiles(
+  files: readonly LargeFile[],
+  options: LargeFileOptions,
+): Promise<void> {
+  const unique = [...new Map(files.map((file) => [file.oid, file])).values()];
+  const total = (list: readonly LargeObject[]) => list.reduce((sum, { size }) => sum + size, 0);
+  options.present(total(files) - total(unique));
+  for (let at = 0; at < unique.length; at += BATCH) {
+    const some = unique.slice(at, at + BATCH);
+    const actions = await askBatch(some, options);
+    await together(options.signal, (signal) =>
+      some.map(async (file) => {
+        const action = actions.get(file.oid);
+        if (action) await upload(file, action, { ...options, signal });
+        else options.present(file.size);
+      }));
   }
+}
 
-  /** Whether an address is one that an object or a part is sent to. */
-  takes(url: string): boolean {
-    return this.#parts.has(url) || this.#actions.has(url);
-  }
-
-  /** Whether an address is one that puts parts together. */
-  completes(url: string): boolean {
-    return this.#actions.has(url);
-  }
-
-  /** Ask where objects are to go. Of files with the same bytes, one is sent. */
-  async batch({ url, signal, body }: Call): Promise<Answer> {
-    const { sender, present } = this.#options;
-    const question = JSON.parse(body) as { objects: { oid: string; size: number }[] };
-    const asked = [...new Map(question.objects.map((object) => [object.oid, object])).values()];
-    const answer = await sender.post(new URL(url), {
-      ask: this.#ask,
-      again: "always",
-      signal,
-      headers: LFS_HEADERS,
-      body: JSON.stringify({ ...question, objects: asked }),
-    });
-    const said = sender.parse(answer.text, this.#ask);
-    const { transfer = "basic", objects } = isObject(said) ? said : {};
-    if (!Array.isArray(objects) || transfer !== "basic" && transfer !== "multipart") {
-      return sender.wrong(this.#ask, `offers no way of uploading that Sluice knows`);
-    }
-    const found = new Map(objects.filter(isObject).map((object) => [object.oid, object]));
-    if (objects.length !== asked.length || found.size !== asked.length) {
-      return sender.wrong(this.#ask, "answers for other files than it was asked about");
-    }
-    for (const { oid, size } of asked) {
-      const object = found.get(oid);
-      if (!object) return sender.wrong(this.#ask, "does not say where a file is to go");
-      this.#remember(object, { oid, size });
-    }
-    const total = (list: readonly { size: number }[]) => list.reduce((n, { size }) => n + size, 0);
-    present(total(question.objects) - total(asked));
-    return answer;
-  }
-
-  /** Where one object is to go, if anywhere. */
-  #remember(object: Record<string, unknown>, { oid, size }: { oid: string; size: number }): void {
-    const { sender, present } = this.#options;
-    if (isObject(object.error)) {
-      const { code, message } = object.error;
-      throw sender.transport.error(this.#ask, {
-        kind: code === 403 ? "forbidden" : "server",
-        found: `the Hub does not take one of its files (${quote(`${code}: ${message}`)})`,
-        advice: "See to that, then run the same command again.",
-        status: typeof code === "number" ? code : undefined,
-      });
-    }
-    const { upload, verify } = isObject(object.actions) ? object.actions : {};
-    if (!isObject(upload)) return present(size);
-    sender.address(upload.href, this.#ask);
-    const header = stringsOf(upload.header);
-    const chunk = header.chunk_size;
-    const parts = Object.keys(header).filter((key) => /^\d+$/.test(key));
-    if (chunk !== undefined && parts.length !== Math.ceil(size / Number(chunk))) {
-      return sender.wrong(
-        this.#ask,
-        `gives ${parts.length} addresses for a file of ${size} bytes in parts of ${quote(chunk)}`,
-      );
-    }
-    const action: Action = {
-      oid,
-      size,
-      verify: isObject(verify)
-        ? { href: verify.href, header: stringsOf(verify.header) }
-        : undefined,
+/** Send one file, with fresh addresses where storage refuses it. */
+async function upload(
+  file: LargeFile,
+  action: UploadAction,
+  options: LargeFileOptions,
+): Promise<void> {
+  let next: UploadAction | undefined = action;
+  for (let fresh = 0; next; fresh++) {
+    let counted = 0;
+    const sent = (bytes: number) => {
+      counted += bytes;
+      options.sent(bytes);
     };
-    // The package asks for exactly what it read in the answer, so that is the key.
-    this.#actions.set(String(upload.href), action);
-    if (chunk === undefined) return;
-    for (const part of parts) {
-      sender.address(header[part], this.#ask);
-      this.#parts.set(header[part]!, action);
-    }
-  }
-
-  /** Send an object, or a part of one. */
-  async put({ url, signal }: Omit<Call, "body">, blob: FileBlob): Promise<Answer> {
-    const { sender, sent } = this.#options;
-    const part = this.#parts.get(url);
-    const action = part ?? this.#actionAt(url);
-    const ask = { doing: `upload a file to ${quote(this.#options.repo.id)}` };
-    let answer: Answer;
     try {
-      answer = await sender.put(new URL(url), blob, { ask, signal, sent });
+      await deliver(file, next, { ...options, sent });
+      return await tellHub(file, next, options);
     } catch (fault) {
-      if (!isRefusal(fault)) throw fault;
+      if (!(fault instanceof Refusal)) throw fault;
+      options.sent(-counted);
       // Storage forgets an upload that is complete, also when its answer was lost.
-      if (part || !await this.#isStored(action, signal)) {
-        this.refused = true;
-        throw sender.transport.error(ask, {
-          kind: "forbidden",
-          found: `${quote(new URL(url).host)}, where the Hub keeps files, answers ${fault.status}`,
-          advice: "Run the same command again: what is there already is not sent twice.",
-          status: fault.status,
-          url: new URL(url),
-        });
-      }
-      sent(blob.size);
-      answer = emptyAnswer(url);
+      next = (await askBatch([file], options)).get(file.oid);
+      if (next && fresh === FRESH_STARTS) throw fault.error;
     }
-    if (!part) await this.#verify(action, signal);
-    else if (!answer.headers.get("etag")) {
-      return sender.wrong(this.#ask, "took a part of a file and gave no ETag for it");
-    }
-    return answer;
   }
+  options.present(file.size);
+}
 
-  /** Put the parts of an object together. */
-  async complete({ url, signal, body }: Call): Promise<Answer> {
-    const { sender } = this.#options;
-    const action = this.#actionAt(url);
-    const call = { ask: this.#ask, signal, headers: LFS_HEADERS, body };
-    let answer: Answer | undefined;
-    try {
-      answer = await sender.post(new URL(url), { ...call, again: "always" });
-      // Storage may begin its answer before it knows how it ends.
-      if (/<Error>|"error"\s*:/.test(answer.text)) answer = undefined;
-    } catch (fault) {
-      // Done by an earlier try whose answer was lost, the upload is no longer known.
-      if (!isRefusal(fault)) throw fault;
-      if (!await this.#isStored(action, signal)) throw fault;
-    }
-    if (!answer && !await this.#isStored(action, signal)) {
-      return sender.wrong(this.#ask, "could not put the parts of a file together");
-    }
-    await this.#verify(action, signal);
-    return answer ?? emptyAnswer(url);
-  }
-
-  /** Whether the Hub has an object already: then it gives no address for it. */
-  async #isStored({ oid, size }: Action, signal: Call["signal"]): Promise<boolean> {
-    const { sender, repo } = this.#options;
-    const said = await sender.json(sender.home(`/${repo.id}.git/info/lfs/objects/batch`), {
-      ask: this.#ask,
+/** Bring the bytes of a file to storage. @throws {Refusal} it does not want them. */
+async function deliver(
+  { oid, blob }: LargeFile,
+  { href, parts }: Addresses,
+  options: LargeFileOptions,
+): Promise<void> {
+  if (!parts) return void await put(href, blob, options);
+  const { bytes, hrefs } = parts;
+  const etags = await together(
+    options.signal,
+    (signal) =>
+      hrefs.map((part, i) =>
+        putPart(part, blob.slice(i * bytes, (i + 1) * bytes), { ...options, signal })
+      ),
+  );
+  const { sender, ask, signal } = options;
+  const url = new URL(href);
+  const { text } = await refusable(() =>
+    sender.post(url, {
+      ask,
       again: "always",
       signal,
       headers: LFS_HEADERS,
       body: JSON.stringify({
-        operation: "upload",
-        transfers: ["basic", "multipart"],
-        hash_algo: "sha256",
-        objects: [{ oid, size }],
+        oid,
+        parts: etags.map((etag, i) => ({ partNumber: i + 1, etag })),
       }),
+    }), { url, options });
+  // Storage may begin its answer before it knows how it ends.
+  if (/<Error>|"error"\s*:/.test(text)) throw refusal(url, "with an error", options);
+}
+
+/** Send a part of a file; its ETag. @throws {Refusal} storage does not want it, or gives none. */
+async function putPart(href: string, blob: FileBlob, options: LargeFileOptions): Promise<string> {
+  const etag = (await put(href, blob, options)).get("etag");
+  if (!etag) throw refusal(new URL(href), "without an ETag", options);
+  return etag;
+}
+
+/** Send a file or a part of one. @throws {Refusal} storage does not want it. */
+async function put(href: string, blob: FileBlob, options: LargeFileOptions): Promise<Headers> {
+  const { sender, signal, sent, repo } = options;
+  const ask = { doing: `upload a file to ${quote(repo.id)}` };
+  const url = new URL(href);
+  const { headers } = await refusable(
+    () => sender.put(url, blob, { ask, signal, sent }),
+    { url, options },
+  );
+  return headers;
+}
+
+/** Tell the Hub that a file is there, where it asks for that (git-lfs, “Verification”). */
+async function tellHub(
+  { oid, size }: LargeObject,
+  { verify }: UploadAction,
+  { sender, ask, signal }: LargeFileOptions,
+): Promise<void> {
+  if (!verify) return;
+  try {
+    await sender.post(new URL(verify.href), {
+      ask,
+      again: "always",
+      signal,
+      headers: { ...verify.header, ...LFS_HEADERS },
+      body: JSON.stringify({ oid, size }),
     });
-    const objects: unknown = isObject(said) ? said.objects : undefined;
-    const [object] = Array.isArray(objects) ? objects as unknown[] : [];
-    return isObject(object) && object.oid === oid && object.error === undefined &&
-      !(isObject(object.actions) && isObject(object.actions.upload));
+  } catch (fault) {
+    if (!isRefusal(fault)) throw fault;
+    throw sender.transport.error(ask, {
+      kind: "damaged",
+      found: `the Hub does not find a file of ${size} bytes that was just sent (${fault.status})`,
+      advice: "Run the same command again.",
+      status: fault.status,
+    });
   }
+}
 
-  /** Tell the Hub that an object is there, where it asks for that (git-lfs, “Verification”). */
-  async #verify({ oid, size, verify }: Action, signal: Call["signal"]): Promise<void> {
-    const { sender } = this.#options;
-    if (!verify) return;
-    try {
-      await sender.post(sender.address(verify.href, this.#ask), {
-        ask: this.#ask,
-        again: "always",
-        signal,
-        headers: { ...verify.header, ...LFS_HEADERS },
-        body: JSON.stringify({ oid, size }),
-      });
-    } catch (fault) {
-      if (!isRefusal(fault)) throw fault;
-      throw sender.transport.error(this.#ask, {
-        kind: "damaged",
-        found: `the Hub does not find a file of ${size} bytes that was just sent (${fault.status})`,
-        advice: "Run the same command again.",
-        status: fault.status,
-      });
-    }
+/** Storage does not want what it was sent: an address has expired, an upload is not known. */
+class Refusal extends Error {
+  /** What to tell if there is no help. */
+  readonly error: HubError;
+  constructor(error: HubError) {
+    super(error.message);
+    this.error = error;
   }
+}
 
-  #actionAt(url: string): Action {
-    const action = this.#actions.get(url);
-    if (action) return action;
-    throw new RangeError("Cannot upload: nobody was told to send anything there.");
+interface RefusalContext {
+  readonly url: URL;
+  readonly options: LargeFileOptions;
+}
+
+async function refusable<T>(work: () => Promise<T>, { url, options }: RefusalContext): Promise<T> {
+  try {
+    return await work();
+  } catch (fault) {
+    if (!isRefusal(fault)) throw fault;
+    throw refusal(url, String(fault.status), options, fault.status);
   }
+}
+
+function refusal(
+  url: URL,
+  how: string,
+  { sender, repo }: LargeFileOptions,
+  status?: number,
+): Refusal {
+  return new Refusal(
+    sender.transport.error({ doing: `upload a file to ${quote(repo.id)}` }, {
+      kind: status === 403 ? "forbidden" : "protocol",
+      found: `${quote(url.host)}, where the Hub keeps files, answers ${how}`,
+      advice: "Run the same command again: what is there already is not sent twice.",
+      status,
+      url,
+    }),
+  );
 }
 
 /** Whether a server does not want what it was sent. */
@@ -234,17 +210,29 @@ function isRefusal(fault: unknown): fault is HubError {
     fault.status < 500 && fault.kind !== "rate-limited";
 }
 
-const LFS_HEADERS = {
-  accept: "application/vnd.git-lfs+json",
-  "content-type": "application/vnd.git-lfs+json",
-};
-
-function stringsOf(value: unknown): Readonly<Record<string, string>> {
-  return Object.fromEntries(
-    Object.entries(isObject(value) ? value : {}).map(([key, value]) => [key, String(value)]),
-  );
-}
-
-function emptyAnswer(url: string): Answer {
-  return { text: "{}", headers: new Headers(), url: new URL(url) };
+/**
+ * Wait for all of several tasks. The first that fails stops the others, which are waited for too.
+ *
+ * @param begin Begins them; what their signal stops is theirs to see.
+ */
+async function together<T>(
+  signal: AbortSignal | undefined,
+  begin: (signal: AbortSignal) => readonly Promise<T>[],
+): Promise<T[]> {
+  signal?.throwIfAborted();
+  const all = new AbortController();
+  const stop = () => all.abort(signal!.reason);
+  signal?.addEventListener("abort", stop);
+  try {
+    const tasks = begin(all.signal);
+    try {
+      return await Promise.all(tasks);
+    } catch (fault) {
+      all.abort(fault);
+      await Promise.allSettled(tasks);
+      throw fault;
+    }
+  } finally {
+    signal?.removeEventListener("abort", stop);
+  }
 }
