@@ -29,8 +29,14 @@ export {
 } from "./src/open.ts";
 export { HubClient, type HubClientOptions } from "./src/hub/client.ts";
 export { hubSettings } from "./src/hub/settings.ts";
-export { checkPublish, planPublish, publish } from "./src/publish.ts";
-export type { PublishOptions, PublishPlan, PublishReport } from "./src/publish.ts";
+export { Alongside, checkPublish, planPublish, publish } from "./src/publish.ts";
+export type {
+  AlongsideOptions,
+  Destination,
+  PublishOptions,
+  PublishPlan,
+  PublishReport,
+} from "./src/publish.ts";
 export { type CardFacts, modelCard } from "./src/publish/model_card.ts";
 export { factsOfCheckpoint } from "./src/publish/card_facts.ts";
 export type { Certificate, RunRecord } from "./src/report/record.ts";

@@ -3,6 +3,7 @@
  * once, look again. Nothing is ever deleted.
  */
 import type { Backend } from "./backend.ts";
+import { Alongside, type AlongsideOptions } from "./publish/alongside.ts";
 import { factsOfCheckpoint } from "./publish/card_facts.ts";
 import { CheckpointError, quote } from "./errors.ts";
 import { HubClient } from "./hub/client.ts";
@@ -10,7 +11,13 @@ import type { RepoSpec } from "./hub/repo_spec.ts";
 import { type Disk, disk as machine, type DiskReader } from "./io/disk.ts";
 import { modelCard } from "./publish/model_card.ts";
 import { FileBlob } from "./publish/file_blob.ts";
-import { checkPublish, type PlanOptions, planPublish, type PublishPlan } from "./publish/plan.ts";
+import {
+  checkPublish,
+  type Destination,
+  type PlanOptions,
+  planPublish,
+  type PublishPlan,
+} from "./publish/plan.ts";
 import { firstDifference, readFiles, readHead } from "./publish/remote.ts";
 import { createBranch, createRepo } from "./publish/repository.ts";
 import { Sender } from "./publish/sender.ts";
@@ -20,8 +27,8 @@ import type { TensorSource } from "./source.ts";
 import { openCheckpoint } from "./sources/checkpoint.ts";
 import { verify, type VerifyReport } from "./verify.ts";
 
-export { checkPublish, planPublish };
-export type { PlanOptions, PublishPlan };
+export { Alongside, checkPublish, planPublish };
+export type { AlongsideOptions, Destination, PlanOptions, PublishPlan };
 
 /** What happens while a checkpoint is published. */
 export type PublishEvent =
@@ -49,6 +56,8 @@ export interface PublishOptions extends PlanOptions {
   readonly backend?: Backend;
   /** What the checkpoint was made of, for a stricter verification. */
   readonly source?: TensorSource;
+  /** What was uploaded while the checkpoint was made. */
+  readonly alongside?: Pick<Alongside, "taken" | "created">;
   /** The first line of the commit. */
   readonly title?: string;
   readonly report?: (event: PublishEvent) => void;
@@ -104,6 +113,7 @@ export async function publish(
     ...asking,
     parent,
     pullRequest: plan.pullRequest,
+    taken: options.alongside?.taken,
     title: options.title ?? `Upload ${plan.files.length} files with Sluice`,
     hashing: (path, done, total) => report({ type: "hashing", path, done, total }),
     sent(bytes) {
@@ -129,7 +139,7 @@ export async function publish(
     commit: sent.commit,
     commitUrl: sent.commitUrl,
     pullRequestUrl: sent.pullRequestUrl,
-    created: plan.newRepo,
+    created: plan.newRepo || (options.alongside?.created ?? false),
     unchanged: sent.commit === parent,
     files: sent.files,
     bytes: plan.bytes,

@@ -121,6 +121,8 @@ export type Event =
    */
   | { readonly type: "warning"; readonly code: string; readonly message: string }
   | { readonly type: "committed"; readonly path: string; readonly bytes: number }
+  /** The Hub has a file of the output, which others are still made beside. */
+  | { readonly type: "uploaded"; readonly path: string; readonly bytes: number }
   /** A search for a recipe has measured one: `number` of at most `of`. */
   | {
     readonly type: "tried";

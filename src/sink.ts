@@ -17,6 +17,12 @@ export interface Sink extends AsyncDisposable {
    */
   create(path: string, size: number): Promise<SinkFile>;
   /**
+   * Bytes of a file as they are now, finished or not.
+   *
+   * @throws {RangeError} nothing is kept here.
+   */
+  read(path: string, span: Span): Promise<Uint8Array<ArrayBuffer>>;
+  /**
    * Make all committed files visible under their final names at once. Disposing without this leaves
    * nothing behind, unless a run can go on with it.
    */
@@ -67,8 +73,6 @@ export interface Resumption {
    * @throws {RequestError} there is no such file of that size.
    */
   reopen(path: string, size: number, spans: readonly Span[]): Promise<SinkFile>;
-  /** Bytes of a file as they are now, finished or not. */
-  read(path: string, span: Span): Promise<Uint8Array<ArrayBuffer>>;
   /** Wait until the names of all files are on the disk. */
   sync(): Promise<void>;
   /**

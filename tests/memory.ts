@@ -65,6 +65,7 @@ export function memorySink(): Sink & { readonly files: Map<string, Uint8Array<Ar
         [Symbol.asyncDispose]: () => Promise.resolve(),
       });
     },
+    read: (path, { begin, end }) => Promise.resolve(staged.get(path)!.slice(begin, end)),
     commit() {
       for (const [path, bytes] of staged) files.set(path, bytes);
       return Promise.resolve();
@@ -84,6 +85,7 @@ export function nowhereSink(): Sink {
         commit: () => Promise.resolve(),
         [Symbol.asyncDispose]: () => Promise.resolve(),
       }),
+    read: (path) => Promise.reject(new RangeError(`"${path}" was not kept.`)),
     commit: () => Promise.resolve(),
     [Symbol.asyncDispose]: () => Promise.resolve(),
   };

@@ -20,7 +20,7 @@ export interface Journal extends AsyncDisposable {
   /** Every record, the first first. */
   readonly records: readonly unknown[];
   /**
-   * Add a record; it is on the disk when this resolves.
+   * Add a record; it is on the disk when this resolves. Calls may overlap in time.
    *
    * @throws {SpaceError} the system refuses it.
    */
@@ -71,14 +71,21 @@ export async function openJournal(
   let at = known?.bytes ?? 0;
   // A line that was not written whole is cut off.
   const writer = known ? await disk.reopen(path, at) : await disk.create(path, 0);
+  let last: Promise<unknown> = Promise.resolve();
+  const write = async (record: unknown) => {
+    const line = await writeLine(record);
+    await writer.write(at, line);
+    await writer.sync();
+    at += line.length;
+    records.push(record);
+  };
   return {
     records,
-    async append(record) {
-      const line = await writeLine(record);
-      await writer.write(at, line);
-      await writer.sync();
-      at += line.length;
-      records.push(record);
+    append(record) {
+      const written = last.then(() => write(record));
+      // Whoever asked for a record hears that it failed; the next one is tried all the same.
+      last = written.catch(() => {});
+      return written;
     },
     [Symbol.asyncDispose]: () => writer[Symbol.asyncDispose](),
   };

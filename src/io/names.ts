@@ -6,6 +6,11 @@
 /** The file's name. */
 export const RECORD_FILE = "sluice.json";
 
+/** Whether a file of an output holds weights, by its name. */
+export function isWeights(path: string): boolean {
+  return /\.(?:safetensors|gguf)$/.test(path);
+}
+
 const RESERVED = /^(?:con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)(?:\..*)?$/i;
 
 /**

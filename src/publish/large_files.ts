@@ -14,6 +14,7 @@ import {
   LFS_HEADERS,
   type UploadAction,
 } from "./lfs_batch.ts";
+import type { BegunUpload, UploadMemory } from "./upload_memory.ts";
 
 /** A large file. */
 export interface LargeFile extends LargeObject {
@@ -26,6 +27,8 @@ export interface LargeFileOptions extends BatchAsking {
   readonly sent: (bytes: number) => void;
   /** Bytes that need not be sent: the Hub has them. */
   readonly present: (bytes: number) => void;
+  /** Remembers parts for a run that goes on with the upload. */
+  readonly memory?: UploadMemory;
 }
 
 /** Objects that the Hub answers for at once. */
@@ -65,19 +68,28 @@ async function upload(
   action: UploadAction,
   options: LargeFileOptions,
 ): Promise<void> {
+  const { memory } = options;
   let next: UploadAction | undefined = action;
+  let begun = memory?.find(file.oid);
   for (let fresh = 0; next; fresh++) {
     let counted = 0;
-    const sent = (bytes: number) => {
+    const count = (hear: (bytes: number) => void) => (bytes: number) => {
       counted += bytes;
-      options.sent(bytes);
+      hear(bytes);
     };
+    const [sent, present] = [count(options.sent), count(options.present)];
     try {
-      await deliver(file, next, { ...options, sent });
+      if (!begun && next.parts) await memory?.began(file.oid, addressesOf(next));
+      await deliver(file, begun ?? { addresses: next, etags: new Map() }, {
+        ...options,
+        sent,
+        present,
+      });
       return await tellHub(file, next, options);
     } catch (fault) {
       if (!(fault instanceof Refusal)) throw fault;
       options.sent(-counted);
+      begun = undefined;
       // Storage forgets an upload that is complete, also when its answer was lost.
       next = (await askBatch([file], options)).get(file.oid);
       if (next && fresh === FRESH_STARTS) throw fault.error;
@@ -86,21 +98,31 @@ async function upload(
   options.present(file.size);
 }
 
+/** The addresses of an action, and nothing else of it. */
+function addressesOf({ href, parts }: Addresses): Addresses {
+  return { href, ...(parts ? { parts } : {}) };
+}
+
 /** Bring the bytes of a file to storage. @throws {Refusal} it does not want them. */
 async function deliver(
   { oid, blob }: LargeFile,
-  { href, parts }: Addresses,
+  { addresses: { href, parts }, etags: known }: BegunUpload,
   options: LargeFileOptions,
 ): Promise<void> {
   if (!parts) return void await put(href, blob, options);
   const { bytes, hrefs } = parts;
-  const etags = await together(
-    options.signal,
-    (signal) =>
-      hrefs.map((part, i) =>
-        putPart(part, blob.slice(i * bytes, (i + 1) * bytes), { ...options, signal })
-      ),
-  );
+  const etags = await together(options.signal, (signal) =>
+    hrefs.map(async (address, i) => {
+      const part = blob.slice(i * bytes, (i + 1) * bytes);
+      const there = known.get(i);
+      if (there !== undefined) {
+        options.present(part.size);
+        return there;
+      }
+      const etag = await putPart(address, part, { ...options, signal });
+      await options.memory?.took(oid, i, etag);
+      return etag;
+    }));
   const { sender, ask, signal } = options;
   const url = new URL(href);
   const { text } = await refusable(() =>

@@ -85,6 +85,12 @@ const HASHED_ANYWAY = 2 ** 24;
 /** Files that a loader may take for the model. */
 const WEIGHTS = /\.(?:safetensors|gguf|bin|pt|pth|onnx|msgpack|h5)$|\.index\.json$/i;
 
+/** Where something is to be published, as it is now. */
+export type Destination = Pick<
+  PublishPlan,
+  "repo" | "url" | "branch" | "pullRequest" | "visibility" | "newRepo" | "newBranch"
+>;
+
 /**
  * Find out what publishing will do.
  *
@@ -98,7 +104,7 @@ export async function planPublish(
   name: string,
   options: PlanOptions,
 ): Promise<PublishPlan> {
-  const { branch = "main", pullRequest = false, card, signal, disk = machine } = options;
+  const { card, signal, disk = machine } = options;
   checkTarget(name, options);
   const { files, skipped } = await listFolder(disk, folder);
   const text = files.some(({ path }) => path === "README.md") ? undefined : card;
@@ -106,20 +112,13 @@ export async function planPublish(
     path: "README.md",
     size: new TextEncoder().encode(text).length,
   }].sort((a, b) => a.path < b.path ? -1 : 1);
-  const { found, asking } = await reach(name, options);
-  const { repo, sender, client } = asking;
-  const parent = found && await headOf(asking);
+  const { asking, parent, destination } = await reach(name, options);
+  const { client } = asking;
   const there = parent === undefined ? new Map<string, HubFile>() : await readFiles(parent, asking);
   const ours = await isOurs(there, { client, signal });
   const plan: PublishPlan = {
     folder,
-    repo: repo.id,
-    url: sender.home(`/${repo.id}`).href,
-    branch,
-    pullRequest,
-    visibility: found ? found.private ? "private" : "public" : options.visibility ?? "private",
-    newRepo: !found,
-    newBranch: branch !== "main" && parent === undefined,
+    ...destination,
     parent,
     files: all,
     bytes: all.reduce((sum, { size }) => sum + size, 0),
@@ -145,6 +144,7 @@ export async function planPublish(
  *
  * @param paths What will be published, where that is known already: then files of others are
  * looked for, too.
+ * @returns Where it goes.
  * @throws {RequestError} the name or the branch cannot be used; the repository has another
  * visibility than was asked for, or files of others (and no `force`).
  * @throws {HubError} there is no token, or it may not write there; or the Hub cannot be asked.
@@ -153,11 +153,9 @@ export async function checkPublish(
   name: string,
   options: PlanOptions,
   paths?: readonly string[],
-): Promise<void> {
-  const { found, asking } = await reach(name, options);
-  if (!found || !paths) return;
-  const parent = await headOf(asking);
-  if (parent === undefined) return;
+): Promise<Destination> {
+  const { asking, parent, destination } = await reach(name, options);
+  if (parent === undefined || !paths) return destination;
   const { repo: { id: repo }, client } = asking;
   const { pullRequest = false, force = false, signal } = options;
   const there = await readFiles(parent, asking);
@@ -165,6 +163,7 @@ export async function checkPublish(
   // What is small may be the same, byte for byte; weights that nobody has made yet are not.
   const overwritten = paths.filter((path) => there.has(path) && WEIGHTS.test(path));
   checkOthers({ repo, pullRequest, ours, overwritten, left: leftBeside(paths, there) }, force);
+  return destination;
 }
 
 /** Files on the branch that stay beside those that are published. */
@@ -172,16 +171,26 @@ function leftBeside(paths: readonly string[], there: ReadonlyMap<string, HubFile
   return [...there.keys()].filter((path) => !MADE_BY_HUB.has(path) && !paths.includes(path));
 }
 
-/** The repository, if it is there, and the way to it. */
+/** The repository and the head of the branch, if they are there, and the way to them. */
 async function reach(name: string, options: PlanOptions) {
-  const { hub, signal } = options;
+  const { hub, signal, branch = "main", pullRequest = false } = options;
   const repo = checkTarget(name, options);
   const sender = new Sender(hub), client = new HubClient(hub);
-  await checkRights(sender, { repo: repo.id, pullRequest: options.pullRequest ?? false, signal });
+  await checkRights(sender, { repo: repo.id, pullRequest, signal });
   const asking = { sender, client, repo, signal };
   const found = await findRepo(asking);
   checkFound(found, { name, ...options });
-  return { found, asking };
+  const parent = found && await headOf(asking);
+  const destination: Destination = {
+    repo: repo.id,
+    url: sender.home(`/${repo.id}`).href,
+    branch,
+    pullRequest,
+    visibility: found ? found.private ? "private" : "public" : options.visibility ?? "private",
+    newRepo: !found,
+    newBranch: branch !== "main" && parent === undefined,
+  };
+  return { asking, parent, destination };
 }
 
 /** The repository and branch, if they can be named so. */

@@ -12,6 +12,8 @@ import { isObject } from "../json.ts";
 import { type CommitMade, commitOnce } from "./commit_once.ts";
 import type { FileBlob } from "./file_blob.ts";
 import { type LargeFile, sendLargeFiles } from "./large_files.ts";
+import { hashBlob } from "./hash_blob.ts";
+import type { LargeObject } from "./lfs_batch.ts";
 import type { Sender } from "./sender.ts";
 import type { SentFile } from "./sent_file.ts";
 
@@ -33,6 +35,8 @@ export interface UploadOptions {
   /** The first line of the commit. */
   readonly title: string;
   readonly signal: AbortSignal | undefined;
+  /** Files that were sent before, by path: they are not hashed again. */
+  readonly taken?: ReadonlyMap<string, LargeObject> | undefined;
   /** Hears of the bytes of a large file that were hashed. */
   readonly hashing: (path: string, done: number, total: number) => void;
   /** Hears of bytes that are on their way, or there; of negative ones when a try has failed. */
@@ -128,17 +132,15 @@ async function largeOf(
 async function hashed(
   path: string,
   blob: FileBlob,
-  { hashing, signal }: UploadOptions,
+  { hashing, signal, taken }: UploadOptions,
 ): Promise<LargeFile> {
-  const hash = createHash("sha256");
-  let done = 0;
-  for await (const bytes of blob.stream()) {
-    signal?.throwIfAborted();
-    hash.update(bytes);
-    done += bytes.length;
-    hashing(path, done, blob.size);
-  }
-  return { oid: hash.digest("hex"), size: blob.size, blob };
+  const { size } = blob;
+  const known = taken?.get(path);
+  const oid = known?.size === size ? known.oid : await hashBlob(blob, {
+    signal,
+    hashed: (done) => hashing(path, done, size),
+  });
+  return { oid, size, blob };
 }
 
 function headerLine({ title, parent }: UploadOptions) {

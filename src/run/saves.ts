@@ -28,7 +28,7 @@ export interface JournalHead {
   readonly bytes: number;
 }
 
-/** Every other record: units that were finished since the one before, and the carry then. */
+/** A record for each save: units that were finished since the one before, and the carry then. */
 export interface JournalSave {
   readonly at: string;
   readonly units: readonly FinishedUnit[];
@@ -59,7 +59,9 @@ const FIRST_SAVE = { seconds: 0.1, perByte: 1 / 500e6 };
 export function readRecords(
   records: readonly unknown[],
 ): { readonly head: JournalHead; readonly saves: readonly JournalSave[] } | undefined {
-  const [head, ...saves] = records as readonly [JournalHead?, ...JournalSave[]];
+  const [head, ...rest] = records as readonly [JournalHead?, ...object[]];
+  // Others note there what is theirs.
+  const saves = rest.filter((record): record is JournalSave => "units" in record);
   return head?.journal === 1 ? { head, saves } : undefined;
 }
 

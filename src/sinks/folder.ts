@@ -122,10 +122,6 @@ export async function openFolderSink(
       }
       return opened(name, bytes, { writer: await disk.reopen(place, bytes), spans });
     },
-    async read(name, { begin, end }) {
-      await using reader = await disk.open(join(root, name), { growing: true });
-      return await reader.read(begin, end);
-    },
     async sync() {
       for (const folder of [...folders.keys(), stage, parent]) await disk.syncFolder(folder);
     },
@@ -154,6 +150,11 @@ export async function openFolderSink(
       // What an earlier run began and did not come to count.
       if (taken && await disk.lstat(place)) await disk.remove(place);
       return opened(name, bytes, { writer: await disk.create(place, bytes, { lasting: true }) });
+    },
+
+    async read(name, { begin, end }) {
+      await using reader = await disk.open(join(root, name), { growing: true });
+      return await reader.read(begin, end);
     },
 
     async commit() {

@@ -17,6 +17,9 @@ export function openNowhere(): Sink {
         commit: () => Promise.resolve(),
         [Symbol.asyncDispose]: () => Promise.resolve(),
       }),
+    read(path: string) {
+      throw new RangeError(`Cannot read "${path}": it was not kept`);
+    },
     commit: () => Promise.resolve(),
     [Symbol.asyncDispose]: () => Promise.resolve(),
   };

@@ -2,6 +2,7 @@
 import { join, parse, sep } from "node:path";
 import { quote, RequestError } from "../errors.ts";
 import type { Disk } from "../io/disk.ts";
+import { isWeights } from "../io/names.ts";
 
 /**
  * Refuse an output path that leads through a link, or where there is something that may not be
@@ -54,7 +55,7 @@ async function checkReplaceable(
   refuse: (found: string) => never,
 ): Promise<void> {
   const advice = "so it is not replaced. Remove it yourself, or give another folder.";
-  if (!names.some((name) => /\.(?:safetensors|gguf)$/.test(name))) {
+  if (!names.some(isWeights)) {
     refuse(`the folder does not look like a checkpoint, ${advice}`);
   }
   for (const name of names) {

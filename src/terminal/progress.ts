@@ -221,6 +221,8 @@ export function describe(event: Event): string {
       return `warning: ${visibleMessage(event.message)}`;
     case "committed":
       return `wrote ${visible(event.path)}: ${size(event.bytes)}`;
+    case "uploaded":
+      return `uploaded ${visible(event.path)}: ${size(event.bytes)}`;
     case "tried":
       return `try ${event.number} of at most ${event.of}, ${event.method} at ` +
         `${event.bitsPerWeight.toFixed(3)} bits per weight: ` +

@@ -162,6 +162,17 @@ Deno.test("quantize org/name --upload-repo makes one private commit of what quan
     );
     assert.equal(code, 0, err);
     assert(!`${out}${err}`.includes(TOKEN), "a token is shown");
+    const requests = hub.log.length;
+    const declined = await onHub(
+      hub,
+      ["quantize", model, ...QUANTIZE, "--upload-repo", "me/no", "--output", `${folder}/no`],
+      { HF_TOKEN: TOKEN },
+      false,
+    );
+    assert.equal(declined.code, 1);
+    assert.match(declined.err, /a new private repository, branch main: .*Nothing was published/s);
+    assert.deepEqual(names(folder), ["model"]);
+    assert(hub.log.slice(requests).every(({ method }) => method === "GET"));
     const early = await onHub(hub, [
       "quantize",
       "org/model",

@@ -11,9 +11,10 @@ import { RunStays } from "../faults.ts";
 
 /** What stopped a run that can be gone on with; undefined where it cannot. */
 export function keptOf({ resumption }: Sink, cause: unknown): RunStays | undefined {
-  const known = readRecords(resumption?.records ?? []);
+  const records = resumption?.records ?? [];
+  const known = readRecords(records);
   // What a person asked for wrongly is to be asked for otherwise.
-  if (!known || known.saves.length === 0 || cause instanceof RequestError) return undefined;
+  if (!known || records.length < 2 || cause instanceof RequestError) return undefined;
   const units = known.saves.flatMap(({ units }) => units).length;
   return new RunStays({ units, of: known.head.units.length, cause });
 }

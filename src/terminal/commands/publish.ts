@@ -5,7 +5,19 @@
 import type { Backend } from "../../backend.ts";
 import type { Command, Flag, Host, ParsedArguments } from "../command.ts";
 import { quote, RequestError } from "../../errors.ts";
-import { cardOf, checkPublish, planPublish, publish, type PublishPlan } from "../../publish.ts";
+import {
+  Alongside,
+  cardOf,
+  checkPublish,
+  type Destination,
+  planPublish,
+  publish,
+  type PublishPlan,
+} from "../../publish.ts";
+import { RECORD_FILE } from "../../io/names.ts";
+import type { Plan } from "../../plan/planned.ts";
+import type { Reporter } from "../../report.ts";
+import type { Sink } from "../../sink.ts";
 import { size } from "../../size.ts";
 import { jsonLine } from "../json.ts";
 import { count, shellWord } from "../text.ts";
@@ -62,6 +74,20 @@ export const PUBLISH_FLAGS: readonly Flag[] = [
   },
 ];
 
+/** @throws {RequestError} it is said how to publish, and not where. */
+export function refuseUnpublished(parsed: ParsedArguments): void {
+  const flag = PUBLISH_FLAGS.find(({ name }) => name !== "yes" && parsed.has(name));
+  if (!flag) return;
+  throw new RequestError(
+    `Cannot use --${flag.name} without --upload-repo: nothing is published.`,
+  );
+}
+
+/** What a plan's output holds when it is published. */
+export function publishedPaths({ files, sidecars }: Plan): string[] {
+  return [...files, ...sidecars].map(({ path }) => path).concat(RECORD_FILE, "README.md");
+}
+
 /** Where the flags say that it goes. */
 function target(parsed: ParsedArguments) {
   if (parsed.get("private") && parsed.get("public")) {
@@ -106,9 +132,43 @@ export async function checkRepo(
   repo: string,
   { parsed, host }: { parsed: ParsedArguments; host: Host },
   paths?: readonly string[],
-): Promise<void> {
+): Promise<Destination> {
   checkAsking(repo, parsed, host);
-  await checkPublish(repo, await optionsOf(parsed, host), paths);
+  return await checkPublish(repo, await optionsOf(parsed, host), paths);
+}
+
+/**
+ * Ask, before a run, whether its result is to be published, and have its weights uploaded while
+ * they are made.
+ *
+ * @param sink Where they go here.
+ * @throws {RequestError} it is not to be published.
+ */
+export async function uploadAlongside(
+  sink: Sink,
+  { destination, bytes, parsed, host, report }: {
+    readonly destination: Destination;
+    /** Of the planned files. */
+    readonly bytes: number;
+    readonly parsed: ParsedArguments;
+    readonly host: Host;
+    readonly report: Reporter;
+  },
+): Promise<Alongside> {
+  if (!parsed.get("quiet")) {
+    const sentence = `${size(bytes)}; each file of weights is sent when it is finished, and ` +
+      "nothing can be seen there before the commit at the end";
+    host.err.write(`sluice: ${placeOf(destination)}: ${sentence}\n`);
+  }
+  confirm(destination.repo, parsed, host);
+  const { hub, signal } = await optionsOf(parsed, host);
+  return new Alongside(sink, destination, { hub, signal, report });
+}
+
+/** @throws {RequestError} whoever is asked does not want it. */
+function confirm(repo: string, parsed: ParsedArguments, host: Host): void {
+  if (parsed.get("yes") || host.confirm(`Publish to ${repo}?`)) return;
+  throw new RequestError(`Nothing was published to ${repo}, as you said.`);
 }
 
 /** @throws {RequestError} a person would have to be asked, and there is none. */
@@ -119,11 +179,20 @@ function checkAsking(repo: string, parsed: ParsedArguments, host: Host): void {
   );
 }
 
-/** Verify a checkpoint, show what will be published, ask, and publish. */
+/**
+ * Verify a checkpoint, show what will be published, ask, and publish.
+ *
+ * @param alongside What was uploaded while it was made: then it was asked before that.
+ */
 export async function publishCheckpoint(
   folder: string,
   repo: string,
-  { parsed, host, backend }: { parsed: ParsedArguments; host: Host; backend: Backend },
+  { parsed, host, backend, alongside }: {
+    parsed: ParsedArguments;
+    host: Host;
+    backend: Backend;
+    alongside?: Alongside;
+  },
 ): Promise<void> {
   checkAsking(repo, parsed, host);
   const verified = await verify(folder, { backend, signal: host.signal });
@@ -133,14 +202,13 @@ export async function publishCheckpoint(
   };
   const plan = await planPublish(folder, repo, options);
   if (!parsed.get("quiet")) host.err.write(describe(plan));
-  if (!parsed.get("yes") && !host.confirm(`Publish to ${plan.repo}?`)) {
-    throw new RequestError(`Nothing was published to ${plan.repo}, as you said.`);
-  }
+  if (!alongside) confirm(plan.repo, parsed, host);
   let shown = -1;
   const report = await publish(folder, repo, {
     ...options,
     plan,
     verified,
+    ...(alongside ? { alongside } : {}),
     report: (event) => {
       if (event.type !== "uploading" || parsed.get("quiet")) return;
       const percent = Math.floor(event.done / Math.max(1, event.total) * 10) * 10;
@@ -166,14 +234,8 @@ export function publishLine(folder: string, repo: string, parsed: ParsedArgument
 }
 
 function describe(plan: PublishPlan): string {
-  const where = plan.newRepo
-    ? `a new ${plan.visibility} repository`
-    : `a ${plan.visibility} repository that is there`;
-  const way = plan.pullRequest ? `a pull request to ${plan.branch}` : `branch ${plan.branch}`;
   return [
-    `sluice: to ${plan.url}, ${where}, ${way}: ${count(plan.files.length)} files, ${
-      size(plan.bytes)
-    }`,
+    `sluice: ${placeOf(plan)}: ${count(plan.files.length)} files, ${size(plan.bytes)}`,
     ...plan.files.map((file) => `sluice:   ${file.path}  ${size(file.size)}`),
     ...(plan.overwritten.length > 0
       ? [`sluice: other contents than now: ${plan.overwritten.join(", ")}`]
@@ -181,6 +243,17 @@ function describe(plan: PublishPlan): string {
     ...(plan.skipped.length > 0 ? [`sluice: left out: ${plan.skipped.join(", ")}`] : []),
     "",
   ].join("\n");
+}
+
+/** Where it goes, in words. */
+function placeOf(
+  { url, branch, pullRequest, visibility, newRepo }: Destination,
+): string {
+  const where = newRepo
+    ? `a new ${visibility} repository`
+    : `a ${visibility} repository that is there`;
+  const way = pullRequest ? `a pull request to ${branch}` : `branch ${branch}`;
+  return `to ${url}, ${where}, ${way}`;
 }
 
 /** `sluice publish DIR org/name` */

@@ -1,7 +1,6 @@
 /** `sluice quantize`: plan, run, and tell what came of it. */
 import type { Command, Host, ParsedArguments } from "../command.ts";
 import { RequestError } from "../../errors.ts";
-import { RECORD_FILE } from "../../io/names.ts";
 import { LEFT_BEHIND } from "../../io/left_behind.ts";
 import type { Plan } from "../../plan/planned.ts";
 import type { Recipe } from "../../recipe.ts";
@@ -13,7 +12,15 @@ import { openNowhere } from "../../sinks/nowhere.ts";
 import { makeReport, REPORT_FILES } from "../../report/files.ts";
 import { CheckpointStays } from "../faults.ts";
 import { jsonLine, recordDocument } from "../json.ts";
-import { checkRepo, PUBLISH_FLAGS, publishCheckpoint, publishLine } from "./publish.ts";
+import {
+  checkRepo,
+  PUBLISH_FLAGS,
+  publishCheckpoint,
+  publishedPaths,
+  publishLine,
+  refuseUnpublished,
+  uploadAlongside,
+} from "./publish.ts";
 import { planSentence } from "../plan_view.ts";
 import { askedReportFolder, type ReportFolder } from "../report_folder.ts";
 import { showRun, showTensors, tensorsCsv } from "../result_view.ts";
@@ -210,10 +217,20 @@ async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
   const recipe = await settle(found.recipe, { parsed, source, backend, texts, host });
   const walked = { parsed, device: backend, texts, host, resume };
   const planned = await planFor(recipe, source, walked);
-  if (upload !== undefined) {
-    await checkRepo(String(upload), { parsed, host }, publishedPaths(planned));
-  }
+  const destination = upload === undefined
+    ? undefined
+    : await checkRepo(String(upload), { parsed, host }, publishedPaths(planned));
   if (!parsed.get("quiet")) tellPlan(planned, texts, host);
+  const alongside = destination && stack.use(
+    await uploadAlongside(sink, {
+      destination,
+      bytes: planned.totalBytes,
+      parsed,
+      host,
+      report: views.report,
+    }),
+  );
+  const made = alongside?.sink ?? sink;
   const inputs = await inputsOf(texts, { plan: planned, host, stack });
   let whole = false;
   host.signal.throwIfAborted();
@@ -223,9 +240,9 @@ async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
       source,
       backend,
       sink: {
-        ...sink,
+        ...made,
         async commit() {
-          await sink.commit();
+          await made.commit();
           whole = true;
         },
       },
@@ -247,9 +264,9 @@ async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
     tellResult(parsed, { plan: planned, report, host });
     const { certificate, bits_per_weight } = report.record;
     if (certificate) refuseUnkept(certificate, bits_per_weight);
-    if (!place || upload === undefined) return;
+    if (!place || !alongside) return;
     views[Symbol.dispose]();
-    await publishCheckpoint(place.path, String(upload), { parsed, host, backend });
+    await publishCheckpoint(place.path, String(upload), { parsed, host, backend, alongside });
   } catch (cause) {
     if (!place || !whole) throw keptOf(sink, cause) ?? cause;
     await place.keep();
@@ -271,20 +288,6 @@ function refuseUnmeasured(parsed: ParsedArguments): void {
     "Cannot quantize with format none: nothing would come of it. Measure something: --evaluate, " +
       "--metrics or --report.",
   );
-}
-
-/** @throws {RequestError} it is said how to publish, and not where. */
-function refuseUnpublished(parsed: ParsedArguments): void {
-  const flag = PUBLISH_FLAGS.find(({ name }) => name !== "yes" && parsed.has(name));
-  if (!flag) return;
-  throw new RequestError(
-    `Cannot use --${flag.name} without --upload-repo: nothing is published.`,
-  );
-}
-
-/** What a plan's output holds when it is published. */
-function publishedPaths({ files, sidecars }: Plan): string[] {
-  return [...files, ...sidecars].map(({ path }) => path).concat(RECORD_FILE, "README.md");
 }
 
 /** Say what the run that begins will make, and of what texts. */

@@ -1,0 +1,227 @@
+/**
+ * Weights that go up while others are made: what is sent when, what a process that was killed has
+ * left to be sent, and what becomes of a Hub that cannot be reached.
+ */
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { fileURLToPath } from "node:url";
+import { Alongside, checkPublish, planPublish, publish } from "../src/publish.ts";
+import type { Event } from "../src/report.ts";
+import { openFolderSink } from "../src/sinks/folder.ts";
+import { type FakeHub, type FakeHubOptions, startFakeHub, TOKEN } from "./fake_hub/mod.ts";
+import { inFolder, names } from "./cli/host.ts";
+
+const NAME = "me/made";
+const PART = 2 ** 16;
+const CLI = fileURLToPath(new URL("../cli.ts", import.meta.url));
+
+/** Run a test with a fake Hub that takes files in parts, and a folder. */
+function withHub(
+  test: (hub: FakeHub, folder: string) => Promise<void>,
+  options: FakeHubOptions = {},
+): Promise<void> {
+  return inFolder(async (folder) => {
+    await using hub = await startFakeHub({ partBytes: PART, ...options });
+    await test(hub, folder);
+    assert.deepEqual(hub.violations, []);
+  });
+}
+
+function reach({ endpoint }: FakeHub) {
+  return { endpoint, token: TOKEN, userAgent: "sluice-test" };
+}
+
+/** How often storage took each part, by its address without the signature. */
+function partsTaken(hub: FakeHub): ReadonlyMap<string, number> {
+  const taken = new Map<string, number>();
+  for (const { method, path, status } of hub.log) {
+    if (method !== "PUT" || status !== 200) continue;
+    const place = path.split("?")[0]!;
+    taken.set(place, (taken.get(place) ?? 0) + 1);
+  }
+  return taken;
+}
+
+function posts(hub: FakeHub, path: RegExp): number {
+  return hub.log.filter((entry) => entry.method === "POST" && path.test(entry.path)).length;
+}
+
+/** Wait for something of another process, or of what goes on beside. */
+async function until(found: () => boolean | Promise<boolean>): Promise<void> {
+  while (!(await found())) await new Promise((resolve) => setTimeout(resolve, 5));
+}
+
+/** Bytes that look like nothing else. */
+function bytesOf(seed: number, length: number): Uint8Array<ArrayBuffer> {
+  return Uint8Array.from({ length }, (_, i) => (i * seed + (i >> 8)) % 251);
+}
+
+Deno.test("a file is on the Hub before the next one is begun, and the commit comes last", () =>
+  withHub(async (hub, folder) => {
+    const options = { hub: reach(hub) };
+    const destination = await checkPublish(NAME, options, ["a.safetensors", "b.safetensors"]);
+    const events: Event[] = [];
+    await using files = await openFolderSink(`${folder}/out`, { resume: true });
+    await using alongside = new Alongside(files, destination, {
+      ...options,
+      report: (event) => events.push(event),
+    });
+    const { sink } = alongside;
+    const [first, second] = [bytesOf(7, 3 * PART + 5), bytesOf(11, PART)];
+    const write = async (path: string, bytes: Uint8Array) => {
+      await using file = await sink.create(path, bytes.length);
+      await file.write(0, bytes);
+      await file.commit();
+    };
+    await write("a.safetensors", first);
+    await until(() => alongside.taken.has("a.safetensors"));
+    assert.equal(hub.repo(NAME).objects.size, 1);
+    await write("b.safetensors", second);
+    await write("config.json", new TextEncoder().encode("{}"));
+    await sink.commit();
+    assert.equal(hub.repo(NAME).objects.size, 2);
+    assert.equal(posts(hub, /\/commit\//), 0);
+    assert.deepEqual([...hub.repo(NAME).head().files.keys()], [".gitattributes"]);
+    const sha256 = (bytes: Uint8Array) => createHash("sha256").update(bytes).digest("hex");
+    assert.deepEqual([...alongside.taken.values()], [
+      { path: "a.safetensors", oid: sha256(first), size: first.length },
+      { path: "b.safetensors", oid: sha256(second), size: second.length },
+    ]);
+    assert.deepEqual(events, [
+      { type: "uploaded", path: "a.safetensors", bytes: first.length },
+      { type: "uploaded", path: "b.safetensors", bytes: second.length },
+    ]);
+    const given = { ...options, card: "---\ntags: [sluice]\n---\n" };
+    const plan = await planPublish(`${folder}/out`, NAME, given);
+    const hashed: string[] = [];
+    const { created, commit } = await publish(`${folder}/out`, NAME, {
+      ...given,
+      plan,
+      alongside,
+      report: (event) => event.type === "hashing" && hashed.push(event.path),
+    });
+    assert.equal(created, true);
+    assert.equal(commit, hub.repo(NAME).head().sha);
+    assert.deepEqual(hashed, []);
+    assert.equal(posts(hub, /\/commit\//), 1);
+    assert.deepEqual([...partsTaken(hub).values()], [1, 1, 1, 1, 1]);
+  }));
+
+Deno.test("a file that cannot be sent stops nothing, and is sent when all are made", () =>
+  withHub(async (hub, folder) => {
+    const options = { hub: { ...reach(hub), retries: 0 } };
+    const destination = await checkPublish(NAME, options, ["a.safetensors"]);
+    const events: Event[] = [];
+    hub.faults.add({ kind: "status", status: 500, path: "objects/batch" });
+    await using files = await openFolderSink(`${folder}/out`);
+    await using alongside = new Alongside(files, destination, {
+      ...options,
+      report: (event) => events.push(event),
+    });
+    for (const path of ["a.safetensors", "b.safetensors"]) {
+      await using file = await alongside.sink.create(path, 9);
+      await file.write(0, bytesOf(path.charCodeAt(0), 9));
+      await file.commit();
+    }
+    await alongside.sink.commit();
+    const [warning, ...others] = events;
+    assert.deepEqual(others, []);
+    assert.ok(warning?.type === "warning" && warning.code === "upload-postponed");
+    assert.match(warning.message, /What is left is sent when everything is made\.$/);
+    const given = { ...options, card: "card" };
+    const plan = await planPublish(`${folder}/out`, NAME, given);
+    await publish(`${folder}/out`, NAME, { ...given, plan, alongside });
+    assert.equal(hub.repo(NAME).objects.size, 2);
+    assert.equal(posts(hub, /\/commit\//), 1);
+  }));
+
+const COMMAND = [
+  ..."quantize sample --scheme W4A16 --method rtn --group-size 64 --max-shard-size 1MB".split(" "),
+  ..."--device wasm --yes --upload-repo".split(" "),
+  NAME,
+];
+
+/** The program as a process of its own, with a canary for a token. */
+function spawn(hub: FakeHub, folder: string, token: string): Deno.ChildProcess {
+  return new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", "--quiet", CLI, ...COMMAND, "--output", `${folder}/out`],
+    env: { HF_ENDPOINT: hub.endpoint, HF_TOKEN: token, HF_HOME: folder, HF_HUB_OFFLINE: "0" },
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+}
+
+const CANARY = "hf_canaryCANARY456";
+
+Deno.test({
+  name: "a process that is killed while it uploads goes on, and no part is sent twice",
+  ignore: Deno.build.os === "windows",
+  fn: () =>
+    withHub(async (hub, folder) => {
+      const journal = `${folder}/out.sluice-partial/journal.jsonl`;
+      const journaled = async () => {
+        try {
+          return await Deno.readTextFile(journal);
+        } catch (error) {
+          if (error instanceof Deno.errors.NotFound) return "";
+          throw error;
+        }
+      };
+      let known = 0;
+      // Each time storage takes some more parts and falls silent; then the process is killed.
+      for (const more of [3, 5, 1]) {
+        hub.faults.clear();
+        hub.faults.add({
+          kind: "delay",
+          ms: 600_000,
+          on: "storage",
+          method: "PUT",
+          skip: more,
+          times: Infinity,
+        });
+        known += more;
+        const child = spawn(hub, folder, CANARY);
+        await until(async () => (await journaled()).split(`"upload":"part"`).length > known);
+        assert.doesNotMatch(await journaled(), /canary/i);
+        child.kill("SIGKILL");
+        const { signal } = await child.output();
+        assert.equal(signal, "SIGKILL");
+        assert.equal(posts(hub, /\/commit\//), 0);
+      }
+      hub.faults.clear();
+      const { code, stdout, stderr } = await spawn(hub, folder, CANARY).output();
+      const said = new TextDecoder().decode(stdout) + new TextDecoder().decode(stderr);
+      assert.equal(code, 0, said);
+      assert.doesNotMatch(said, /canary/i);
+      assert.deepEqual(names(folder), ["out"]);
+      assert.equal(posts(hub, /\/commit\//), 1);
+      const parts = [...partsTaken(hub).values()];
+      assert.ok(parts.length > known);
+      assert.deepEqual(parts.filter((times) => times > 1), []);
+      const { files } = hub.repo(NAME).head();
+      for (const name of names(`${folder}/out`)) {
+        const bytes = await Deno.readFile(`${folder}/out/${name}`);
+        const { content } = files.get(name)!;
+        assert.equal(await content.sha256(), createHash("sha256").update(bytes).digest("hex"));
+      }
+    }, { tokens: { [CANARY]: { user: "me", role: "write" } } }),
+});
+
+Deno.test("a run that is stopped commits nothing, and says that the same command goes on", () =>
+  withHub(async (hub, folder) => {
+    hub.faults.add({
+      kind: "delay",
+      ms: 600_000,
+      on: "storage",
+      method: "PUT",
+      skip: 1,
+      times: Infinity,
+    });
+    const child = spawn(hub, folder, TOKEN);
+    await until(() => hub.log.filter(({ method }) => method === "PUT").length > 1);
+    child.kill("SIGINT");
+    const { code, stderr } = await child.output();
+    assert.equal(code, 75);
+    assert.match(new TextDecoder().decode(stderr), /The same command goes on after/);
+    assert.equal(posts(hub, /\/commit\//), 0);
+  }));
