@@ -4,6 +4,7 @@
  */
 import type { Backend } from "./backend.ts";
 import { Alongside, type AlongsideOptions } from "./publish/alongside.ts";
+import { readElsewhere } from "./publish/elsewhere.ts";
 import { factsOfCheckpoint } from "./publish/card_facts.ts";
 import { CheckpointError, quote } from "./errors.ts";
 import { HubClient } from "./hub/client.ts";
@@ -22,12 +23,16 @@ import { firstDifference, readFiles, readHead } from "./publish/remote.ts";
 import { createBranch, createRepo } from "./publish/repository.ts";
 import { Sender } from "./publish/sender.ts";
 import type { SentFile } from "./publish/sent_file.ts";
-import { uploadFiles } from "./publish/upload.ts";
+import { type Content, uploadFiles } from "./publish/upload.ts";
+import { parseObject } from "./json.ts";
+import type { Verdict } from "./format.ts";
+import { RECORD_FILE } from "./io/names.ts";
+import { readRecord } from "./report/record_file.ts";
 import type { TensorSource } from "./source.ts";
 import { openCheckpoint } from "./sources/checkpoint.ts";
 import { verify, type VerifyReport } from "./verify.ts";
 
-export { Alongside, checkPublish, planPublish };
+export { Alongside, checkPublish, planPublish, readElsewhere };
 export type { AlongsideOptions, Destination, PlanOptions, PublishPlan };
 
 /** What happens while a checkpoint is published. */
@@ -182,14 +187,44 @@ export async function cardOf(
   return modelCard({ name, ...factsOfCheckpoint(verified, checkpoint.config) });
 }
 
+/** The card of a checkpoint whose weights are not here: of what its record says. */
+export async function cardOfRecord(
+  folder: string,
+  name: string,
+  { loaders = [], disk = machine }: {
+    readonly loaders?: readonly Verdict[] | undefined;
+    readonly disk?: Disk;
+  } = {},
+): Promise<string> {
+  const readSettings = async (file: string) => {
+    const path = `${folder}/${file}`;
+    if ((await disk.stat(path))?.kind !== "file") return undefined;
+    await using reader = await disk.open(path);
+    return new TextDecoder().decode(await reader.read(0, reader.size));
+  };
+  const config = parseObject(await readSettings("config.json") ?? "") ?? {};
+  const record = await readRecord({ readSettings });
+  if (!record) {
+    throw new CheckpointError(
+      `Cannot publish ${quote(folder)}: ${quote(RECORD_FILE)} is not there, which says what its ` +
+        "weights are. Make the checkpoint again.",
+      { file: RECORD_FILE },
+    );
+  }
+  const { format, total_bytes: bytes } = record;
+  const found = { format, quantized: [], bytes, loaders, record };
+  return modelCard({ name, ...factsOfCheckpoint(found, config) });
+}
+
 /** The files of a plan, open until all is done, so that a change is noticed. */
 async function openFiles(
-  { folder, files, card }: PublishPlan,
+  { folder, files, elsewhere, card }: PublishPlan,
   disk: Disk,
   opened: AsyncDisposableStack,
-): Promise<Map<string, FileBlob>> {
-  const contents = new Map<string, FileBlob>();
+): Promise<Map<string, Content>> {
+  const contents = new Map<string, Content>(elsewhere.map((file) => [file.path, file]));
   for (const { path, size } of files) {
+    if (contents.has(path)) continue;
     const text = path === "README.md" ? card : undefined;
     const reader = text === undefined
       ? opened.use(await disk.open(`${folder}/${path}`))

@@ -22,6 +22,8 @@ export interface Sink extends AsyncDisposable {
    * @throws {RangeError} nothing is kept here.
    */
   read(path: string, span: Span): Promise<Uint8Array<ArrayBuffer>>;
+  /** Remove a committed file, if it is there: it is kept elsewhere. */
+  free(path: string): Promise<void>;
   /**
    * Make all committed files visible under their final names at once. Disposing without this leaves
    * nothing behind, unless a run can go on with it.
@@ -31,6 +33,8 @@ export interface Sink extends AsyncDisposable {
 
 /** A file being filled. Every offset is known from the plan, so pieces may arrive in any order. */
 export interface SinkFile extends AsyncDisposable {
+  /** Present where the file is kept elsewhere: what is written to it is forgotten. */
+  readonly elsewhere?: true;
   /** @throws {RangeError} the piece does not fit in the planned size. */
   write(offset: number, bytes: Uint8Array): Promise<void>;
   /** Wait until everything written is on the disk. @throws {SpaceError} */

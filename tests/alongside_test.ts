@@ -9,7 +9,11 @@ import { Alongside, checkPublish, planPublish, publish } from "../src/publish.ts
 import type { Event } from "../src/report.ts";
 import { openFolderSink } from "../src/sinks/folder.ts";
 import { type FakeHub, type FakeHubOptions, startFakeHub, TOKEN } from "./fake_hub/mod.ts";
-import { inFolder, names } from "./cli/host.ts";
+import { openWasm } from "../src/backends/wasm/mod.ts";
+import { attempt, interruptEverywhere } from "./resume_given.ts";
+import { tinyWindows } from "./run_given.ts";
+import { makeCheckpoint, TINY_CONFIG, tinyTensors } from "./tiny.ts";
+import { inFolder, names, sluice } from "./cli/host.ts";
 
 const NAME = "me/made";
 const PART = 2 ** 16;
@@ -84,8 +88,8 @@ Deno.test("a file is on the Hub before the next one is begun, and the commit com
     assert.deepEqual([...hub.repo(NAME).head().files.keys()], [".gitattributes"]);
     const sha256 = (bytes: Uint8Array) => createHash("sha256").update(bytes).digest("hex");
     assert.deepEqual([...alongside.taken.values()], [
-      { path: "a.safetensors", oid: sha256(first), size: first.length },
-      { path: "b.safetensors", oid: sha256(second), size: second.length },
+      { path: "a.safetensors", oid: sha256(first), size: first.length, freed: false },
+      { path: "b.safetensors", oid: sha256(second), size: second.length, freed: false },
     ]);
     assert.deepEqual(events, [
       { type: "uploaded", path: "a.safetensors", bytes: first.length },
@@ -135,20 +139,33 @@ Deno.test("a file that cannot be sent stops nothing, and is sent when all are ma
     assert.equal(posts(hub, /\/commit\//), 1);
   }));
 
-const COMMAND = [
-  ..."quantize sample --scheme W4A16 --method rtn --group-size 64 --max-shard-size 1MB".split(" "),
-  ..."--device wasm --yes --upload-repo".split(" "),
-  NAME,
-];
+const QUANTIZE = "quantize sample --scheme W4A16 --method rtn --group-size 64 --device wasm";
+const UPLOAD = ["--yes", "--upload-repo", NAME];
+const COMMAND = [...QUANTIZE.split(" "), "--max-shard-size", "1MB", ...UPLOAD];
 
 /** The program as a process of its own, with a canary for a token. */
-function spawn(hub: FakeHub, folder: string, token: string): Deno.ChildProcess {
+function spawn(
+  hub: FakeHub,
+  folder: string,
+  token: string,
+  words: readonly string[] = COMMAND,
+): Deno.ChildProcess {
   return new Deno.Command(Deno.execPath(), {
-    args: ["run", "-A", "--quiet", CLI, ...COMMAND, "--output", `${folder}/out`],
+    args: ["run", "-A", "--quiet", CLI, ...words, "--output", `${folder}/out`],
     env: { HF_ENDPOINT: hub.endpoint, HF_TOKEN: token, HF_HOME: folder, HF_HUB_OFFLINE: "0" },
     stdout: "piped",
     stderr: "piped",
   }).spawn();
+}
+
+/** What the journal of a run says so far. */
+async function journaled(folder: string): Promise<string> {
+  try {
+    return await Deno.readTextFile(`${folder}/out.sluice-partial/journal.jsonl`);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return "";
+    throw error;
+  }
 }
 
 const CANARY = "hf_canaryCANARY456";
@@ -158,15 +175,6 @@ Deno.test({
   ignore: Deno.build.os === "windows",
   fn: () =>
     withHub(async (hub, folder) => {
-      const journal = `${folder}/out.sluice-partial/journal.jsonl`;
-      const journaled = async () => {
-        try {
-          return await Deno.readTextFile(journal);
-        } catch (error) {
-          if (error instanceof Deno.errors.NotFound) return "";
-          throw error;
-        }
-      };
       let known = 0;
       // Each time storage takes some more parts and falls silent; then the process is killed.
       for (const more of [3, 5, 1]) {
@@ -181,8 +189,8 @@ Deno.test({
         });
         known += more;
         const child = spawn(hub, folder, CANARY);
-        await until(async () => (await journaled()).split(`"upload":"part"`).length > known);
-        assert.doesNotMatch(await journaled(), /canary/i);
+        await until(async () => (await journaled(folder)).split(`"upload":"part"`).length > known);
+        assert.doesNotMatch(await journaled(folder), /canary/i);
         child.kill("SIGKILL");
         const { signal } = await child.output();
         assert.equal(signal, "SIGKILL");
@@ -225,3 +233,124 @@ Deno.test("a run that is stopped commits nothing, and says that the same command
     assert.match(new TextDecoder().decode(stderr), /The same command goes on after/);
     assert.equal(posts(hub, /\/commit\//), 0);
   }));
+
+/** The most bytes of weights in a folder, asked again and again until a process ends. */
+async function mostIn(folder: string, child: Deno.ChildProcess): Promise<number> {
+  let [most, running] = [0, true];
+  child.status.then(() => running = false);
+  while (running) {
+    let bytes = 0;
+    for (const place of [`${folder}/out.sluice-partial/new`, `${folder}/out`]) {
+      try {
+        for (const { name } of Deno.readDirSync(place)) {
+          if (name.endsWith(".safetensors")) bytes += Deno.statSync(`${place}/${name}`).size;
+        }
+      } catch (error) {
+        // It is made, freed or given its name at this moment.
+        if (!(error instanceof Deno.errors.NotFound)) throw error;
+      }
+    }
+    most = Math.max(most, bytes);
+    await new Promise((resolve) => setTimeout(resolve, 1));
+  }
+  return most;
+}
+
+Deno.test({
+  name: "with little room, weights leave when the Hub has them, also where a run was killed",
+  ignore: Deno.build.os === "windows",
+  fn: () =>
+    withHub(async (hub, folder) => {
+      const made = [...QUANTIZE.split(" "), "--max-shard-size", "300kB"];
+      const words = [...made, ...UPLOAD, "--max-disk", "2500kB"];
+      const begin = () => spawn(hub, folder, TOKEN, words);
+      hub.faults.add({
+        kind: "delay",
+        ms: 600_000,
+        on: "storage",
+        method: "PUT",
+        skip: 35,
+        times: Infinity,
+      });
+      const stopped = begin();
+      await until(async () => (await journaled(folder)).split(`"upload":"part"`).length > 35);
+      stopped.kill("SIGKILL");
+      await stopped.output();
+      assert.equal(hub.repo(NAME).objects.size, 1);
+      assert.deepEqual(
+        names(`${folder}/out.sluice-partial/new`).filter((name) => /-00001-of/.test(name)),
+        [],
+      );
+      hub.faults.clear();
+      const child = begin();
+      const [most, { code, stderr }] = await Promise.all([mostIn(folder, child), child.output()]);
+      const said = new TextDecoder().decode(stderr);
+      assert.equal(code, 0, said);
+      assert.match(said, /at most 2\.5 MB of the weights are on this disk at once/);
+      assert.match(said, /out does not hold the weights \(\d+ files, [^)]*\)/);
+      assert.ok(most <= 2500e3, `${most} bytes`);
+      assert.deepEqual(names(`${folder}/out`).filter((name) => /safetensors$/.test(name)), []);
+      assert.deepEqual([...partsTaken(hub).values()].filter((times) => times > 1), []);
+      assert.equal(posts(hub, /\/commit\//), 1);
+      assert.equal((await sluice([...made, "--output", `${folder}/whole`])).code, 0);
+      const { files } = hub.repo(NAME).head();
+      const weights = names(`${folder}/whole`).filter((name) => /safetensors/.test(name));
+      assert.ok(weights.length > 4);
+      for (const name of weights) {
+        const bytes = await Deno.readFile(`${folder}/whole/${name}`);
+        const hash = createHash("sha256").update(bytes).digest("hex");
+        assert.equal(await files.get(name)!.content.sha256(), hash, name);
+      }
+    }),
+});
+
+Deno.test("a run that is stopped after each unit goes on without the weights that the Hub has alone", () =>
+  withHub(async (hub, folder) => {
+    const model = await makeCheckpoint(tinyTensors("bf16"), { config: TINY_CONFIG });
+    await using _ = { [Symbol.asyncDispose]: () => Deno.remove(model, { recursive: true }) };
+    await using backend = await openWasm({ threads: 1 });
+    const work = {
+      model,
+      backend,
+      options: { scheme: "NF4", "max-shard-size": "20kB" },
+      evaluation: { windows: tinyWindows(3, 12), stateBudget: 1e7 },
+    };
+    const whole = await attempt({ ...work, out: `${folder}/whole` }, { resume: false });
+    const options = { hub: reach(hub) };
+    const destination = await checkPublish(NAME, options, []);
+    // The output head is read again for the scores, and lies with the embedding.
+    const index = JSON.parse(
+      await Deno.readTextFile(`${folder}/whole/model.safetensors.index.json`),
+    ) as { weight_map: Record<string, string> };
+    const staying = new Set(
+      Object.entries(index.weight_map).flatMap(([name, file]) =>
+        /^lm_head|^model\.(norm|embed)/.test(name) ? [file] : []
+      ),
+    );
+    const { report, stops } = await interruptEverywhere({ ...work, out: `${folder}/out` }, {
+      alongside: (sink) =>
+        new Alongside(sink, { ...destination, newRepo: !hasRepo(hub) }, {
+          ...options,
+          room: 1,
+          stays: (path) => staying.has(path),
+        }),
+    });
+    assert.ok(stops > 2);
+    assert.deepEqual([report.scores, report.tensors], [whole.scores, whole.tensors]);
+    const weights = names(`${folder}/whole`).filter((name) => /safetensors$/.test(name));
+    assert.ok(weights.length > staying.size + 1);
+    for (const name of weights) {
+      const bytes = await Deno.readFile(`${folder}/whole/${name}`);
+      const oid = createHash("sha256").update(bytes).digest("hex");
+      assert.ok(hub.repo(NAME).objects.has(oid), name);
+    }
+    assert.deepEqual(
+      names(`${folder}/out`).filter((name) => /safetensors$/.test(name)),
+      [...staying].sort(),
+    );
+    assert.deepEqual([...partsTaken(hub).values()].filter((times) => times > 1), []);
+  }));
+
+function hasRepo(hub: FakeHub): boolean {
+  return hub.log.some(({ path, status }) => path === "/api/repos/create" && status === 200);
+}

@@ -36,6 +36,8 @@ export interface Attempt {
   readonly report?: (event: Event) => void;
   /** What becomes of the place where the run keeps what it needs to go on. */
   readonly change?: (resumption: Resumption) => Partial<Resumption>;
+  /** What sends the files elsewhere while they are made. */
+  readonly alongside?: (sink: Sink) => AsyncDisposable & { readonly sink: Sink };
 }
 
 /** Why a run was stopped on purpose. */
@@ -46,7 +48,7 @@ export class Stop extends Error {
 /** Do it, saving after every unit unless something else is said. */
 export async function attempt(
   { model, options, backend, out, evaluation, calibration }: Work,
-  { resume = true, restart = false, disk = machine, change, ...given }: Attempt = {},
+  { resume = true, restart = false, disk = machine, change, alongside, ...given }: Attempt = {},
 ): Promise<RunReport> {
   await using source = await openCheckpoint(model);
   const request = (input: EvaluationInput) =>
@@ -63,10 +65,11 @@ export async function attempt(
   const sink: Sink = resumption && change
     ? { ...opened, resumption: { ...resumption, ...change(resumption) } }
     : opened;
+  await using sending = alongside?.(sink);
   return await run(work, {
     source,
     backend,
-    sink,
+    sink: sending?.sink ?? sink,
     metrics: true,
     distributions: true,
     saveShare: Infinity,
@@ -108,12 +111,13 @@ export async function outcomeOf(out: string, report: RunReport): Promise<object>
 /** Stop a run after each of its saves in turn, each time in a run that goes on; how often. */
 export async function interruptEverywhere(
   work: Work,
+  given: Attempt = {},
 ): Promise<{ readonly report: RunReport; readonly stops: number }> {
   for (let stops = 0;; stops++) {
     const resumed: number[] = [];
     const report = (event: Event) => event.type === "resumed" && resumed.push(event.units);
     try {
-      return { report: await attempt(work, { ...stopAfter(1), report }), stops };
+      return { report: await attempt(work, { ...given, ...stopAfter(1), report }), stops };
     } catch (error) {
       if (!(error instanceof Stop)) throw error;
     }

@@ -2,7 +2,8 @@
  * Uploading the weights of an output while it is made: a sink that sends each file to the Hub's
  * storage once it is finished, one after another, beside the computation. Nothing is committed: who
  * publishes the output afterwards finds there what was sent. Where the Hub cannot be reached, the
- * rest is left to that.
+ * rest is left to that; unless the weights have little room here, and leave it when the Hub has
+ * them: then nothing goes on without it.
  */
 import { HubError, quote } from "../errors.ts";
 import type { DiskReader } from "../io/disk.ts";
@@ -11,6 +12,7 @@ import type { RepoSpec } from "../hub/repo_spec.ts";
 import type { TransportOptions } from "../hub/transport.ts";
 import type { Reporter } from "../report.ts";
 import type { Sink, SinkFile } from "../sink.ts";
+import { ELSEWHERE_FILE, elsewhereText } from "./elsewhere.ts";
 import { FileBlob } from "./file_blob.ts";
 import { hashBlob } from "./hash_blob.ts";
 import { sendLargeFiles } from "./large_files.ts";
@@ -19,13 +21,29 @@ import { createBranch, createRepo } from "./repository.ts";
 import { Sender } from "./sender.ts";
 import { JournaledUploads, type TakenFile } from "./upload_memory.ts";
 
+/** A file of which the Hub has all bytes: they are made again, and forgotten. */
+const ELSEWHERE: SinkFile = {
+  elsewhere: true,
+  write: () => Promise.resolve(),
+  sync: () => Promise.resolve(),
+  commit: () => Promise.resolve(),
+  [Symbol.asyncDispose]: () => Promise.resolve(),
+};
+
 /** How to upload alongside. */
 export interface AlongsideOptions {
   readonly hub: TransportOptions;
   /** Hears of each file that the Hub has, and of what is left for later. */
   readonly report?: Reporter;
-  /** Ends waiting for uploads when everything is made. */
+  /** Ends waiting for uploads. */
   readonly signal?: AbortSignal | undefined;
+  /**
+   * Bytes that files of weights may have here: those that the Hub has are removed, and a new one
+   * waits for room while others are on their way. Absent: all stay.
+   */
+  readonly room?: number | undefined;
+  /** Files that stay here all the same. */
+  readonly stays?: (path: string) => boolean;
 }
 
 /** Uploads that go on while an output is made. Disposing of it stops them. */
@@ -44,13 +62,23 @@ export class Alongside implements AsyncDisposable {
   #last: Promise<void> = Promise.resolve();
   #prepared = false;
   #fault: unknown;
+  readonly #room: number | undefined;
+  readonly #stays: (path: string) => boolean;
+  /** Bytes of files of weights that are here, and the most so far. */
+  #here = 0;
+  #peak = 0;
+  /** Files that wait to be sent, or are; and what resolves when one is done with. */
+  #waiting = 0;
+  #next = Promise.withResolvers<void>();
 
   /** @param destination Where it goes, as `checkPublish` found it. */
   constructor(
     files: Sink,
     destination: Destination,
-    { hub, report = () => {}, signal }: AlongsideOptions,
+    { hub, report = () => {}, signal, room, stays = () => false }: AlongsideOptions,
   ) {
+    this.#room = room;
+    this.#stays = stays;
     this.#files = files;
     this.#destination = destination;
     this.#sender = new Sender({ ...hub, report });
@@ -67,6 +95,11 @@ export class Alongside implements AsyncDisposable {
     return this.#memory.taken;
   }
 
+  /** The most bytes of weights that were here at once. */
+  get peakBytes(): number {
+    return this.#peak;
+  }
+
   /** Whether the repository was made for these uploads. */
   get created(): boolean {
     return this.#prepared && this.#destination.newRepo;
@@ -78,13 +111,24 @@ export class Alongside implements AsyncDisposable {
   }
 
   #watched(files: Sink): Sink {
-    const watch = (path: string, size: number, file: SinkFile): SinkFile => {
-      if (!isWeights(path)) return file;
+    const watch = async (
+      path: string,
+      size: number,
+      open: () => Promise<SinkFile>,
+    ): Promise<SinkFile> => {
+      if (!isWeights(path)) return await open();
+      if (this.taken.get(path)?.freed) {
+        await files.free(path);
+        return ELSEWHERE;
+      }
+      await this.#makeRoom(size);
+      const file = await open();
       return {
         write: (offset, bytes) => file.write(offset, bytes),
         sync: () => file.sync(),
         commit: async () => {
           await file.commit();
+          this.#waiting++;
           this.#last = this.#last.then(() => this.#attempt(path, size));
         },
         [Symbol.asyncDispose]: () => file[Symbol.asyncDispose](),
@@ -97,48 +141,82 @@ export class Alongside implements AsyncDisposable {
         ? {
           resumption: {
             ...resumption,
-            reopen: async (path, size, spans) =>
-              watch(path, size, await resumption.reopen(path, size, spans)),
+            reopen: (path, size, spans) =>
+              watch(path, size, () => resumption.reopen(path, size, spans)),
           },
         }
         : {}),
-      create: async (path, size) => watch(path, size, await files.create(path, size)),
+      create: (path, size) => watch(path, size, () => files.create(path, size)),
       commit: async () => {
-        await this.#settle();
+        await this.#settle(this.#last);
+        this.#refuseFault();
+        await this.#tellElsewhere();
         await files.commit();
       },
     };
   }
 
-  /** Wait for all uploads. @throws what stopped them, unless it can be made up for later. */
-  async #settle(): Promise<void> {
+  /** Wait until there is room for a file, as far as uploads can make some. */
+  async #makeRoom(size: number): Promise<void> {
+    if (this.#room !== undefined) {
+      while (this.#waiting > 0 && this.#here + size > this.#room) {
+        await this.#settle(Promise.race([this.#last, this.#next.promise]));
+      }
+      this.#refuseFault();
+    }
+    this.#here += size;
+    this.#peak = Math.max(this.#peak, this.#here);
+  }
+
+  /** Say in the output what of it is on the Hub alone. */
+  async #tellElsewhere(): Promise<void> {
+    const files = [...this.taken.values()].filter(({ freed }) => freed);
+    if (files.length === 0) return;
+    const bytes = new TextEncoder().encode(elsewhereText({ to: this.#destination.url, files }));
+    await using file = await this.#files.create(ELSEWHERE_FILE, bytes.length);
+    await file.write(0, bytes);
+    await file.commit();
+  }
+
+  /** @throws what stopped the uploads, unless it can be made up for later. */
+  #refuseFault(): void {
+    if (this.#fault === undefined) return;
+    if (this.#room === undefined && this.#fault instanceof HubError) return;
+    throw this.#fault;
+  }
+
+  /** Wait for uploads, until the run is to stop. */
+  async #settle(uploads: Promise<void>): Promise<void> {
     const stop = () => this.#stop.abort(this.#signal!.reason);
     if (this.#signal?.aborted) stop();
     this.#signal?.addEventListener("abort", stop);
     try {
-      await this.#last;
+      await uploads;
     } finally {
       this.#signal?.removeEventListener("abort", stop);
     }
     this.#signal?.throwIfAborted();
-    if (this.#fault !== undefined && !(this.#fault instanceof HubError)) throw this.#fault;
   }
 
   /** Send a file, unless one before it could not be sent. */
   async #attempt(path: string, size: number): Promise<void> {
-    if (this.#fault !== undefined || this.#stop.signal.aborted) return;
     try {
+      if (this.#fault !== undefined || this.#stop.signal.aborted) return;
       await this.#send(path, size);
       this.#report({ type: "uploaded", path, bytes: size });
     } catch (fault) {
       if (this.#stop.signal.aborted) return;
       this.#fault = fault;
-      if (!(fault instanceof HubError)) return;
+      if (!(fault instanceof HubError) || this.#room !== undefined) return;
       this.#report({
         type: "warning",
         code: "upload-postponed",
         message: `${fault.message} What is left is sent when everything is made.`,
       });
+    } finally {
+      this.#waiting--;
+      this.#next.resolve();
+      this.#next = Promise.withResolvers();
     }
   }
 
@@ -152,7 +230,12 @@ export class Alongside implements AsyncDisposable {
     const ignore = () => {};
     const options = { sender, repo, ask, signal, sent: ignore, present: ignore };
     await sendLargeFiles([{ oid, size, blob }], { ...options, memory: this.#memory });
-    await this.#memory.finished({ path, oid, size });
+    const freed = this.#room !== undefined && !this.#stays(path);
+    // Noted first: what is not here any more must be known to be there.
+    await this.#memory.finished({ path, oid, size, freed });
+    if (!freed) return;
+    await this.#files.free(path);
+    this.#here -= size;
   }
 
   /** Make the repository and the branch, where there are none. */

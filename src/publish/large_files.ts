@@ -16,9 +16,9 @@ import {
 } from "./lfs_batch.ts";
 import type { BegunUpload, UploadMemory } from "./upload_memory.ts";
 
-/** A large file. */
+/** A large file; without its bytes, one that was sent before. */
 export interface LargeFile extends LargeObject {
-  readonly blob: FileBlob;
+  readonly blob?: FileBlob;
 }
 
 /** How large files are sent. */
@@ -103,12 +103,24 @@ function addressesOf({ href, parts }: Addresses): Addresses {
   return { href, ...(parts ? { parts } : {}) };
 }
 
+/** The bytes of a file. @throws {HubError} they were there alone, and are no more. */
+function bytesOf({ blob, size }: LargeFile, { sender, ask }: LargeFileOptions): FileBlob {
+  if (blob) return blob;
+  throw sender.transport.error(ask, {
+    kind: "damaged",
+    found: `the Hub does not have a file of ${size} bytes any more that was sent to it and is ` +
+      "not here",
+    advice: "Make the checkpoint again, with `restart`.",
+  });
+}
+
 /** Bring the bytes of a file to storage. @throws {Refusal} it does not want them. */
 async function deliver(
-  { oid, blob }: LargeFile,
+  file: LargeFile,
   { addresses: { href, parts }, etags: known }: BegunUpload,
   options: LargeFileOptions,
 ): Promise<void> {
+  const { oid } = file, blob = bytesOf(file, options);
   if (!parts) return void await put(href, blob, options);
   const { bytes, hrefs } = parts;
   const etags = await together(options.signal, (signal) =>

@@ -11,6 +11,7 @@ import type { TransportOptions } from "../hub/transport.ts";
 import { type Disk, disk as machine } from "../io/disk.ts";
 import { CARD_TAG } from "./model_card.ts";
 import { readSourceCard } from "../sources/source_card.ts";
+import { type Elsewhere, readElsewhere } from "./elsewhere.ts";
 import { listFolder } from "./folder.ts";
 import { findRepo, readFiles, readHead, type RemoteRepo } from "./remote.ts";
 import { checkRights } from "./rights.ts";
@@ -62,6 +63,8 @@ export interface PublishPlan {
   /** The commit that ours is to follow; undefined when there is none yet. */
   readonly parent: string | undefined;
   readonly files: readonly PublishedFile[];
+  /** Those of them that are on the Hub alone, though in no commit. */
+  readonly elsewhere: Elsewhere["files"];
   /** Bytes of all files. */
   readonly bytes: number;
   /** The text of `README.md` when the folder has none. */
@@ -106,14 +109,23 @@ export async function planPublish(
 ): Promise<PublishPlan> {
   const { card, signal, disk = machine } = options;
   checkTarget(name, options);
-  const { files, skipped } = await listFolder(disk, folder);
+  const { files: local, skipped } = await listFolder(disk, folder);
+  const elsewhere = await readElsewhere(disk, folder);
+  const files = [...local, ...elsewhere?.files.map(({ path, size }) => ({ path, size })) ?? []];
   const text = files.some(({ path }) => path === "README.md") ? undefined : card;
   const all = text === undefined ? files : [...files, {
     path: "README.md",
     size: new TextEncoder().encode(text).length,
-  }].sort((a, b) => a.path < b.path ? -1 : 1);
+  }];
+  all.sort((a, b) => a.path < b.path ? -1 : 1);
   const { asking, parent, destination } = await reach(name, options);
   const { client } = asking;
+  if (elsewhere && elsewhere.to !== destination.url) {
+    throw new RequestError(
+      `Cannot publish ${quote(folder)} to ${quote(name)}: its weights are not here, they were ` +
+        `sent to ${elsewhere.to}. Publish it there.`,
+    );
+  }
   const there = parent === undefined ? new Map<string, HubFile>() : await readFiles(parent, asking);
   const ours = await isOurs(there, { client, signal });
   const plan: PublishPlan = {
@@ -121,6 +133,7 @@ export async function planPublish(
     ...destination,
     parent,
     files: all,
+    elsewhere: elsewhere?.files ?? [],
     bytes: all.reduce((sum, { size }) => sum + size, 0),
     card: text,
     skipped,
@@ -130,6 +143,7 @@ export async function planPublish(
       folder,
       card: text,
       disk,
+      elsewhere: new Map(elsewhere?.files.map(({ path, oid }) => [path, oid])),
       sure: !ours && !options.force,
     }),
     left: leftBeside(all.map(({ path }) => path), there),
@@ -267,8 +281,10 @@ async function isOurs(
  */
 async function findOverwritten(
   files: readonly PublishedFile[],
-  { there, folder, card, disk, sure }: {
+  { there, folder, card, disk, sure, elsewhere }: {
     readonly sure: boolean;
+    /** Hashes of files that are not here. */
+    readonly elsewhere: ReadonlyMap<string, string>;
     readonly there: ReadonlyMap<string, HubFile>;
     readonly folder: string;
     readonly card: string | undefined;
@@ -279,6 +295,11 @@ async function findOverwritten(
   for (const { path, size } of files) {
     const remote = there.get(path);
     if (!remote) continue;
+    const known = elsewhere.get(path);
+    if (known !== undefined) {
+      if (remote.hash.hex !== known) overwritten.push(path);
+      continue;
+    }
     if (remote.size === size && (sure || size < HASHED_ANYWAY)) {
       const hash = remote.hash.kind === "sha256"
         ? createHash("sha256")

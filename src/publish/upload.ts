@@ -10,7 +10,7 @@ import type { Ask } from "../hub/refusals.ts";
 import type { RepoSpec } from "../hub/repo_spec.ts";
 import { isObject } from "../json.ts";
 import { type CommitMade, commitOnce } from "./commit_once.ts";
-import type { FileBlob } from "./file_blob.ts";
+import { FileBlob } from "./file_blob.ts";
 import { type LargeFile, sendLargeFiles } from "./large_files.ts";
 import { hashBlob } from "./hash_blob.ts";
 import type { LargeObject } from "./lfs_batch.ts";
@@ -22,6 +22,9 @@ const PREUPLOAD = 100;
 
 /** Bytes from which the Hub tells whether a file is text. */
 const SAMPLE = 512;
+
+/** A file that is here, or one that was sent before and is not. */
+export type Content = FileBlob | LargeObject;
 
 /** One upload. */
 export interface UploadOptions {
@@ -57,22 +60,25 @@ export interface Uploaded extends CommitMade {
  * @throws {CheckpointError} a file changed.
  */
 export async function uploadFiles(
-  contents: ReadonlyMap<string, FileBlob>,
+  contents: ReadonlyMap<string, Content>,
   options: UploadOptions,
 ): Promise<Uploaded> {
   const { sender, repo, sent, signal, committing } = options;
   const ask: Ask = { doing: `publish to ${quote(repo.id)}`, repo };
   const large = await largeOf(contents, { ...options, ask });
   const found = new Map<string, LargeFile>();
-  for (const [path, blob] of contents) {
-    if (large.has(path)) found.set(path, await hashed(path, blob, options));
+  for (const [path, content] of contents) {
+    if (!(content instanceof FileBlob)) found.set(path, content);
+    else if (large.has(path)) found.set(path, await hashed(path, content, options));
   }
   await sendLargeFiles([...found.values()], { sender, repo, ask, signal, sent, present: sent });
   committing();
   const lines: unknown[] = [headerLine(options)];
   const files: SentFile[] = [];
-  for (const [path, blob] of contents) {
-    const { line, file } = commitLine(path, found.get(path) ?? await blob.bytes());
+  for (const [path, content] of contents) {
+    const known = found.get(path) ??
+      (content instanceof FileBlob ? await content.bytes() : content);
+    const { line, file } = commitLine(path, known);
     lines.push(line);
     files.push(file);
   }
@@ -89,7 +95,7 @@ export async function uploadFiles(
 
 /** Which files the Hub keeps outside git. */
 async function largeOf(
-  contents: ReadonlyMap<string, FileBlob>,
+  contents: ReadonlyMap<string, Content>,
   { sender, repo, pullRequest, ask, signal }: UploadOptions & { readonly ask: Ask },
 ): Promise<ReadonlySet<string>> {
   const revision = encodeURIComponent(repo.revision ?? "main");
@@ -97,7 +103,9 @@ async function largeOf(
     `/api/models/${repo.id}/preupload/${revision}${pullRequest ? "?create_pr=1" : ""}`,
   );
   const large = new Set<string>();
-  const all = [...contents];
+  const all = [...contents].flatMap(([path, content]) =>
+    content instanceof FileBlob ? [[path, content] as const] : []
+  );
   for (let at = 0; at < all.length; at += PREUPLOAD) {
     const some = all.slice(at, at + PREUPLOAD);
     const files = [];
@@ -150,7 +158,7 @@ function headerLine({ title, parent }: UploadOptions) {
 /** What a commit says of a file, and what is to be found there afterwards. */
 function commitLine(
   path: string,
-  content: LargeFile | Uint8Array<ArrayBuffer>,
+  content: LargeObject | Uint8Array<ArrayBuffer>,
 ): { readonly line: unknown; readonly file: SentFile } {
   if (content instanceof Uint8Array) {
     const size = content.length;

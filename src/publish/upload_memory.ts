@@ -28,6 +28,8 @@ export interface UploadMemory {
 /** A file that the Hub has. */
 export interface TakenFile extends LargeObject {
   readonly path: string;
+  /** Whether it is there alone, to make room here. */
+  readonly freed: boolean;
 }
 
 /** A line of the journal about an upload. */
@@ -40,7 +42,12 @@ type UploadRecord =
   & (
     | { readonly upload: "began"; readonly addresses: Addresses }
     | { readonly upload: "part"; readonly part: number; readonly etag: string }
-    | { readonly upload: "taken"; readonly path: string; readonly size: number }
+    | {
+      readonly upload: "taken";
+      readonly path: string;
+      readonly size: number;
+      readonly freed: boolean;
+    }
   );
 
 /** The uploads of one output to one repository. */
@@ -77,8 +84,8 @@ export class JournaledUploads implements UploadMemory {
   }
 
   /** The Hub has a file. */
-  finished({ path, oid, size }: TakenFile): Promise<void> {
-    return this.#note({ upload: "taken", to: this.#to, oid, path, size });
+  finished(file: TakenFile): Promise<void> {
+    return this.#note({ upload: "taken", to: this.#to, ...file });
   }
 
   async #note(record: UploadRecord): Promise<void> {
@@ -96,9 +103,11 @@ export class JournaledUploads implements UploadMemory {
       case "part":
         this.#begun.get(oid)?.etags.set(record.part, record.etag);
         return;
-      case "taken":
+      case "taken": {
+        const { path, size, freed } = record;
         this.#begun.delete(oid);
-        this.taken.set(record.path, { path: record.path, oid, size: record.size });
+        this.taken.set(path, { path, oid, size, freed });
+      }
     }
   }
 }

@@ -146,7 +146,10 @@ export class Output implements AsyncDisposable {
       await file.write(0, head);
       open.left -= head.length;
       for (const { begin, end, sha256: written } of spans) {
-        if (written !== null && sha256(await this.#sink.read(path, { begin, end })) !== written) {
+        if (
+          written !== null && !file.elsewhere &&
+          sha256(await this.#sink.read(path, { begin, end })) !== written
+        ) {
           throw new RequestError(
             `Cannot go on with ${quote(path)}: its bytes ${begin} to ${end} are not those that ` +
               "were written. Begin anew with `restart`.",

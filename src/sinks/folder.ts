@@ -157,6 +157,11 @@ export async function openFolderSink(
       return await reader.read(begin, end);
     },
 
+    async free(name) {
+      const place = join(root, name);
+      if (await disk.lstat(place)) await disk.remove(place);
+    },
+
     async commit() {
       const [unfinished] = open;
       if (state !== "open" || unfinished) {

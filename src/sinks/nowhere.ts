@@ -20,6 +20,7 @@ export function openNowhere(): Sink {
     read(path: string) {
       throw new RangeError(`Cannot read "${path}": it was not kept`);
     },
+    free: () => Promise.resolve(),
     commit: () => Promise.resolve(),
     [Symbol.asyncDispose]: () => Promise.resolve(),
   };

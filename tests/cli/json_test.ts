@@ -151,7 +151,10 @@ Deno.test("everything that --json prints has the keys that README.md lists, and 
     await using hub = await startFakeHub();
     const env: Record<string, string> = { HF_ENDPOINT: hub.endpoint, HF_TOKEN: TOKEN };
     const publish = ["publish", out, "me/out", "--yes", ...ON_CPU, "--json"];
-    note(checkAll(await sluice(publish, { env: (name) => env[name] }), "publish"));
+    const onHub = { env: (name: string) => env[name] };
+    note(checkAll(await sluice(publish, onHub), "publish"));
+    const uploaded = [...stopped, "--upload-repo", "me/nf4", "--yes"];
+    note(checkAll(await sluice(uploaded, onHub), "quantize"));
     // Which takes a minute, and so only its words are made here.
     const text = { corpus: "sample", available: 9, sha256: "5ea1", tokens: 64, seqLen: 32 };
     const windows = { windows: [], stateBudget: 1, seed: undefined, ...text };

@@ -30,14 +30,16 @@ export const BUDGET_FLAGS: readonly Flag[] = [
     placeholder: "size",
     min: 1,
     help:
-      "temporary files: hidden states, matrices, shards of a Hub repository; the output is not counted",
+      "temporary files: hidden states, matrices, shards of a Hub repository; the output is not " +
+      "counted, unless it is uploaded and would not fit: then its weights stay on the Hub alone",
     group: GROUP,
   },
 ];
 
 /**
- * The budgets that the flags set. Where shards of a Hub repository are `staged` and hidden states
- * may go to disk too, each has half of `--max-disk`.
+ * The budgets that the flags set. Shards of a Hub repository that are `staged`, hidden states that
+ * may go to disk, and weights that are there until they are uploaded have equal shares of
+ * `--max-disk`.
  */
 export function budgetsOf(
   parsed: ParsedArguments,
@@ -48,10 +50,11 @@ export function budgetsOf(
     return value === undefined ? undefined : Number(value);
   };
   const disk = bytes("max-disk");
-  const shared = staged && isMeasured(parsed);
+  const uploads = parsed.knows("upload-repo") && parsed.has("upload-repo");
+  const shares = [staged, isMeasured(parsed), uploads].filter((one) => one).length;
   return {
     ram: bytes("max-ram"),
     vram: bytes("max-vram"),
-    disk: disk !== undefined && shared ? Math.floor(disk / 2) : disk,
+    disk: disk === undefined ? undefined : Math.floor(disk / Math.max(1, shares)),
   };
 }

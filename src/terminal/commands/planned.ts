@@ -10,6 +10,7 @@ import { findDeviceFor, readRecipe } from "./flags.ts";
 import { planSearch, prepareSearch } from "./guarantee.ts";
 import { shownWarnings, warningsTo } from "./messages.ts";
 import { openModel } from "./model.ts";
+import { roomFor, roomSentence } from "./upload_room.ts";
 import { planFor, readTexts, settleRecipe } from "./walks.ts";
 
 /** What `plan` and `quantize` share: whether the run will be measured. */
@@ -88,6 +89,10 @@ export async function showPlanned(parsed: ParsedArguments, host: Host): Promise<
   const resume = isResumable(recipe, parsed);
   const planned = await planFor(recipe, source, { ...found, device: device.limits, resume });
   for (const warning of planned.warnings) report({ type: "warning", ...warning });
+  const room = parsed.knows("upload-repo")
+    ? roomFor(planned, { parsed, staged: source.schedule !== undefined })
+    : undefined;
+  if (room) host.err.write(`sluice: ${roomSentence(room)}\n`);
   host.out.write(
     parsed.get("json")
       ? jsonText({

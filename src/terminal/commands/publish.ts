@@ -8,11 +8,13 @@ import { quote, RequestError } from "../../errors.ts";
 import {
   Alongside,
   cardOf,
+  cardOfRecord,
   checkPublish,
   type Destination,
   planPublish,
   publish,
   type PublishPlan,
+  readElsewhere,
 } from "../../publish.ts";
 import { RECORD_FILE } from "../../io/names.ts";
 import type { Plan } from "../../plan/planned.ts";
@@ -20,11 +22,15 @@ import type { Reporter } from "../../report.ts";
 import type { Sink } from "../../sink.ts";
 import { size } from "../../size.ts";
 import { jsonLine } from "../json.ts";
-import { count, shellWord } from "../text.ts";
+import { count, plural, shellWord, visible } from "../text.ts";
+import { disk } from "../../io/disk.ts";
+import type { Verdict } from "../../format.ts";
+import { sum } from "../../tensor.ts";
 import { verify } from "../../verify.ts";
 import { DEVICE_FLAGS, openDevice } from "./flags.ts";
 import { beginViews, MESSAGE_FLAGS } from "./messages.ts";
 import { hubAccess } from "./model.ts";
+import { type Room, roomSentence } from "./upload_room.ts";
 
 const GROUP = "Publishing";
 
@@ -146,23 +152,30 @@ export async function checkRepo(
  */
 export async function uploadAlongside(
   sink: Sink,
-  { destination, bytes, parsed, host, report }: {
+  { destination, planned, room, parsed, host, report }: {
     readonly destination: Destination;
-    /** Of the planned files. */
-    readonly bytes: number;
+    readonly planned: Plan;
+    /** How much of the weights may be here. */
+    readonly room: Room | undefined;
     readonly parsed: ParsedArguments;
     readonly host: Host;
     readonly report: Reporter;
   },
 ): Promise<Alongside> {
   if (!parsed.get("quiet")) {
-    const sentence = `${size(bytes)}; each file of weights is sent when it is finished, and ` +
-      "nothing can be seen there before the commit at the end";
+    const sentence = `${size(planned.totalBytes)}; each file of weights is sent when it is ` +
+      "finished, and nothing can be seen there before the commit at the end";
     host.err.write(`sluice: ${placeOf(destination)}: ${sentence}\n`);
+    if (room) host.err.write(`sluice: ${roomSentence(room)}\n`);
   }
   confirm(destination.repo, parsed, host);
   const { hub, signal } = await optionsOf(parsed, host);
-  return new Alongside(sink, destination, { hub, signal, report });
+  return new Alongside(sink, destination, {
+    hub,
+    signal,
+    report,
+    ...(room ? { room: room.bytes, stays: (path) => room.staying.has(path) } : {}),
+  });
 }
 
 /** @throws {RequestError} whoever is asked does not want it. */
@@ -187,19 +200,22 @@ function checkAsking(repo: string, parsed: ParsedArguments, host: Host): void {
 export async function publishCheckpoint(
   folder: string,
   repo: string,
-  { parsed, host, backend, alongside }: {
+  { parsed, host, backend, alongside, loaders }: {
     parsed: ParsedArguments;
     host: Host;
     backend: Backend;
     alongside?: Alongside;
+    /** Who opens it, where that is known. */
+    loaders?: readonly Verdict[];
   },
 ): Promise<void> {
   checkAsking(repo, parsed, host);
-  const verified = await verify(folder, { backend, signal: host.signal });
-  const options = {
-    ...await optionsOf(parsed, host),
-    card: await cardOf(folder, repo, verified),
-  };
+  const elsewhere = await readElsewhere(disk, folder);
+  const verified = elsewhere ? undefined : await verify(folder, { backend, signal: host.signal });
+  const card = verified
+    ? await cardOf(folder, repo, verified)
+    : await cardOfRecord(folder, repo, { loaders });
+  const options = { ...await optionsOf(parsed, host), card };
   const plan = await planPublish(folder, repo, options);
   if (!parsed.get("quiet")) host.err.write(describe(plan));
   if (!alongside) confirm(plan.repo, parsed, host);
@@ -207,7 +223,7 @@ export async function publishCheckpoint(
   const report = await publish(folder, repo, {
     ...options,
     plan,
-    verified,
+    ...(verified ? { verified } : {}),
     ...(alongside ? { alongside } : {}),
     report: (event) => {
       if (event.type !== "uploading" || parsed.get("quiet")) return;
@@ -221,6 +237,15 @@ export async function publishCheckpoint(
   else if (!parsed.get("quiet")) {
     const what = report.unchanged ? "was there already, just so" : "published";
     host.out.write(`${what}  ${report.pullRequestUrl ?? report.commitUrl}\n`);
+  }
+  if (elsewhere && !parsed.get("quiet")) {
+    const { files } = elsewhere;
+    const peak = alongside ? `; at most ${size(alongside.peakBytes)} were here at once` : "";
+    host.err.write(
+      `sluice: ${visible(folder)} does not hold the weights (${plural(files.length, "file")}, ${
+        size(sum(files, (file) => file.size))
+      }): they are on the Hub alone${peak}.\n`,
+    );
   }
 }
 

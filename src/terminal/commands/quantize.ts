@@ -52,6 +52,7 @@ import {
   RESUME_FLAG,
   showPlanned,
 } from "./planned.ts";
+import { roomFor } from "./upload_room.ts";
 import { inputsOf, planFor, readTexts, settleRecipe, type Texts } from "./walks.ts";
 
 const OUTPUT_GROUP = "Output";
@@ -224,7 +225,8 @@ async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
   const alongside = destination && stack.use(
     await uploadAlongside(sink, {
       destination,
-      bytes: planned.totalBytes,
+      planned,
+      room: roomFor(planned, { parsed, staged: source.schedule !== undefined }),
       parsed,
       host,
       report: views.report,
@@ -266,7 +268,9 @@ async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
     if (certificate) refuseUnkept(certificate, bits_per_weight);
     if (!place || !alongside) return;
     views[Symbol.dispose]();
-    await publishCheckpoint(place.path, String(upload), { parsed, host, backend, alongside });
+    const { loaders } = planned;
+    const publishing = { parsed, host, backend, alongside, loaders };
+    await publishCheckpoint(place.path, String(upload), publishing);
   } catch (cause) {
     if (!place || !whole) throw keptOf(sink, cause) ?? cause;
     await place.keep();
