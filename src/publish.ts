@@ -10,7 +10,10 @@ import { CheckpointError, quote } from "./errors.ts";
 import { HubClient } from "./hub/client.ts";
 import type { RepoSpec } from "./hub/repo_spec.ts";
 import { type Disk, disk as machine, type DiskReader } from "./io/disk.ts";
-import { modelCard } from "./publish/model_card.ts";
+import { type CardFile, modelCard } from "./publish/model_card.ts";
+import { listFolder } from "./publish/folder.ts";
+import { hashBlob } from "./publish/hash_blob.ts";
+import type { LargeObject } from "./publish/lfs_batch.ts";
 import { FileBlob } from "./publish/file_blob.ts";
 import {
   checkPublish,
@@ -26,7 +29,7 @@ import type { SentFile } from "./publish/sent_file.ts";
 import { type Content, uploadFiles } from "./publish/upload.ts";
 import { parseObject } from "./json.ts";
 import type { Verdict } from "./format.ts";
-import { RECORD_FILE } from "./io/names.ts";
+import { isWeights, RECORD_FILE } from "./io/names.ts";
 import { readRecord } from "./report/record_file.ts";
 import type { TensorSource } from "./source.ts";
 import { openCheckpoint } from "./sources/checkpoint.ts";
@@ -61,8 +64,10 @@ export interface PublishOptions extends PlanOptions {
   readonly backend?: Backend;
   /** What the checkpoint was made of, for a stricter verification. */
   readonly source?: TensorSource;
-  /** What was uploaded while the checkpoint was made. */
-  readonly alongside?: Pick<Alongside, "taken" | "created">;
+  /** Hashes of files, by path, where they are known: those are not hashed again. */
+  readonly known?: KnownFiles;
+  /** Whether the repository was made for this, when its weights were sent before. */
+  readonly created?: boolean;
   /** The first line of the commit. */
   readonly title?: string;
   readonly report?: (event: PublishEvent) => void;
@@ -99,7 +104,9 @@ export async function publish(
 ): Promise<PublishReport> {
   const { hub, signal, report = () => {}, disk = machine } = options;
   signal?.throwIfAborted();
-  const plan = options.plan ?? await planVerified(folder, name, options);
+  const { plan, known } = options.plan
+    ? { plan: options.plan, known: options.known }
+    : await planVerified(folder, name, options);
   if (plan.folder !== folder || plan.repo !== name) {
     throw new RangeError(
       `Cannot publish ${quote(folder)} to ${quote(name)}: the plan is for another.`,
@@ -118,7 +125,7 @@ export async function publish(
     ...asking,
     parent,
     pullRequest: plan.pullRequest,
-    taken: options.alongside?.taken,
+    known,
     title: options.title ?? `Upload ${plan.files.length} files with Sluice`,
     hashing: (path, done, total) => report({ type: "hashing", path, done, total }),
     sent(bytes) {
@@ -144,7 +151,7 @@ export async function publish(
     commit: sent.commit,
     commitUrl: sent.commitUrl,
     pullRequestUrl: sent.pullRequestUrl,
-    created: plan.newRepo || (options.alongside?.created ?? false),
+    created: plan.newRepo || (options.created ?? false),
     unchanged: sent.commit === parent,
     files: sent.files,
     bytes: plan.bytes,
@@ -158,8 +165,8 @@ async function planVerified(
   folder: string,
   name: string,
   options: PublishOptions,
-): Promise<PublishPlan> {
-  const { backend, source, signal, card } = options;
+): Promise<{ readonly plan: PublishPlan; readonly known: KnownFiles | undefined }> {
+  const { backend, source, signal } = options;
   let { verified } = options;
   if (!verified) {
     if (!backend) {
@@ -171,30 +178,74 @@ async function planVerified(
       ...(signal ? { signal } : {}),
     });
   }
-  return await planPublish(folder, name, {
-    ...options,
-    card: card ?? await cardOf(folder, name, verified),
-  });
+  let { card, known } = options;
+  if (card === undefined) {
+    known = await hashWeights(folder, options);
+    card = await cardOf(folder, name, { verified, known });
+  }
+  const plan = await planPublish(folder, name, { ...options, card });
+  return { plan, known };
+}
+
+/** Hashes of files, by path in their folder. */
+export type KnownFiles = ReadonlyMap<string, LargeObject>;
+
+/**
+ * The SHA-256 of each file of weights of a folder, those that are on the Hub alone among them.
+ *
+ * @param options.known Those that are not computed again.
+ * @throws {RequestError} see `planPublish`.
+ * @throws {CheckpointError} a file changed.
+ */
+export async function hashWeights(
+  folder: string,
+  { known = new Map(), disk = machine, signal, report = () => {} }: Pick<
+    PublishOptions,
+    "known" | "disk" | "signal" | "report"
+  > = {},
+): Promise<KnownFiles> {
+  const found = new Map<string, LargeObject>();
+  for (const { path, size } of (await listFolder(disk, folder)).files) {
+    if (!isWeights(path)) continue;
+    const there = known.get(path);
+    if (there?.size === size) found.set(path, there);
+    else {
+      await using reader = await disk.open(`${folder}/${path}`);
+      const hashed = (done: number) => report({ type: "hashing", path, done, total: size });
+      found.set(path, { oid: await hashBlob(new FileBlob(reader), { signal, hashed }), size });
+    }
+  }
+  const elsewhere = await readElsewhere(disk, folder);
+  for (const file of elsewhere?.files ?? []) found.set(file.path, file);
+  return found;
+}
+
+/** Files as a card lists them. */
+function listed(known: KnownFiles): CardFile[] {
+  return [...known].map(([path, { oid, size }]) => ({ path, size, sha256: oid }))
+    .sort((a, b) => a.path < b.path ? -1 : 1);
 }
 
 /** The card of a checkpoint: of what its record says, and what a verification found. */
 export async function cardOf(
   folder: string,
   name: string,
-  verified: VerifyReport,
+  { verified, known }: { readonly verified: VerifyReport; readonly known: KnownFiles },
 ): Promise<string> {
   await using checkpoint = await openCheckpoint(folder);
-  return modelCard({ name, ...factsOfCheckpoint(verified, checkpoint.config) });
+  const facts = factsOfCheckpoint(verified, checkpoint.config);
+  return modelCard({ name, ...facts, files: listed(known) });
 }
 
 /** The card of a checkpoint whose weights are not here: of what its record says. */
 export async function cardOfRecord(
   folder: string,
   name: string,
-  { loaders = [], disk = machine }: {
+  { known, loaders = [], disk = machine }: {
+    readonly known: KnownFiles;
     readonly loaders?: readonly Verdict[] | undefined;
     readonly disk?: Disk;
-  } = {},
+  },
 ): Promise<string> {
   const readSettings = async (file: string) => {
     const path = `${folder}/${file}`;
@@ -213,7 +264,7 @@ export async function cardOfRecord(
   }
   const { format, total_bytes: bytes } = record;
   const found = { format, quantized: [], bytes, loaders, record };
-  return modelCard({ name, ...factsOfCheckpoint(found, config) });
+  return modelCard({ name, ...factsOfCheckpoint(found, config), files: listed(known) });
 }
 
 /** The files of a plan, open until all is done, so that a change is noticed. */

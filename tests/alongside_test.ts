@@ -101,7 +101,8 @@ Deno.test("a file is on the Hub before the next one is begun, and the commit com
     const { created, commit } = await publish(`${folder}/out`, NAME, {
       ...given,
       plan,
-      alongside,
+      known: alongside.taken,
+      created: alongside.created,
       report: (event) => event.type === "hashing" && hashed.push(event.path),
     });
     assert.equal(created, true);
@@ -134,7 +135,7 @@ Deno.test("a file that cannot be sent stops nothing, and is sent when all are ma
     assert.match(warning.message, /What is left is sent when everything is made\.$/);
     const given = { ...options, card: "card" };
     const plan = await planPublish(`${folder}/out`, NAME, given);
-    await publish(`${folder}/out`, NAME, { ...given, plan, alongside });
+    await publish(`${folder}/out`, NAME, { ...given, plan });
     assert.equal(hub.repo(NAME).objects.size, 2);
     assert.equal(posts(hub, /\/commit\//), 1);
   }));

@@ -212,7 +212,13 @@ Deno.test("publish() writes a card from the verification where the folder has no
     const { "README.md": written } = await download(stage);
     const facts = { name: NAME, architecture: "LlamaForCausalLM", schemes: [] };
     const { bytes, loaders } = options.verified!;
-    assert.equal(written, sha256(modelCard({ ...facts, bytes, loaders })));
+    const weights = await Deno.readFile(join(folder, "model.safetensors"));
+    const files = [{ path: "model.safetensors", size: weights.length, sha256: sha256(weights) }];
+    assert.equal(written, sha256(modelCard({ ...facts, bytes, loaders, files })));
+    assert.match(
+      modelCard({ ...facts, bytes, files }),
+      /\| model\.safetensors \| \d+ kB \| `[0-9a-f]{64}` \|/,
+    );
     await Deno.writeTextFile(join(folder, "README.md"), "---\ntags: [sluice]\n---\nMine.\n");
     const plan = await planPublish(folder, NAME, options);
     assert.equal(plan.card, undefined);

@@ -48,6 +48,14 @@ export function protocolOf(windows: RecordedWindows): CardProtocol {
   };
 }
 
+/** A file of weights, by which it can be told whether a copy is whole. */
+export interface CardFile {
+  readonly path: string;
+  readonly size: number;
+  /** In hex. */
+  readonly sha256: string;
+}
+
 /** All that a card may say. Whatever is absent is not mentioned. */
 export interface CardFacts {
   /** Where readers find it: `org/name`. */
@@ -75,6 +83,8 @@ export interface CardFacts {
   readonly versions?: Readonly<Record<string, string>>;
   /** What it was computed on. */
   readonly device?: string;
+  /** Each file of weights. */
+  readonly files?: readonly CardFile[];
   /** Bytes of all files, and of the base model's tensors. */
   readonly bytes?: number;
   readonly sourceBytes?: number;
@@ -262,12 +272,14 @@ function guarantee({ certificate }: CardFacts): string {
   ].join("\n\n");
 }
 
-function sizes({ bytes, sourceBytes }: CardFacts): string {
+function sizes({ bytes, sourceBytes, files = [] }: CardFacts): string {
   if (bytes === undefined) return "";
   const from = sourceBytes === undefined
     ? ""
     : `, from ${size(sourceBytes)} (${(bytes / sourceBytes * 100).toFixed(1)} %)`;
-  return `## Size\n\n${size(bytes)}${from}.`;
+  const rows = files.map(({ path, size: bytes, sha256 }) => [path, size(bytes), code(sha256)]);
+  const list = rows.length === 0 ? "" : `\n\n${table(["file", "size", "SHA-256"], rows)}`;
+  return `## Size\n\n${size(bytes)}${from}.${list}`;
 }
 
 function energy({ energy }: CardFacts): string {

@@ -38,8 +38,8 @@ export interface UploadOptions {
   /** The first line of the commit. */
   readonly title: string;
   readonly signal: AbortSignal | undefined;
-  /** Files that were sent before, by path: they are not hashed again. */
-  readonly taken?: ReadonlyMap<string, LargeObject> | undefined;
+  /** Hashes of files, by path, where they are known: those are not hashed again. */
+  readonly known?: ReadonlyMap<string, LargeObject> | undefined;
   /** Hears of the bytes of a large file that were hashed. */
   readonly hashing: (path: string, done: number, total: number) => void;
   /** Hears of bytes that are on their way, or there; of negative ones when a try has failed. */
@@ -140,10 +140,10 @@ async function largeOf(
 async function hashed(
   path: string,
   blob: FileBlob,
-  { hashing, signal, taken }: UploadOptions,
+  { hashing, signal, known: all }: UploadOptions,
 ): Promise<LargeFile> {
   const { size } = blob;
-  const known = taken?.get(path);
+  const known = all?.get(path);
   const oid = known?.size === size ? known.oid : await hashBlob(blob, {
     signal,
     hashed: (done) => hashing(path, done, size),

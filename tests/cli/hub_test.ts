@@ -3,6 +3,7 @@
  * 4, a token that is never shown.
  */
 import assert from "node:assert/strict";
+import { parseSafetensorsMetadata } from "@huggingface/hub";
 import { readFileSync } from "node:fs";
 import { type FakeHub, READ_TOKEN, startFakeHub, STRANGER_TOKEN, TOKEN } from "../fake_hub/mod.ts";
 import { makeCheckpoint, TINY_CONFIG, tinyTensors } from "../tiny.ts";
@@ -206,6 +207,41 @@ Deno.test("quantize org/name --upload-repo makes one private commit of what quan
       assert(readFileSync(`${folder}/local/${name}`).equals(bytes), name);
     }
   }));
+
+for (
+  const words of [
+    ["W4A16", "--group-size", "32"],
+    ["W3A16", "--group-size", "32"],
+    ["W4A16", "--group-size", "32", "--format", "gptq"],
+    ["W4A16_ASYM", "--group-size", "32", "--format", "awq"],
+    ["W8A8"],
+    ["FP8"],
+    ["NF4"],
+  ]
+) {
+  Deno.test(`the Hub's own reader counts the model's parameters in ${words.join(" ")}`, () =>
+    withHub(async (hub, model, folder) => {
+      const { code, err } = await sluice([
+        ...["quantize", model, "--method", "rtn", "--device", "wasm", "--quiet", "--scheme"],
+        ...[...words, "--output", `${folder}/out`],
+      ]);
+      assert.equal(code, 0, err);
+      const files = names(`${folder}/out`).map((name) =>
+        [name, readFileSync(`${folder}/out/${name}`)] as const
+      );
+      hub.repo("org/model").commit({ files: Object.fromEntries(files), branch: "made" });
+      const counted = async (revision: string) => {
+        const { parameterCount } = await parseSafetensorsMetadata({
+          repo: "org/model",
+          revision,
+          hubUrl: hub.endpoint,
+          computeParametersCount: true,
+        });
+        return Object.values(parameterCount).reduce((sum, count) => sum + count!, 0);
+      };
+      assert.equal(await counted("made"), await counted("main"));
+    }));
+}
 
 Deno.test("publish asks before it sends, and without a terminal wants --yes", () =>
   withHub(async (hub, model, folder) => {

@@ -11,6 +11,7 @@ import {
   cardOfRecord,
   checkPublish,
   type Destination,
+  hashWeights,
   planPublish,
   publish,
   type PublishPlan,
@@ -212,9 +213,11 @@ export async function publishCheckpoint(
   checkAsking(repo, parsed, host);
   const elsewhere = await readElsewhere(disk, folder);
   const verified = elsewhere ? undefined : await verify(folder, { backend, signal: host.signal });
+  const given = alongside ? { known: alongside.taken } : {};
+  const known = await hashWeights(folder, { ...given, signal: host.signal });
   const card = verified
-    ? await cardOf(folder, repo, verified)
-    : await cardOfRecord(folder, repo, { loaders });
+    ? await cardOf(folder, repo, { verified, known })
+    : await cardOfRecord(folder, repo, { known, loaders });
   const options = { ...await optionsOf(parsed, host), card };
   const plan = await planPublish(folder, repo, options);
   if (!parsed.get("quiet")) host.err.write(describe(plan));
@@ -224,7 +227,8 @@ export async function publishCheckpoint(
     ...options,
     plan,
     ...(verified ? { verified } : {}),
-    ...(alongside ? { alongside } : {}),
+    known,
+    created: alongside?.created ?? false,
     report: (event) => {
       if (event.type !== "uploading" || parsed.get("quiet")) return;
       const percent = Math.floor(event.done / Math.max(1, event.total) * 10) * 10;
