@@ -3,6 +3,7 @@
  * looking.
  */
 import { HubError, quote } from "../errors.ts";
+import { TransientFault } from "../hub/transport.ts";
 import type { Visibility } from "./plan.ts";
 import { type Asking, findRepo } from "./remote.ts";
 import { isUncertain } from "./sender.ts";
@@ -31,13 +32,27 @@ export async function createRepo(
       });
       return;
     } catch (error) {
-      if (!isUncertain(error)) throw error;
-      fault = error;
+      const busy = busyFault(error);
+      if (!busy && !isUncertain(error)) throw error;
+      fault = busy ?? error;
     }
     const found = await findRepo({ sender, repo, signal });
     if (found?.id === repo.id && found.private === (visibility === "private")) return;
     await policy.failed(fault);
   }
+}
+
+/** A refusal that may be none the next time: the Hub is at work on a repository of that name. */
+function busyFault(error: unknown): TransientFault | undefined {
+  if (!(error instanceof HubError) || !/conflicting operation/i.test(error.message)) {
+    return undefined;
+  }
+  return new TransientFault({
+    kind: "conflict",
+    found: "the Hub is at work on a repository of that name",
+    advice: "Wait a minute, then run the same command again.",
+    status: error.status,
+  });
 }
 
 /**

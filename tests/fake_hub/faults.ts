@@ -28,9 +28,9 @@ export type Fault =
   }
   /**
    * The connection is reset before any answer. On a connection that was used before, fetch tries
-   * once more by itself.
+   * once more by itself. `after` so many bytes of the request's body were read, 0 unless given.
    */
-  | { readonly kind: "reset" }
+  | { readonly kind: "reset"; readonly after?: number }
   /** The answer comes late. */
   | { readonly kind: "delay"; readonly ms: number }
   /** The request has its effect, but its answer is lost: a reset, or another status. */

@@ -115,6 +115,7 @@ async function serve(
     if (fault && fault.kind !== "delay") {
       entry.fault = fault.kind;
       if (fault.kind !== "reset") await drain(request);
+      else if (fault.after !== undefined) await take(request, fault.after);
       answer = await spoil({ status: 200 }, fault, url);
     } else {
       if (fault) {
@@ -169,6 +170,21 @@ async function attempt(handle: () => Promise<Answer>): Promise<Answer> {
 /** Read a request to its end: clients listen for answers when they have said everything. */
 async function drain(request: IncomingMessage): Promise<void> {
   for await (const _ of request);
+}
+
+/** Read so many bytes of a request, or all there are. */
+async function take(request: IncomingMessage, bytes: number): Promise<void> {
+  let taken = 0;
+  await new Promise<void>((resolve) => {
+    request.on("data", ({ length }: Uint8Array) => {
+      taken += length;
+      if (taken < bytes) return;
+      request.pause();
+      resolve();
+    });
+    request.on("close", resolve);
+    request.on("end", resolve);
+  });
 }
 
 /** Wait, or throw when the server stops. */
