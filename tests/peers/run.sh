@@ -126,6 +126,9 @@ done
 
 [ "$architectures" = none ] || open_architectures
 
+mkdir -p "$work/published"
+step "published" deno run -A "$peers/published.ts" "$python" "$work/published" || true
+
 passed=$(grep -c '^ok' "$work/lines" || true)
 failed=$(grep -c '^FAIL' "$work/lines" || true)
 echo "$passed passed, $failed failed"
