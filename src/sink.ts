@@ -10,6 +10,8 @@ export interface Sink extends AsyncDisposable {
   readonly label: string;
   /** How a run into it goes on after it was stopped; absent: it does not. */
   readonly resumption?: Resumption;
+  /** The files so far; absent where they cannot be looked at. */
+  readonly stored?: StoredFiles;
   /**
    * Begin a file of `size` bytes.
    *
@@ -17,18 +19,18 @@ export interface Sink extends AsyncDisposable {
    */
   create(path: string, size: number): Promise<SinkFile>;
   /**
-   * Bytes of a file as they are now, finished or not.
-   *
-   * @throws {RangeError} nothing is kept here.
-   */
-  read(path: string, span: Span): Promise<Uint8Array<ArrayBuffer>>;
-  /** Remove a committed file, if it is there: it is kept elsewhere. */
-  free(path: string): Promise<void>;
-  /**
    * Make all committed files visible under their final names at once. Disposing without this leaves
    * nothing behind, unless a run can go on with it.
    */
   commit(): Promise<void>;
+}
+
+/** Files of an output that is not committed yet. */
+export interface StoredFiles {
+  /** Bytes of a file as they are now, finished or not. */
+  read(path: string, span: Span): Promise<Uint8Array<ArrayBuffer>>;
+  /** Remove a committed file, if it is there: it is kept elsewhere. */
+  free(path: string): Promise<void>;
 }
 
 /** A file being filled. Every offset is known from the plan, so pieces may arrive in any order. */

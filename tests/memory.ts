@@ -65,8 +65,6 @@ export function memorySink(): Sink & { readonly files: Map<string, Uint8Array<Ar
         [Symbol.asyncDispose]: () => Promise.resolve(),
       });
     },
-    read: (path, { begin, end }) => Promise.resolve(staged.get(path)!.slice(begin, end)),
-    free: (path) => Promise.resolve(void staged.delete(path)),
     commit() {
       for (const [path, bytes] of staged) files.set(path, bytes);
       return Promise.resolve();
@@ -86,8 +84,6 @@ export function nowhereSink(): Sink {
         commit: () => Promise.resolve(),
         [Symbol.asyncDispose]: () => Promise.resolve(),
       }),
-    read: (path) => Promise.reject(new RangeError(`"${path}" was not kept.`)),
-    free: () => Promise.resolve(),
     commit: () => Promise.resolve(),
     [Symbol.asyncDispose]: () => Promise.resolve(),
   };

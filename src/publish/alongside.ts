@@ -11,7 +11,7 @@ import { isWeights } from "../io/names.ts";
 import type { RepoSpec } from "../hub/repo_spec.ts";
 import type { TransportOptions } from "../hub/transport.ts";
 import type { Reporter } from "../report.ts";
-import type { Sink, SinkFile } from "../sink.ts";
+import type { Sink, SinkFile, StoredFiles } from "../sink.ts";
 import { ELSEWHERE_FILE, elsewhereText } from "./elsewhere.ts";
 import { FileBlob } from "./file_blob.ts";
 import { hashBlob } from "./hash_blob.ts";
@@ -51,6 +51,7 @@ export class Alongside implements AsyncDisposable {
   /** The place of the output: what is finished there is sent. */
   readonly sink: Sink;
   readonly #files: Sink;
+  readonly #stored: StoredFiles;
   readonly #destination: Destination;
   readonly #sender: Sender;
   readonly #repo: RepoSpec;
@@ -71,7 +72,11 @@ export class Alongside implements AsyncDisposable {
   #waiting = 0;
   #next = Promise.withResolvers<void>();
 
-  /** @param destination Where it goes, as `checkPublish` found it. */
+  /**
+   * @param files Where the output grows.
+   * @param destination Where it goes, as `checkPublish` found it.
+   * @throws {RangeError} files cannot be read there.
+   */
   constructor(
     files: Sink,
     destination: Destination,
@@ -79,7 +84,11 @@ export class Alongside implements AsyncDisposable {
   ) {
     this.#room = room;
     this.#stays = stays;
+    if (!files.stored) {
+      throw new RangeError(`Cannot upload from ${quote(files.label)}: no file can be read there.`);
+    }
     this.#files = files;
+    this.#stored = files.stored;
     this.#destination = destination;
     this.#sender = new Sender({ ...hub, report });
     this.#report = report;
@@ -118,7 +127,7 @@ export class Alongside implements AsyncDisposable {
     ): Promise<SinkFile> => {
       if (!isWeights(path)) return await open();
       if (this.taken.get(path)?.freed) {
-        await files.free(path);
+        await this.#stored.free(path);
         return ELSEWHERE;
       }
       await this.#makeRoom(size);
@@ -234,7 +243,7 @@ export class Alongside implements AsyncDisposable {
     // Noted first: what is not here any more must be known to be there.
     await this.#memory.finished({ path, oid, size, freed });
     if (!freed) return;
-    await this.#files.free(path);
+    await this.#stored.free(path);
     this.#here -= size;
   }
 
@@ -251,7 +260,7 @@ export class Alongside implements AsyncDisposable {
   #reader(path: string, size: number): DiskReader {
     return {
       size,
-      read: (begin, end) => this.#files.read(path, { begin, end }),
+      read: (begin, end) => this.#stored.read(path, { begin, end }),
       [Symbol.asyncDispose]: () => Promise.resolve(),
     };
   }

@@ -148,7 +148,7 @@ export class Output implements AsyncDisposable {
       for (const { begin, end, sha256: written } of spans) {
         if (
           written !== null && !file.elsewhere &&
-          sha256(await this.#sink.read(path, { begin, end })) !== written
+          sha256(await this.#sink.stored!.read(path, { begin, end })) !== written
         ) {
           throw new RequestError(
             `Cannot go on with ${quote(path)}: its bytes ${begin} to ${end} are not those that ` +
@@ -164,7 +164,7 @@ export class Output implements AsyncDisposable {
   /** All bytes of a tensor that was written, maybe by an earlier run. */
   async read(tensor: string): Promise<Uint8Array<ArrayBuffer>> {
     const { open, begin, size } = this.#places.get(tensor)!;
-    return await this.#sink.read(open.planned.path, { begin, end: begin + size });
+    return await this.#sink.stored!.read(open.planned.path, { begin, end: begin + size });
   }
 
   async #put(open: OpenFile, at: number, bytes: Uint8Array): Promise<void> {

@@ -133,6 +133,16 @@ export async function openFolderSink(
   return {
     label: path,
     ...(journal ? { resumption: resumption(journal) } : {}),
+    stored: {
+      async read(name, { begin, end }) {
+        await using reader = await disk.open(join(root, name), { growing: true });
+        return await reader.read(begin, end);
+      },
+      async free(name) {
+        const place = join(root, name);
+        if (await disk.lstat(place)) await disk.remove(place);
+      },
+    },
 
     async create(name, bytes) {
       begin(name);
@@ -150,16 +160,6 @@ export async function openFolderSink(
       // What an earlier run began and did not come to count.
       if (taken && await disk.lstat(place)) await disk.remove(place);
       return opened(name, bytes, { writer: await disk.create(place, bytes, { lasting: true }) });
-    },
-
-    async read(name, { begin, end }) {
-      await using reader = await disk.open(join(root, name), { growing: true });
-      return await reader.read(begin, end);
-    },
-
-    async free(name) {
-      const place = join(root, name);
-      if (await disk.lstat(place)) await disk.remove(place);
     },
 
     async commit() {

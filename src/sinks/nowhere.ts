@@ -17,10 +17,6 @@ export function openNowhere(): Sink {
         commit: () => Promise.resolve(),
         [Symbol.asyncDispose]: () => Promise.resolve(),
       }),
-    read(path: string) {
-      throw new RangeError(`Cannot read "${path}": it was not kept`);
-    },
-    free: () => Promise.resolve(),
     commit: () => Promise.resolve(),
     [Symbol.asyncDispose]: () => Promise.resolve(),
   };
