@@ -144,8 +144,8 @@ Deno.test("what a worker that died was at is done by another, and its leftovers 
     await Deno.writeTextFile(lease, JSON.stringify({ ...dead, until: Date.now() - 1 }));
     const second = await work(made, { folder, index: 0, count: 1, source, backend });
     assert.deepEqual(second, { did: [made.units[1]!.name], left: [] });
-    assert.deepEqual(await merged(folder), await alone());
     await half[Symbol.asyncDispose]();
+    assert.deepEqual(await merged(folder), await alone());
   }));
 
 Deno.test("a lease is one worker's until it is given back, has run out, or its process is gone", () =>
@@ -175,16 +175,20 @@ Deno.test("a unit whose bytes or record are not those that were written is refus
     const refused = async (name: string, says: RegExp) =>
       await assert.rejects(merged(folder, name), { name: "RequestError", message: says });
     await Deno.writeFile(bin!, bytes.with(3, bytes[3]! ^ 1));
-    await refused("one", /not those that were written\. Remove it and its \.json/);
+    await refused("one", /not those that were written\. Remove it, and have the unit done again/);
     await Deno.writeFile(bin!, bytes.subarray(1));
-    await refused("two", /it has \d+ bytes, not \d+/);
+    await refused("two", /1 of \d+ units are not done/);
     await Deno.remove(bin!);
-    await refused("three", /it is not there/);
-    await Deno.writeFile(bin!, bytes);
+    await refused("three", /1 of \d+ units are not done/);
+    await Deno.writeFile(`${bin}-00000000`, bytes.subarray(9));
+    const again = await work(made, { folder, index: 0, count: 1, source, backend });
+    assert.deepEqual(again.did, [made.units[1]!.name], "what is missing is done again");
+    assert.deepEqual(await Deno.readFile(bin!), bytes);
     await Deno.writeTextFile(record!, text.replace(job.key, "0".repeat(64)));
     await refused("four", /it is not of this job/);
     await Deno.writeTextFile(record!, text);
     assert.deepEqual(await merged(folder), await alone());
+    assert.deepEqual((await disk.list(join(path, "units"))).filter((n) => n.includes("-")), []);
   }));
 
 Deno.test("what cannot be shared, and folders of something else, are refused", () =>

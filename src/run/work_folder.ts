@@ -7,7 +7,7 @@
  *   job.json  units/00007.bin  units/00007.json  leases/00007.json
  */
 import { createHash } from "node:crypto";
-import { join, resolve } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { quote, RequestError } from "../errors.ts";
 import { type Disk, type DiskWriter, makeFolders } from "../io/disk.ts";
 import { isObject, parseObject } from "../json.ts";
@@ -99,12 +99,16 @@ export class WorkFolder {
     return new WorkFolder(disk, place, root as unknown as WorkJob);
   }
 
-  /** The record of a unit; undefined where it is not done. */
+  /** The record of a unit; undefined where it is not done, or its bytes are not all there. */
   async done(index: number): Promise<StoredUnit | undefined> {
     const text = await textIn(this.#disk, this.#unit(index, "json"));
     if (text === undefined) return undefined;
     const root = parseObject(text);
-    if (root?.unit === 1 && root.key === this.job.key) return root as unknown as StoredUnit;
+    if (root?.unit === 1 && root.key === this.job.key) {
+      const unit = root as unknown as StoredUnit;
+      const found = await this.#disk.lstat(this.#unit(index, "bin"));
+      return found?.kind === "file" && found.size === bytesIn(unit) ? unit : undefined;
+    }
     throw new RequestError(
       `Cannot use ${quote(this.#unit(index, "json"))}: it is not of this job. Remove it, and ` +
         "have the unit done again.",
@@ -160,28 +164,34 @@ export class WorkFolder {
   /**
    * The pieces of a unit, one after another.
    *
-   * @throws {RequestError} bytes are missing, or not those that were written.
+   * @throws {RequestError} bytes are not those that were written.
    */
   async *pieces(
     index: number,
     { pieces }: StoredUnit,
   ): AsyncGenerator<{ readonly file: string; readonly begin: number; readonly bytes: Uint8Array }> {
     const path = this.#unit(index, "bin");
-    const refuse = (what: string): never => {
-      throw new RequestError(
-        `Cannot take over ${quote(path)}: ${what}. Remove it and its .json, and have the unit ` +
-          "done again.",
-      );
-    };
-    if ((await this.#disk.lstat(path))?.kind !== "file") refuse("it is not there");
     await using reader = await this.#disk.open(path);
-    const size = sum(pieces, ({ begin, end }) => end - begin);
-    if (reader.size !== size) refuse(`it has ${reader.size} bytes, not ${size}`);
     let at = 0;
     for (const { file, begin, end, sha256 } of pieces) {
       const bytes = await reader.read(at, at += end - begin);
-      if (hashOf(bytes) !== sha256) refuse("its bytes are not those that were written");
+      if (hashOf(bytes) !== sha256) {
+        throw new RequestError(
+          `Cannot take over ${
+            quote(path)
+          }: its bytes are not those that were written. Remove it, ` +
+            "and have the unit done again.",
+        );
+      }
       yield { file, begin, bytes };
+    }
+  }
+
+  /** Remove what workers that were killed have left of units, once all are done. */
+  async sweep(): Promise<void> {
+    const folder = join(this.path, "units");
+    for (const name of await this.#disk.list(folder)) {
+      if (/^\d+\.(?:bin|json)-[0-9a-f]{8}$/.test(name)) await this.#disk.remove(join(folder, name));
     }
   }
 
@@ -216,7 +226,7 @@ export class WorkFolder {
       await writer.sync();
     }
     await this.#disk.rename(temporary, path);
-    await this.#disk.syncFolder(join(path, ".."));
+    await this.#disk.syncFolder(dirname(path));
   }
 }
 
@@ -290,6 +300,11 @@ export class UnitWriter implements Sink {
     await this.#writer[Symbol.asyncDispose]();
     await this.#drop();
   }
+}
+
+/** Bytes of all pieces of a unit. */
+function bytesIn({ pieces }: StoredUnit): number {
+  return sum(pieces, ({ begin, end }) => end - begin);
 }
 
 function nameOf(index: number): string {

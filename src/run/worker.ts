@@ -102,6 +102,7 @@ export async function* doneUnits(plan: Plan, folder: WorkFolder): AsyncGenerator
     const stored = (await folder.done(i))!;
     yield { ...stored, pieces: folder.pieces(i, stored) };
   }
+  await folder.sweep();
 }
 
 /** Units that are not done, by their number. */

@@ -5,7 +5,7 @@
 import { resolve } from "node:path";
 import denoJson from "../../../deno.json" with { type: "json" };
 import { stringify } from "yaml";
-import { RequestError } from "../../errors.ts";
+import { quote, RequestError } from "../../errors.ts";
 import { disk } from "../../io/disk.ts";
 import { WorkFolder } from "../../run/work_folder.ts";
 import type { Command, ParsedArguments } from "../command.ts";
@@ -141,6 +141,8 @@ exec ${program} work ${job} --worker-index "$SLURM_ARRAY_TASK_ID/${workers}"
  * is stopped (exit code 75) or evicted is begun again, one that was asked for wrongly is not.
  */
 function kubernetes({ folder, output, workers, program, image }: Work): string {
+  // Kubernetes has variables of its own, as $(NAME), and $$ for a $.
+  const [job, out] = [folder, output].map((path) => shellWord(path).replaceAll("$", "$$$$"));
   const claim = { name: "job", persistentVolumeClaim: { claimName: "sluice" } };
   const pod = (words: string) => ({
     restartPolicy: "Never",
@@ -180,7 +182,7 @@ function kubernetes({ folder, output, workers, program, image }: Work): string {
           ],
         },
         template: {
-          spec: pod(`work ${shellWord(folder)} --worker-index "$JOB_COMPLETION_INDEX/${workers}"`),
+          spec: pod(`work ${job} --worker-index "$JOB_COMPLETION_INDEX/${workers}"`),
         },
       },
     },
@@ -192,7 +194,7 @@ function kubernetes({ folder, output, workers, program, image }: Work): string {
         // Begun by hand once the workers are done: kubectl patch job sluice-merge …
         suspend: true,
         backoffLimit: 0,
-        template: { spec: pod(`merge ${shellWord(folder)} --output ${shellWord(output)}`) },
+        template: { spec: pod(`merge ${job} --output ${out}`) },
       },
     },
   ];
@@ -213,7 +215,9 @@ function hfJobs({ folder, output, workers, program, image }: Work): string {
     }`;
   const job = shellWord(folder);
   return `#!/bin/bash
-# ${ABOUT}. ${folder} is in a bucket that is mounted in each job: add --volume to the lines below.
+# ${ABOUT}. ${
+    quote(folder)
+  } is in a bucket that is mounted in each job: add --volume to the lines below.
 for i in $(seq 0 ${workers - 1}); do
   ${run(`work ${job} --worker-index INDEX/${workers}`).replace("INDEX", `'"$i"'`)}
 done

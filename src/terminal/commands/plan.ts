@@ -14,10 +14,15 @@ async function showAndShare(parsed: ParsedArguments, host: Host): Promise<void> 
   const folder = parsed.get("work-dir");
   if (folder === undefined) return await showPlanned(parsed, host);
   // What cannot be shared is refused before anything is shown.
-  const { path, job } = await beginJob(String(folder), { parsed, host, report: () => {} });
+  const work = await beginJob(String(folder), { parsed, host, report: () => {} });
   await showPlanned(parsed, host);
+  const units = work.job.units.keys();
+  const done = await Array.fromAsync(units, async (unit) => await work.done(unit) !== undefined);
+  const open = done.filter((is) => !is).length;
   host.err.write(
-    `sluice: ${job.units.length} units wait in ${quote(path)} for workers: sluice work FOLDER\n`,
+    open === 0
+      ? `sluice: all units in ${quote(work.path)} are done: sluice merge FOLDER\n`
+      : `sluice: ${open} units wait in ${quote(work.path)} for workers: sluice work FOLDER\n`,
   );
 }
 

@@ -106,10 +106,10 @@ export async function openJob(
 ): Promise<SharedPlan> {
   const shared = await prepare(ownWords(job, parsed), { parsed, host, report, stack });
   if (await keyOf(shared.ingredients) === job.key) return shared;
-  const found = changesOf(job.ingredients, shared.ingredients);
+  const found = changesOf(job.ingredients, shared.ingredients).slice(0, 3).join("; ");
   throw new RequestError(
     `Cannot work in ${quote(path)}: the same plan cannot be made here: ${
-      found.slice(0, 3).join("; ")
+      found === "" ? "its job.json was changed" : found
     }. All machines need the same version, model, texts and kind of device.`,
   );
 }
@@ -143,6 +143,7 @@ async function prepare(
   const source = await openModel(given.arguments[0]!, { parsed: given, host, report, stack });
   const backend = stack.use(await openDevice(given, report));
   const texts = await readTexts(given, { source, recipe, host, report, sensed: false });
+  const { changed: _, ...pinned } = source;
   const plan = await planFor(recipe, source, { parsed: given, device: backend, texts, host });
   const inputs = await inputsOf(texts, { plan, host, stack });
   return {
@@ -150,7 +151,12 @@ async function prepare(
     source,
     backend,
     inputs,
-    ingredients: await ingredientsOf(plan, { source, backend, ...inputs }),
+    // A copy of a model has other times.
+    ingredients: await ingredientsOf(plan, {
+      source: pinned,
+      backend,
+      ...inputs,
+    }),
     command: commandLine(quantizeCommand, { parsed: given, source, texts }),
   };
 }

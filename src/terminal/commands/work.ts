@@ -1,9 +1,10 @@
 /** `sluice work`: do some of a plan that machines share. */
 import { RequestError } from "../../errors.ts";
 import { disk } from "../../io/disk.ts";
-import { work } from "../../run/worker.ts";
+import { undone, work } from "../../run/worker.ts";
 import { WorkFolder } from "../../run/work_folder.ts";
 import type { Command } from "../command.ts";
+import { RunStays } from "../faults.ts";
 import { jsonLine } from "../json.ts";
 import { plural } from "../text.ts";
 import { beginViews, MESSAGE_FLAGS } from "./messages.ts";
@@ -41,7 +42,7 @@ export const workCommand: Command = {
       report: views.report,
       stack,
     });
-    const { did, left } = await work(plan, {
+    const working = work(plan, {
       folder,
       index,
       count,
@@ -54,6 +55,11 @@ export const workCommand: Command = {
       ...inputs,
     });
     const of = plan.units.length;
+    const { did, left } = await working.catch(async (cause) => {
+      if (!host.signal.aborted) throw cause;
+      const open = await undone(plan, folder);
+      throw new RunStays({ units: of - open.length, of, cause });
+    });
     if (parsed.get("json")) host.out.write(jsonLine({ type: "result", did, left, of }));
     else if (!parsed.get("quiet")) {
       host.out.write(
