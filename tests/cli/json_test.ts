@@ -32,7 +32,8 @@ function keysOf(line: string): string[] {
   const keys = SCHEMA.get(line);
   assert.ok(keys, `README.md has no line ${line}`);
   const record = tableRows("Key", "Holds").flatMap(([keys]) => keysIn(keys!));
-  return line === "`result` of `quantize`" ? [...keys, ...record, "version"] : keys;
+  const isRecord = ["`result` of `quantize`", "`result` of `merge`"].includes(line);
+  return isRecord ? [...keys, ...record, "version"] : keys;
 }
 
 /** Lists and objects that have a line of their own, by the key they are under. */
@@ -143,6 +144,10 @@ Deno.test("everything that --json prints has the keys that README.md lists, and 
     note(checkAll(await sluice(partial, stopping), "quantize", 75));
     note(checkAll(await sluice(["status", `${folder}/partial`, "--json"]), "status"));
     note(checkAll(await sluice(partial), "quantize"));
+    const job = `${folder}/job`;
+    await sluice(["plan", "sample", "--scheme", "NF4", ...ON_CPU, "--work-dir", job]);
+    note(checkAll(await sluice(["work", job, "--json"]), "work"));
+    note(checkAll(await sluice(["merge", job, "--output", `${job}-out`, "--json"]), "merge"));
     const file = `${folder}/batch.yaml`;
     const recipes = { nf4: { scheme: "NF4" }, none: { scheme: "W4A16", ignore: ["nothing*"] } };
     const jobs = { output: `${folder}/batch`, models: ["sample"], recipes };

@@ -7,13 +7,14 @@ import { BUDGET_FLAGS } from "./budgets.ts";
 import { CALIBRATION_FLAGS, DEVICE_FLAGS, EVALUATION_FLAGS, MODEL, RECIPE_FLAGS } from "./flags.ts";
 import { JSON_FLAG } from "./messages.ts";
 import { ENERGY_FLAG, EVALUATE_FLAG, RESUME_FLAG, showPlanned } from "./planned.ts";
-import { beginJob } from "./shared_job.ts";
 
 /** Show the plan, and make the folder where machines meet that share it. */
 async function showAndShare(parsed: ParsedArguments, host: Host): Promise<void> {
   const folder = parsed.get("work-dir");
   if (folder === undefined) return await showPlanned(parsed, host);
   // What cannot be shared is refused before anything is shown.
+  // Only then, for it takes as long to load as all that a plan needs.
+  const { beginJob } = await import("./shared_job.ts");
   const work = await beginJob(String(folder), { parsed, host, report: () => {} });
   await showPlanned(parsed, host);
   const units = work.job.units.keys();

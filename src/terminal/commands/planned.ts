@@ -10,7 +10,6 @@ import { findDeviceFor, readRecipe } from "./flags.ts";
 import { planSearch, prepareSearch } from "./guarantee.ts";
 import { shownWarnings, warningsTo } from "./messages.ts";
 import { openModel } from "./model.ts";
-import { roomFor, roomSentence } from "./upload_room.ts";
 import { planFor, readTexts, settleRecipe } from "./walks.ts";
 
 /** What `plan` and `quantize` share: whether the run will be measured. */
@@ -89,10 +88,11 @@ export async function showPlanned(parsed: ParsedArguments, host: Host): Promise<
   const resume = isResumable(recipe, parsed);
   const planned = await planFor(recipe, source, { ...found, device: device.limits, resume });
   for (const warning of planned.warnings) report({ type: "warning", ...warning });
-  const room = parsed.knows("upload-repo")
-    ? roomFor(planned, { parsed, staged: source.schedule !== undefined })
-    : undefined;
-  if (room) host.err.write(`sluice: ${roomSentence(room)}\n`);
+  if (parsed.knows("upload-repo") && parsed.has("upload-repo")) {
+    const { roomFor, roomSentence } = await import("./upload_room.ts");
+    const room = roomFor(planned, { parsed, staged: source.schedule !== undefined });
+    if (room) host.err.write(`sluice: ${roomSentence(room)}\n`);
+  }
   host.out.write(
     parsed.get("json")
       ? jsonText({
