@@ -74,6 +74,7 @@ export async function run(plan: Plan, given: RunOptions): Promise<RunReport> {
   const state = { trace, output, tensors, distributions, warnings, counter, streams, calibration };
   const units = given.units ? [] : plan.units.slice(saves?.finished ?? 0);
   const kept = neededAtTheEnd(plan);
+  if (saves?.finished === 0) await output.takeOver([]);
   if (saves && saves.finished > 0) {
     const done = await saves.restore(state);
     if (streams) await readBack(plan.units.slice(0, saves.finished), { output, kept, packed });

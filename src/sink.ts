@@ -27,6 +27,11 @@ export interface Sink extends AsyncDisposable {
 
 /** Files of an output that is not committed yet. */
 export interface StoredFiles {
+  /**
+   * Present where there is little room: before another file begins, those whose bytes were all
+   * given are to be committed, for they may leave.
+   */
+  readonly crowded?: true;
   /** Bytes of a file as they are now, finished or not. */
   read(path: string, span: Span): Promise<Uint8Array<ArrayBuffer>>;
   /** Remove a committed file, if it is there: it is kept elsewhere. */

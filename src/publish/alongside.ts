@@ -146,6 +146,7 @@ export class Alongside implements AsyncDisposable {
     const { resumption } = files;
     return {
       ...files,
+      stored: { ...this.#stored, ...(this.#room === undefined ? {} : { crowded: true }) },
       ...(resumption
         ? {
           resumption: {

@@ -84,6 +84,7 @@ export class Output implements AsyncDisposable {
         } bytes for it, got bytes ${offset} to ${offset + bytes.length}`,
       );
     }
+    if (!place.open.file && this.#sink.stored?.crowded) await this.#settle(0);
     if (this.#sink.resumption) this.#note(place.open, place.begin + offset, bytes);
     const work = () => this.#put(place.open, place.begin + offset, bytes);
     const task = this.#trace.transfer("write", bytes.length, work);
@@ -131,13 +132,18 @@ export class Output implements AsyncDisposable {
   }
 
   /**
-   * Take over what an earlier run has written, once it is seen that it is there.
+   * Take over what an earlier run has written, once it is seen that it is there. What else it
+   * began is removed, for it takes room.
    *
    * @throws {RequestError} it is not.
    */
   async takeOver(pieces: readonly StoredPiece[]): Promise<void> {
     const sink = this.#sink.resumption!;
-    for (const [path, spans] of Map.groupBy(pieces, ({ file }) => file)) {
+    const counted = Map.groupBy(pieces, ({ file }) => file);
+    for (const { planned: { path } } of this.#files) {
+      if (!counted.has(path)) await this.#sink.stored?.free(path);
+    }
+    for (const [path, spans] of counted) {
       const open = this.#files.find(({ planned }) => planned.path === path);
       if (!open) throw new RangeError(`Cannot go on with "${path}": the plan has no such file`);
       const { head, size } = open.planned;
