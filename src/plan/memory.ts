@@ -31,7 +31,7 @@ import type { TensorTask, Unit } from "./tasks.ts";
  * Resident bytes beside what is counted here: runtime and program 90 MB, compiled kernels and
  * buffers that wait for the garbage collector 95 MB (70 MB where nothing is calibrated), a Vulkan
  * driver that was asked for its adapters 90 MB; that of an NVIDIA card with its compiled kernels
- * 275 MB. Measured on Linux with Deno 2.9, the latter on an H100 (driver 580).
+ * 275 MB. Measured on Linux with Deno 2.9, the latter on an H100.
  */
 const BASE = { wasm: 275e6, webgpu: 335e6, reference: 275e6 } as const;
 const BASE_OF_CARD = 520e6;
