@@ -14,7 +14,7 @@ import type { RunReport } from "./report/run_report.ts";
 import type { Distribution } from "./metrics/distribution.ts";
 import { type Event, StepCounter, type TensorReport } from "./report.ts";
 import { openCalibration } from "./run/calibrated.ts";
-import type { Context, RunOptions } from "./run/context.ts";
+import { type Context, type RunOptions, started } from "./run/context.ts";
 import { Output } from "./run/output.ts";
 import { placeMatrices } from "./run/matrices.ts";
 import { ReadAhead } from "./run/read_ahead.ts";
@@ -60,14 +60,7 @@ export async function run(plan: Plan, given: RunOptions): Promise<RunReport> {
     })
     : undefined;
   await using calibration = openCalibration(plan, { ...given, report }, counter);
-  report({
-    type: "start",
-    what: plan.source.label,
-    device: backend.description,
-    tensors: source.tensors.size,
-    bytes: plan.sourceBytes,
-    ...(counter.total > 0 ? { windows: counter.total } : {}),
-  });
+  report(started(plan, { source, backend, counter }));
   for (const warning of plan.warnings) report({ type: "warning", ...warning });
   const tensors: TensorReport[] = [];
   const distributions = given.distributions ? new Map<string, Distribution>() : undefined;

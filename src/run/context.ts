@@ -7,7 +7,7 @@ import type { TokenScores } from "../evaluator.ts";
 import type { EvaluationInput } from "../forward/streams.ts";
 import type { EnergyTable } from "../plan/energy.ts";
 import type { Plan } from "../plan/planned.ts";
-import type { Reporter, TensorReport, Warning } from "../report.ts";
+import type { Event, Reporter, StepCounter, TensorReport, Warning } from "../report.ts";
 import type { Sink } from "../sink.ts";
 import type { TensorSource } from "../source.ts";
 import type { Trace } from "../trace.ts";
@@ -72,6 +72,23 @@ export interface RunOptions {
    * of a run apart.
    */
   readonly currentBytes?: () => number;
+}
+
+/** What is told when work on a plan begins, with all steps of windows that it is to take. */
+export function started(
+  plan: Plan,
+  { source, backend, counter }: Pick<RunOptions, "source" | "backend"> & {
+    readonly counter: StepCounter;
+  },
+): Event {
+  return {
+    type: "start",
+    what: plan.source.label,
+    device: backend.description,
+    tensors: source.tensors.size,
+    bytes: plan.sourceBytes,
+    ...(counter.total > 0 ? { windows: counter.total } : {}),
+  };
 }
 
 /** A unit that was done elsewhere. */

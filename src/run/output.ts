@@ -255,6 +255,7 @@ export class Output implements AsyncDisposable {
   }
 }
 
-function sha256(bytes: Uint8Array): string {
+/** SHA-256 of bytes at hand, in hex. */
+export function sha256(bytes: Uint8Array): string {
   return createHash("sha256").update(bytes).digest("hex");
 }

@@ -6,7 +6,6 @@
  *
  *   job.json  units/00007.bin  units/00007.json  leases/00007.json
  */
-import { createHash } from "node:crypto";
 import { dirname, join, resolve } from "node:path";
 import { quote, RequestError } from "../errors.ts";
 import { type Disk, type DiskWriter, makeFolders } from "../io/disk.ts";
@@ -15,6 +14,7 @@ import type { Sink, SinkFile } from "../sink.ts";
 import type { PlannedFile } from "../plan/planned.ts";
 import { sum } from "../tensor.ts";
 import type { Ingredients } from "./key.ts";
+import { sha256 } from "./output.ts";
 import type { FinishedUnit } from "./saves.ts";
 
 /** What is to be done: `job.json`. */
@@ -173,9 +173,9 @@ export class WorkFolder {
     const path = this.#unit(index, "bin");
     await using reader = await this.#disk.open(path);
     let at = 0;
-    for (const { file, begin, end, sha256 } of pieces) {
+    for (const { file, begin, end, sha256: written } of pieces) {
       const bytes = await reader.read(at, at += end - begin);
-      if (hashOf(bytes) !== sha256) {
+      if (sha256(bytes) !== written) {
         throw new RequestError(
           `Cannot take over ${
             quote(path)
@@ -270,7 +270,7 @@ export class UnitWriter implements Sink {
           file: path,
           begin: offset,
           end: offset + bytes.length,
-          sha256: hashOf(bytes),
+          sha256: sha256(bytes),
         });
         await this.#writer.write(at, bytes);
       },
@@ -309,10 +309,6 @@ function bytesIn({ pieces }: StoredUnit): number {
 
 function nameOf(index: number): string {
   return String(index).padStart(5, "0");
-}
-
-function hashOf(bytes: Uint8Array): string {
-  return createHash("sha256").update(bytes).digest("hex");
 }
 
 function isWords(value: unknown): boolean {

@@ -10,10 +10,11 @@ import { graphsOf } from "../graph/block_graph.ts";
 import type { Plan } from "../plan/planned.ts";
 import type { Unit } from "../plan/tasks.ts";
 import { type Event, StepCounter, type TensorReport, type Warning } from "../report.ts";
+import { openNowhere } from "../sinks/nowhere.ts";
 import { byteLength, sum } from "../tensor.ts";
 import { Trace } from "../trace.ts";
 import { calibrateBlock, openCalibration } from "./calibrated.ts";
-import type { Context, DoneUnit, RunOptions } from "./context.ts";
+import { type Context, type DoneUnit, type RunOptions, started } from "./context.ts";
 import { placeMatrices } from "./matrices.ts";
 import { Output } from "./output.ts";
 import { ReadAhead } from "./read_ahead.ts";
@@ -133,14 +134,7 @@ async function pass(
   const original = originalWeights(source);
   const trace = new Trace({ ...given, traffic: () => backend.traffic });
   const last = Math.max(...wanted);
-  report({
-    type: "start",
-    what: plan.source.label,
-    device: backend.description,
-    tensors: source.tensors.size,
-    bytes: plan.sourceBytes,
-    ...(counter.total > 0 ? { windows: counter.total } : {}),
-  });
+  report(started(plan, { source, backend, counter }));
   const did: string[] = [];
   for (const [i, unit] of plan.units.entries()) {
     if (i > last) break;
@@ -199,10 +193,5 @@ function contextOf(
   return { ...given, ...own, plan, sink: NOWHERE, distributions: undefined, packed: new Map() };
 }
 
-/** Where what is not kept goes: nothing is written. */
-const NOWHERE: RunOptions["sink"] = {
-  label: "nowhere",
-  create: () => Promise.reject(new RangeError("A block of another worker writes nothing")),
-  commit: () => Promise.resolve(),
-  [Symbol.asyncDispose]: () => Promise.resolve(),
-};
+/** Where what is not kept goes. */
+const NOWHERE = openNowhere();

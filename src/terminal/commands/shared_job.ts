@@ -69,7 +69,7 @@ export async function beginJob(
   }
   const words = await wordsOf(parsed);
   await using stack = new AsyncDisposableStack();
-  const { plan, ingredients } = await prepare(words, { parsed, host, report, stack });
+  const { plan, ingredients } = await prepare(words, { host, report, stack });
   const shareable = isShareable(plan);
   if (parsed.get("evaluate") === true || shareable !== true) {
     const reason = shareable !== true
@@ -104,7 +104,7 @@ export async function openJob(
     readonly stack: AsyncDisposableStack;
   },
 ): Promise<SharedPlan> {
-  const shared = await prepare(ownWords(job, parsed), { parsed, host, report, stack });
+  const shared = await prepare(ownWords(job, parsed), { host, report, stack });
   if (await keyOf(shared.ingredients) === job.key) return shared;
   const found = changesOf(job.ingredients, shared.ingredients).slice(0, 3).join("; ");
   throw new RequestError(
@@ -125,7 +125,6 @@ function ownWords({ words }: WorkJob, parsed: ParsedArguments): string[] {
 async function prepare(
   words: readonly string[],
   { host, report, stack }: {
-    readonly parsed: ParsedArguments;
     readonly host: Host;
     readonly report: Reporter;
     readonly stack: AsyncDisposableStack;
