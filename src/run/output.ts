@@ -2,8 +2,8 @@
  * The output of a run: planned files that fill up piece by piece, each committed when its last byte
  * is in.
  */
-import { createHash } from "node:crypto";
 import { quote, RequestError } from "../errors.ts";
+import { sha256 } from "../io/digest.ts";
 import { WRITE_BEHIND_BYTES } from "../limits.ts";
 import type { PlannedFile, Sidecar } from "../plan/planned.ts";
 import type { Reporter } from "../report.ts";
@@ -253,9 +253,4 @@ export class Output implements AsyncDisposable {
       if (opened.status === "fulfilled") await opened.value?.[Symbol.asyncDispose]();
     }
   }
-}
-
-/** SHA-256 of bytes at hand, in hex. */
-export function sha256(bytes: Uint8Array): string {
-  return createHash("sha256").update(bytes).digest("hex");
 }

@@ -7,14 +7,14 @@
  *   job.json  units/00007.bin  units/00007.json  leases/00007.json
  */
 import { dirname, join, resolve } from "node:path";
-import { quote, RequestError } from "../errors.ts";
+import { quote, RequestError, SpaceError } from "../errors.ts";
+import { sha256 } from "../io/digest.ts";
 import { type Disk, type DiskWriter, makeFolders } from "../io/disk.ts";
 import { isObject, parseObject } from "../json.ts";
 import type { Sink, SinkFile } from "../sink.ts";
 import type { PlannedFile } from "../plan/planned.ts";
 import { sum } from "../tensor.ts";
 import type { Ingredients } from "./key.ts";
-import { sha256 } from "./output.ts";
 import type { FinishedUnit } from "./saves.ts";
 
 /** What is to be done: `job.json`. */
@@ -129,9 +129,13 @@ export class WorkFolder {
     // Of two that took it at once, the one that was renamed last has it.
     if (!(await textIn(this.#disk, path))?.includes(mark)) return undefined;
     let renewing = Promise.resolve();
-    // A lease that cannot be renewed ends, which costs work and no more.
     const timer = setInterval(
-      () => renewing = renewing.then(renew).catch(() => clearInterval(timer)),
+      () =>
+        renewing = renewing.then(renew).catch((error) => {
+          clearInterval(timer);
+          // A lease that cannot be renewed ends, which costs work and no more.
+          if (!(error instanceof SpaceError)) throw error;
+        }),
       LEASE_SECONDS * 1000 / 3,
     );
     return {

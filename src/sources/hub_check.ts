@@ -2,7 +2,6 @@
  * Hashing a file as it streams by, and parts of it that were given out before the whole could be
  * hashed.
  */
-import { createHash } from "node:crypto";
 import { CheckpointError, quote } from "../errors.ts";
 import type { HubClient, HubFile, Span } from "../hub/client.ts";
 import type { Hashing, HashThread } from "./hash_thread.ts";
@@ -13,11 +12,6 @@ import type { Hashing, HashThread } from "./hash_thread.ts";
  */
 export interface Handed extends Span {
   readonly digest: Promise<string | undefined>;
-}
-
-/** SHA-256 in hexadecimal. */
-export function sha256(bytes: Uint8Array): string {
-  return createHash("sha256").update(bytes).digest("hex");
 }
 
 /** Follows a file from its first byte to its last. */

@@ -8,8 +8,9 @@ import type { HubClient, HubFile, Span } from "../hub/client.ts";
 import type { NetworkThread } from "../hub/network_thread.ts";
 import type { Buffers } from "../hub/buffer_pool.ts";
 import type { Disk, DiskReader } from "../io/disk.ts";
+import { sha256 } from "../io/digest.ts";
 import type { HashThread } from "./hash_thread.ts";
-import { type Handed, sha256, StreamCheck } from "./hub_check.ts";
+import { type Handed, StreamCheck } from "./hub_check.ts";
 import { BATCH, type BatchBytes, batches, Copy } from "./hub_copy.ts";
 
 /** Bytes that are fetched first: most headers are shorter. */
