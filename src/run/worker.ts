@@ -4,12 +4,15 @@
  * are calibrated on the original's hidden states (`calibrate-on float`) depend only on those, and a
  * worker sends the windows through the blocks of others as they were.
  */
+import type { Scope } from "../backend.ts";
+import type { Calibration } from "../calibration/pass.ts";
 import { quote, RequestError, UnsupportedError } from "../errors.ts";
-import { originalWeights } from "../forward/weights.ts";
+import { type ModelWeights, originalWeights } from "../forward/weights.ts";
 import { graphsOf } from "../graph/block_graph.ts";
 import type { Plan } from "../plan/planned.ts";
-import type { Unit } from "../plan/tasks.ts";
+import type { TensorTask, Unit } from "../plan/tasks.ts";
 import { type Event, StepCounter, type TensorReport, type Warning } from "../report.ts";
+import type { Sink } from "../sink.ts";
 import { openNowhere } from "../sinks/nowhere.ts";
 import { byteLength, sum } from "../tensor.ts";
 import { Trace } from "../trace.ts";
@@ -28,6 +31,9 @@ export interface WorkOptions extends Omit<RunOptions, "sink" | "evaluation" | "s
   readonly index: number;
   readonly count: number;
 }
+
+/** What all units are done with. */
+type Given = Omit<WorkOptions, "folder" | "index" | "count">;
 
 /** What a worker did. */
 export interface Worked {
@@ -119,7 +125,7 @@ async function pass(
   { folder, wanted, given }: {
     readonly folder: WorkFolder;
     readonly wanted: ReadonlySet<number>;
-    readonly given: Omit<WorkOptions, "folder" | "index" | "count">;
+    readonly given: Given;
   },
 ): Promise<string[]> {
   const { source, backend, signal } = given;
@@ -131,66 +137,82 @@ async function pass(
   using _ = placeMatrices(plan, given);
   const counter = new StepCounter(report);
   await using calibration = openCalibration(plan, { ...given, sink: NOWHERE, report }, counter);
-  const original = originalWeights(source);
   const trace = new Trace({ ...given, traffic: () => backend.traffic });
   const last = Math.max(...wanted);
   report(started(plan, { source, backend, counter }));
   const did: string[] = [];
+  const work: Work = { plan, given, report, trace, calibration, original: originalWeights(source) };
   for (const [i, unit] of plan.units.entries()) {
     if (i > last) break;
     signal?.throwIfAborted();
     await using lease = wanted.has(i) && !await folder.done(i) ? await folder.lease(i) : undefined;
-    using scope = backend.scope();
-    if (!lease) {
-      // Windows go on through what others do, if anything after it is wanted here.
-      if (!calibration || i === last) continue;
-      if (unit.place === "embedding") await calibration.embed(original);
-      if (typeof unit.place !== "number") continue;
-      const graph = graphsOf(plan.model!)[unit.place]!;
-      const tensors: TensorReport[] = [];
-      await using output = new Output(plan.files, { sink: NOWHERE, report, trace });
-      await using reads = new ReadAhead([], { source, backend, trace });
-      const context = contextOf(plan, { given, report, trace, output, reads, tensors });
-      const walked = { tasks: [], last: false, context, calibration, original, scope };
-      await calibrateBlock(graph, walked);
-      continue;
-    }
-    trace.enter(unit.name);
-    const known = warnings.length;
-    const tensors: TensorReport[] = [];
-    await using writer = await folder.gather(i, { files: plan.files, size: bytesOf(unit) });
-    {
-      await using output = new Output(plan.files, { sink: writer, report, trace });
-      await using reads = new ReadAhead(readAhead(unit, calibration), { source, backend, trace });
-      const context = contextOf(plan, { given, report, trace, output, reads, tensors });
-      await performUnit(unit, { context, calibration, original, scope });
-      await output.flush();
-    }
-    await source.verified?.();
-    await writer.finish({
-      unit: 1,
-      key: folder.job.key,
-      name: unit.name,
-      tensors,
-      warnings: warnings.slice(known),
-    });
-    did.push(unit.name);
+    if (lease) {
+      const known = warnings.length;
+      await using writer = await folder.gather(i, { files: plan.files, size: bytesOf(unit) });
+      const tensors = await perform(unit, work, writer);
+      await source.verified?.();
+      const { name } = unit;
+      const { key } = folder.job;
+      await writer.finish({ unit: 1, key, name, tensors, warnings: warnings.slice(known) });
+      did.push(name);
+    } else if (i < last) await walkPast(unit, work);
   }
   return did;
+}
+
+/** What all units of a pass share. */
+interface Work extends Pick<Context, "plan" | "report" | "trace"> {
+  readonly given: Given;
+  readonly calibration: Calibration | undefined;
+  readonly original: ModelWeights;
+}
+
+/** Do a unit into a sink; what became of its tensors. */
+async function perform(unit: Unit, work: Work, sink: Sink): Promise<TensorReport[]> {
+  const { calibration, trace } = work;
+  trace.enter(unit.name);
+  const tensors: TensorReport[] = [];
+  await inContext(work, { sink, tasks: readAhead(unit, calibration), tensors }, async (context) => {
+    await performUnit(unit, { ...work, context, scope: context.scope });
+    await context.output.flush();
+  });
+  return tensors;
+}
+
+/** Send the windows, if there are some, through what others do. */
+async function walkPast({ place }: Unit, work: Work): Promise<void> {
+  const { plan, calibration, original } = work;
+  if (!calibration) return;
+  if (place === "embedding") return await calibration.embed(original);
+  if (typeof place !== "number") return;
+  const graph = graphsOf(plan.model!)[place]!;
+  await inContext(work, { sink: NOWHERE, tasks: [], tensors: [] }, async (context) => {
+    const walk = { tasks: [], last: false, context, calibration, original, scope: context.scope };
+    await calibrateBlock(graph, walk);
+  });
+}
+
+/** Do something in the context of one unit, which holds a scope, too. */
+async function inContext(
+  { plan, given, report, trace }: Work,
+  { sink, tasks, tensors }: {
+    readonly sink: Sink;
+    readonly tasks: readonly TensorTask[];
+    readonly tensors: TensorReport[];
+  },
+  act: (context: Context & { readonly scope: Scope }) => Promise<void>,
+): Promise<void> {
+  const { source, backend } = given;
+  using scope = backend.scope();
+  await using output = new Output(plan.files, { sink, report, trace });
+  await using reads = new ReadAhead(tasks, { source, backend, trace });
+  const own = { plan, report, trace, output, reads, tensors, distributions: undefined, scope };
+  await act({ ...given, ...own, sink, packed: new Map() });
 }
 
 /** Bytes that a unit writes. */
 function bytesOf({ tasks }: Unit): number {
   return sum(tasks, (task) => task.kind === "drop" ? 0 : sum(task.outputs, byteLength));
-}
-
-function contextOf(
-  plan: Plan,
-  { given, ...own }:
-    & { readonly given: Omit<WorkOptions, "folder" | "index" | "count"> }
-    & Pick<Context, "report" | "trace" | "output" | "reads" | "tensors">,
-): Context {
-  return { ...given, ...own, plan, sink: NOWHERE, distributions: undefined, packed: new Map() };
 }
 
 /** Where what is not kept goes. */
