@@ -6,7 +6,7 @@ import { openWasm } from "../src/backends/wasm/mod.ts";
 import { disk } from "../src/io/disk.ts";
 import { plan } from "../src/plan.ts";
 import { type Plan, requestOf } from "../src/plan/planned.ts";
-import { recipeFromOptions } from "../src/recipe.ts";
+import { recipeDocument, recipeFromOptions } from "../src/recipe.ts";
 import { ingredientsOf, keyOf } from "../src/run/key.ts";
 import { doneUnits, work } from "../src/run/worker.ts";
 import { WorkFolder, type WorkJob } from "../src/run/work_folder.ts";
@@ -64,6 +64,7 @@ async function shared(
     key: await keyOf(ingredients),
     ingredients,
     words: ["model"],
+    recipe: recipeDocument(made.recipe),
     units: made.units.map(({ name }) => name),
   } as const;
   const write = async (name: string, more: object) => {
@@ -151,6 +152,8 @@ Deno.test("what a worker that died was at is done by another, and its leftovers 
 Deno.test("a lease is one worker's until it is given back, has run out, or its process is gone", () =>
   shared(RTN, async ({ path, job }) => {
     const folder = await WorkFolder.create(disk, path, job);
+    // As tools that copy files alone leave it.
+    await Deno.remove(join(path, "leases"));
     const other = await WorkFolder.open(disk, path);
     const lease = await folder.lease(2);
     assert.ok(lease);

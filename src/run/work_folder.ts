@@ -25,6 +25,8 @@ export interface WorkJob {
   readonly ingredients: Ingredients;
   /** The model and the flags that the plan was made with, as words of a command line. */
   readonly words: readonly string[];
+  /** The recipe, which a file of `words` may not hold any more; as a recipe file has it. */
+  readonly recipe: Readonly<Record<string, unknown>>;
   readonly units: readonly string[];
 }
 
@@ -37,7 +39,8 @@ export interface StoredUnit extends Omit<FinishedUnit, "distributions" | "window
 /** Seconds after which the lease of a worker that does not renew it is anyone's. */
 export const LEASE_SECONDS = 60;
 
-const JOB = "job.json";
+/** What a folder says of its job. */
+export const JOB_FILE = "job.json";
 
 /** See the head of this file. */
 export class WorkFolder {
@@ -58,7 +61,7 @@ export class WorkFolder {
    */
   static async create(disk: Disk, path: string, job: WorkJob): Promise<WorkFolder> {
     const place = resolve(path);
-    if (await disk.lstat(join(place, JOB))) {
+    if (await disk.lstat(join(place, JOB_FILE))) {
       const found = await WorkFolder.open(disk, path);
       if (found.job.key === job.key) return found;
       throw new RequestError(
@@ -72,9 +75,9 @@ export class WorkFolder {
       );
     }
     await using undo = new AsyncDisposableStack();
-    for (const name of ["units", "leases"]) await makeFolders(disk, join(place, name), undo);
+    await makeParts(disk, place, undo);
     const folder = new WorkFolder(disk, place, job);
-    await folder.#put(JOB, JSON.stringify(job, null, 1));
+    await folder.#put(JOB_FILE, JSON.stringify(job, null, 1));
     undo.move();
     return folder;
   }
@@ -82,20 +85,25 @@ export class WorkFolder {
   /** @throws {RequestError} there is no job, or it is of another version. */
   static async open(disk: Disk, path: string): Promise<WorkFolder> {
     const place = resolve(path);
-    const text = await textIn(disk, join(place, JOB));
+    const text = await textIn(disk, join(place, JOB_FILE));
     if (text === undefined) {
       throw new RequestError(
-        `Cannot work in ${quote(path)}: there is no ${JOB}, which a plan with \`work-dir\` makes.`,
+        `Cannot work in ${
+          quote(path)
+        }: there is no ${JOB_FILE}, which a plan with \`work-dir\` makes.`,
       );
     }
     const root = parseObject(text);
     const sound = root?.job === 1 && typeof root.key === "string" && isObject(root.ingredients) &&
-      isWords(root.words) && isWords(root.units);
+      isWords(root.words) && isWords(root.units) && isObject(root.recipe);
     if (!sound) {
       throw new RequestError(
-        `Cannot work in ${quote(path)}: its ${JOB} is not what this version of Sluice writes.`,
+        `Cannot work in ${quote(path)}: its ${JOB_FILE} is not what this version of Sluice writes.`,
       );
     }
+    await using made = new AsyncDisposableStack();
+    await makeParts(disk, place, made);
+    made.move();
     return new WorkFolder(disk, place, root as unknown as WorkJob);
   }
 
@@ -304,6 +312,11 @@ export class UnitWriter implements Sink {
     await this.#writer[Symbol.asyncDispose]();
     await this.#drop();
   }
+}
+
+/** Make the folders in a job's, where they are not there: copying tools leave out empty ones. */
+async function makeParts(disk: Disk, path: string, undo: AsyncDisposableStack): Promise<void> {
+  for (const name of ["units", "leases"]) await makeFolders(disk, join(path, name), undo);
 }
 
 /** Bytes of all pieces of a unit. */

@@ -93,6 +93,27 @@ Deno.test("a worker that is killed and one that is late make with others what on
     );
   }));
 
+Deno.test("a job keeps the recipe that it was planned by, whatever becomes of the file", () =>
+  inFolder(async (folder) => {
+    const [recipe, job, out, alone] = ["recipe.yaml", "job", "out", "alone"].map((name) =>
+      `${folder}/${name}`
+    ) as [string, string, string, string];
+    await Deno.writeTextFile(recipe, "scheme: NF4\nrules:\n  - {match: '*down_proj', scheme: none}\n");
+    const device = ["--device", "wasm", "--threads", "1"];
+    const steps = [
+      ["quantize", "sample", "--recipe", recipe, ...device, "--output", alone],
+      ["plan", "sample", "--recipe", recipe, ...device, "--work-dir", job],
+      ["work", job],
+      ["merge", job, "--output", out],
+    ];
+    for (const words of steps) {
+      const { code, err } = await sluice(words);
+      assert.equal(code, 0, `${words.join(" ")}: ${err}`);
+      if (words[0] === "plan") await Deno.writeTextFile(recipe, "scheme: W8A16\n");
+    }
+    assert.deepEqual(await bytesOf(out), await bytesOf(alone));
+  }));
+
 Deno.test("a job file has an index for each worker, and no more workers than there are units", () =>
   inFolder(async (folder) => {
     const job = `${folder}/a job`;

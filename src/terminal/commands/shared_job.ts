@@ -7,11 +7,12 @@ import type { Backend } from "../../backend.ts";
 import { quote, RequestError, UnsupportedError } from "../../errors.ts";
 import { disk } from "../../io/disk.ts";
 import type { Plan } from "../../plan/planned.ts";
+import { parseRecipe, recipeDocument } from "../../recipe.ts";
 import type { Reporter } from "../../report.ts";
 import type { RunOptions } from "../../run/context.ts";
 import { changesOf, type Ingredients, ingredientsOf, keyOf } from "../../run/key.ts";
 import { isShareable } from "../../run/worker.ts";
-import { WorkFolder, type WorkJob } from "../../run/work_folder.ts";
+import { JOB_FILE, WorkFolder, type WorkJob } from "../../run/work_folder.ts";
 import type { TensorSource } from "../../source.ts";
 import type { Flag, Host, ParsedArguments } from "../command.ts";
 import { parseArguments } from "../parser.ts";
@@ -69,7 +70,7 @@ export async function beginJob(
   }
   const words = await wordsOf(parsed);
   await using stack = new AsyncDisposableStack();
-  const { plan, ingredients } = await prepare(words, { host, report, stack });
+  const { plan, ingredients } = await prepare({ words }, { host, report, stack });
   const shareable = isShareable(plan);
   if (parsed.get("evaluate") === true || shareable !== true) {
     const reason = shareable !== true
@@ -86,6 +87,7 @@ export async function beginJob(
     key: await keyOf(ingredients),
     ingredients,
     words,
+    recipe: recipeDocument(plan.recipe),
     units: plan.units.map(({ name }) => name),
   });
 }
@@ -104,7 +106,8 @@ export async function openJob(
     readonly stack: AsyncDisposableStack;
   },
 ): Promise<SharedPlan> {
-  const shared = await prepare(ownWords(job, parsed), { host, report, stack });
+  const words = ownWords(job, parsed);
+  const shared = await prepare({ words, recipe: job.recipe }, { host, report, stack });
   if (await keyOf(shared.ingredients) === job.key) return shared;
   const found = changesOf(job.ingredients, shared.ingredients).slice(0, 3).join("; ");
   throw new RequestError(
@@ -123,7 +126,7 @@ function ownWords({ words }: WorkJob, parsed: ParsedArguments): string[] {
 }
 
 async function prepare(
-  words: readonly string[],
+  { words, recipe: kept }: Pick<WorkJob, "words"> & Partial<Pick<WorkJob, "recipe">>,
   { host, report, stack }: {
     readonly host: Host;
     readonly report: Reporter;
@@ -132,7 +135,7 @@ async function prepare(
 ): Promise<SharedPlan> {
   const row = { name: "quantize", summary: "", load: () => Promise.resolve(quantizeCommand) };
   const { given } = (await parseArguments(["quantize", ...words], [row], host))!;
-  const recipe = await readRecipe(given, host);
+  const recipe = kept ? parseRecipe(JSON.stringify(kept), JOB_FILE) : await readRecipe(given, host);
   if (recipe.outlierQuantile !== undefined) {
     throw new RequestError(
       "Cannot use --outlier-quantile with --work-dir: each worker would look for the threshold. " +
