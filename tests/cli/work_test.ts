@@ -98,7 +98,10 @@ Deno.test("a job keeps the recipe that it was planned by, whatever becomes of th
     const [recipe, job, out, alone] = ["recipe.yaml", "job", "out", "alone"].map((name) =>
       `${folder}/${name}`
     ) as [string, string, string, string];
-    await Deno.writeTextFile(recipe, "scheme: NF4\nrules:\n  - {match: '*down_proj', scheme: none}\n");
+    await Deno.writeTextFile(
+      recipe,
+      "scheme: NF4\nrules:\n  - {match: '*down_proj', scheme: none}\n",
+    );
     const device = ["--device", "wasm", "--threads", "1"];
     const steps = [
       ["quantize", "sample", "--recipe", recipe, ...device, "--output", alone],
