@@ -98,6 +98,7 @@ export {
   type ChosenBits,
   measureSensitivities,
   parseBitOptions,
+  sensitivityMemory,
 } from "./src/bits.ts";
 export {
   checkWindows,

@@ -6,8 +6,8 @@
  */
 import type { Backend, DeviceLimits } from "./backend.ts";
 import type { Candidate } from "./bits/bench.ts";
-import { divergences } from "./bits/divergence.ts";
-import { gradientLosses } from "./bits/gradient.ts";
+import { divergenceNeeds, divergences } from "./bits/divergence.ts";
+import { gradientLosses, gradientNeeds } from "./bits/gradient.ts";
 import { type Group, groupsOf, KEPT, nominalBits } from "./bits/groups.ts";
 import { solveKnapsack } from "./bits/knapsack.ts";
 import {
@@ -23,6 +23,8 @@ import { RequestError, UnsupportedError } from "./errors.ts";
 import type { EvaluationInput } from "./forward/streams.ts";
 import type { Model } from "./family.ts";
 import { plan } from "./plan.ts";
+import { isApart } from "./plan/held.ts";
+import { runtimeBytes } from "./plan/memory.ts";
 import { evaluableModel } from "./plan/model.ts";
 import { type Plan, requestOf } from "./plan/planned.ts";
 import type { Recipe } from "./recipe.ts";
@@ -127,6 +129,42 @@ export function bitOptions(
   };
 }
 
+/** How sensitivities are measured. */
+interface Measuring {
+  /** `divergence` unless given; `gradient` takes as long as a few walks, for all groups. */
+  readonly by?: "divergence" | "gradient";
+  readonly backend: Backend;
+  readonly windows: EvaluationInput;
+}
+
+/**
+ * Bytes of memory that {@linkcode measureSensitivities} takes at most: of the process, or of the
+ * card where the device is one.
+ *
+ * @throws {UnsupportedError} the device, or the budget for hidden states, is too small.
+ */
+export function sensitivityMemory(
+  source: TensorSource,
+  work: BitOptions,
+  { by = "divergence", backend, windows: input }: Measuring,
+): number {
+  const needs = by === "gradient" ? gradientNeeds : divergenceNeeds;
+  const { model } = work;
+  const { bytes } = needs(source, candidatesOf(work).flat(), { model, backend, input });
+  return bytes + (isApart(backend) ? 0 : runtimeBytes(backend) + (source.bufferBytes ?? 0));
+}
+
+/** What is quantized alone, by group and option. */
+function candidatesOf({ base, groups }: BitOptions): Candidate[][] {
+  return groups.map(({ block, options }) =>
+    options.filter((option) => !isKept(option)).map((option): Candidate => ({
+      block,
+      tasks: option.tasks,
+      compensated: isCompensated(base, option),
+    }))
+  );
+}
+
 /**
  * Measure what every group loses by every option, that group alone rounded to nearest: the KL
  * divergence from the original, or what gradients of the text's likelihood say of it.
@@ -135,23 +173,14 @@ export function bitOptions(
  */
 export async function measureSensitivities(
   source: TensorSource,
-  { base, groups, model }: BitOptions,
-  { by = "divergence", backend, windows, report, signal }: {
-    /** `divergence` unless given; `gradient` takes as long as a few walks, for all groups. */
-    readonly by?: "divergence" | "gradient";
-    readonly backend: Backend;
-    readonly windows: EvaluationInput;
+  work: BitOptions,
+  { by = "divergence", backend, windows, report, signal }: Measuring & {
     readonly report?: Reporter;
     readonly signal?: AbortSignal;
   },
 ): Promise<Sensitivities> {
-  const candidates = groups.map(({ block, options }) =>
-    options.filter((option) => !isKept(option)).map((option): Candidate => ({
-      block,
-      tasks: option.tasks,
-      compensated: isCompensated(base, option),
-    }))
-  );
+  const { base, groups, model } = work;
+  const candidates = candidatesOf(work);
   const measure = by === "gradient" ? gradientLosses : divergences;
   const found = await measure(source, candidates.flat(), {
     model,

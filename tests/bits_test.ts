@@ -122,7 +122,7 @@ function changed(source: TensorSource, name: string, w: Float32Array<ArrayBuffer
 }
 
 onEveryBackend(
-  "a sensitivity by gradients is ½·ln(1 + d²), d what the likelihood changes by",
+  "a sensitivity by gradients is π/4·d², d what the likelihood changes by",
   (backend) =>
     withTiny(async (source) => {
       // Of a window of two tokens the first alone is judged, by what it alone makes of the weights.
@@ -154,7 +154,7 @@ onEveryBackend(
         };
         const slope = (await at(STEP) - await at(-STEP)) / (2 * STEP);
         const own = found.groups[group]!.losses.W3A16!;
-        const expected = Math.log1p(slope ** 2) / 2;
+        const expected = Math.PI / 4 * slope ** 2;
         // A likelihood in f32 is off by a few 2⁻²².
         const off = 2 ** -20 / STEP * Math.abs(slope);
         assert.ok(Math.abs(own - expected) <= 0.02 * expected + off, `${own}, ${expected}`);
@@ -196,8 +196,8 @@ Deno.test("where GPTQ will choose codes, a sensitivity by gradients is about wha
     const given = { source, backend, sink, calibration: input, evaluation: input };
     const lost = (await run(alone, given)).scores.divergence!.mean!;
     const own = found.groups[group]!.losses.W3A16!;
-    assert.ok(own > lost / 1.6 && own < lost * 1.6, `${own}, ${lost}`);
-    assert.ok(rounded.groups[group]!.losses.W3A16! > 1.7 * lost, "GPTQ gains nothing here");
+    assert.ok(own > lost / 1.35 && own < lost * 1.35, `${own}, ${lost}`);
+    assert.ok(rounded.groups[group]!.losses.W3A16! > 1.4 * lost, "GPTQ gains nothing here");
   }
 });
 

@@ -46,6 +46,14 @@ export interface BenchOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
+/** What measuring takes of the device. */
+export interface DeviceNeeds {
+  /** Candidates that are measured at once. */
+  readonly together: number;
+  /** Bytes on the device, at most. */
+  readonly bytes: number;
+}
+
 /** See the head of this file. */
 export class Bench implements AsyncDisposable {
   readonly model: Model;

@@ -23,6 +23,7 @@ import {
   type BenchOptions,
   type Candidate,
   candidateBytes,
+  type DeviceNeeds,
   finite,
   roomForStreams,
 } from "./bench.ts";
@@ -42,7 +43,7 @@ export async function divergences(
   options: BenchOptions,
 ): Promise<number[]> {
   const { input } = options;
-  const together = candidatesTogether(source, candidates, options);
+  const { together } = divergenceNeeds(source, candidates, options);
   await using bench = new Bench(source, options);
   const { counter, graphs: { length: blocks } } = bench;
   const heads = candidates.filter(({ block }) => block === blocks);
@@ -69,13 +70,15 @@ export async function divergences(
 
 /**
  * How many candidates walk together: as many as the budget and the device have room for their
- * hidden states, beside the original's at two places.
+ * hidden states, beside the original's at two places; and the bytes on the device with them.
+ *
+ * @throws {UnsupportedError} the device, or the budget for hidden states, holds no candidate.
  */
-function candidatesTogether(
+export function divergenceNeeds(
   source: TensorSource,
   candidates: readonly Candidate[],
   { model, backend, input }: BenchOptions,
-): number {
+): DeviceNeeds {
   const windows = requestOf({ ...input, seqLen: input.windows[0]!.length });
   const { stream, room } = roomForStreams(3, { model, input });
   const tokens = stackTokens(windows, { model, device: backend });
@@ -87,8 +90,10 @@ function candidatesTogether(
     beside: candidates.reduce((most, one) => Math.max(most, candidateBytes(one, tokens)), 0),
   };
   checkWalk("measure sensitivities", model, walk);
-  const spare = (backend.memoryBytes ?? Infinity) - walkNeeds(model, walk).needed;
-  return Math.min(candidates.length, room - 2, 1 + Math.floor(spare / stream));
+  const { needed } = walkNeeds(model, walk);
+  const spare = (backend.memoryBytes ?? Infinity) - needed;
+  const together = Math.min(candidates.length, room - 2, 1 + Math.floor(spare / stream));
+  return { together, bytes: needed + Math.max(0, together - 1) * stream };
 }
 
 /** In how many slices the head is walked. */

@@ -5,10 +5,10 @@
  * changes by, to the first order; half the mean of its square is what the divergence from the
  * original is to the second, if tokens are taken to be independent (the Fisher information, with
  * the text's tokens for those that the model would draw; as in SqueezeLLM, Kim et al., arXiv
- * 2306.07629, which takes weights to be independent too). Of changes d beyond a nat, of which a
- * model's first token has many, squares make far too much, for a softmax saturates: ½·ln(1 + d²)
- * takes the place of ½·d², the logarithm of a Cauchy distribution. Where GPTQ will choose codes, e
- * is what it is expected to leave.
+ * 2306.07629, which takes weights to be independent too). A few tokens, a window's first among
+ * them, change by nats, where the first order says nothing any more, and would be nearly all of a
+ * mean of squares. So the mean of |d| says how large changes are: of a normal distribution,
+ * ½·mean d² is π/4·(mean |d|)². Where GPTQ will choose codes, e is what it is expected to leave.
  */
 import type { Backend, Scope, Tensor } from "../backend.ts";
 import { productOf, type QuantizedSlice } from "../calibration/quantized_weight.ts";
@@ -43,14 +43,15 @@ import {
   type BenchOptions,
   type Candidate,
   candidateBytes,
+  type DeviceNeeds,
   finite,
   roomForStreams,
 } from "./bench.ts";
 
 /**
- * The mean of ½·ln(1 + d²) over the predicted tokens, d what each candidate changes a token's share
- * of the text's negative log-likelihood by, to the first order: an estimate of the KL divergence in
- * nats per token.
+ * π/4·(mean |d|)² over the predicted tokens, d what each candidate changes a token's share of the
+ * text's negative log-likelihood by, to the first order: an estimate of the KL divergence in nats
+ * per token.
  *
  * @param candidates In the order of their blocks.
  * @throws {UnsupportedError} the device, or the budget for hidden states, has no room for those of
@@ -63,7 +64,7 @@ export async function gradientLosses(
   candidates: readonly Candidate[],
   options: BenchOptions,
 ): Promise<number[]> {
-  const together = candidatesTogether(source, candidates, options);
+  const { together } = gradientNeeds(source, candidates, options);
   await using bench = new Bench(source, options);
   const { backend, windows, stacks, graphs, counter } = bench;
   const changes = new Map(candidates.map((one) => [one, new Changes(stacks)]));
@@ -93,7 +94,9 @@ export async function gradientLosses(
   }
   await source.verified?.();
   const predicted = sum(windows, ({ length }) => length - 1);
-  return candidates.map((one) => finite(changes.get(one)!.divergence() / predicted, one));
+  return candidates.map((one) =>
+    finite(Math.PI / 4 * (changes.get(one)!.size() / predicted) ** 2, one)
+  );
 }
 
 /** What a candidate changes the loss by, token by token. */
@@ -110,21 +113,26 @@ class Changes {
     changes.forEach((change, i) => all[i]! += change);
   }
 
-  /** The sum of ½·ln(1 + change²). */
-  divergence(): number {
+  /** The sum of |change|. */
+  size(): number {
     return sum(
       this.#tokens,
-      (tokens) => tokens.reduce((all, change) => all + Math.log1p(change ** 2) / 2, 0),
+      (tokens) => tokens.reduce((all, change) => all + Math.abs(change), 0),
     );
   }
 }
 
-/** Half of the device's spare memory at most is for candidates of one block. */
-function candidatesTogether(
+/**
+ * How many candidates of a block are measured together, for which half of the device's spare memory
+ * is at most, and the bytes on the device with them.
+ *
+ * @throws {UnsupportedError} the device, or the budget for hidden states, is too small.
+ */
+export function gradientNeeds(
   source: TensorSource,
   candidates: readonly Candidate[],
   { model, backend, input }: BenchOptions,
-): number {
+): DeviceNeeds {
   const streams = graphsOf(model).length + 2;
   roomForStreams(streams, { model, input });
   const windows = requestOf({ ...input, seqLen: input.windows[0]!.length });
@@ -142,8 +150,12 @@ function candidatesTogether(
       (candidates.some(({ compensated }) => compensated) ? spreadBytes(model) : 0),
   };
   checkWalk("measure sensitivities", model, walk);
-  const spare = (backend.memoryBytes ?? Infinity) - walkNeeds(model, walk).needed;
-  return 1 + Math.floor(Math.min(spare / 2 / Math.max(1, one), candidates.length));
+  const { needed } = walkNeeds(model, walk);
+  const spare = (backend.memoryBytes ?? Infinity) - needed;
+  const blocks = Map.groupBy(candidates, ({ block }) => block);
+  const most = Math.max(1, ...[...blocks.values()].map(({ length }) => length));
+  const together = Math.min(most, 1 + Math.floor(spare / 2 / Math.max(1, one)));
+  return { together, bytes: needed + (together - 1) * one };
 }
 
 /** Tokens of the largest stack. */

@@ -36,6 +36,11 @@ import type { TensorTask, Unit } from "./tasks.ts";
 const BASE = { wasm: 275e6, webgpu: 335e6, reference: 275e6 } as const;
 const BASE_OF_CARD = 520e6;
 
+/** Resident bytes of a process that reads a model on a device, beside what lies on the device. */
+export function runtimeBytes(device: DeviceLimits): number {
+  return (isApart(device) ? BASE_OF_CARD : BASE[device.name]) + READ_AHEAD_BYTES;
+}
+
 /** What the memory of windows on their way depends on. */
 export interface Surroundings extends Streams {
   readonly model: Model | undefined;
@@ -55,8 +60,7 @@ export function planMemory(
 ): MemoryPlan {
   const { model, windows: { evaluation, calibration: calibrated } } = around;
   const apart = isApart(device);
-  const base = (apart ? BASE_OF_CARD : BASE[device.name]) + READ_AHEAD_BYTES +
-    WRITE_BEHIND_BYTES + buffers;
+  const base = runtimeBytes(device) + WRITE_BEHIND_BYTES + buffers;
   const slices = units.flatMap(({ tasks }) => tasks)
     .reduce((most, task) => larger(most, taskMemory(task, format)), NOTHING);
   const slice = Math.ceil(slices.both);

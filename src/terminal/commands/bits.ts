@@ -5,6 +5,7 @@ import type { BitOptions, BitsTarget, ChosenBits } from "../../bits.ts";
 import type { Sensitivities } from "../../bits/sensitivities.ts";
 import { type Recipe, recipeDocument } from "../../recipe.ts";
 import type { Reporter } from "../../report.ts";
+import { size } from "../../size.ts";
 import type { TensorSource } from "../../source.ts";
 import type { Flag, Host, ParsedArguments } from "../command.ts";
 import type { PreparedWindows } from "../../windows.ts";
@@ -302,18 +303,13 @@ async function measured(
   work: BitOptions,
   { parsed, source, open, host, report }: Choosing,
 ): Promise<Omit<BitsWork, "work">> {
-  const { measureSensitivities } = await import("../../bits.ts");
+  const { measureSensitivities, sensitivityMemory } = await import("../../bits.ts");
   const samples = Number(parsed.get("sensitivity-samples") ?? USUAL_SAMPLES);
   // The calibration that follows warns of the text, too.
   const quieter: Reporter = (event) => {
     if (event.type !== "warning" || event.code !== "sample-calibration") report(event);
   };
   const prepared = await readCalibration(parsed, source, { host, report: quieter }, samples);
-  if (!(parsed.knows("quiet") && parsed.get("quiet"))) {
-    host.err.write(
-      `sluice: measuring sensitivities on ${prepared.corpus}, ${corpusSentence(prepared)}\n`,
-    );
-  }
   const backend = await open();
   const stream = prepared.windows.length * prepared.seqLen * work.model.hiddenSize * 4;
   const by = parsed.get("sensitivity") === "gradient" ? "gradient" : "divergence";
@@ -327,10 +323,18 @@ async function measured(
   const limit = (ram ?? vram) === undefined
     ? await walkLimit(backend, host, most * stream)
     : least * stream;
+  const windows = { ...prepared, stateBudget: givenOr(prepared.stateBudget, limit) };
+  const memory = sensitivityMemory(source, work, { by, backend, windows });
+  if (!(parsed.knows("quiet") && parsed.get("quiet"))) {
+    host.err.write(
+      `sluice: measuring sensitivities on ${prepared.corpus}, ${corpusSentence(prepared)}: ` +
+        `${size(memory)} of memory at most\n`,
+    );
+  }
   const sensitivities = await measureSensitivities(source, work, {
     by,
     backend,
-    windows: { ...prepared, stateBudget: givenOr(prepared.stateBudget, limit) },
+    windows,
     report,
     signal: host.signal,
   });
