@@ -1,0 +1,87 @@
+/**
+ * Several outputs of one checkpoint, planned for one run (`runOutputs`): each as if it were alone,
+ * with the memory that the others take beside it. What one of them refuses, all refuse.
+ */
+import { quote, UnsupportedError } from "./errors.ts";
+import { type Beside, besideOf } from "./plan/outputs.ts";
+import type { Plan, WindowsRequest } from "./plan/planned.ts";
+import { plan } from "./plan.ts";
+import type { NamedRecipe } from "./recipe.ts";
+import type { TensorSource } from "./source.ts";
+import { sum } from "./tensor.ts";
+
+/** Hidden states of a text below this are not halved any more, but go to disk. */
+const LEAST_STATES = 2 ** 20;
+
+/**
+ * Plan several outputs from headers alone. `memory` of each is that of the run while it is at work
+ * on it, all that the others hold included; where a budget asks for it, hidden states of all are
+ * cut alike. Of `budgets.disk` each has an equal share.
+ *
+ * @throws {UnsupportedError} an output cannot be made; the sentence says which.
+ * @throws {CheckpointError} `config.json` has a value that a model cannot have.
+ * @throws {RangeError} no outputs.
+ */
+export function planOutputs(
+  outputs: readonly NamedRecipe[],
+  source: TensorSource,
+  { budgets = {}, evaluation, calibration, ...options }: Parameters<typeof plan>[2],
+): Plan[] {
+  if (outputs.length === 0) throw new RangeError("Cannot plan outputs: there are none");
+  const disk = budgets.disk === undefined
+    ? {}
+    : { disk: Math.floor(budgets.disk / outputs.length) };
+  let most = Infinity;
+  for (;;) {
+    const capped = (walk: WindowsRequest) => ({
+      ...walk,
+      stateBudget: Math.min(walk.stateBudget, most),
+    });
+    const around = {
+      ...options,
+      ...(evaluation ? { evaluation: capped(evaluation) } : {}),
+      ...(calibration ? { calibration: capped(calibration) } : {}),
+    };
+    const alone = planEach(outputs, (recipe) => plan(recipe, source, around));
+    const shares = alone.map((one) => besideOf(one, options.device));
+    try {
+      return planEach(outputs, (recipe, i) => {
+        const beside = together(shares.filter((_, other) => other !== i));
+        return plan(recipe, source, { ...around, budgets: { ...budgets, ...disk }, beside });
+      });
+    } catch (error) {
+      // Each alone can be made; what they cannot keep together are budgets.
+      const held = Math.max(...alone.map(({ memory }) => memory.states));
+      if (!(error instanceof UnsupportedError) || held === 0 || most === 0) throw error;
+      most = Math.min(most, held) / 2;
+      if (most < LEAST_STATES) most = 0;
+    }
+  }
+}
+
+function together(shares: readonly Beside[]): Beside {
+  return {
+    states: sum(shares, ({ states }) => states),
+    packed: sum(shares, ({ packed }) => packed),
+  };
+}
+
+/** @throws {UnsupportedError} one of several is refused, with its name. */
+function planEach(
+  outputs: readonly NamedRecipe[],
+  make: (recipe: NamedRecipe["recipe"], i: number) => Plan,
+): Plan[] {
+  return outputs.map(({ name, recipe }, i) => {
+    try {
+      return make(recipe, i);
+    } catch (error) {
+      if (!(error instanceof UnsupportedError) || outputs.length === 1) throw error;
+      const { what, reason, message } = error;
+      throw new UnsupportedError(`Cannot make the output ${quote(name)}. ${message}`, {
+        what,
+        reason,
+        cause: error,
+      });
+    }
+  });
+}
