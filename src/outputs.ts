@@ -5,7 +5,7 @@
 import { quote, UnsupportedError } from "./errors.ts";
 import { type Beside, besideOf } from "./plan/outputs.ts";
 import type { Plan, WindowsRequest } from "./plan/planned.ts";
-import { plan } from "./plan.ts";
+import { needsCalibration, plan } from "./plan.ts";
 import type { NamedRecipe } from "./recipe.ts";
 import type { TensorSource } from "./source.ts";
 import { sum } from "./tensor.ts";
@@ -27,7 +27,15 @@ export function planOutputs(
   source: TensorSource,
   { budgets = {}, evaluation, calibration, ...options }: Parameters<typeof plan>[2],
 ): Plan[] {
-  if (outputs.length === 0) throw new RangeError("Cannot plan outputs: there are none");
+  const [first, ...others] = outputs;
+  if (first && others.length === 0) {
+    const walks = {
+      ...(evaluation ? { evaluation } : {}),
+      ...(calibration ? { calibration } : {}),
+    };
+    return [plan(first.recipe, source, { ...options, ...walks, budgets })];
+  }
+  if (!first) throw new RangeError("Cannot plan outputs: there are none");
   const disk = budgets.disk === undefined
     ? {}
     : { disk: Math.floor(budgets.disk / outputs.length) };
@@ -66,11 +74,24 @@ function together(shares: readonly Beside[]): Beside {
   };
 }
 
-/** @throws {UnsupportedError} one of several is refused, with its name. */
-function planEach(
+/**
+ * Whether one of some outputs calibrates anything, so that `planOutputs` must be given windows of a
+ * text.
+ *
+ * @throws {UnsupportedError} an output cannot be made; the sentence says which.
+ */
+export function outputsNeedCalibration(
   outputs: readonly NamedRecipe[],
-  make: (recipe: NamedRecipe["recipe"], i: number) => Plan,
-): Plan[] {
+  source: TensorSource,
+): boolean {
+  return planEach(outputs, (recipe) => needsCalibration(recipe, source)).includes(true);
+}
+
+/** @throws {UnsupportedError} one of several is refused, with its name. */
+function planEach<T>(
+  outputs: readonly NamedRecipe[],
+  make: (recipe: NamedRecipe["recipe"], i: number) => T,
+): T[] {
   return outputs.map(({ name, recipe }, i) => {
     try {
       return make(recipe, i);

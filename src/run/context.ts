@@ -10,7 +10,6 @@ import type { Plan } from "../plan/planned.ts";
 import type { Event, Reporter, StepCounter, TensorReport, Warning } from "../report.ts";
 import type { Sink } from "../sink.ts";
 import type { TensorSource } from "../source.ts";
-import { sum } from "../tensor.ts";
 import type { Trace } from "../trace.ts";
 import type { Output } from "./output.ts";
 import type { ReadAhead } from "./read_ahead.ts";
@@ -28,7 +27,7 @@ export interface OutputOptions {
   readonly certify?: (tokens: TokenScores) => Certificate;
   /** The command line that asks for it, as others can repeat it: the record tells it. */
   readonly command?: string;
-  /** Hears, before all others do, what concerns this output alone. */
+  /** Hears what concerns this output alone, in place of the run's reporter. */
   readonly report?: Reporter;
 }
 
@@ -101,8 +100,9 @@ export function started(
     what: plans[0]!.source.label,
     device: backend.description,
     tensors: source.tensors.size,
-    bytes: sum(plans, ({ sourceBytes }) => sourceBytes),
+    bytes: plans[0]!.sourceBytes,
     ...(counter.total > 0 ? { windows: counter.total } : {}),
+    ...(plans.length > 1 ? { outputs: plans.length } : {}),
   };
 }
 

@@ -47,8 +47,7 @@ export class Making implements AsyncDisposable {
       if (event.type === "warning") {
         this.warnings.push({ code: event.code, message: event.message });
       }
-      asked.report?.(event);
-      given.report?.(event);
+      (asked.report ?? given.report)?.(event);
     };
     this.distributions = given.distributions ? new Map() : undefined;
     const hashShare = (given.saveShare ?? SAVE_SHARE) / 2;
