@@ -66,9 +66,10 @@ export async function runOutputs(
   const trace = new Trace({ ...given, traffic: () => backend.traffic });
   const card = await source.modelCard?.();
   await using opened = new AsyncDisposableStack();
-  const all = outputs.map((output, i) =>
-    opened.use(new Making(output, i, { given, counter, trace }))
-  );
+  const all: Making[] = [];
+  for (const output of outputs) {
+    all.push(opened.use(new Making(output, { given, counter, trace, before: all })));
+  }
   const original = originalWeights(source);
   await using streams = evaluation && plan.model
     ? await Streams.open(plan.model, {

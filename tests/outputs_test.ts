@@ -118,6 +118,7 @@ outputs:
   - { output: gptq, scheme: W4A16, method: gptq }
   - { output: awq, scheme: W4A16_ASYM, method: awq, calibrate_on: float }
   - { output: both, scheme: W3A16, method: awq+gptq, calibrate_on: float }
+  - { output: static, scheme: W8A8, method: smoothquant+gptq, activations: static, calibrate_on: float, group_size: -1 }
   - { output: tuned, scheme: W4A16, method: gptq+tune, iterations: 3 }
 `),
 };
@@ -270,6 +271,34 @@ Deno.test("an output that was begun with others goes on alone, and the others wi
   }
   assert.deepEqual(units, [1, 1]);
   await sameBytes(THREE, once, often);
+  await Deno.remove(model, { recursive: true });
+});
+
+Deno.test("outputs calibrated on the original's states are seen by one walk", async () => {
+  await using into = await folder();
+  const model = await makeCheckpoint(tinyTensors(), { config: TINY_CONFIG });
+  await using source = await openCheckpoint(model);
+  await using backend = await openWasm({ threads: 1 });
+  const recipes = outputsOf(`
+group_size: 32
+calibrate_on: float
+outputs:
+  - { output: gptq, scheme: W4A16, method: gptq }
+  - { output: awq, scheme: W4A16_ASYM, method: awq }
+  - { output: both, scheme: W3A16, method: awq+gptq }
+`);
+  const work = { source, backend, recipes, calibration: WINDOWS };
+  const steps = async (recipes: readonly NamedRecipe[], name: string) => {
+    let total = 0;
+    const report = (event: Event) => event.type === "advanced" && (total = event.done);
+    await together({ ...work, recipes }, join(into.path, name), { report });
+    return total;
+  };
+  const one = await steps(recipes.slice(0, 1), "one");
+  assert.ok(one > 0);
+  assert.equal(await steps(recipes, "together"), one);
+  await alone(work, join(into.path, "alone"));
+  await sameBytes(recipes, join(into.path, "alone"), join(into.path, "together"));
   await Deno.remove(model, { recursive: true });
 });
 

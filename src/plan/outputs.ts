@@ -1,9 +1,23 @@
 /** What several plans of one checkpoint come to, when one run makes all of them. */
 import type { DeviceLimits } from "../backend.ts";
 import { TABLE_BYTES } from "../limits.ts";
-import { byteLength, sum } from "../tensor.ts";
+import { schemeKind } from "../schemes/mod.ts";
+import { byteLength, matrixShape, sum } from "../tensor.ts";
 import type { MemoryPlan, Plan, WindowsRequest } from "./planned.ts";
 import { spilledTokens } from "./stacks.ts";
+import { quantizeTasks, type Unit } from "./tasks.ts";
+
+/**
+ * Whether two outputs can be calibrated by the same walk: both see the original's hidden states, and
+ * neither trains a block, for which states are kept that are its own.
+ */
+export function isSeenTogether(one: Plan, other: Plan): boolean {
+  const walkOf = ({ calibration, tuned, recipe, matrixPlaces }: Plan) =>
+    calibration && !tuned && recipe.calibrateOn === "float"
+      ? JSON.stringify([calibration, matrixPlaces])
+      : undefined;
+  return walkOf(one) !== undefined && walkOf(one) === walkOf(other);
+}
 
 /** What a run holds of its other outputs while one of them is at work. */
 export interface Beside {
@@ -15,10 +29,14 @@ export interface Beside {
 
 /** What the other outputs of a run must count of a plan that was made as if it were alone. */
 export function besideOf(
-  { model, units, evaluation, memory }: Plan,
+  { model, recipe, units, evaluation, calibration, memory }: Plan,
   device: DeviceLimits,
 ): Beside {
-  if (!model || !evaluation) return { states: memory.states, packed: 0 };
+  // Blocks of those that are calibrated together are on the device together.
+  const codes = model && calibration && recipe.calibrateOn === "float"
+    ? Math.max(...units.map(codeBytes))
+    : 0;
+  if (!model || !evaluation) return { states: memory.states + codes, packed: 0 };
   const { windows, seqLen } = evaluation;
   const spilled = spilledTokens(evaluation, 2 * model.hiddenSize, { model, device });
   // The original's stream is there once for all.
@@ -27,7 +45,16 @@ export function besideOf(
     sum(tasks, (task) => task.kind === "quantize" ? sum(task.outputs, byteLength) : 0)
   );
   const head = Math.min(TABLE_BYTES, model.vocabSize * model.hiddenSize * 4);
-  return { states: memory.states - original + head, packed: Math.max(0, ...packed) };
+  return { states: memory.states + codes - original + head, packed: Math.max(0, ...packed) };
+}
+
+/** Bytes of a block's codes; nothing of what belongs to none. */
+function codeBytes({ place, tasks }: Unit): number {
+  if (typeof place !== "number") return 0;
+  return sum(
+    quantizeTasks([{ name: "", place, tasks }]),
+    ({ scheme, weight }) => schemeKind(scheme).codeBytes(scheme, ...matrixShape(weight.shape)),
+  );
 }
 
 /**

@@ -17,11 +17,16 @@ import type { Context, SharedOptions } from "./context.ts";
 import { placeMatrices } from "./matrices.ts";
 import { keepPacked, packTogether, type SliceWork, storeWeight, writePieces } from "./store.ts";
 
-/** The calibration of a plan that has one. */
+/**
+ * The calibration of a plan that has one.
+ *
+ * @param known That of another output, by the same walk.
+ */
 export function openCalibration(
   { model, units, calibration: planned, propagate, tuned }: Plan,
   { backend, calibration: input, report = () => {} }: SharedOptions,
   counter: StepCounter,
+  known?: Calibration,
 ): Calibration | undefined {
   if (!planned || !model) return undefined;
   if (input?.windows.length !== planned.windows) {
@@ -32,7 +37,7 @@ export function openCalibration(
     );
   }
   warnOfFewTokens(model, input, report);
-  return new Calibration(model, {
+  return known ?? new Calibration(model, {
     backend,
     input: stackedAs(
       { ...input, stateBudget: Math.min(input.stateBudget, planned.stateBudget) },
@@ -78,7 +83,10 @@ export interface CalibratedPart {
   readonly calibration: Calibration | undefined;
 }
 
-/** Quantize a block with calibration, and write it, for one output after the other. */
+/**
+ * Quantize a block with calibration, and write it: for outputs of one calibration together, for
+ * others one after the other.
+ */
 export async function calibrateBlocks(
   graph: BlockGraph,
   parts: readonly CalibratedPart[],
@@ -90,23 +98,25 @@ export async function calibrateBlocks(
     readonly loaded: LoadedBlock;
   },
 ): Promise<void> {
-  for (const { unit: { tasks }, context, calibration } of parts) {
-    const { backend, plan: { model, propagate, recipe } } = context;
-    using _ = placeMatrices(context.plan, context);
+  for (const [calibration, group] of Map.groupBy(parts, ({ calibration }) => calibration!)) {
+    const { backend, plan } = group[0]!.context;
+    using _ = placeMatrices(plan, group[0]!.context);
     using held = backend.scope();
-    const block = await quantizeBlock(graph, {
+    const contexts = group.map(({ unit: { tasks }, context }) => ({
       ...context,
       tasks,
-      last,
-      propagate,
-      float: recipe.calibrateOn === "float",
-      calibration: calibration!,
+      propagate: context.plan.propagate,
+      float: context.plan.recipe.calibrateOn === "float",
+      calibration,
       original: loaded,
-      model: model!,
+      model: plan.model!,
       originals: original,
       scope: held,
-    });
-    await storeBlock(block, { tasks, context, loaded });
+    }));
+    const blocks = await quantizeBlock(graph, contexts, { last });
+    for (const [i, { unit: { tasks }, context }] of group.entries()) {
+      await storeBlock(blocks[i]!, { tasks, context, loaded });
+    }
   }
 }
 

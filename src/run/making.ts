@@ -3,6 +3,7 @@ import type { Calibration } from "../calibration/pass.ts";
 import type { Streams } from "../forward/streams.ts";
 import { type ModelWeights, quantizedWeights } from "../forward/weights.ts";
 import type { Distribution } from "../metrics/distribution.ts";
+import { isSeenTogether } from "../plan/outputs.ts";
 import type { Unit } from "../plan/tasks.ts";
 import type { Event, Reporter, StepCounter, TensorReport, Warning } from "../report.ts";
 import type { Trace } from "../trace.ts";
@@ -32,15 +33,23 @@ export class Making implements AsyncDisposable {
   readonly packed: Context["packed"] = new Map();
   readonly output: Output;
   readonly calibration: Calibration | undefined;
+  /** An output before this one whose calibration is this one's too. */
+  readonly #seenWith: Making | undefined;
   /** What the evaluation runs from: what was packed of the unit at hand. */
   readonly weights: ModelWeights;
   /** Output tensors that are kept to the end. */
   readonly #kept: ReadonlySet<string>;
 
-  constructor(asked: PlannedOutput, index: number, { given, counter, trace }: Common) {
+  constructor(
+    asked: PlannedOutput,
+    { given, counter, trace, before }: Common & {
+      /** The outputs before it. */
+      readonly before: readonly Making[];
+    },
+  ) {
     const { plan, sink } = asked;
     this.asked = asked;
-    this.index = index;
+    this.index = before.length;
     this.plan = plan;
     this.warnings = [...given.warnings ?? []];
     this.report = (event: Event) => {
@@ -53,7 +62,9 @@ export class Making implements AsyncDisposable {
     const hashShare = (given.saveShare ?? SAVE_SHARE) / 2;
     this.output = new Output(plan.files, { sink, report: this.report, trace, hashShare });
     this.weights = quantizedWeights(plan, { source: given.source, packed: this.packed });
-    this.calibration = openCalibration(plan, { ...given, report: this.report }, counter);
+    this.#seenWith = before.find((other) => isSeenTogether(plan, other.plan));
+    const walking = { ...given, report: this.report };
+    this.calibration = openCalibration(plan, walking, counter, this.#seenWith?.calibration);
     this.#kept = neededAtTheEnd(plan);
   }
 
@@ -102,7 +113,7 @@ export class Making implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.calibration?.[Symbol.asyncDispose]();
+    if (!this.#seenWith) await this.calibration?.[Symbol.asyncDispose]();
     await this.output[Symbol.asyncDispose]();
   }
 }

@@ -89,7 +89,7 @@ export async function performStep(
     first.signal?.throwIfAborted();
     await perform(tasks.map((task) => ({ task, context: contexts.get(task)! })), first);
   }
-  const calibrations = parts.flatMap(({ calibration }) => calibration ?? []);
+  const calibrations = [...new Set(parts.flatMap(({ calibration }) => calibration ?? []))];
   if (calibrations.length > 0 && place === "embedding") {
     await first.trace.time("walk", () => embedTogether(calibrations, original));
   }
