@@ -18,6 +18,23 @@ const LEAST_STATES = 2 ** 20;
  * on it, all that the others hold included; where a budget asks for it, hidden states of all are
  * cut alike. Of `budgets.disk` each has an equal share.
  *
+ * @example Two checkpoints of the embedded sample model by one read
+ * ```ts
+ * import { open, openBackend, openFolderSink, parseOutputs, planOutputs, runOutputs } from "@sluice/sluice";
+ *
+ * await using source = await open("sample");
+ * await using backend = await openBackend("wasm");
+ * const outputs = parseOutputs("outputs: [{ scheme: NF4 }, { scheme: W8A8, method: rtn }]", "-")!;
+ * const plans = planOutputs(outputs, source, { device: backend });
+ * const folder = await Deno.makeTempDir();
+ * await using sinks = new AsyncDisposableStack();
+ * const made = await Promise.all(outputs.map(async ({ name }, i) => ({
+ *   plan: plans[i]!,
+ *   sink: sinks.use(await openFolderSink(`${folder}/${name}`)),
+ * })));
+ * await runOutputs(made, { source, backend });
+ * ```
+ *
  * @throws {UnsupportedError} an output cannot be made; the sentence says which.
  * @throws {CheckpointError} `config.json` has a value that a model cannot have.
  * @throws {RangeError} no outputs.
