@@ -87,7 +87,7 @@ export function planOutputs(
 function together(shares: readonly Beside[]): Beside {
   return {
     states: sum(shares, ({ states }) => states),
-    packed: sum(shares, ({ packed }) => packed),
+    onHost: sum(shares, ({ onHost }) => onHost),
   };
 }
 

@@ -79,7 +79,7 @@ export function plan(
   };
   const { units, windows, memory, places } = fit(({ sliceBytes, windows, places }) => {
     const units = arrange(sliceTasks(stored, { format, device: { ...device, sliceBytes } }), model);
-    const buffers = (source.bufferBytes ?? 0) + (beside?.packed ?? 0) +
+    const buffers = (source.bufferBytes ?? 0) + (beside?.onHost ?? 0) +
       (windows.evaluation || windows.calibration
         ? TOKENIZER_BYTES * (source.files.get("tokenizer.json")?.size ?? 0)
         : 0) +

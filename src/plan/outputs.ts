@@ -1,6 +1,6 @@
 /** What several plans of one checkpoint come to, when one run makes all of them. */
 import type { DeviceLimits } from "../backend.ts";
-import { TABLE_BYTES } from "../limits.ts";
+import { SPILL_BYTES, TABLE_BYTES } from "../limits.ts";
 import { schemeKind } from "../schemes/mod.ts";
 import { byteLength, matrixShape, sum } from "../tensor.ts";
 import type { MemoryPlan, Plan, WindowsRequest } from "./planned.ts";
@@ -23,20 +23,24 @@ export function isSeenTogether(one: Plan, other: Plan): boolean {
 export interface Beside {
   /** Bytes of their hidden states and slices of their heads, where those of the run lie. */
   readonly states: number;
-  /** Bytes on the host: what was packed of a block, until it was measured. */
-  readonly packed: number;
+  /**
+   * Bytes on the host: what was packed of a block, until it was measured, and what of the carry is
+   * on its way to the disk.
+   */
+  readonly onHost: number;
 }
 
 /** What the other outputs of a run must count of a plan that was made as if it were alone. */
 export function besideOf(
-  { model, recipe, units, evaluation, calibration, memory }: Plan,
+  { model, recipe, units, evaluation, calibration, memory, carryBytes }: Plan,
   device: DeviceLimits,
 ): Beside {
   // Blocks of those that are calibrated together are on the device together.
   const codes = model && calibration && recipe.calibrateOn === "float"
     ? Math.max(...units.map(codeBytes))
     : 0;
-  if (!model || !evaluation) return { states: memory.states + codes, packed: 0 };
+  const saving = Math.min(SPILL_BYTES, carryBytes);
+  if (!model || !evaluation) return { states: memory.states + codes, onHost: saving };
   const { windows, seqLen } = evaluation;
   const spilled = spilledTokens(evaluation, 2 * model.hiddenSize, { model, device });
   // The original's stream is there once for all.
@@ -45,7 +49,10 @@ export function besideOf(
     sum(tasks, (task) => task.kind === "quantize" ? sum(task.outputs, byteLength) : 0)
   );
   const head = Math.min(TABLE_BYTES, model.vocabSize * model.hiddenSize * 4);
-  return { states: memory.states + codes - original + head, packed: Math.max(0, ...packed) };
+  return {
+    states: memory.states + codes - original + head,
+    onHost: saving + Math.max(0, ...packed),
+  };
 }
 
 /** Bytes of a block's codes; nothing of what belongs to none. */
