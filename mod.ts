@@ -43,6 +43,8 @@ export type { Certificate, RunRecord } from "./src/report/record.ts";
 export { readRecord } from "./src/report/record_file.ts";
 export { readSourceCard } from "./src/sources/source_card.ts";
 export { needsCalibration, plan } from "./src/plan.ts";
+export { outputsNeedCalibration, planOutputs } from "./src/outputs.ts";
+export { type Beside, memoryOf } from "./src/plan/outputs.ts";
 export {
   type MemoryPlan,
   type Plan,
@@ -63,13 +65,19 @@ export type {
 export type { Budgets } from "./src/plan/fit.ts";
 export { outlierThreshold, withThreshold } from "./src/calibration/outliers.ts";
 export type { RunReport } from "./src/report/run_report.ts";
-export { run } from "./src/run.ts";
+export { run, runOutputs } from "./src/run.ts";
 export { makeReport, type ReportFiles } from "./src/report/files.ts";
 export type { ReportDocument } from "./src/report/document.ts";
 export type { Distribution } from "./src/metrics/distribution.ts";
 export type { Phase, PhaseReport, Timeline } from "./src/trace.ts";
 export type { Traffic } from "./src/traffic.ts";
-export type { DoneUnit, RunOptions } from "./src/run/context.ts";
+export type {
+  DoneUnit,
+  OutputOptions,
+  PlannedOutput,
+  RunOptions,
+  SharedOptions,
+} from "./src/run/context.ts";
 export { evaluate, type EvaluateOptions, evaluateTokens } from "./src/evaluate.ts";
 export {
   type CorpusOptions,
@@ -129,6 +137,8 @@ export { granularityFiles } from "./src/granularity/page.ts";
 export { inspect, type Inspection } from "./src/inspect.ts";
 export { verify, type VerifyReport } from "./src/verify.ts";
 export {
+  type NamedRecipe,
+  parseOutputs,
   parseRecipe,
   type Recipe,
   RECIPE_OPTIONS,

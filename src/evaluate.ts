@@ -75,7 +75,7 @@ export async function evaluateTokens(
     source.schedule?.(names.flatMap((name) => parts(name).map(({ name }) => ({ name }))));
   }
   for (const place of places) await streams.advance(place, { signal });
-  const tokens = await streams.score({ signal });
+  const [tokens] = await streams.score({ signal }) as [TokenScores];
   checkScores(tokens, { source, reference });
   for (const { source } of weights) await source.verified?.();
   return tokens;

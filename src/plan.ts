@@ -15,6 +15,7 @@ import { checkOps } from "./plan/device.ts";
 import { layoutFiles, sidecarsOf } from "./plan/files.ts";
 import { type Budgets, carryBytes, fit, spilledBytes } from "./plan/fit.ts";
 import { planMemory } from "./plan/memory.ts";
+import type { Beside } from "./plan/outputs.ts";
 import { misfitOf } from "./plan/misfit.ts";
 import { evaluableModel, modelIfAny } from "./plan/model.ts";
 import { inputObserver, isCalibrated, isTuned, propagates } from "./plan/needs.ts";
@@ -38,7 +39,7 @@ import { byteLength, elementCount, sum } from "./tensor.ts";
 export function plan(
   recipe: Recipe,
   source: TensorSource,
-  { device, evaluation: asked, calibration: given, budgets = {}, resume = false }: {
+  { device, evaluation: asked, calibration: given, budgets = {}, resume = false, beside }: {
     device: DeviceLimits;
     evaluation?: WindowsRequest;
     /** Required when a method of the recipe is calibrated; not used when none is. */
@@ -46,6 +47,8 @@ export function plan(
     budgets?: Budgets;
     /** Whether the run is to go on after it was stopped, for which its carry lies on disk. */
     resume?: boolean;
+    /** What the run holds of other outputs that it makes (`planOutputs`). */
+    beside?: Beside;
   },
 ): Plan {
   checkOps(device);
@@ -76,13 +79,14 @@ export function plan(
   };
   const { units, windows, memory, places } = fit(({ sliceBytes, windows, places }) => {
     const units = arrange(sliceTasks(stored, { format, device: { ...device, sliceBytes } }), model);
-    const buffers = (source.bufferBytes ?? 0) +
+    const buffers = (source.bufferBytes ?? 0) + (beside?.onHost ?? 0) +
       (windows.evaluation || windows.calibration
         ? TOKENIZER_BYTES * (source.files.get("tokenizer.json")?.size ?? 0)
         : 0) +
       // Of the carry, what is on its way to the disk.
       (resume ? Math.min(SPILL_BYTES, carryBytes(model, windows, { ...streams, device })) : 0);
-    const around = { device, places, format, model, windows, ...streams, buffers };
+    const besideStates = beside?.states ?? 0;
+    const around = { device, places, format, model, windows, ...streams, buffers, besideStates };
     return { units, windows, places, memory: planMemory(units, around) };
   }, { device, model, windows: walks, ...streams, budgets, resume });
   const quantized = quantizeTasks(units);

@@ -58,6 +58,13 @@ export interface Recipe {
   readonly outlierQuantile?: number;
 }
 
+/** One of several outputs that a recipe asks for. */
+export interface NamedRecipe {
+  /** The folder it goes to, as it was written, or a name made of its scheme and method. */
+  readonly name: string;
+  readonly recipe: Recipe;
+}
+
 /** Whether a rule's scheme has a threshold of outliers. */
 export function usesOutliers({ scheme }: Rule): boolean {
   return scheme === "LLM_INT8";
@@ -238,40 +245,106 @@ function checkOutliers(rules: readonly Rule[]): void {
  * @throws {RequestError} the text is no YAML, a key is unknown, a value is wrong.
  */
 export function parseRecipe(text: string, file: string): Recipe {
-  let root: unknown;
-  try {
-    root = yaml.parse(text);
-  } catch (cause) {
+  const where = `the recipe ${file}`;
+  const top = readFile(text, where);
+  if (top.outputs !== undefined) {
     throw new RequestError(
-      `Cannot read the recipe ${file}: it is neither JSON nor YAML (${(cause as Error).message}).`,
+      `Cannot use ${where} here: it asks for several outputs, which only quantize and plan make ` +
+        "(parseOutputs). Give a recipe of one.",
+    );
+  }
+  return recipeOf(top, where);
+}
+
+/**
+ * Read a recipe that asks for several outputs: what stands beside `outputs` is for all of them, and
+ * each may say the same keys otherwise. Its `output` is where it goes; absent, its name is made of
+ * its scheme and method.
+ *
+ * @example
+ * ```yaml
+ * ignore: ["re:.*layers\\.0\\."]
+ * outputs:
+ *   - { output: nf4, scheme: NF4 }
+ *   - { output: w4, scheme: W4A16, method: gptq }
+ * ```
+ *
+ * @returns undefined where a text has no `outputs`: it is a recipe of one ({@linkcode parseRecipe}).
+ * @throws {RequestError} the text is no YAML, a key is unknown, a value is wrong, two outputs have
+ * one name.
+ */
+export function parseOutputs(text: string, file: string): NamedRecipe[] | undefined {
+  const where = `the recipe ${file}`;
+  const { outputs: list, ...shared } = readFile(text, where);
+  if (list === undefined) return undefined;
+  if (!Array.isArray(list) || list.length === 0) {
+    throw new RequestError(`Cannot read ${where}: "outputs" must be a list of outputs.`);
+  }
+  const found = list.map((entry: unknown, i) => {
+    const which = `output ${i + 1} of ${where}`;
+    const { output, ...own } = asObject(entry, which);
+    if (output !== undefined && (typeof output !== "string" || output === "")) {
+      throw new RequestError(`Cannot read ${which}: "output" must be the folder that it goes to.`);
+    }
+    const recipe = recipeOf({ ...shared, ...own }, which);
+    return { name: output ?? nameOf(recipe), recipe };
+  });
+  for (const [i, { name }] of found.entries()) {
+    const other = found.findIndex((one) => one.name === name);
+    if (other === i) continue;
+    throw new RequestError(
+      `Cannot read ${where}: outputs ${other + 1} and ${i + 1} both go to "${name}". ` +
+        'Give each an "output" of its own.',
+    );
+  }
+  return found;
+}
+
+/** `w4a16-gptq`: what the last rule makes of weights, and how where it says so. */
+function nameOf({ rules }: Recipe): string {
+  const { scheme, method } = rules.at(-1)!;
+  const parts = method === "auto" ? [scheme] : [scheme, method];
+  return parts.join("-").toLowerCase().replaceAll("_", "-");
+}
+
+function readFile(text: string, where: string): Record<string, unknown> {
+  try {
+    return asObject(yaml.parse(text), where);
+  } catch (cause) {
+    if (cause instanceof RequestError) throw cause;
+    throw new RequestError(
+      `Cannot read ${where}: it is neither JSON nor YAML (${(cause as Error).message}).`,
       { cause },
     );
   }
-  const top = asObject(root, `the recipe ${file}`);
+}
+
+/** The recipe of an object's keys. */
+function recipeOf(top: Readonly<Record<string, unknown>>, where: string): Recipe {
   const known = [...RULE_OPTIONS, ...RECIPE_OPTIONS];
-  const values = readValues(top, known, ["version", "rules", "ignore"], `the recipe ${file}`);
+  const values = readValues(top, known, ["version", "rules", "ignore"], where);
   if (top.version !== undefined && top.version !== 1) {
     throw new RequestError(
-      `Cannot read the recipe ${file}: its version is ${
+      `Cannot read ${where}: its version is ${
         JSON.stringify(top.version)
       }, this Sluice reads version 1.`,
     );
   }
   const list = top.rules ?? [];
   if (!Array.isArray(list)) {
-    throw new RequestError(`Cannot read the recipe ${file}: "rules" must be a list.`);
+    throw new RequestError(`Cannot read ${where}: "rules" must be a list.`);
   }
   const rules = list.map((entry: unknown, i) => {
-    const where = `rule ${i + 1} of the recipe ${file}`;
-    const rule = asObject(entry, where);
+    const which = `rule ${i + 1} of ${where}`;
+    const rule = asObject(entry, which);
     if (typeof rule.match !== "string" || rule.match === "") {
-      throw new RequestError(`Cannot read ${where}: it needs "match", a glob or re:… pattern.`);
+      throw new RequestError(`Cannot read ${which}: it needs "match", a glob or re:… pattern.`);
     }
-    return ruleFrom(readValues(rule, RULE_OPTIONS, ["match"], where), rule.match);
+    return ruleFrom(readValues(rule, RULE_OPTIONS, ["match"], which), rule.match);
   });
   const ignore = top.ignore ?? [];
   if (!Array.isArray(ignore) || !ignore.every((entry) => typeof entry === "string")) {
-    throw new RequestError(`Cannot read the recipe ${file}: "ignore" must be a list of patterns.`);
+    throw new RequestError(`Cannot read ${where}: "ignore" must be a list of patterns.`);
   }
   const hasDefault = values.has("scheme") || rules.length === 0;
   return assemble(hasDefault ? [...rules, ruleFrom(values)] : rules, ignore as string[], values);

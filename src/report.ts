@@ -75,7 +75,12 @@ export interface Limit {
 }
 
 /** One thing that happened in a run. */
-export type Event =
+export type Event = Happening & {
+  /** Which output it concerns, where a run makes several. */
+  readonly output?: string;
+};
+
+type Happening =
   | {
     readonly type: "start";
     readonly what: string;
@@ -84,6 +89,8 @@ export type Event =
     readonly bytes: number;
     /** Steps of windows, of the evaluation and of the calibration, if there are any. */
     readonly windows?: number;
+    /** How often the bytes are quantized, if the run makes several outputs. */
+    readonly outputs?: number;
   }
   /**
    * The run goes on after units that an earlier one has done: their number and that of all, and as

@@ -1,26 +1,23 @@
 /**
  * Doing what was planned, one unit after another: its tensors are quantized and written (run/),
- * with calibration or without, and the windows of the evaluation are sent through it in both
- * streams. Refuses nothing; what stops it is a fault.
+ * with calibration or without, and the windows of the evaluation are sent through it, in the
+ * original's stream and in that of each output. Refuses nothing; what stops it is a fault.
  */
 import { scoreTokens, Streams } from "./forward/streams.ts";
-import { originalWeights, quantizedWeights } from "./forward/weights.ts";
+import { originalWeights } from "./forward/weights.ts";
 import type { Plan } from "./plan/planned.ts";
-import { stackedAs } from "./plan/stacks.ts";
-import type { Unit } from "./plan/tasks.ts";
+import { evaluationTogether } from "./plan/outputs.ts";
 import { readSourceCard } from "./sources/source_card.ts";
 import { recordOf, recordSidecar } from "./report/record.ts";
+import type { TokenScores } from "./evaluator.ts";
 import type { RunReport } from "./report/run_report.ts";
-import type { Distribution } from "./metrics/distribution.ts";
-import { type Event, StepCounter, type TensorReport } from "./report.ts";
-import { openCalibration } from "./run/calibrated.ts";
-import { type Context, type RunOptions, started } from "./run/context.ts";
-import { Output } from "./run/output.ts";
-import { placeMatrices } from "./run/matrices.ts";
+import { StepCounter } from "./report.ts";
+import { type PlannedOutput, type RunOptions, type SharedOptions, started } from "./run/context.ts";
+import { Making } from "./run/making.ts";
 import { ReadAhead } from "./run/read_ahead.ts";
-import { neededAtTheEnd, readings } from "./run/readings.ts";
-import { SAVE_SHARE, Saves } from "./run/saves.ts";
-import { performUnit, readAhead } from "./run/unit.ts";
+import { readings } from "./run/readings.ts";
+import { Saves } from "./run/saves.ts";
+import { performStep, stepOf } from "./run/unit.ts";
 import { Trace } from "./trace.ts";
 
 /**
@@ -32,136 +29,175 @@ import { Trace } from "./trace.ts";
  * @throws {DeviceError} the device was lost, or has not enough memory for the smallest slice.
  * @throws {SpaceError} the disk is full.
  */
-export async function run(plan: Plan, given: RunOptions): Promise<RunReport> {
-  const { source, backend, sink, evaluation } = given;
-  const warnings = [...given.warnings ?? []];
-  using saves = await Saves.open(plan, given);
-  const signal = saves?.signal ?? given.signal;
-  const report = (event: Event) => {
-    if (event.type === "warning") warnings.push({ code: event.code, message: event.message });
-    given.report?.(event);
+export async function run(
+  plan: Plan,
+  { sink, units, certify, command, ...shared }: RunOptions,
+): Promise<RunReport> {
+  const output = {
+    plan,
+    sink,
+    ...(units ? { units } : {}),
+    ...(certify ? { certify } : {}),
+    ...(command === undefined ? {} : { command }),
   };
-  using _ = placeMatrices(plan, given);
-  const counter = new StepCounter(report);
+  const [report] = await runOutputs([output], shared);
+  return report!;
+}
+
+/**
+ * Make several outputs of one checkpoint, each as if it were alone, by one read: the plans are of
+ * {@linkcode planOutputs}. A tensor that several want is read once, and the original's hidden states
+ * and logits are computed once for all that are measured. Where the outputs of a stopped run are
+ * not equally far, those that are ahead wait for the others.
+ *
+ * @returns A report for each, in order.
+ * @throws {RangeError} no outputs, or plans of different units.
+ * @throws what {@linkcode run} throws.
+ */
+export async function runOutputs(
+  outputs: readonly PlannedOutput[],
+  given: SharedOptions,
+): Promise<RunReport[]> {
+  const { source, backend, evaluation } = given;
+  const { plan } = firstOf(outputs);
+  using saves = await Saves.open(outputs, given);
+  const signal = saves?.signal ?? given.signal;
+  const counter = new StepCounter(given.report ?? (() => {}));
   const trace = new Trace({ ...given, traffic: () => backend.traffic });
   const card = await source.modelCard?.();
-  const hashShare = (given.saveShare ?? SAVE_SHARE) / 2;
-  await using output = new Output(plan.files, { sink, report, trace, hashShare });
-  const packed: Context["packed"] = new Map();
+  await using opened = new AsyncDisposableStack();
+  const all: Making[] = [];
+  for (const output of outputs) {
+    all.push(opened.use(new Making(output, { given, counter, trace, before: all })));
+  }
   const original = originalWeights(source);
-  const weights = [original, quantizedWeights(plan, { source, packed })];
   await using streams = evaluation && plan.model
     ? await Streams.open(plan.model, {
       backend,
-      evaluation: stackedAs(evaluation, plan.evaluation),
+      evaluation: evaluationTogether(evaluation, all.map(({ plan }) => plan)),
       counter,
-      weights,
+      weights: [original, ...all.map(({ weights }) => weights)],
       compare: true,
     })
     : undefined;
-  await using calibration = openCalibration(plan, { ...given, report }, counter);
-  report(started(plan, { source, backend, counter }));
-  for (const warning of plan.warnings) report({ type: "warning", ...warning });
-  const tensors: TensorReport[] = [];
-  const distributions = given.distributions ? new Map<string, Distribution>() : undefined;
-  const state = { trace, output, tensors, distributions, warnings, counter, streams, calibration };
-  const units = given.units ? [] : plan.units.slice(saves?.finished ?? 0);
-  const kept = neededAtTheEnd(plan);
-  if (saves?.finished === 0) await output.takeOver([]);
-  if (saves && saves.finished > 0) {
-    const done = await saves.restore(state);
-    if (streams) await readBack(plan.units.slice(0, saves.finished), { output, kept, packed });
-    report({ type: "resumed", units: saves.finished, of: plan.units.length, ...done });
+  given.report?.(started(outputs.map(({ plan }) => plan), { source, backend, counter }));
+  for (const { plan, report } of all) {
+    for (const warning of plan.warnings) report({ type: "warning", ...warning });
   }
-  for await (const done of given.units ?? []) {
-    for await (const { file, begin, bytes } of done.pieces) {
-      signal?.throwIfAborted();
-      await output.place(file, begin, bytes);
-    }
-    tensors.push(...done.tensors);
-    warnings.push(...done.warnings);
-  }
-  source.schedule?.(readings({ ...plan, units }, { measured: streams !== undefined }));
-  await using reads = new ReadAhead(
-    units.flatMap((unit) => readAhead(unit, calibration)),
-    { source, backend, trace },
+  const shared = { trace, counter };
+  const finished = all.map((one) =>
+    one.asked.units ? one.plan.units.length : saves?.finished(one.index) ?? 0
   );
-  const context: Context = {
-    ...given,
-    plan,
-    report,
-    trace,
-    output,
-    reads,
-    tensors,
-    distributions,
-    packed,
-    ...(signal ? { signal } : {}),
-  };
-  const doUnit = async (unit: Unit) => {
-    using scope = backend.scope();
-    const loaded = await performUnit(unit, { context, calibration, original, scope });
-    const { place } = unit;
-    if (streams && place !== undefined) {
-      await trace.time("evaluate", () => streams.advance(place, { signal, loaded }));
+  const ended = all.map((one) => one.saved(one.plan.units.at(-1)!, streams));
+  if (saves) {
+    const done = await saves.restore(ended.map(({ state }) => state), shared);
+    if (streams) { for (const one of all) await one.readBack(finished[one.index]!); }
+    const units = Math.max(...finished);
+    if (units > 0) {
+      given.report?.({
+        type: "resumed",
+        units: Math.min(...finished),
+        of: plan.units.length,
+        ...done,
+      });
     }
-  };
-  for (const unit of units) {
-    trace.enter(unit.name);
-    if (saves) await saves.unit(unit, state, () => doUnit(unit));
-    else await doUnit(unit);
-    for (const tensor of packed.keys()) if (!kept.has(tensor)) packed.delete(tensor);
+  }
+  for (const one of all) await one.take(signal);
+  const partsOf = (i: number) => all.filter(({ index }) => finished[index]! <= i);
+  const places = [...plan.units.keys()].filter((i) => partsOf(i).length > 0);
+  const unitOf = (one: Making, i: number) => ({ plan: one.plan, unit: one.plan.units[i]! });
+  const steps = places.map((i) => stepOf(partsOf(i).map((one) => unitOf(one, i))));
+  const measured = streams !== undefined;
+  source.schedule?.(readings(steps, { model: plan.model, measured }));
+  await using reads = new ReadAhead(steps.flatMap(({ reads }) => reads), {
+    source,
+    backend,
+    trace,
+  });
+  const context = { ...given, trace, reads, ...(signal ? { signal } : {}) };
+  for (const i of places) {
+    const making = partsOf(i);
+    const { name, place } = plan.units[i]!;
+    trace.enter(name);
+    const doUnit = async () => {
+      using scope = backend.scope();
+      const step = stepOf(making.map((one) => one.part(one.plan.units[i]!, context)));
+      const loaded = await performStep(step, { original, scope });
+      if (!streams || place === undefined) return;
+      const only = making.map(({ index }) => index + 1);
+      await trace.time("evaluate", () => streams.advance(place, { signal, loaded, only }));
+    };
+    const parts = making.map((one) => one.saved(one.plan.units[i]!, streams));
+    if (saves) await saves.unit(parts, shared, doUnit);
+    else await doUnit();
+    for (const one of making) one.forget();
   }
   trace.enter(undefined);
   const measure = () => trace.time("evaluate", async () => await streams?.score({ signal }));
-  const tokens = saves ? await saves.rest(state, measure) : await measure();
-  const scores = tokens ? scoreTokens(tokens, { paired: true }) : {};
-  const streamErrors = await streams?.errors();
+  const tokens = saves ? await saves.rest(ended, shared, measure) : await measure();
+  const errors = await streams?.errors();
   await trace.time("load", () => source.verified?.());
-  const record = recordOf(plan, {
-    command: given.command,
-    tensors,
-    scores,
-    warnings,
-    device: backend.description,
-    card: card === undefined ? undefined : readSourceCard(card),
-    calibration: given.calibration,
-    evaluation,
-    energyTable: given.energyTable,
-    certificate: tokens && given.certify?.(tokens),
-  });
-  const sidecars = [...plan.sidecars, recordSidecar(record)];
-  await trace.time("write", () => output.commit(sidecars, source));
+  const records = all.map(({ plan, asked, tensors, warnings }, i) =>
+    recordOf(plan, {
+      command: asked.command,
+      tensors,
+      scores: scoresOf(tokens?.[i]),
+      warnings,
+      device: backend.description,
+      card: card === undefined ? undefined : readSourceCard(card),
+      calibration: given.calibration,
+      evaluation,
+      energyTable: given.energyTable,
+      certificate: tokens && asked.certify?.(tokens[i]!),
+    })
+  );
+  for (const { plan, output, index } of all) {
+    const sidecars = [...plan.sidecars, recordSidecar(records[index]!)];
+    await trace.time("write", () => output.finish(sidecars, source));
+  }
+  // Nothing but names is left to go wrong, so that all outputs are there or none.
+  for (const { output } of all) await trace.time("write", () => output.commit());
   const phases = trace.phases();
   const { seconds, peakBytes } = trace;
-  if (streams) report({ type: "scored", scores });
-  report({ type: "finished", seconds, peakBytes });
-  return {
+  const timeline = trace.timeline();
+  const reports = all.map(({ tensors, warnings, distributions = new Map() }, i): RunReport => ({
     tensors,
-    scores,
-    ...(tokens ? { tokens } : {}),
+    scores: scoresOf(tokens?.[i]),
+    ...(tokens ? { tokens: tokens[i]! } : {}),
     seconds,
     peakBytes,
-    timeline: trace.timeline(),
+    timeline,
     phases,
-    distributions: distributions ?? new Map(),
+    distributions,
     warnings,
-    record,
-    ...(streamErrors ? { streamErrors } : {}),
-  };
+    record: records[i]!,
+    ...(errors ? { streamErrors: errors[i]! } : {}),
+  }));
+  if (streams) {
+    for (const [i, { scores }] of reports.entries()) all[i]!.report({ type: "scored", scores });
+  }
+  given.report?.({ type: "finished", seconds, peakBytes });
+  return reports;
 }
 
-/** Keep again what an earlier run has written and the scores are computed from. */
-async function readBack(
-  units: readonly Unit[],
-  { output, kept, packed }: Pick<Context, "output" | "packed"> & {
-    readonly kept: ReadonlySet<string>;
-  },
-): Promise<void> {
-  // A copy is read from the source, as it is while the run goes on.
-  const outputs = units.flatMap(({ tasks }) => tasks)
-    .flatMap((task) => task.kind === "copy" ? [] : task.outputs);
-  for (const { name } of outputs) {
-    if (kept.has(name)) packed.set(name, await output.read(name));
-  }
+/** The numbers of an output that was measured. */
+function scoresOf(tokens: TokenScores | undefined): RunReport["scores"] {
+  return tokens ? scoreTokens(tokens, { paired: true }) : {};
+}
+
+/**
+ * The first of some outputs, whose units all of them have.
+ *
+ * @throws {RangeError} there is none, or another's units are of other tensors.
+ */
+function firstOf(outputs: readonly PlannedOutput[]): PlannedOutput {
+  const [first, ...others] = outputs;
+  if (!first) throw new RangeError("Cannot run: there are no outputs");
+  const unitsOf = ({ plan: { source, units } }: PlannedOutput) =>
+    JSON.stringify([
+      source.id,
+      units.map(({ name, tasks }) => [name, tasks.map((t) => t.source.name)]),
+    ]);
+  if (others.every((other) => unitsOf(other) === unitsOf(first))) return first;
+  throw new RangeError("Cannot run: the outputs were not planned of one checkpoint together");
 }

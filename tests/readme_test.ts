@@ -21,7 +21,7 @@ import { parseRecipe, RECIPE_OPTIONS, RULE_OPTIONS } from "../src/recipe.ts";
 import { PRESETS } from "../src/schemes/mod.ts";
 import { COMMANDS } from "../src/terminal/commands/mod.ts";
 import { EXIT } from "../src/terminal/faults.ts";
-import { inFolder, names } from "./cli/host.ts";
+import { inFolder, names, sluice } from "./cli/host.ts";
 import { blocks, README, tableRows } from "./readme_given.ts";
 
 const ROOT = new URL("../", import.meta.url);
@@ -111,6 +111,21 @@ Deno.test("the README's recipe can be read", () => {
   const recipe = blocks("yaml").find((text) => /^rules:/m.test(text));
   const { rules } = parseRecipe(recipe!, "README.md");
   assert.ok(rules.length >= 2);
+});
+
+Deno.test("the README's recipe of several outputs makes them of the sample model", async () => {
+  const recipe = blocks("yaml").find((text) => /^outputs:/m.test(text))!;
+  await inFolder(async (folder) => {
+    await Deno.writeTextFile(`${folder}/outputs.yaml`, recipe);
+    const words = "--evaluate --device wasm --num-samples 2 --seq-len 64".split(" ");
+    const files = ["--recipe", `${folder}/outputs.yaml`, "--output", `${folder}/made`];
+    const { code, out, err } = await sluice(["quantize", "sample", ...files, ...words]);
+    assert.equal(code, 0, err);
+    assert.deepEqual(names(`${folder}/made`), ["nf4", "w4", "w8a8-rtn"]);
+    for (const name of names(`${folder}/made`)) {
+      assert.match(out, new RegExp(`made/${name} .*\\d MB +\\d\\.\\d+ +\\d+\\.\\d+$`, "m"));
+    }
+  });
 });
 
 Deno.test("the README's batch can be read", () => {

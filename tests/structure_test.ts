@@ -87,6 +87,7 @@ const LAYERS: readonly (readonly string[])[] = [
     "guarantee",
     "inspect",
     "open",
+    "outputs",
     "plan",
     "run",
     "verify",

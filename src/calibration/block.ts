@@ -86,19 +86,40 @@ export interface QuantizedBlock {
 
 /**
  * Quantize one block, and send every window through it, or if it is the `last` only as far as it
- * must.
+ * must. Of several outputs there are several contexts, all of one calibration on the original's
+ * states (`float`), untrained: windows walk once for all of them, and what is seen is seen once.
  */
 export async function quantizeBlock(
   graph: BlockGraph,
-  { last, ...context }: BlockContext & { readonly last: boolean },
-): Promise<QuantizedBlock> {
-  const work = new BlockWork(graph, context);
-  work.begin();
-  for (const stage of graph.stages) await work.quantizeStage(stage);
-  await work.tune();
-  if (!last) await work.finish();
-  await work.tellFacts();
-  return work;
+  contexts: readonly BlockContext[],
+  { last }: { readonly last: boolean },
+): Promise<QuantizedBlock[]> {
+  const works = contexts.map((context) => new BlockWork(graph, context));
+  const [first] = works as [BlockWork];
+  for (const work of works) work.begin();
+  for (const stage of graph.stages) {
+    using scope = contexts[0]!.backend.scope();
+    const asked = works.map((work) => work.ask(stage));
+    const observers = new Set(asked.flatMap(({ observers }) => observers));
+    const observed = await first.observe(stage, observers, scope);
+    for (const [i, work] of works.entries()) {
+      await work.quantizeStage(stage, { ...asked[i]!, observed, scope });
+    }
+  }
+  for (const work of works) await work.tune();
+  if (!last) await first.finish();
+  for (const work of works) await work.tellFacts();
+  return works;
+}
+
+/** What a stage is to be quantized by. */
+interface AskedStage {
+  readonly groups: readonly Group[];
+  readonly smoothing: StageSmoothing | undefined;
+  /** What looks at the inputs before anything is moved. */
+  readonly observers: readonly Observer[];
+  /** What looks at them when scales were moved. */
+  readonly fixing: readonly Observer[];
 }
 
 /** Scales that were moved out of a stage's input, and how strongly. */
@@ -170,23 +191,27 @@ class BlockWork implements TapeTensors, Smoothable, QuantizedBlock {
     if (this.#tuning) this.#context.calibration.hold(this.#graph);
   }
 
-  /** Observe a stage's input, then quantize its linears. */
-  async quantizeStage(stage: Stage): Promise<void> {
-    const { backend, report } = this.#context;
-    using scope = backend.scope();
+  /** What a stage is to be quantized by, and what is to be seen of its input. */
+  ask(stage: Stage): AskedStage {
     const tasks = stage.matrices.flatMap(({ name }) => {
       const task = this.#tasks.get(name);
       return task?.kind === "quantize" ? [task] : [];
     });
-    const groups = Group.of(tasks, report);
+    const groups = Group.of(tasks, this.#context.report);
     const smoothing = stageSmoothing(this.#graph, stage, (name) => this.#tasks.get(name));
     const before = groups.flatMap(({ observers }) => observers);
     const fixing = groups.flatMap(({ inputObserver }) => inputObserver ?? []);
-    const observed = await this.#observe(
-      stage,
-      new Set(smoothing ? before : [...before, ...fixing]),
-      scope,
-    );
+    return { groups, smoothing, fixing, observers: smoothing ? before : [...before, ...fixing] };
+  }
+
+  /** Quantize the linears of a stage, whose input was observed. */
+  async quantizeStage(
+    stage: Stage,
+    { groups, smoothing, fixing, observed, scope }: AskedStage & {
+      readonly observed: Observed;
+      readonly scope: Scope;
+    },
+  ): Promise<void> {
     using roundings = new Roundings({ ...this.#context, statistics: observed.statistics });
     const smoothed = smoothing &&
       await this.#smooth(smoothing, groups, { ...observed, roundings });
@@ -282,7 +307,7 @@ class BlockWork implements TapeTensors, Smoothable, QuantizedBlock {
    * Bring every window to a stage; what its input is like there, and how targets are to be moved
    * for it.
    */
-  async #observe(
+  async observe(
     stage: Stage,
     observers: ReadonlySet<Observer>,
     scope: Scope,

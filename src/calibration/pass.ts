@@ -144,14 +144,22 @@ export class Calibration implements AsyncDisposable, Carried {
     this.#counter.count(block.name, windows);
   }
 
-  /** Look up every window's tokens. */
-  async embed(weights: ModelWeights): Promise<void> {
+  /** Look up every window's tokens: of these, and of `others` with the same windows and stacks. */
+  async embed(weights: ModelWeights, others: readonly Calibration[] = []): Promise<void> {
+    const inputs = await Array.fromAsync([this, ...others], (one) => one.#inputs());
     await embedWindows(this.#model, {
       backend: this.#backend,
       stacks: this.#stacks,
-      streams: (await this.#inputs()).map((states) => ({ states, weights })),
+      streams: inputs.flat().map((states) => ({ states, weights })),
       tables: this.#tables,
     });
+  }
+
+  /** Whether windows of another walk in the same stacks. */
+  isInStep(other: Calibration): boolean {
+    const sizes = ({ length }: Uint32Array) => length;
+    return this.#input.windows === other.#input.windows &&
+      String(this.#stacks.map(sizes)) === String(other.#stacks.map(sizes));
   }
 
   /** What is kept of windows before a block: its input, in each stream. */

@@ -18,9 +18,9 @@ export interface StreamPair<T> {
 
 /**
  * A slice of the output head's rows, on the device: y f32[T, V] = x f32[T, C] · Wᵀ. V is the number
- * of rows.
+ * of rows; `window` says whose, where windows are of several models.
  */
-export type HeadSlice = (x: Tensor, y: Tensor) => void;
+export type HeadSlice = (x: Tensor, y: Tensor, window: number) => void;
 
 /** What {@linkcode scoreHead} needs. */
 export interface HeadJob {
@@ -92,9 +92,9 @@ export async function scoreHead(job: HeadJob): Promise<TokenScores> {
     for (const [window, { state, labels }] of jobs.entries()) {
       using inner = backend.scope();
       if (window % perOriginal === 0) {
-        head.original(await job.hidden("original", window, inner), p);
+        head.original(await job.hidden("original", window, inner), p, window);
       }
-      head.quantized?.(await job.hidden("quantized", window, inner), q);
+      head.quantized?.(await job.hidden("quantized", window, inner), q, window);
       backend.run(divergence, { p, q, labels, state }, { first: from });
       await job.progress?.(slice * jobs.length + window + 1, slices * jobs.length);
     }

@@ -5,7 +5,7 @@
 import type { Backend, Scope, Tensor } from "../backend.ts";
 import { UnsupportedError } from "../errors.ts";
 import type { TokenScores } from "../evaluator.ts";
-import { type HeadJob, headRows, scoreHead } from "../evaluators/head.ts";
+import { type HeadJob, headRows, type HeadSlice, scoreHead } from "../evaluators/head.ts";
 import type { Head, Model } from "../family.ts";
 import { LOGIT_BYTES } from "../limits.ts";
 import { copyRectangle } from "../ops/copy.ts";
@@ -80,8 +80,7 @@ export function headSlices(
 
 /**
  * Score every window of a stream, and each of the others against it: scores of each of those; of
- * the one where there are no others. All others have one head; the logits of `original` are
- * computed once for all of them.
+ * the one where there are no others. The logits of `original` are computed once for all of them.
  */
 export async function scoreStates(
   model: Model,
@@ -119,24 +118,32 @@ export async function scoreStates(
   const each = Math.max(1, others.length);
   const scores = await scoreHead({
     ...job,
-    rowStep: leastCommonMultiple(job.rowStep, others[0]?.head?.rowStep ?? 1),
+    rowStep: others.map(({ head }) => head?.rowStep ?? 1).reduce(leastCommonMultiple, job.rowStep),
     windows: windows.flatMap((window) => new Array<Uint32Array>(each).fill(window)),
     perOriginal: each,
     loadHead: async (rows, scope) => {
       signal?.throwIfAborted();
-      const logits = (product: Product) => (x: Tensor, y: Tensor) => {
-        product(x, y, 0);
+      const { product: first } = await loadRows(name, original.weights, { scope, rows });
+      const load = async ({ head, weights }: EndedStream) =>
+        head
+          ? await head.load(rows, scope)
+          : areAlike(name, original.weights, weights)
+          ? first
+          : (await loadRows(name, weights, { scope, rows })).product;
+      const loaded = new Map<OtherHead | ModelWeights, Product>();
+      for (const other of others) {
+        const key = other.head ?? other.weights;
+        if (!loaded.has(key)) loaded.set(key, await load(other));
+      }
+      const products = others.map(({ head, weights }) => loaded.get(head ?? weights)!);
+      const logits = (productOf: (window: number) => Product): HeadSlice => (x, y, window) => {
+        productOf(window)(x, y, 0);
         if (times !== 1 || cap !== 0) backend.run(scaleCap, { x: y }, { times, cap });
       };
-      const { product: first } = await loadRows(name, original.weights, { scope, rows });
-      const [other] = others;
-      if (!other) return { original: logits(first) };
-      const second = other.head
-        ? await other.head.load(rows, scope)
-        : areAlike(name, original.weights, other.weights)
-        ? first
-        : (await loadRows(name, other.weights, { scope, rows })).product;
-      return { original: logits(first), quantized: logits(second) };
+      return {
+        original: logits(() => first),
+        ...(others.length > 0 ? { quantized: logits((window) => products[window % each]!) } : {}),
+      };
     },
     hidden: async (stream, job, scope) => {
       const i = stream === "original" ? 0 : 1 + job % each;

@@ -1,7 +1,7 @@
 /**
  * Streams of hidden states: every window of the evaluation walks the blocks once per model, the
- * original and the quantized one side by side, so that one read of the checkpoint gives perplexity
- * and KL divergence.
+ * original and those that were quantized side by side, so that one read of the checkpoint gives
+ * perplexity and KL divergence of each.
  */
 import type { Backend, Scope } from "../backend.ts";
 import type { Carried, CarryReader, CarryWriter } from "../carry.ts";
@@ -62,14 +62,14 @@ export interface StreamsOptions {
   readonly backend: Backend;
   readonly evaluation: EvaluationInput;
   readonly counter: StepCounter;
-  /** Of one model, or of the original and the quantized. */
+  /** Of one model, or of the original and those that were quantized. */
   readonly weights: readonly ModelWeights[];
-  /** Whether it is measured how far two streams are apart behind each block. */
+  /** Whether it is measured how far each stream is from the first behind each block. */
   readonly compare?: boolean;
 }
 
 /** Walks the windows through the model, in one stream per model. */
-export class Streams implements AsyncDisposable, Carried {
+export class Streams implements AsyncDisposable {
   readonly #model: Model;
   readonly #backend: Backend;
   readonly #pace: Pace;
@@ -81,8 +81,8 @@ export class Streams implements AsyncDisposable, Carried {
   readonly #weights: readonly ModelWeights[];
   readonly #held: Scope;
   readonly #tables: ModelTables;
-  /** Where it is to be told how far two streams are apart. */
-  readonly #errors: StreamErrorSums | undefined;
+  /** Of each stream but the first, where it is to be told how far it is from that. */
+  readonly #errors: readonly StreamErrorSums[];
 
   private constructor(
     model: Model,
@@ -100,9 +100,10 @@ export class Streams implements AsyncDisposable, Carried {
     this.#states = states;
     this.#held = backend.scope();
     this.#tables = new ModelTables(model, { tokens: this.#tokens, scope: this.#held });
-    this.#errors = compare
-      ? new StreamErrorSums(this.#held, this.#tokens * evaluation.windows.length)
-      : undefined;
+    const compared = compare ? weights.slice(1) : [];
+    this.#errors = compared.map(() =>
+      new StreamErrorSums(this.#held, this.#tokens * evaluation.windows.length)
+    );
   }
 
   /** A stream for each of `weights`. */
@@ -129,33 +130,37 @@ export class Streams implements AsyncDisposable, Carried {
    * Send every window through the embedding or a block.
    *
    * @param options.loaded The original's block, if it is on the device already.
+   * @param options.only Streams beside the first that go, by number from 1; all unless given.
    * @throws {CheckpointError} a tensor is missing.
    */
   async advance(
     place: Place,
-    { signal, loaded: first }: {
+    { signal, loaded: first, only }: {
       signal?: AbortSignal | undefined;
       loaded?: LoadedBlock | undefined;
+      only?: readonly number[] | undefined;
     } = {},
   ): Promise<void> {
     const weights = this.#weights;
+    const going = [...this.#states.entries()]
+      .filter(([stream]) => stream === 0 || !only || only.includes(stream));
     if (place === "embedding") {
       return await embedWindows(this.#model, {
         backend: this.#backend,
         stacks: this.#stacks,
-        streams: this.#states.map((states, i) => ({ states, weights: weights[i]! })),
+        streams: going.map(([stream, states]) => ({ states, weights: weights[stream]! })),
         tables: this.#tables,
       });
     }
     const graph = graphsOf(this.#model)[place]!;
-    using scope = this.#backend.scope();
-    let original = first;
-    for (const [stream, states] of this.#states.entries()) {
+    using held = this.#backend.scope();
+    const original = first ?? await LoadedBlock.load(graph, weights[0]!, { scope: held });
+    for (const [stream, states] of going) {
+      using scope = this.#backend.scope();
       const shared = weights[stream]!.source === weights[0]!.source ? original : undefined;
-      const loaded: LoadedBlock = stream === 0 && first
-        ? first
+      const loaded = stream === 0
+        ? original
         : await LoadedBlock.load(graph, weights[stream]!, { scope, shared });
-      original ??= loaded;
       for (const [stack, { length }] of this.#stacks.entries()) {
         signal?.throwIfAborted();
         await this.#forward(graph, loaded, { place, stream, states, stack });
@@ -177,38 +182,54 @@ export class Streams implements AsyncDisposable, Carried {
     using scope = this.#backend.scope();
     const x = await states.get(stack, scope);
     const y = walkBlock(graph, x, { scope, tensors, tables: this.#tables });
-    if (this.#errors && stream > 0) {
+    const errors = this.#errors[stream - 1];
+    if (errors) {
       const original = await this.#states[0]!.get(stack, scope);
-      this.#errors.add(place, { original, quantized: y });
+      errors.add(place, { original, quantized: y });
     }
     await states.set(stack, y, scope);
     await this.#pace.keep();
   }
 
-  async save(to: CarryWriter): Promise<void> {
-    for (const states of this.#states) await states.save(to);
-    await this.#errors?.save(to);
+  /**
+   * What a stream beside the first goes on from, with the first: as it would be if the two were
+   * alone.
+   */
+  carried(stream: number): Carried {
+    const own = [this.#states[0]!, this.#states[stream]!];
+    const errors = this.#errors[stream - 1];
+    return {
+      save: async (to: CarryWriter) => {
+        for (const states of own) await states.save(to);
+        await errors?.save(to);
+      },
+      restore: async (from: CarryReader) => {
+        for (const states of own) await states.restore(from);
+        await errors?.restore(from);
+      },
+    };
   }
 
-  async restore(from: CarryReader): Promise<void> {
-    for (const states of this.#states) await states.restore(from);
-    await this.#errors?.restore(from);
+  /** How far each stream beside the first was from it; nothing where that was not measured. */
+  async errors(): Promise<StreamErrors[]> {
+    return await Array.fromAsync(
+      this.#errors,
+      (errors) => errors.finish(this.#backend, this.#tokens),
+    );
   }
 
-  /** How far the streams were apart; undefined where that was not measured. */
-  async errors(): Promise<StreamErrors | undefined> {
-    return await this.#errors?.finish(this.#backend, this.#tokens);
-  }
-
-  /** Run the final norm and the head over every window, and compare the streams. */
+  /**
+   * Run the final norm and the head over every window, and compare the streams: scores of each
+   * beside the first, or of that where it is alone.
+   */
   async score(
     { signal }: { signal?: AbortSignal | undefined } = {},
-  ): Promise<TokenScores> {
+  ): Promise<TokenScores[]> {
     const [original, ...others] = this.#states.map((states, i) => ({
       states,
       weights: this.#weights[i]!,
     }));
-    const [tokens] = await scoreStates(this.#model, {
+    return await scoreStates(this.#model, {
       backend: this.#backend,
       windows: this.#input.windows,
       tables: this.#tables,
@@ -220,7 +241,6 @@ export class Streams implements AsyncDisposable, Carried {
       },
       signal,
     });
-    return tokens!;
   }
 
   /** Steps of windows in the whole evaluation. */
@@ -231,7 +251,8 @@ export class Streams implements AsyncDisposable, Carried {
       backend: this.#backend,
       tokens: this.#tokens,
     });
-    return windows * (blocks.length * this.#states.length + slices);
+    const compared = Math.max(1, this.#states.length - 1);
+    return windows * (blocks.length * this.#states.length + compared * slices);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -50,12 +50,14 @@ export interface Surroundings extends Streams {
 /** Plan the memory of a run. */
 export function planMemory(
   units: readonly Unit[],
-  { device, places, format, buffers, ...around }: Surroundings & {
+  { device, places, format, buffers, besideStates, ...around }: Surroundings & {
     readonly device: DeviceLimits;
     readonly places: MatrixPlaces | undefined;
     readonly format: Format;
     /** `TensorSource.bufferBytes`, and what a tokenizer was parsed into. */
     readonly buffers: number;
+    /** Bytes of hidden states of other outputs. */
+    readonly besideStates: number;
   },
 ): MemoryPlan {
   const { model, windows: { evaluation, calibration: calibrated } } = around;
@@ -68,13 +70,13 @@ export function planMemory(
   // Buffers that wait to be used again, and those that are destroyed when the device has done.
   const idle = apart ? 2 * POOL_BYTES : 0;
   if (!model || !(evaluation || calibrated)) {
-    const nothing = { weights: 0, calibration: 0, states: 0, activations: 0 };
+    const nothing = { weights: 0, calibration: 0, states: besideStates, activations: 0 };
     return {
       base,
       slice,
       ...nothing,
-      peak: base + (apart ? Math.ceil(slices.host) : slice),
-      device: Math.ceil(slices.device) + SMALL_BYTES + idle + ahead,
+      peak: base + (apart ? Math.ceil(slices.host) : slice + besideStates),
+      device: Math.ceil(slices.device) + besideStates + SMALL_BYTES + idle + ahead,
       disk: 0,
     };
   }
@@ -89,7 +91,7 @@ export function planMemory(
       places,
     })
     : NOTHING;
-  const states = statesInMemory(model, { ...around, device });
+  const states = besideStates + statesInMemory(model, { ...around, device });
   const walking = heldOf(weights.device + activations, weights.host);
   const most = larger(larger(slices, walking), calibration);
   return {

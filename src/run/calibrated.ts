@@ -1,26 +1,32 @@
 /** Blocks quantized with calibration (calibration/block.ts tells how), packed and written. */
-import type { Scope, Tensor } from "../backend.ts";
-import { quantizeBlock } from "../calibration/block.ts";
+import type { Tensor } from "../backend.ts";
+import { quantizeBlock, type QuantizedBlock } from "../calibration/block.ts";
 import { Calibration, type CalibrationInput } from "../calibration/pass.ts";
 import { type QuantizedWeight, unscaled } from "../calibration/quantized_weight.ts";
 import type { Model } from "../family.ts";
-import { LoadedBlock } from "../forward/loaded_block.ts";
+import type { LoadedBlock } from "../forward/loaded_block.ts";
 import type { ModelWeights } from "../forward/weights.ts";
 import { type BlockGraph, graphsOf } from "../graph/block_graph.ts";
 import type { Plan } from "../plan/planned.ts";
 import { stackedAs } from "../plan/stacks.ts";
-import type { TensorTask } from "../plan/tasks.ts";
+import type { TensorTask, Unit } from "../plan/tasks.ts";
 import { scheduleOf, tuningOf } from "../plan/tuning.ts";
 import type { Reporter, StepCounter } from "../report.ts";
 import { sum } from "../tensor.ts";
-import type { Context, RunOptions } from "./context.ts";
+import type { Context, SharedOptions } from "./context.ts";
+import { placeMatrices } from "./matrices.ts";
 import { keepPacked, packTogether, type SliceWork, storeWeight, writePieces } from "./store.ts";
 
-/** The calibration of a plan that has one. */
+/**
+ * The calibration of a plan that has one.
+ *
+ * @param known That of another output, by the same walk.
+ */
 export function openCalibration(
   { model, units, calibration: planned, propagate, tuned }: Plan,
-  { backend, calibration: input, report = () => {} }: RunOptions,
+  { backend, calibration: input, report = () => {} }: SharedOptions,
   counter: StepCounter,
+  known?: Calibration,
 ): Calibration | undefined {
   if (!planned || !model) return undefined;
   if (input?.windows.length !== planned.windows) {
@@ -31,9 +37,12 @@ export function openCalibration(
     );
   }
   warnOfFewTokens(model, input, report);
-  return new Calibration(model, {
+  return known ?? new Calibration(model, {
     backend,
-    input: stackedAs(input, planned),
+    input: stackedAs(
+      { ...input, stateBudget: Math.min(input.stateBudget, planned.stateBudget) },
+      planned,
+    ),
     propagate,
     tuned,
     trainingSteps: sum(units, ({ tasks }) => {
@@ -67,37 +76,59 @@ export function isCopied({ kind }: TensorTask): boolean {
   return kind === "copy" || kind === "drop";
 }
 
+/** A block's tasks in one output, and what they are done with. */
+export interface CalibratedPart {
+  readonly unit: Pick<Unit, "tasks">;
+  readonly context: Context;
+  readonly calibration: Calibration | undefined;
+}
+
 /**
- * Quantize a block with calibration, and write it; the block as it was, on the device until `scope`
- * ends.
+ * Quantize a block with calibration, and write it: for outputs of one calibration together, for
+ * others one after the other.
  */
-export async function calibrateBlock(
+export async function calibrateBlocks(
   graph: BlockGraph,
-  { tasks, last, context, calibration, original, scope }: {
-    readonly tasks: readonly TensorTask[];
+  parts: readonly CalibratedPart[],
+  { last, original, loaded }: {
     /** No block follows it. */
     readonly last: boolean;
-    readonly context: Context;
-    readonly calibration: Calibration;
     readonly original: ModelWeights;
-    readonly scope: Scope;
+    /** The block as the checkpoint has it. */
+    readonly loaded: LoadedBlock;
   },
-): Promise<LoadedBlock> {
-  const { backend, plan: { model, propagate, recipe }, trace } = context;
-  const loaded = await trace.time("load", () => LoadedBlock.load(graph, original, { scope }));
-  using held = backend.scope();
-  const { weights, vectors } = await quantizeBlock(graph, {
-    ...context,
-    tasks,
-    last,
-    propagate,
-    float: recipe.calibrateOn === "float",
-    calibration,
-    original: loaded,
-    model: model!,
-    originals: original,
-    scope: held,
-  });
+): Promise<void> {
+  for (const [calibration, group] of Map.groupBy(parts, ({ calibration }) => calibration!)) {
+    const { backend, plan } = group[0]!.context;
+    using _ = placeMatrices(plan, group[0]!.context);
+    using held = backend.scope();
+    const contexts = group.map(({ unit: { tasks }, context }) => ({
+      ...context,
+      tasks,
+      propagate: context.plan.propagate,
+      float: context.plan.recipe.calibrateOn === "float",
+      calibration,
+      original: loaded,
+      model: plan.model!,
+      originals: original,
+      scope: held,
+    }));
+    const blocks = await quantizeBlock(graph, contexts, { last });
+    for (const [i, { unit: { tasks }, context }] of group.entries()) {
+      await storeBlock(blocks[i]!, { tasks, context, loaded });
+    }
+  }
+}
+
+/** Pack and write what became of a block. */
+async function storeBlock(
+  { weights, vectors }: QuantizedBlock,
+  { tasks, context, loaded }: {
+    readonly tasks: readonly TensorTask[];
+    readonly context: Context;
+    readonly loaded: LoadedBlock;
+  },
+): Promise<void> {
   const pieces = await packTogether(weights.values(), context);
   for (const weight of weights.values()) {
     const { task, facts: calibration } = weight;
@@ -109,7 +140,6 @@ export async function calibrateBlock(
     // Where all scales were 1, it is as it was.
     await writeVector(task, vectors.get(task.name) ?? loaded.vector(task.name), context);
   }
-  return loaded;
 }
 
 /** The slices of a weight whose codes were chosen. */

@@ -14,12 +14,35 @@ import type { Trace } from "../trace.ts";
 import type { Output } from "./output.ts";
 import type { ReadAhead } from "./read_ahead.ts";
 
-/** What a run needs beside its plan. */
-export interface RunOptions {
-  readonly source: TensorSource;
-  readonly backend: Backend;
+/** What a run makes one output of, beside its plan. */
+export interface OutputOptions {
   /** One with a resumption has the run go on where an earlier one of the same key was stopped. */
   readonly sink: Sink;
+  /**
+   * What the plan's units came to elsewhere, in their order: nothing is computed, all is put
+   * together. The sink must have no resumption.
+   */
+  readonly units?: AsyncIterable<DoneUnit>;
+  /** What the measurement is to certify: the record has it. */
+  readonly certify?: (tokens: TokenScores) => Certificate;
+  /** The command line that asks for it, as others can repeat it: the record tells it. */
+  readonly command?: string;
+  /** Hears what concerns this output alone, in place of the run's reporter. */
+  readonly report?: Reporter;
+}
+
+/** One output of a run that makes several. */
+export interface PlannedOutput extends OutputOptions {
+  readonly plan: Plan;
+}
+
+/** What a run needs beside its plan. */
+export interface RunOptions extends SharedOptions, Omit<OutputOptions, "report"> {}
+
+/** What all outputs of a run have in common. */
+export interface SharedOptions {
+  readonly source: TensorSource;
+  readonly backend: Backend;
   /**
    * The share of the run's time that may go into saving what it takes to go on: 0.02 unless given,
    * Infinity to save after every unit.
@@ -46,23 +69,14 @@ export interface RunOptions {
    * them; only with `metrics`.
    */
   readonly distributions?: boolean;
-  /**
-   * What the plan's units came to elsewhere, in their order: nothing is computed, all is put
-   * together. The sink must have no resumption.
-   */
-  readonly units?: AsyncIterable<DoneUnit>;
   /** Measure the model in the same pass; the plan must have been made with the same windows. */
   readonly evaluation?: EvaluationInput;
   /**
    * What to calibrate on; required if the plan has a calibration, and must be of the same windows.
    */
   readonly calibration?: CalibrationInput;
-  /** What the measurement is to certify: the record has it. */
-  readonly certify?: (tokens: TokenScores) => Certificate;
   /** Energies to estimate a token's by, unless those of `HOROWITZ`. */
   readonly energyTable?: EnergyTable;
-  /** The command line that asks for it, as others can repeat it: the record tells it. */
-  readonly command?: string;
   /** What was said before the run. */
   readonly warnings?: readonly Warning[];
   /** Resident bytes of the process now, or the most so far; sampled for the report's peak. */
@@ -74,20 +88,21 @@ export interface RunOptions {
   readonly currentBytes?: () => number;
 }
 
-/** What is told when work on a plan begins, with all steps of windows that it is to take. */
+/** What is told when work on plans of one source begins, with all steps that windows are to go. */
 export function started(
-  plan: Plan,
+  plans: readonly Pick<Plan, "source" | "sourceBytes">[],
   { source, backend, counter }: Pick<RunOptions, "source" | "backend"> & {
     readonly counter: StepCounter;
   },
 ): Event {
   return {
     type: "start",
-    what: plan.source.label,
+    what: plans[0]!.source.label,
     device: backend.description,
     tensors: source.tensors.size,
-    bytes: plan.sourceBytes,
+    bytes: plans[0]!.sourceBytes,
     ...(counter.total > 0 ? { windows: counter.total } : {}),
+    ...(plans.length > 1 ? { outputs: plans.length } : {}),
   };
 }
 
@@ -101,7 +116,7 @@ export interface DoneUnit {
 }
 
 /** The state of one run. */
-export interface Context extends Omit<RunOptions, "distributions"> {
+export interface Context extends Omit<SharedOptions, "distributions"> {
   readonly plan: Plan;
   readonly report: Reporter;
   readonly trace: Trace;

@@ -13,14 +13,14 @@ import { isPinned, recordedWindows } from "../report/record.ts";
 import type { TextFacts } from "../report.ts";
 import { stateWidths } from "../graph/stops.ts";
 import { VERSION } from "../version.ts";
-import type { RunOptions } from "./context.ts";
+import type { SharedOptions } from "./context.ts";
 
 /** What a run depends on: JSON, by what a person would call it. */
 export type Ingredients = Readonly<Record<string, unknown>>;
 
 /** What of a run's options its result depends on. */
 type Given = Pick<
-  RunOptions,
+  SharedOptions,
   "source" | "backend" | "calibration" | "evaluation" | "metrics" | "distributions"
 >;
 

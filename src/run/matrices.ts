@@ -1,6 +1,6 @@
-/** Where the large matrices of a calibration lie while a run goes on: as its plan has it. */
+/** Where large matrices lie while a block is calibrated: as its plan has it. */
 import type { Plan } from "../plan/planned.ts";
-import type { RunOptions } from "./context.ts";
+import type { SharedOptions } from "./context.ts";
 
 /**
  * Have the device keep matrices where a plan has them, until the result is disposed of.
@@ -9,7 +9,7 @@ import type { RunOptions } from "./context.ts";
  */
 export function placeMatrices(
   { matrixPlaces, memory }: Pick<Plan, "matrixPlaces" | "memory">,
-  { backend, calibration }: Pick<RunOptions, "backend" | "calibration">,
+  { backend, calibration }: Pick<SharedOptions, "backend" | "calibration">,
 ): Disposable | undefined {
   if (!matrixPlaces) return undefined;
   const spill = calibration?.spill;

@@ -217,11 +217,11 @@ export class Output implements AsyncDisposable {
   }
 
   /**
-   * Write the files beside the weights, then make everything visible.
+   * Write the files beside the weights; all is whole then, and only to be made visible (`commit`).
    *
    * @throws {RangeError} a planned tensor was not written whole.
    */
-  async commit(
+  async finish(
     sidecars: readonly Sidecar[],
     source: Pick<TensorSource, "readFile">,
   ): Promise<void> {
@@ -243,6 +243,10 @@ export class Output implements AsyncDisposable {
       await file.commit();
       this.#report({ type: "committed", path, bytes: size });
     }
+  }
+
+  /** Make everything visible under its final name. */
+  async commit(): Promise<void> {
     await this.#sink.commit();
   }
 

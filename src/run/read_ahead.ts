@@ -11,6 +11,10 @@ import type { QuantizeTask, TensorTask } from "../plan/tasks.ts";
 import type { Rows, TensorSource } from "../source.ts";
 import { byteLength, elementCount, matrixShape, type TensorInfo } from "../tensor.ts";
 import type { Trace } from "../trace.ts";
+import { leastCommonMultiple } from "../plan/slices.ts";
+
+/** What outputs that share a read make of a tensor: one task of each. */
+export type Together = readonly [TensorTask, ...TensorTask[]];
 
 /** A read that the run will make. */
 export interface Read {
@@ -21,11 +25,27 @@ export interface Read {
 }
 
 /**
- * The reads that quantizing or copying a tensor takes; none when it is not written, or with its
- * block.
+ * Tasks of several outputs by what they read: each group reads the same bytes, in the order in
+ * which the first of them comes. Where a matrix does not lie in its tensor as rows of it, only
+ * those that want it turned in the same way are together.
  */
-export function readsOf(task: TensorTask): Read[] {
-  if (task.kind === "drop" || task.kind === "smooth") return [];
+export function together(tasks: readonly TensorTask[]): Together[] {
+  const groups = Map.groupBy(tasks.filter(isRead), (task) => {
+    const how = task.kind === "quantize" && isTurned(task) ? JSON.stringify(task.at) : "";
+    return `${task.source.name}\n${how}`;
+  });
+  return [...groups.values()] as unknown as Together[];
+}
+
+/** What is not written is not read, and what is written with its block is read with it. */
+function isRead({ kind }: TensorTask): boolean {
+  return kind === "quantize" || kind === "copy";
+}
+
+/** The reads that quantizing or copying a tensor takes. */
+function readsOf(tasks: Together): Read[] {
+  // Where one quantizes it, its weight has the shape.
+  const task = tasks.find(({ kind }) => kind === "quantize") ?? tasks[0];
   const tensor: TensorInfo = task.kind === "quantize" ? task.weight : task.source;
   const size = byteLength(tensor);
   const [first] = tensor.shape;
@@ -33,13 +53,20 @@ export function readsOf(task: TensorTask): Read[] {
     return [{ task, rows: undefined, bytes: size }];
   }
   const rowBytes = size / first;
-  const rows = task.kind === "quantize"
-    ? Math.max(1, task.sliceRows)
-    : Math.max(1, Math.floor(COPY_BYTES / rowBytes));
+  const rows = rowsTogether(tasks, Math.max(1, Math.floor(COPY_BYTES / rowBytes)));
   return Array.from({ length: Math.ceil(first / rows) }, (_, i) => {
     const [from, to] = [i * rows, Math.min(first, (i + 1) * rows)];
     return { task, rows: { from, to }, bytes: (to - from) * rowBytes };
   });
+}
+
+/** Rows of a slice that all of some tasks can take: the fewest, cut where each may cut. */
+function rowsTogether(tasks: Together, copied: number): number {
+  const quantized = tasks.filter((task) => task.kind === "quantize");
+  if (quantized.length === 0) return copied;
+  const fewest = Math.max(1, Math.min(...quantized.map(({ sliceRows }) => sliceRows)));
+  const step = quantized.map(({ rowStep }) => rowStep).reduce(leastCommonMultiple);
+  return quantized.length === 1 ? fewest : Math.max(step, Math.floor(fewest / step) * step);
 }
 
 /** A slice that was read. Dispose of it to free what it holds on the device. */
@@ -69,7 +96,7 @@ export class ReadAhead implements AsyncDisposable {
   #pendingBytes = 0;
 
   constructor(
-    tasks: readonly TensorTask[],
+    tensors: readonly Together[],
     { source, backend, trace }: {
       readonly source: TensorSource;
       readonly backend: Backend;
@@ -92,12 +119,13 @@ export class ReadAhead implements AsyncDisposable {
     };
     this.#backend = backend;
     this.#trace = trace;
-    this.#reads = new Map(tasks.map((task) => [task, readsOf(task)]));
-    this.#queue = [...this.#reads.values()].flat().values();
+    const reads = tensors.map((tasks) => [tasks[0], readsOf(tasks)] as const);
+    this.#reads = new Map(reads);
+    this.#queue = reads.flatMap(([, reads]) => reads).values();
     this.#fill();
   }
 
-  /** The slices of a task's tensor in order. */
+  /** The slices of a tensor in order, by the first of those that are together. */
   slicesOf(task: TensorTask): readonly Read[] {
     return this.#reads.get(task) ?? [];
   }

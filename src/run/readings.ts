@@ -2,10 +2,11 @@
 import { tensorsRead } from "../forward/streams.ts";
 import { graphsOf } from "../graph/block_graph.ts";
 import type { Plan } from "../plan/planned.ts";
-import type { Place, TensorTask } from "../plan/tasks.ts";
+import type { Place } from "../plan/tasks.ts";
+import type { Model } from "../family.ts";
 import { isForPredictions, scheduleOf, tuningOf } from "../plan/tuning.ts";
 import type { Reading } from "../source.ts";
-import { isCopied } from "./calibrated.ts";
+import type { Part, Step } from "./unit.ts";
 
 /**
  * Every tensor that a run reads, in order: each unit's for quantizing, then again for the windows.
@@ -13,30 +14,35 @@ import { isCopied } from "./calibrated.ts";
  * @param options.measured Whether windows of an evaluation go through the model.
  */
 export function readings(
-  { units, model, calibration }: Plan,
-  { measured }: { readonly measured: boolean },
+  steps: readonly Step[],
+  { model, measured }: { readonly model: Model | undefined; readonly measured: boolean },
 ): Reading[] {
   const whole = (place: Place | undefined) =>
     model ? tensorsRead(model, place).map((name) => ({ name })) : [];
   const again = (place: Place | undefined) => measured ? whole(place) : [];
   // What a block is trained for is what the model predicts after it.
-  const behind = (place: number, tasks: readonly TensorTask[]) => {
+  const behind = (place: number, { plan: { calibration }, unit: { tasks } }: Part) => {
     const [tuning, graphs] = [tuningOf(tasks), model ? graphsOf(model) : []];
     if (!model || !calibration || !tuning) return [];
     const schedule = scheduleOf(tuning, calibration.windows);
     if (!isForPredictions(model, graphs[place]!, schedule)) return [];
     return [...graphs.keys().drop(place + 1).flatMap(whole), ...whole(undefined)];
   };
-  const named = (tasks: readonly TensorTask[]) =>
-    tasks.filter(({ kind }) => kind !== "drop").map(({ source: { name } }) => ({ name }));
   return [
-    ...units.flatMap(({ place, tasks }) => {
-      if (calibration && typeof place === "number") {
-        return [...whole(place), ...behind(place, tasks), ...named(tasks.filter(isCopied))];
+    ...steps.flatMap(({ parts, calibrated, reads }) => {
+      const { place } = parts[0]!.unit;
+      const named = reads.map(([{ source: { name } }]) => ({ name }));
+      if (calibrated.length > 0 && typeof place === "number") {
+        return [
+          ...whole(place),
+          ...calibrated.flatMap((part) => behind(place, part)),
+          ...named,
+        ];
       }
+      const embeds = parts.some(({ plan }) => plan.calibration !== undefined);
       return [
-        ...named(tasks),
-        ...(place === "embedding" && calibration ? whole(place) : []),
+        ...named,
+        ...(place === "embedding" && embeds ? whole(place) : []),
         ...(place === undefined ? [] : again(place)),
       ];
     }),

@@ -13,7 +13,7 @@ import type { StepCounter, TensorReport, Warning } from "../report.ts";
 import type { CarryFile, Resumption } from "../sink.ts";
 import { byteLength, sum } from "../tensor.ts";
 import type { Trace } from "../trace.ts";
-import type { RunOptions } from "./context.ts";
+import type { PlannedOutput, SharedOptions } from "./context.ts";
 import { changesOf, type Ingredients, ingredientsOf, keyOf } from "./key.ts";
 import type { Output, StoredPiece } from "./output.ts";
 
@@ -65,89 +65,81 @@ export function readRecords(
   return head?.journal === 1 ? { head, saves } : undefined;
 }
 
-/** What a run is made of that goes on from unit to unit. */
+/** What an output of a run is made of that goes on from unit to unit. */
 export interface RunState {
-  readonly trace: Trace;
   readonly output: Output;
   readonly tensors: TensorReport[];
   readonly distributions: Map<string, Distribution> | undefined;
   readonly warnings: Warning[];
-  readonly counter: StepCounter;
   /** What has a carry: what measures, and what calibrates. */
   readonly streams: Carried | undefined;
   readonly calibration: Carried | undefined;
 }
 
-/** The saves of one run. */
+/** What all outputs of a run share, of which saves take notice. */
+interface Shared {
+  readonly trace: Trace;
+  readonly counter: StepCounter;
+}
+
+/** What is known of one output of a run. */
+interface Kept {
+  readonly plan: Plan;
+  readonly resumption: Resumption;
+  readonly finished: readonly FinishedUnit[];
+  readonly carry: CarryFile | null;
+  /** Units that are finished and saved, by an earlier run or by this one. */
+  saved: number;
+  unsaved: FinishedUnit[];
+}
+
+/** An output of a run that is at a unit. */
+export interface SavedPart {
+  /** Which output it is, from 0. */
+  readonly index: number;
+  readonly unit: Unit;
+  readonly state: RunState;
+}
+
+/**
+ * The saves of one run: of all its outputs, each into its own place, after the same units. An
+ * output whose last save came to be when another's did not is ahead by some units, and waits.
+ */
 export class Saves implements Disposable {
-  readonly #plan: Plan;
-  readonly #resumption: Resumption;
+  readonly #kept: readonly Kept[];
   readonly #share: number;
   readonly #asked: AbortSignal | undefined;
   readonly #stop: AbortController;
-  readonly #finished: readonly FinishedUnit[];
-  readonly #carry: CarryFile | null;
-  /** Units that are finished and saved, by an earlier run or by this one. */
-  #saved: number;
-  #unsaved: FinishedUnit[] = [];
   /** Whether the carry is as it was when the last unit was finished. */
   #intact = true;
   #seconds: number | undefined;
   #since = performance.now();
 
-  private constructor(
-    plan: Plan,
-    { resumption, given, saves }: {
-      readonly resumption: Resumption;
-      readonly given: RunOptions;
-      readonly saves: readonly JournalSave[];
-    },
-  ) {
-    this.#plan = plan;
-    this.#resumption = resumption;
+  private constructor(kept: readonly Kept[], given: SharedOptions) {
+    this.#kept = kept;
     this.#share = given.saveShare ?? SAVE_SHARE;
     this.#asked = given.signal;
     this.#stop = given.halt ?? new AbortController();
-    this.#finished = saves.flatMap(({ units }) => units);
-    this.#carry = saves.at(-1)?.carry ?? null;
-    this.#saved = this.#finished.length;
     if (this.#asked?.aborted) this.#onAbort();
     this.#asked?.addEventListener("abort", this.#onAbort);
   }
 
   /**
-   * The saves of a run into a sink that has a resumption; undefined for others.
+   * The saves of a run into sinks that have a resumption; undefined where none has.
    *
    * @throws {RequestError} what was begun there is another run.
+   * @throws {RangeError} some have one, and some do not.
    */
-  static async open(plan: Plan, given: RunOptions): Promise<Saves | undefined> {
-    const { sink: { resumption, label } } = given;
-    if (!resumption) return undefined;
-    const ingredients = await ingredientsOf(plan, given);
-    const key = await keyOf(ingredients);
-    if (resumption.records.length === 0) {
-      const head: JournalHead = {
-        journal: 1,
-        key,
-        ingredients,
-        command: given.command ?? null,
-        units: plan.units.map(({ name }) => name),
-        bytes: plan.totalBytes,
-      };
-      await resumption.append(head);
-      return new Saves(plan, { resumption, given, saves: [] });
+  static async open(
+    outputs: readonly PlannedOutput[],
+    given: SharedOptions,
+  ): Promise<Saves | undefined> {
+    const able = outputs.filter(({ sink }) => sink.resumption);
+    if (able.length === 0) return undefined;
+    if (able.length < outputs.length) {
+      throw new RangeError("Cannot run: of all outputs or of none it must be possible to go on");
     }
-    const known = readRecords(resumption.records);
-    if (known?.head.key !== key) {
-      const found = known ? changesOf(known.head.ingredients, ingredients) : [];
-      throw new RequestError(
-        `Cannot go on with ${quote(label)}: what was begun there is another run${
-          found.length > 0 ? `: ${found.slice(0, 3).join("; ")}` : ""
-        }${found.length > 3 ? ` (and ${found.length - 3} more)` : ""}. ` +
-          "Repeat its command, or begin anew with `restart`.",
-      );
-    }
-    return new Saves(plan, { resumption, given, saves: known.saves });
+    return new Saves(await Array.fromAsync(outputs, (output) => openKept(output, given)), given);
   }
 
   /** Aborted when the run is to stop at once: not before what it has finished is saved. */
@@ -155,19 +147,35 @@ export class Saves implements Disposable {
     return this.#stop.signal;
   }
 
-  /** How many units an earlier run has finished. */
-  get finished(): number {
-    return this.#finished.length;
+  /** How many units of an output an earlier run has finished. */
+  finished(index: number): number {
+    return this.#kept[index]!.finished.length;
   }
 
   /**
-   * Put a run where an earlier one was after its last save, before its first unit.
+   * Put every output where an earlier run was after its last save, before its first unit; those
+   * that are behind come last, because what outputs share is to be where they are.
    *
    * @throws {RequestError} what that has written is not there any more.
    */
-  async restore(state: RunState): Promise<{ readonly bytes: number; readonly windows: number }> {
-    const units = this.#finished;
+  async restore(
+    states: readonly RunState[],
+    { counter }: Shared,
+  ): Promise<{ readonly bytes: number; readonly windows: number }> {
+    const order = [...this.#kept.keys()].sort((a, b) => this.finished(b) - this.finished(a));
+    for (const index of order) await this.#restore(this.#kept[index]!, states[index]!);
+    const windows = Math.min(...this.#kept.map(({ finished }) => finished.at(-1)?.windows ?? 0));
+    counter.resume(windows);
+    const tasks = this.#kept.flatMap(({ plan, finished }) =>
+      plan.units.slice(0, finished.length).flatMap(({ tasks }) => tasks)
+    );
+    return { bytes: sum(tasks, ({ source }) => byteLength(source)), windows };
+  }
+
+  async #restore(kept: Kept, state: RunState): Promise<void> {
+    const { finished: units, carry, resumption } = kept;
     await state.output.takeOver(units.flatMap(({ pieces }) => pieces));
+    if (units.length === 0) return;
     for (const { tensors, distributions, warnings } of units) {
       state.tensors.push(...tensors);
       state.warnings.push(...warnings);
@@ -175,43 +183,57 @@ export class Saves implements Disposable {
         state.distributions?.set(name, distribution);
       }
     }
-    const { windows } = units.at(-1)!;
-    state.counter.resume(windows);
-    const carried = this.#carried(state, units.length);
-    if (carried.length > 0) {
-      if (!this.#carry) throw new RangeError("Cannot go on: the journal names no carry");
-      await this.#resumption.readCarry(this.#carry, async (from) => {
-        for (const part of carried) await part.restore(from);
-      });
-    }
-    const tasks = this.#plan.units.slice(0, units.length).flatMap(({ tasks }) => tasks);
-    return { bytes: sum(tasks, ({ source }) => byteLength(source)), windows };
+    const carried = carriedOf(kept, state);
+    if (carried.length === 0) return;
+    if (!carry) throw new RangeError("Cannot go on: the journal names no carry");
+    await resumption.readCarry(carry, async (from) => {
+      for (const part of carried) await part.restore(from);
+    });
   }
 
-  /** Do a unit, and save once that is due. */
-  async unit(unit: Unit, state: RunState, work: () => Promise<void>): Promise<void> {
-    const { tensors, warnings, distributions, counter, output } = state;
-    const before = [tensors.length, warnings.length] as const;
-    const known = distributions?.size ?? 0;
-    await this.#stoppable(state, this.#carried(state).length === 0, work);
-    this.#unsaved.push({
-      name: unit.name,
-      pieces: output.takePieces(),
-      tensors: tensors.slice(before[0]),
-      distributions: [...distributions ?? []].slice(known),
-      warnings: warnings.slice(before[1]),
-      windows: counter.done,
-    });
-    if (this.#asked?.aborted || this.#due()) await this.#save(state);
+  /** Do a unit of some outputs, and save once that is due. */
+  async unit(
+    parts: readonly SavedPart[],
+    shared: Shared,
+    work: () => Promise<void>,
+  ): Promise<void> {
+    const before = parts.map(({ state: { tensors, warnings, distributions } }) => ({
+      tensors: tensors.length,
+      warnings: warnings.length,
+      distributions: distributions?.size ?? 0,
+    }));
+    const intact = parts.every(({ index, state }) =>
+      carriedOf(this.#kept[index]!, state).length === 0
+    );
+    await this.#stoppable(parts, shared, { intact, work });
+    for (const [i, { index, unit, state }] of parts.entries()) {
+      const known = before[i]!;
+      this.#kept[index]!.unsaved.push({
+        name: unit.name,
+        pieces: state.output.takePieces(),
+        tensors: state.tensors.slice(known.tensors),
+        distributions: [...state.distributions ?? []].slice(known.distributions),
+        warnings: state.warnings.slice(known.warnings),
+        windows: shared.counter.done,
+      });
+    }
+    if (this.#asked?.aborted || this.#due()) await this.#save(parts, shared);
     this.#asked?.throwIfAborted();
   }
 
   /** Do what comes after all units, which changes nothing that is carried. */
-  async rest<T>(state: RunState, work: () => Promise<T>): Promise<T> {
-    return await this.#stoppable(state, true, async () => {
-      const result = await work();
-      this.#asked?.throwIfAborted();
-      return result;
+  async rest<T>(
+    parts: readonly Omit<SavedPart, "unit">[],
+    shared: Shared,
+    work: () => Promise<T>,
+  ): Promise<T> {
+    return await this.#stoppable(parts, shared, {
+      intact: true,
+      work: async () => {
+        const result = await work();
+        this.#asked?.throwIfAborted();
+        return result;
+      },
     });
   }
 
@@ -219,60 +241,112 @@ export class Saves implements Disposable {
     this.#asked?.removeEventListener("abort", this.#onAbort);
   }
 
+  get #isSaved(): boolean {
+    return this.#kept.every(({ unsaved }) => unsaved.length === 0);
+  }
+
   /** Do what may be stopped at once if all that is finished is saved, or can be then. */
-  async #stoppable<T>(state: RunState, intact: boolean, work: () => Promise<T>): Promise<T> {
+  async #stoppable<T>(
+    parts: readonly Omit<SavedPart, "unit">[],
+    shared: Shared,
+    { intact, work }: { readonly intact: boolean; readonly work: () => Promise<T> },
+  ): Promise<T> {
     this.#intact = intact;
     try {
       return await work();
     } catch (error) {
-      if (intact && this.#asked?.aborted && this.#unsaved.length > 0) {
+      if (intact && this.#asked?.aborted && !this.#isSaved) {
         // What the unit at hand has written is none of a finished one.
-        state.output.takePieces();
-        await this.#save(state);
+        for (const { state } of parts) state.output.takePieces();
+        await this.#save(parts, shared);
       }
       throw error;
     }
   }
 
   readonly #onAbort = (): void => {
-    if (this.#intact || this.#unsaved.length === 0) this.#stop.abort(this.#asked!.reason);
+    if (this.#intact || this.#isSaved) this.#stop.abort(this.#asked!.reason);
   };
-
-  /** What the units after the first so many need of those before. */
-  #carried(
-    { streams, calibration }: RunState,
-    done = this.#saved + this.#unsaved.length,
-  ): Carried[] {
-    const left = this.#plan.units.slice(done).some(({ place }) => typeof place === "number");
-    return [streams, left ? calibration : undefined].filter((part) => part !== undefined);
-  }
 
   #due(): boolean {
     const { seconds, perByte } = FIRST_SAVE;
-    const took = this.#seconds ?? seconds + this.#plan.carryBytes / 2 * perByte;
+    const carried = sum(this.#kept, ({ plan }) => plan.carryBytes / 2);
+    const took = this.#seconds ?? seconds + carried * perByte;
     return performance.now() - this.#since >= 1000 * took / this.#share;
   }
 
-  async #save(state: RunState): Promise<void> {
-    using _ = state.trace.begin("write");
+  async #save(
+    parts: readonly Omit<SavedPart, "unit">[],
+    { trace }: Shared,
+  ): Promise<void> {
+    using _ = trace.begin("write");
     const begun = performance.now();
-    await state.output.flush();
-    const carried = this.#carried(state);
-    const carry = carried.length === 0 ? undefined : await this.#resumption.saveCarry(
-      async (to) => {
-        for (const part of carried) await part.save(to);
-      },
-    );
-    const save: JournalSave = {
-      at: new Date().toISOString(),
-      units: this.#unsaved,
-      carry: carry ?? null,
-    };
-    await this.#resumption.append(save);
-    this.#saved += this.#unsaved.length;
-    this.#unsaved = [];
-    await this.#resumption.keepCarry(carry);
+    for (const { index, state } of parts) await saveOne(this.#kept[index]!, state);
     this.#since = performance.now();
     this.#seconds = (this.#since - begun) / 1000;
   }
+}
+
+/** What a journal knows of an output; begun where there is none. */
+async function openKept(
+  { plan, sink, command }: PlannedOutput,
+  given: SharedOptions,
+): Promise<Kept> {
+  const { label } = sink;
+  const resumption = sink.resumption!;
+  const ingredients = await ingredientsOf(plan, given);
+  const key = await keyOf(ingredients);
+  const nothing = { plan, resumption, finished: [], carry: null, saved: 0, unsaved: [] };
+  if (resumption.records.length === 0) {
+    const head: JournalHead = {
+      journal: 1,
+      key,
+      ingredients,
+      command: command ?? null,
+      units: plan.units.map(({ name }) => name),
+      bytes: plan.totalBytes,
+    };
+    await resumption.append(head);
+    return nothing;
+  }
+  const known = readRecords(resumption.records);
+  if (known?.head.key !== key) {
+    const found = known ? changesOf(known.head.ingredients, ingredients) : [];
+    throw new RequestError(
+      `Cannot go on with ${quote(label)}: what was begun there is another run${
+        found.length > 0 ? `: ${found.slice(0, 3).join("; ")}` : ""
+      }${found.length > 3 ? ` (and ${found.length - 3} more)` : ""}. ` +
+        "Repeat its command, or begin anew with `restart`.",
+    );
+  }
+  const finished = known.saves.flatMap(({ units }) => units);
+  const carry = known.saves.at(-1)?.carry ?? null;
+  return { ...nothing, finished, carry, saved: finished.length };
+}
+
+/** What the units to come of an output need of those before. */
+function carriedOf({ plan, saved, unsaved }: Kept, { streams, calibration }: RunState): Carried[] {
+  const done = saved + unsaved.length;
+  const left = plan.units.slice(done).some(({ place }) => typeof place === "number");
+  return [streams, left ? calibration : undefined].filter((part) => part !== undefined);
+}
+
+async function saveOne(kept: Kept, state: RunState): Promise<void> {
+  const { resumption, unsaved } = kept;
+  await state.output.flush();
+  const carried = carriedOf(kept, state);
+  const carry = carried.length === 0 ? undefined : await resumption.saveCarry(
+    async (to) => {
+      for (const part of carried) await part.save(to);
+    },
+  );
+  const save: JournalSave = {
+    at: new Date().toISOString(),
+    units: unsaved,
+    carry: carry ?? null,
+  };
+  await resumption.append(save);
+  kept.saved += unsaved.length;
+  kept.unsaved = [];
+  await resumption.keepCarry(carry);
 }

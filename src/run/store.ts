@@ -65,39 +65,77 @@ export async function packTogether(
 /** Pack, write, measure and report one weight; what is packed already is only written. */
 export async function storeWeight(
   task: QuantizeTask,
-  { slices, packed, calibration }: {
-    readonly slices: Iterable<SliceWork> | AsyncIterable<SliceWork>;
-    readonly packed?: readonly Piece[] | undefined;
-    readonly calibration?: CalibrationFacts;
-  },
+  { slices, ...known }: Known & { readonly slices: Iterable<SliceWork> },
   context: Context,
 ): Promise<void> {
-  const { backend, plan, trace, metrics, distributions, signal } = context;
-  const { scheme, weight, outputs, chain, name } = task;
-  keepPacked(task, context);
-  using scope = backend.scope();
-  const packer = packed ? undefined : plan.format.packer(weight, scheme, scope);
-  using measures = metrics
-    ? new WeightMeasures(backend, { scheme, distributions: distributions !== undefined })
-    : undefined;
-  for await (const slice of slices) {
-    signal?.throwIfAborted();
-    await writePieces(await storeSlice(slice, { task, packer, measures }, context), context);
+  using store = new WeightStore(task, known, context);
+  for (const slice of slices) await store.add(slice);
+  await store.finish();
+}
+
+/** What is known of a weight before it is stored. */
+interface Known {
+  readonly packed?: readonly Piece[] | undefined;
+  readonly calibration?: CalibrationFacts;
+}
+
+/** One weight that is stored slice after slice. */
+export class WeightStore implements Disposable {
+  readonly #task: QuantizeTask;
+  readonly #known: Known;
+  readonly #context: Context;
+  readonly #scope: Scope;
+  readonly #packer: Packer | undefined;
+  readonly #measures: WeightMeasures | undefined;
+
+  constructor(task: QuantizeTask, known: Known, context: Context) {
+    const { backend, plan, metrics, distributions } = context;
+    const { weight, scheme } = task;
+    this.#task = task;
+    this.#known = known;
+    this.#context = context;
+    keepPacked(task, context);
+    this.#scope = backend.scope();
+    this.#packer = known.packed ? undefined : plan.format.packer(weight, scheme, this.#scope);
+    this.#measures = metrics
+      ? new WeightMeasures(backend, { scheme, distributions: distributions !== undefined })
+      : undefined;
   }
-  const rest = packed ?? await trace.time("pack", () => packer!.finish());
-  await writePieces(rest, context);
-  const tensor: TensorReport = {
-    name,
-    scheme: schemeKind(scheme).label(scheme),
-    bitsPerWeight: sum(outputs, byteLength) * 8 / elementCount(weight.shape),
-    method: chain.name,
-    metrics: measures?.metrics() ?? {},
-    ...(calibration ? { calibration } : {}),
-  };
-  context.tensors.push(tensor);
-  const distribution = measures?.distribution();
-  if (distribution) distributions?.set(name, distribution);
-  context.report({ type: "quantized", tensor, bytes: byteLength(weight) });
+
+  /** The next slice. */
+  async add(slice: SliceWork): Promise<void> {
+    const context = this.#context;
+    context.signal?.throwIfAborted();
+    const weight = { task: this.#task, packer: this.#packer, measures: this.#measures };
+    await writePieces(await storeSlice(slice, weight, context), context);
+  }
+
+  /** After the last slice. */
+  async finish(): Promise<void> {
+    const context = this.#context;
+    const { packed, calibration } = this.#known;
+    const { scheme, weight, outputs, chain, name } = this.#task;
+    const measures = this.#measures;
+    const rest = packed ?? await context.trace.time("pack", () => this.#packer!.finish());
+    await writePieces(rest, context);
+    const tensor: TensorReport = {
+      name,
+      scheme: schemeKind(scheme).label(scheme),
+      bitsPerWeight: sum(outputs, byteLength) * 8 / elementCount(weight.shape),
+      method: chain.name,
+      metrics: measures?.metrics() ?? {},
+      ...(calibration ? { calibration } : {}),
+    };
+    context.tensors.push(tensor);
+    const distribution = measures?.distribution();
+    if (distribution) context.distributions?.set(name, distribution);
+    context.report({ type: "quantized", tensor, bytes: byteLength(weight) });
+  }
+
+  [Symbol.dispose](): void {
+    this.#measures?.[Symbol.dispose]();
+    this.#scope[Symbol.dispose]();
+  }
 }
 
 /** The packed bytes of one slice; where the device's memory does not suffice, of its parts. */

@@ -7,25 +7,25 @@
 import type { Scope } from "../backend.ts";
 import type { Calibration } from "../calibration/pass.ts";
 import { quote, RequestError, UnsupportedError } from "../errors.ts";
+import { LoadedBlock } from "../forward/loaded_block.ts";
 import { type ModelWeights, originalWeights } from "../forward/weights.ts";
 import { graphsOf } from "../graph/block_graph.ts";
 import type { Plan } from "../plan/planned.ts";
-import type { TensorTask, Unit } from "../plan/tasks.ts";
+import type { Unit } from "../plan/tasks.ts";
 import { type Event, StepCounter, type TensorReport, type Warning } from "../report.ts";
 import type { Sink } from "../sink.ts";
 import { openNowhere } from "../sinks/nowhere.ts";
 import { byteLength, sum } from "../tensor.ts";
 import { Trace } from "../trace.ts";
-import { calibrateBlock, openCalibration } from "./calibrated.ts";
-import { type Context, type DoneUnit, type RunOptions, started } from "./context.ts";
-import { placeMatrices } from "./matrices.ts";
+import { calibrateBlocks, openCalibration } from "./calibrated.ts";
+import { type Context, type DoneUnit, type SharedOptions, started } from "./context.ts";
 import { Output } from "./output.ts";
-import { ReadAhead } from "./read_ahead.ts";
-import { performUnit, readAhead } from "./unit.ts";
+import { ReadAhead, type Together } from "./read_ahead.ts";
+import { performStep, stepOf } from "./unit.ts";
 import type { WorkFolder } from "./work_folder.ts";
 
 /** What a worker was asked to do. */
-export interface WorkOptions extends Omit<RunOptions, "sink" | "evaluation" | "saveShare"> {
+export interface WorkOptions extends Omit<SharedOptions, "evaluation" | "saveShare"> {
   readonly folder: WorkFolder;
   /** Which worker of how many, from 0: it begins with units that others do not begin with. */
   readonly index: number;
@@ -134,12 +134,11 @@ async function pass(
     if (event.type === "warning") warnings.push({ code: event.code, message: event.message });
     given.report?.(event);
   };
-  using _ = placeMatrices(plan, given);
   const counter = new StepCounter(report);
-  await using calibration = openCalibration(plan, { ...given, sink: NOWHERE, report }, counter);
+  await using calibration = openCalibration(plan, { ...given, report }, counter);
   const trace = new Trace({ ...given, traffic: () => backend.traffic });
   const last = Math.max(...wanted);
-  report(started(plan, { source, backend, counter }));
+  report(started([plan], { source, backend, counter }));
   const did: string[] = [];
   const work: Work = { plan, given, report, trace, calibration, original: originalWeights(source) };
   for (const [i, unit] of plan.units.entries()) {
@@ -169,11 +168,13 @@ interface Work extends Pick<Context, "plan" | "report" | "trace"> {
 
 /** Do a unit into a sink; what became of its tensors. */
 async function perform(unit: Unit, work: Work, sink: Sink): Promise<TensorReport[]> {
-  const { calibration, trace } = work;
+  const { plan, calibration, trace, original } = work;
   trace.enter(unit.name);
   const tensors: TensorReport[] = [];
-  await inContext(work, { sink, tasks: readAhead(unit, calibration), tensors }, async (context) => {
-    await performUnit(unit, { ...work, context, scope: context.scope });
+  const { reads } = stepOf([{ plan, unit }]);
+  await inContext(work, { sink, reads, tensors }, async (context) => {
+    const step = stepOf([{ plan, unit, context, calibration }]);
+    await performStep(step, { original, scope: context.scope });
     await context.output.flush();
   });
   return tensors;
@@ -186,18 +187,20 @@ async function walkPast({ place }: Unit, work: Work): Promise<void> {
   if (place === "embedding") return await calibration.embed(original);
   if (typeof place !== "number") return;
   const graph = graphsOf(plan.model!)[place]!;
-  await inContext(work, { sink: NOWHERE, tasks: [], tensors: [] }, async (context) => {
-    const walk = { tasks: [], last: false, context, calibration, original, scope: context.scope };
-    await calibrateBlock(graph, walk);
+  await inContext(work, { sink: NOWHERE, reads: [], tensors: [] }, async (context) => {
+    const { trace, scope } = context;
+    const loaded = await trace.time("load", () => LoadedBlock.load(graph, original, { scope }));
+    const part = { unit: { tasks: [] }, context, calibration };
+    await calibrateBlocks(graph, [part], { last: false, original, loaded });
   });
 }
 
 /** Do something in the context of one unit, which holds a scope, too. */
 async function inContext(
   { plan, given, report, trace }: Work,
-  { sink, tasks, tensors }: {
+  { sink, reads: wanted, tensors }: {
     readonly sink: Sink;
-    readonly tasks: readonly TensorTask[];
+    readonly reads: readonly Together[];
     readonly tensors: TensorReport[];
   },
   act: (context: Context & { readonly scope: Scope }) => Promise<void>,
@@ -205,9 +208,9 @@ async function inContext(
   const { source, backend } = given;
   using scope = backend.scope();
   await using output = new Output(plan.files, { sink, report, trace });
-  await using reads = new ReadAhead(tasks, { source, backend, trace });
+  await using reads = new ReadAhead(wanted, { source, backend, trace });
   const own = { plan, report, trace, output, reads, tensors, distributions: undefined, scope };
-  await act({ ...given, ...own, sink, packed: new Map() });
+  await act({ ...given, ...own, packed: new Map() });
 }
 
 /** Bytes that a unit writes. */

@@ -62,6 +62,8 @@ export class RunStays extends Error {
   override readonly name = "RunStays";
   /** What it will do. */
   readonly next: string;
+  /** How many units are done. */
+  readonly units: number;
   constructor(
     { units, of, cause }: {
       readonly units: number;
@@ -70,6 +72,7 @@ export class RunStays extends Error {
     },
   ) {
     super("A run was stopped", { cause });
+    this.units = units;
     this.next = `The same command goes on after ${units} of ${plural(of, "unit")}.`;
   }
 }

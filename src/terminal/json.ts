@@ -47,9 +47,14 @@ function snakeCase(key: string): string {
 export function eventDocument(event: Event): Readonly<Record<string, unknown>> {
   switch (event.type) {
     case "start":
-      return { ...event, windows: event.windows };
+      return { ...event, windows: event.windows, outputs: event.outputs };
     case "quantized":
-      return { ...event, tensor: tensorDocument(event.tensor) };
+      return { ...event, tensor: tensorDocument(event.tensor), output: event.output };
+    case "copied":
+    case "warning":
+    case "committed":
+    case "scored":
+      return { ...event, output: event.output };
     default:
       return event;
   }

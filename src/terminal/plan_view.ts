@@ -15,9 +15,17 @@ import { Verbatim } from "./json.ts";
 import { pairs, table } from "./table.ts";
 import { count, plural, ranges, visible, visibleMessage } from "./text.ts";
 
-/** The whole plan for `sluice plan`. */
-export function showPlan(plan: Plan, energyTable?: EnergyTable): string {
-  const { files, sidecars, memory } = plan;
+/**
+ * The whole plan for `sluice plan`.
+ *
+ * @param options.together It is one of several outputs, whose memory is told of apart.
+ */
+export function showPlan(
+  plan: Plan,
+  energyTable?: EnergyTable,
+  { together = false }: { readonly together?: boolean } = {},
+): string {
+  const { files, sidecars } = plan;
   const energy = energyOf(plan, { ...(energyTable ? { table: energyTable } : {}) });
   return [
     showTasks(plan.units.flatMap(({ tasks }) => tasks)),
@@ -48,19 +56,32 @@ export function showPlan(plan: Plan, energyTable?: EnergyTable): string {
         ]
         : []),
       ["size", `${size(plan.totalBytes)}, from ${size(plan.sourceBytes)}`],
-      ["memory", `${size(memory.peak)} at most: ${memoryParts(memory)}`],
-      ...(plan.device === "webgpu"
-        ? [["memory of the GPU", `${size(memory.device)} at most`] as const]
-        : []),
-      ...(onDisk(plan) === "" ? [] : [["on disk meanwhile", onDisk(plan)] as const]),
+      ...(together ? [] : memoryRows(plan)),
       ...(energy ? [["energy", visible(energySentence(energy))] as const] : []),
     ]),
     showLoaders(plan.loaders),
   ].join("\n");
 }
 
+/** What a run takes of the machine. */
+function memoryRows(plan: Plan): (readonly [name: string, value: string])[] {
+  const { memory } = plan;
+  return [
+    ["memory", `${size(memory.peak)} at most: ${memoryParts(memory)}`],
+    ...(plan.device === "webgpu"
+      ? [["memory of the GPU", `${size(memory.device)} at most`] as const]
+      : []),
+    ...(onDisk(plan) === "" ? [] : [["on disk meanwhile", onDisk(plan)] as const]),
+  ];
+}
+
 /** What of a run lies on disk, in words; nothing where nothing does. */
-function onDisk({ spilledBytes, carryBytes, memory: { disk } }: Plan): string {
+export function onDisk(
+  { spilledBytes, carryBytes, memory: { disk } }: Pick<
+    Plan,
+    "spilledBytes" | "carryBytes" | "memory"
+  >,
+): string {
   return [
     ...(spilledBytes > 0 ? [`${size(spilledBytes)} of hidden states`] : []),
     ...(disk > 0 ? [`${size(disk)} of matrices, which is slower`] : []),
@@ -68,7 +89,8 @@ function onDisk({ spilledBytes, carryBytes, memory: { disk } }: Plan): string {
   ].join(", ");
 }
 
-function memoryParts(
+/** Where memory goes, in words. */
+export function memoryParts(
   { base, slice, weights, calibration, states, activations }: MemoryPlan,
 ): string {
   const parts = [

@@ -159,17 +159,20 @@ function cut(text: string, length: number): string {
 function follow(estimate: Estimate, event: Event): string | undefined {
   switch (event.type) {
     case "start":
-      estimate.expect({ bytes: event.bytes, windows: event.windows ?? 0 });
+      estimate.expect({
+        bytes: event.bytes * (event.outputs ?? 1),
+        windows: event.windows ?? 0,
+      });
       return "";
     case "resumed":
       estimate.resume(event);
       return "";
     case "quantized":
       estimate.addBytes(event.bytes);
-      return visible(event.tensor.name);
+      return ofOutput(event) + visible(event.tensor.name);
     case "copied":
       estimate.addCopied(event.bytes);
-      return visible(event.name);
+      return ofOutput(event) + visible(event.name);
     // A verification has no windows, and a block takes about as long to look through.
     case "examined":
     case "advanced":
@@ -181,13 +184,22 @@ function follow(estimate: Estimate, event: Event): string | undefined {
   }
 }
 
+/** The output that an event concerns, where there are several. */
+function ofOutput({ output }: Event): string {
+  return output === undefined ? "" : `${visible(output)}: `;
+}
+
 /** One event as a plain line without a newline. */
 export function describe(event: Event): string {
+  return ofOutput(event) + happened(event);
+}
+
+function happened(event: Event): string {
   switch (event.type) {
     case "start":
-      return `${visible(event.what)}: ${event.tensors} tensors, ${size(event.bytes)}, on ${
-        visible(event.device)
-      }`;
+      return `${visible(event.what)}: ${event.tensors} tensors, ${size(event.bytes)}, ${
+        event.outputs === undefined ? "" : `for ${plural(event.outputs, "output")}, `
+      }on ${visible(event.device)}`;
     case "quantized": {
       const { name, scheme, bitsPerWeight, metrics, calibration } = event.tensor;
       const facts = {

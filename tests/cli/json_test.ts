@@ -32,7 +32,12 @@ function keysOf(line: string): string[] {
   const keys = SCHEMA.get(line);
   assert.ok(keys, `README.md has no line ${line}`);
   const record = tableRows("Key", "Holds").flatMap(([keys]) => keysIn(keys!));
-  const isRecord = ["`result` of `quantize`", "`result` of `merge`"].includes(line);
+  if (line === "each of `outputs` of `plan`") return [...keys, ...keysOf("`result` of `plan`")];
+  const isRecord = [
+    "`result` of `quantize`",
+    "`result` of `merge`",
+    "each of `outputs` of `quantize`",
+  ].includes(line);
   return isRecord ? [...keys, ...record, "version"] : keys;
 }
 
@@ -51,7 +56,10 @@ const INNER: Readonly<Record<string, string>> = {
 /** Check one object that was printed by a command. */
 function check(printed: Json, command: string): string {
   const { type } = printed;
-  const line = type === "result" ? `\`result\` of \`${command}\`` : `\`${type}\``;
+  const several = type === "result" && Array.isArray(printed.outputs);
+  const line = type === "result"
+    ? `\`result\` of \`${command}\`${several ? " of several outputs" : ""}`
+    : `\`${type}\``;
   const { type: _, ...rest } = printed;
   assert.deepEqual(Object.keys(rest).sort(), keysOf(line).sort(), line);
   const inner = { ...INNER, ...(type === "result" ? { warnings: "each of `warnings`" } : {}) };
@@ -62,7 +70,11 @@ function check(printed: Json, command: string): string {
       assert.deepEqual(Object.keys(one).sort(), keysOf(name).sort(), `${line}: ${key}`);
     }
   }
-  if (command === "plan" && type === "result") {
+  for (const one of several ? printed.outputs as Json[] : []) {
+    const keys = keysOf(`each of \`outputs\` of \`${command}\``);
+    assert.deepEqual(Object.keys(one).sort(), keys.sort(), line);
+  }
+  if (command === "plan" && type === "result" && !several) {
     for (const tensor of printed.tensors as Json[]) {
       assert.deepEqual(Object.keys(tensor).sort(), keysOf("each of `tensors` of `plan`").sort());
     }
@@ -148,6 +160,13 @@ Deno.test("everything that --json prints has the keys that README.md lists, and 
     await sluice(["plan", "sample", "--scheme", "NF4", ...ON_CPU, "--work-dir", job]);
     note(checkAll(await sluice(["work", job, "--json"]), "work"));
     note(checkAll(await sluice(["merge", job, "--output", `${job}-out`, "--json"]), "merge"));
+    const both = `${folder}/both.json`;
+    const outputs = [{ scheme: "NF4" }, { scheme: "W8A8", method: "rtn" }];
+    await Deno.writeTextFile(both, JSON.stringify({ outputs }));
+    const several = ["sample", "--recipe", both, ...ON_CPU, "--json"];
+    note(checkAll(await sluice(["plan", ...several]), "plan"));
+    const made = ["--output", `${folder}/made`];
+    note(checkAll(await sluice(["quantize", ...several, ...made]), "quantize"));
     const file = `${folder}/batch.yaml`;
     const recipes = { nf4: { scheme: "NF4" }, none: { scheme: "W4A16", ignore: ["nothing*"] } };
     const jobs = { output: `${folder}/batch`, models: ["sample"], recipes };

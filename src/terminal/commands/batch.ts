@@ -19,6 +19,7 @@ import { duration, plural, visible } from "../text.ts";
 import { askedBits } from "./bits.ts";
 import { readRecipe } from "./flags.ts";
 import { MESSAGE_FLAGS } from "./messages.ts";
+import { askedOutputs } from "./output_folders.ts";
 import { quantizeCommand } from "./quantize.ts";
 
 /** What was done before, beside the outputs. */
@@ -54,25 +55,29 @@ interface Ended {
   readonly state: "done" | "done before" | "stopped" | "failed" | "not begun";
   readonly seconds?: number;
   readonly message?: string;
-  readonly record?: RunRecord | undefined;
+  /** Of each output, by its name; of a job with one, by none. */
+  readonly records?: Records | undefined;
 }
+
+type Records = ReadonlyMap<string | undefined, RunRecord>;
 
 async function batch(parsed: ParsedArguments, host: Host): Promise<void> {
   const [file] = parsed.arguments as [string];
   const asked = parseBatch(await host.readText(file), file);
   const isDry = parsed.get("dry-run") === true;
-  const commands: ParsedArguments[] = [];
+  const commands: ParsedJob[] = [];
   // Nothing begins before every command line is right.
   for (const job of asked.jobs) commands.push(await parsedJob(job, asked, { parsed, host }));
   const state = await readState(asked, host);
   const ended: Ended[] = [];
   const codes: JobsFailed["code"][] = [];
   for (const [i, job] of asked.jobs.entries()) {
+    const { given, folders } = commands[i]!;
     const key = keyOf(job, host);
     if (!isDry && state.get(job.name) === key) {
-      const record = await recordOf(job, asked, host);
-      if (record) {
-        ended.push({ job, state: "done before", record });
+      const records = await recordsOf(folders, host);
+      if (records) {
+        ended.push({ job, state: "done before", records });
         continue;
       }
     }
@@ -86,9 +91,9 @@ async function batch(parsed: ParsedArguments, host: Host): Promise<void> {
     }
     const began = performance.now();
     try {
-      await quantizeCommand.run(commands[i]!, jobHost(job, { parsed, host, isDry }));
+      await quantizeCommand.run(given, jobHost(job, { parsed, host, isDry }));
       const seconds = (performance.now() - began) / 1000;
-      ended.push({ job, state: "done", seconds, record: await recordOf(job, asked, host) });
+      ended.push({ job, state: "done", seconds, records: await recordsOf(folders, host) });
       if (isDry) continue;
       state.set(job.name, key);
       await host.writeText(
@@ -119,12 +124,19 @@ async function batch(parsed: ParsedArguments, host: Host): Promise<void> {
   );
 }
 
+/** A job's command, and where it writes. */
+interface ParsedJob {
+  readonly given: ParsedArguments;
+  /** The folder of each output, by its name; of a job with one, by none. */
+  readonly folders: ReadonlyMap<string | undefined, string>;
+}
+
 /** @throws {RequestError} the flags are none of `quantize`. */
 async function parsedJob(
   { name, words }: Job,
   { output }: BatchFile,
   { parsed, host }: { readonly parsed: ParsedArguments; readonly host: Host },
-): Promise<ParsedArguments> {
+): Promise<ParsedJob> {
   const more = ["json", "quiet", "dry-run"].filter((flag) => parsed.get(flag) === true);
   const row = { name: "quantize", summary: "", load: () => Promise.resolve(quantizeCommand) };
   try {
@@ -134,9 +146,12 @@ async function parsedJob(
       host,
     );
     const { given } = found!;
-    await readRecipe(given, host);
+    const outputs = await askedOutputs(given, host);
+    if (!outputs) await readRecipe(given, host);
     askedBits(given);
-    return given;
+    const folders = outputs?.map(({ name, path }) => [name, path] as const) ??
+      [[undefined, join(output, name)] as const];
+    return { given, folders: new Map(folders) };
   } catch (error) {
     if (!(error instanceof RequestError)) throw error;
     throw new RequestError(`Cannot run ${quote(name)} of the batch: ${error.message}`, {
@@ -186,14 +201,19 @@ async function readState({ output }: BatchFile, host: Host): Promise<Map<string,
   return new Map(Object.entries(root.jobs).map(([name, key]) => [name, String(key)]));
 }
 
-/** The record of a job's output, if it is there. */
-async function recordOf(
-  { name }: Job,
-  { output }: BatchFile,
+/** The records of a job's outputs, if all are there. */
+async function recordsOf(
+  folders: ParsedJob["folders"],
   host: Host,
-): Promise<RunRecord | undefined> {
-  const text = await host.readTextIfAny(join(output, name, RECORD_FILE));
-  return parseObject(text ?? "") as RunRecord | undefined;
+): Promise<Records | undefined> {
+  const records = new Map<string | undefined, RunRecord>();
+  for (const [name, folder] of folders) {
+    const text = await host.readTextIfAny(join(folder, RECORD_FILE));
+    const record = parseObject(text ?? "");
+    if (!record) return undefined;
+    records.set(name, record as unknown as RunRecord);
+  }
+  return records;
 }
 
 /** What became of all. */
@@ -201,8 +221,12 @@ function tell(
   ended: readonly Ended[],
   { parsed, host }: { readonly parsed: ParsedArguments; readonly host: Host },
 ): void {
-  const facts = ended.map(({ job, state, seconds, message, record }) => ({
+  const rows = ended.flatMap(({ records = new Map([[undefined, undefined]]), ...how }) =>
+    [...records].map(([output, record]) => ({ ...how, output, record }))
+  );
+  const facts = rows.map(({ job, state, seconds, message, output, record }) => ({
     job: job.name,
+    output: output ?? null,
     model: job.model,
     recipe: job.recipe,
     state,
@@ -221,7 +245,7 @@ function tell(
       ...["BITS", "SIZE", "KL", "PERPLEXITY", "TIME"].map(right),
     ],
     facts.map((fact) => [
-      visible(fact.job),
+      visible(fact.output === null ? fact.job : `${fact.job}/${fact.output}`),
       visible(fact.model),
       fact.state,
       fact.bitsPerWeight?.toFixed(3) ?? "",

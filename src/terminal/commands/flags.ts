@@ -20,6 +20,8 @@ import { MAX_SEED } from "../../corpora/random.ts";
 import { boundFlag } from "./bounds.ts";
 import { hubClient } from "./model.ts";
 import {
+  type NamedRecipe,
+  parseOutputs,
   parseRecipe,
   type Recipe,
   RECIPE_OPTIONS,
@@ -56,7 +58,9 @@ export const RECIPE_FLAGS: readonly Flag[] = [
     type: "string",
     placeholder: "file",
     path: true,
-    help: "a recipe in JSON or YAML, in place of the flags of this group",
+    help:
+      "a recipe in JSON or YAML, in place of the flags of this group; with a list of outputs it " +
+      "makes several by one read",
     group: RECIPE_GROUP,
   },
 ];
@@ -218,20 +222,41 @@ export async function openDevice(parsed: ParsedArguments, report: Reporter): Pro
  * @throws {RequestError} both were given, or the recipe is wrong.
  */
 export async function readRecipe(parsed: ParsedArguments, host: Host): Promise<Recipe> {
-  const rows = [...RULE_OPTIONS, ...RECIPE_OPTIONS].filter(({ name }) => parsed.has(name));
   const file = parsed.get("recipe");
   if (file === undefined) {
+    const rows = [...RULE_OPTIONS, ...RECIPE_OPTIONS].filter(({ name }) => parsed.has(name));
     const given = Object.fromEntries(rows.map(({ name }) => [name, parsed.get(name)]));
     return recipeFromOptions(given, parsed.all("ignore"));
   }
-  const other = rows[0]?.name ?? (parsed.has("ignore") ? "ignore" : undefined);
-  if (other !== undefined) {
-    throw new RequestError(
-      `Cannot use --${other} and --recipe together: the recipe says what weights become. ` +
-        `Write ${other.replaceAll("-", "_")} into ${file}.`,
-    );
-  }
+  refuseBeside(parsed, String(file));
   return parseRecipe(await host.readText(String(file)), String(file));
+}
+
+/**
+ * The outputs that a recipe file asks for; undefined where it asks for one, or there is none.
+ *
+ * @throws {RequestError} flags of a recipe were given too, or the recipe is wrong.
+ */
+export async function readOutputs(
+  parsed: ParsedArguments,
+  host: Host,
+): Promise<NamedRecipe[] | undefined> {
+  const file = parsed.get("recipe");
+  if (file === undefined) return undefined;
+  const outputs = parseOutputs(await host.readText(String(file)), String(file));
+  if (outputs) refuseBeside(parsed, String(file));
+  return outputs;
+}
+
+/** @throws {RequestError} flags say what weights become, and a recipe does. */
+function refuseBeside(parsed: ParsedArguments, file: string): void {
+  const rows = [...RULE_OPTIONS, ...RECIPE_OPTIONS].filter(({ name }) => parsed.has(name));
+  const other = rows[0]?.name ?? (parsed.has("ignore") ? "ignore" : undefined);
+  if (other === undefined) return;
+  throw new RequestError(
+    `Cannot use --${other} and --recipe together: the recipe says what weights become. ` +
+      `Write ${other.replaceAll("-", "_")} into ${file}.`,
+  );
 }
 
 /**

@@ -52,7 +52,14 @@ export async function prepareSearch(
 ): Promise<Searching> {
   const { checkWindows } = await import("../../guarantee.ts");
   const { parsed, source, host, told = choosing.report } = choosing;
-  const reading = { source, recipe: base, host, report: told, sensed: true, searched: true };
+  const reading = {
+    source,
+    recipes: [{ name: "", recipe: base }],
+    host,
+    report: told,
+    sensed: true,
+    searched: true,
+  };
   const texts = await readTexts(parsed, reading) as Required<Texts>;
   checkWindows(texts.evaluation, [texts.calibration]);
   const work = await bitsWork(base, choosing);
@@ -142,7 +149,7 @@ async function measure(
   ]);
   const planned = await planFor(recipe, source, { parsed, device: backend, texts, host });
   await using stack = new AsyncDisposableStack();
-  const inputs = await inputsOf(texts, { plan: planned, host, stack });
+  const inputs = await inputsOf(texts, { plans: [planned], host, stack });
   await using sink = openNowhere();
   const { tokens } = await run(planned, {
     source,

@@ -10,6 +10,7 @@ import { findDeviceFor, readRecipe } from "./flags.ts";
 import { planSearch, prepareSearch } from "./guarantee.ts";
 import { shownWarnings, warningsTo } from "./messages.ts";
 import { openModel } from "./model.ts";
+import { askedOutputs } from "./output_folders.ts";
 import { planFor, readTexts, settleRecipe } from "./walks.ts";
 
 /** What `plan` and `quantize` share: whether the run will be measured. */
@@ -60,6 +61,12 @@ export async function readEnergyTable(
 
 /** Print the plan of a run; what `quantize --dry-run` does too. */
 export async function showPlanned(parsed: ParsedArguments, host: Host): Promise<void> {
+  const outputs = await askedOutputs(parsed, host);
+  if (outputs) {
+    const { showPlannedOutputs } = await import("./planned_outputs.ts");
+    const energies = await readEnergyTable(parsed, host);
+    return await showPlannedOutputs(outputs, { parsed, host, energies });
+  }
   const bits = askedBits(parsed);
   const base = await readRecipe(parsed, host);
   const energies = await readEnergyTable(parsed, host);
@@ -80,7 +87,13 @@ export async function showPlanned(parsed: ParsedArguments, host: Host): Promise<
   const asked = settled?.recipe ?? base;
   const sensed = settled !== undefined;
   const texts = searching?.texts ??
-    await readTexts(parsed, { source, recipe: asked, host, report, sensed });
+    await readTexts(parsed, {
+      source,
+      recipes: [{ name: "", recipe: asked }],
+      host,
+      report,
+      sensed,
+    });
   const found = { parsed, source, texts, host, report };
   const recipe = asked.outlierQuantile === undefined
     ? asked

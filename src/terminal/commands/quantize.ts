@@ -40,9 +40,11 @@ import {
   readRecipe,
   RECIPE_FLAGS,
 } from "./flags.ts";
+import { Halt } from "./halt.ts";
 import { chooseRecipe, refuseUnkept } from "./guarantee.ts";
 import { beginViews, MESSAGE_FLAGS, openViews, shownWarnings } from "./messages.ts";
 import { checkApart, openModel } from "./model.ts";
+import { askedOutputs } from "./output_folders.ts";
 import { keptOf, placeOf } from "./output_place.ts";
 import {
   ENERGY_FLAG,
@@ -70,7 +72,8 @@ export const quantizeCommand: Command = {
       type: "string",
       placeholder: "folder",
       path: true,
-      help: "where the result goes: a folder that is not there yet",
+      help: "where the result goes: a folder that is not there yet; where a recipe has several " +
+        "outputs, the folder of their folders",
       group: OUTPUT_GROUP,
     },
     {
@@ -149,8 +152,8 @@ export const quantizeCommand: Command = {
       "int4 in groups of 64, with perplexity before and after",
     ],
     [
-      "quantize ./model --target-bpw 4.5 --save-sensitivities losses.json --output out",
-      "bits for each layer, 4.5 on average, by what each loses",
+      "quantize ./model --recipe outputs.yaml --evaluate --output made",
+      "several checkpoints by one read: outputs: [{ scheme: NF4 }, { scheme: W8A8 }] in the recipe",
     ],
     [
       "quantize ./model --max-kl 0.05 --calibration train.txt --corpus held-out.txt --output out",
@@ -163,6 +166,12 @@ export const quantizeCommand: Command = {
 
 async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
   if (parsed.get("dry-run")) return await showPlanned(parsed, host);
+  const outputs = await askedOutputs(parsed, host);
+  if (outputs) {
+    // Only then: few recipes have several.
+    const { quantizeOutputs } = await import("./quantize_outputs.ts");
+    return await quantizeOutputs(outputs, { command: quantizeCommand, parsed, host });
+  }
   const [model] = parsed.arguments as [string];
   const upload = parsed.get("upload-repo");
   await using stack = new AsyncDisposableStack();
@@ -196,21 +205,15 @@ async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
       })
       : openNowhere(),
   );
-  // A unit that the run is to finish before it stops is still read.
-  const halt = new AbortController();
-  let saves = false;
-  const end = () => saves || halt.abort(host.signal.reason);
-  if (host.signal.aborted) end();
-  host.signal.addEventListener("abort", end);
-  stack.defer(() => host.signal.removeEventListener("abort", end));
-  const reading = { ...host, signal: halt.signal };
+  const halt = stack.use(new Halt(host));
+  const reading = { ...host, signal: halt.controller.signal };
   const source = await openModel(model, { parsed, host: reading, report: views.report, stack });
   const backend = stack.use(await openDevice(parsed, views.report));
   const choosing = { parsed, source, backend, host, report: views.report };
   const found = await chooseRecipe(base, bits, choosing);
   const texts = found.texts ?? await readTexts(parsed, {
     source,
-    recipe: found.recipe,
+    recipes: [{ name: "", recipe: found.recipe }],
     host,
     report: views.report,
     sensed: bits !== undefined,
@@ -233,10 +236,9 @@ async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
     }),
   );
   const made = alongside?.sink ?? sink;
-  const inputs = await inputsOf(texts, { plan: planned, host, stack });
+  const inputs = await inputsOf(texts, { plans: [planned], host, stack });
   let whole = false;
-  host.signal.throwIfAborted();
-  saves = resume;
+  halt.begin({ saves: resume });
   try {
     const report = await run(planned, {
       source,
@@ -250,7 +252,7 @@ async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
       },
       report: views.report,
       signal: host.signal,
-      halt,
+      halt: halt.controller,
       metrics: parsed.has("metrics") || folder !== undefined,
       distributions: folder !== undefined,
       ...(energyTable ? { energyTable } : {}),

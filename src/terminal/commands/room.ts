@@ -2,6 +2,7 @@
 import type { Backend, DeviceLimits } from "../../backend.ts";
 import { type PreparedWindows, STATE_BUDGET } from "../../windows.ts";
 import type { Budgets } from "../../plan/fit.ts";
+import { memoryOf } from "../../plan/outputs.ts";
 import type { Plan } from "../../plan/planned.ts";
 import type { Host } from "../command.ts";
 
@@ -43,20 +44,20 @@ export async function withRoom(
 }
 
 /**
- * A plan for the memory of the GPU where no budget is given: as much as it has room for, and no
- * more than half of what the machine has, because a GPU may have no memory of its own.
+ * Plans of one run for the memory of the GPU where no budget is given: as much as it has room for,
+ * and no more than half of what the machine has, because a GPU may have no memory of its own.
  */
 export async function planInRoom(
-  make: (budgets: Budgets) => Plan,
+  make: (budgets: Budgets) => Plan[],
   { budgets, device, host }: {
     readonly budgets: Budgets;
     readonly device: DeviceLimits;
     readonly host: Host;
   },
-): Promise<Plan> {
+): Promise<Plan[]> {
   const planned = make(budgets);
   if (!device.room || budgets.vram !== undefined) return planned;
-  const { device: wanted } = planned.memory;
+  const { device: wanted } = memoryOf(planned);
   const half = (host.machineBytes() ?? 4 * STATE_BUDGET) / 2;
   const vram = Math.floor(Math.min(half, await device.room(wanted)));
   return vram < wanted ? make({ ...budgets, vram }) : planned;

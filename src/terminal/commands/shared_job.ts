@@ -144,10 +144,10 @@ async function prepare(
   }
   const source = await openModel(given.arguments[0]!, { parsed: given, host, report, stack });
   const backend = stack.use(await openDevice(given, report));
-  const texts = await readTexts(given, { source, recipe, host, report, sensed: false });
+  const texts = await readTexts(given, { source, recipes: [{ name: "", recipe }], host, report });
   const { changed: _, ...pinned } = source;
   const plan = await planFor(recipe, source, { parsed: given, device: backend, texts, host });
-  const inputs = await inputsOf(texts, { plan, host, stack });
+  const inputs = await inputsOf(texts, { plans: [plan], host, stack });
   return {
     plan,
     source,

@@ -8,9 +8,9 @@ import type { CalibrationInput } from "../../calibration/pass.ts";
 import { stateWidths } from "../../graph/stops.ts";
 import { RequestError, UnsupportedError } from "../../errors.ts";
 import type { PreparedWindows } from "../../windows.ts";
-import { type Plan, requestOf, type WindowsRequest } from "../../plan/planned.ts";
-import { needsCalibration, plan } from "../../plan.ts";
-import type { Recipe } from "../../recipe.ts";
+import { type Plan, requestOf } from "../../plan/planned.ts";
+import { outputsNeedCalibration, planOutputs } from "../../outputs.ts";
+import type { NamedRecipe, Recipe } from "../../recipe.ts";
 import type { Reporter } from "../../report.ts";
 import { size, sizeToGive } from "../../size.ts";
 import type { TensorSource } from "../../source.ts";
@@ -34,16 +34,16 @@ export interface Texts {
 }
 
 /**
- * Read the texts that a recipe and the flags ask for.
+ * Read the texts that recipes and the flags ask for.
  *
  * @throws {RequestError} flags of a calibration are given, and nothing is calibrated; or of a
  * measurement, and nothing is measured.
  */
 export async function readTexts(
   parsed: ParsedArguments,
-  { source, recipe, host, report, sensed = false, searched = false }: {
+  { source, recipes, host, report, sensed = false, searched = false }: {
     source: TensorSource;
-    recipe: Recipe;
+    recipes: readonly NamedRecipe[];
     host: Host;
     report: Reporter;
     /** Whether the text to calibrate on has served to choose bits. */
@@ -52,9 +52,9 @@ export async function readTexts(
     searched?: boolean;
   },
 ): Promise<Texts> {
-  const observed = recipe.outlierQuantile !== undefined;
+  const observed = recipes.some(({ recipe }) => recipe.outlierQuantile !== undefined);
   if (observed) modelWithOutliers(source);
-  const solved = needsCalibration(recipe, source) || searched;
+  const solved = outputsNeedCalibration(recipes, source) || searched;
   const calibrated = solved || observed;
   const unused = unusedFlag(parsed, { solved, seen: calibrated || sensed });
   if (unused !== undefined) {
@@ -176,19 +176,32 @@ function percent(share: number): string {
   return `${Number((100 * share).toPrecision(12))} %`;
 }
 
+/** What plans are made for. */
+export interface Planning {
+  readonly parsed: ParsedArguments;
+  readonly device: DeviceLimits;
+  readonly texts: Texts;
+  readonly host: Host;
+  /** Whether the run is to go on after it was stopped. */
+  readonly resume?: boolean;
+}
+
 /** The plan of a recipe and texts, within the budgets that flags set or the machine has. */
 export async function planFor(
   recipe: Recipe,
   source: TensorSource,
-  { parsed, device, texts, host, resume = false }: {
-    parsed: ParsedArguments;
-    device: DeviceLimits;
-    texts: Texts;
-    host: Host;
-    /** Whether the run is to go on after it was stopped. */
-    resume?: boolean;
-  },
+  planning: Planning,
 ): Promise<Plan> {
+  const [planned] = await plansFor([{ name: "", recipe }], source, planning);
+  return planned!;
+}
+
+/** The plans of several recipes of which one run makes outputs. */
+export async function plansFor(
+  recipes: readonly NamedRecipe[],
+  source: TensorSource,
+  { parsed, device, texts, host, resume = false }: Planning,
+): Promise<Plan[]> {
   const limit = stateLimit(device, host);
   const request = (windows: PreparedWindows) =>
     requestOf({ ...windows, stateBudget: givenOr(windows.stateBudget, limit) });
@@ -198,44 +211,65 @@ export async function planFor(
     ...(evaluation ? { evaluation: request(evaluation) } : {}),
   };
   return await planInRoom(
-    (budgets) => plan(recipe, source, { device, ...walks, budgets, resume }),
+    (budgets) => planOutputs(recipes, source, { device, ...walks, budgets, resume }),
     { budgets: budgetsOf(parsed, { staged: source.schedule !== undefined }), device, host },
   );
 }
 
 /**
- * The texts of a plan, with as much memory as it gives them and places on disk for what does not
- * fit.
+ * The texts of plans of which one run makes outputs, with as much memory as they give them and
+ * places on disk for what does not fit.
  */
 export async function inputsOf(
   { calibration, evaluation }: Texts,
-  { plan, host, stack }: { plan: Plan; host: Host; stack: AsyncDisposableStack },
+  { plans, host, stack }: { plans: readonly Plan[]; host: Host; stack: AsyncDisposableStack },
 ): Promise<{ readonly calibration?: CalibrationInput; readonly evaluation?: EvaluationInput }> {
-  const { model, recipe, memory } = plan;
+  const { model } = plans[0]!;
   if (!model) return {};
-  const fitted = (
-    windows: PreparedWindows,
-    { stateBudget }: WindowsRequest,
-    place: { readonly floatsPerToken: number; readonly others?: boolean },
-  ) => withSpill({ ...windows, stateBudget }, { ...place, host, stack });
+  const calibrated = plans.filter((plan) => plan.calibration !== undefined);
+  const measured = plans.flatMap((plan) => plan.evaluation ?? []);
+  const fitted = (windows: PreparedWindows, walks: readonly Walk[]) => {
+    const stateBudget = Math.min(...walks.map(({ stateBudget }) => stateBudget));
+    const floatsPerToken = Math.max(...walks.map(({ floatsPerToken }) => floatsPerToken));
+    const others = calibrated.some(({ memory }) => memory.disk > 0) ||
+      walks.some((walk) => walk.stateBudget !== stateBudget);
+    return withSpill({ ...windows, stateBudget }, { floatsPerToken, others, host, stack });
+  };
   return {
-    ...(calibration && plan.calibration
+    ...(calibration && calibrated.length > 0
       ? {
-        calibration: await fitted(calibration, plan.calibration, {
-          floatsPerToken: stateWidths(model, plan).kept,
-          others: memory.disk > 0,
-        }),
+        calibration: {
+          ...await fitted(
+            calibration,
+            calibrated.map((plan) => ({
+              stateBudget: plan.calibration!.stateBudget,
+              floatsPerToken: stateWidths(model, plan).kept,
+            })),
+          ),
+          // Each plan has its own, of which this is the most.
+          stateBudget: Math.max(...calibrated.map((plan) => plan.calibration!.stateBudget)),
+        },
       }
       // The record tells by what the threshold of outliers was found.
-      : calibration && recipe.outlierQuantile !== undefined
+      : calibration && plans.some(({ recipe }) => recipe.outlierQuantile !== undefined)
       ? { calibration }
       : {}),
-    ...(evaluation && plan.evaluation
+    ...(evaluation && measured.length > 0
       ? {
-        evaluation: await fitted(evaluation, plan.evaluation, {
-          floatsPerToken: 2 * model.hiddenSize,
-        }),
+        evaluation: await fitted(
+          evaluation,
+          measured.map(({ stateBudget }) => ({
+            stateBudget,
+            floatsPerToken: 2 * model.hiddenSize,
+          })),
+        ),
       }
       : {}),
   };
+}
+
+/** How much of hidden states stays in memory. */
+interface Walk {
+  readonly stateBudget: number;
+  readonly floatsPerToken: number;
 }
