@@ -114,13 +114,26 @@ export async function sweep(
 export async function discard(disk: Disk, folder: string, known = folder): Promise<string> {
   const bytes = await bytesIn(disk, folder);
   try {
-    await disk.remove(folder, { recursive: true });
+    await removeOwned(disk, folder);
   } catch (error) {
     // No reason to stop.
     if (error instanceof SpaceError) return error.message;
     throw error;
   }
   return `Removed ${quote(known)} (${size(bytes)}), which a run that was killed had left.`;
+}
+
+/**
+ * Remove a folder that was owned: what says whose it is goes last, so that a process that is killed
+ * meanwhile leaves nothing that cannot be judged.
+ *
+ * @throws {SpaceError} the system refuses it.
+ */
+export async function removeOwned(disk: Disk, folder: string): Promise<void> {
+  for (const name of await disk.list(folder)) {
+    if (name !== OWNER_FILE) await disk.remove(join(folder, name), { recursive: true });
+  }
+  await disk.remove(folder, { recursive: true });
 }
 
 /** Whose a folder is; one whose owner is dead is the caller's until the claim is disposed of. */

@@ -14,6 +14,7 @@ import {
   discard,
   LEFT_BEHIND,
   own,
+  removeOwned,
   sweep,
   takeOver,
 } from "../io/left_behind.ts";
@@ -188,7 +189,7 @@ export async function takeStage(
 
 /** Remove a stage that nobody goes on with. */
 export async function removeStage(disk: Disk, stage: string): Promise<void> {
-  await disk.remove(await putAside(disk, stage), { recursive: true });
+  await removeOwned(disk, await putAside(disk, stage));
 }
 
 /**
@@ -222,6 +223,8 @@ export async function makeStage(
   await disk.makeFolder(stage, { secret: true });
   undo.defer(() => removeStage(disk, stage));
   const owner = undo.use(await own(disk, stage));
+  // After a power failure nothing is there without what says whose it was.
+  if (resumable) await disk.syncFolder(stage);
   await disk.makeFolder(join(stage, STAGE.files));
   if (!resumable) return { owner };
   await disk.makeFolder(join(stage, STAGE.carry));
