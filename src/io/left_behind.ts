@@ -45,6 +45,25 @@ export async function own(disk: Disk, folder: string): Promise<AsyncDisposable> 
   return lock;
 }
 
+/** How often, and after how many milliseconds, it is looked again whether a folder is owned. */
+const LOOKS = { times: 20, apart: 25 };
+
+/**
+ * Wait a moment for whoever has just made a folder to say that it is in use, which takes less.
+ *
+ * @param done Told true, there is nothing to wait for.
+ */
+export async function comesToOwn(
+  disk: Disk,
+  folder: string,
+  done: () => Promise<boolean>,
+): Promise<void> {
+  for (let look = 0; look < LOOKS.times; look++) {
+    if (await done() || await disk.lstat(join(folder, OWNER_FILE))) return;
+    await new Promise((resolve) => setTimeout(resolve, LOOKS.apart));
+  }
+}
+
 /** Something of worth in a folder that nobody uses. */
 export interface Rescued {
   /** Whether the folder is not to be removed. */
@@ -160,6 +179,7 @@ export async function claimOf(disk: Disk, folder: string): Promise<Claim> {
   });
   try {
     let path = join(folder, OWNER_FILE);
+    await comesToOwn(disk, folder, async () => await disk.lstat(`${path}-new`) === undefined);
     // Killed before the file had its name.
     if (!(await disk.lstat(path))) path += "-new";
     if ((await disk.lstat(path))?.kind !== "file") return without("unknown");
