@@ -1,11 +1,11 @@
 /**
  * A share of the cases of faults, drawn by chance: all of them are `deno task test:faults`, and one
- * that fails here can be run again by what its message says. SLUICE_SEED=N draws others.
+ * that fails here can be run again by what its message says. SLUICE_TEST_SEED=N draws others.
  */
 import { SUITES } from "./faults/suites.ts";
 import { randoms } from "./tiny.ts";
 
-const SEED = Number(Deno.env.get("SLUICE_SEED") ?? 1);
+const SEED = Number(Deno.env.get("SLUICE_TEST_SEED") ?? 1);
 
 for (const { id, title, share, absent, open } of SUITES) {
   Deno.test({
