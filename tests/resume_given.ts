@@ -29,6 +29,7 @@ export interface Work {
 export interface Attempt {
   readonly resume?: boolean;
   readonly restart?: boolean;
+  readonly overwrite?: boolean;
   readonly disk?: Disk;
   readonly signal?: AbortSignal;
   readonly halt?: AbortController;
@@ -48,7 +49,15 @@ export class Stop extends Error {
 /** Do it, saving after every unit unless something else is said. */
 export async function attempt(
   { model, options, backend, out, evaluation, calibration }: Work,
-  { resume = true, restart = false, disk = machine, change, alongside, ...given }: Attempt = {},
+  {
+    resume = true,
+    restart = false,
+    overwrite = false,
+    disk = machine,
+    change,
+    alongside,
+    ...given
+  }: Attempt = {},
 ): Promise<RunReport> {
   await using source = await openCheckpoint(model);
   const request = (input: EvaluationInput) =>
@@ -59,7 +68,13 @@ export async function attempt(
     ...(calibration ? { calibration: request(calibration) } : {}),
     resume,
   });
-  await using opened = await openFolderSink(out, { resume, restart, disk });
+  await using opened = await openFolderSink(out, {
+    resume,
+    restart,
+    overwrite,
+    disk,
+    report: given.report ?? (() => {}),
+  });
   const { resumption } = opened;
   assert.equal(resumption !== undefined, resume);
   const sink: Sink = resumption && change

@@ -269,5 +269,7 @@ export async function makeFolders(
     undo.defer(async () => {
       if ((await disk.list(place)).length === 0) await disk.remove(place);
     });
+    // What is saved in it is lost with its name.
+    if (await disk.mayRead(dirname(place))) await disk.syncFolder(dirname(place));
   }
 }

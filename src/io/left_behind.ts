@@ -45,6 +45,25 @@ export async function own(disk: Disk, folder: string): Promise<AsyncDisposable> 
   return lock;
 }
 
+/** How often, and after how many milliseconds, it is looked again whether a folder is owned. */
+const LOOKS = { times: 20, apart: 25 };
+
+/**
+ * Wait a moment for whoever has just made a folder to say that it is in use, which takes less.
+ *
+ * @param done Told true, there is nothing to wait for.
+ */
+export async function comesToOwn(
+  disk: Disk,
+  folder: string,
+  done: () => Promise<boolean>,
+): Promise<void> {
+  for (let look = 0; look < LOOKS.times; look++) {
+    if (await done() || await disk.lstat(join(folder, OWNER_FILE))) return;
+    await new Promise((resolve) => setTimeout(resolve, LOOKS.apart));
+  }
+}
+
 /** Something of worth in a folder that nobody uses. */
 export interface Rescued {
   /** Whether the folder is not to be removed. */
@@ -114,13 +133,26 @@ export async function sweep(
 export async function discard(disk: Disk, folder: string, known = folder): Promise<string> {
   const bytes = await bytesIn(disk, folder);
   try {
-    await disk.remove(folder, { recursive: true });
+    await removeOwned(disk, folder);
   } catch (error) {
     // No reason to stop.
     if (error instanceof SpaceError) return error.message;
     throw error;
   }
   return `Removed ${quote(known)} (${size(bytes)}), which a run that was killed had left.`;
+}
+
+/**
+ * Remove a folder that was owned: what says whose it is goes last, so that a process that is killed
+ * meanwhile leaves nothing that cannot be judged.
+ *
+ * @throws {SpaceError} the system refuses it.
+ */
+export async function removeOwned(disk: Disk, folder: string): Promise<void> {
+  for (const name of await disk.list(folder)) {
+    if (name !== OWNER_FILE) await disk.remove(join(folder, name), { recursive: true });
+  }
+  await disk.remove(folder, { recursive: true });
 }
 
 /** Whose a folder is; one whose owner is dead is the caller's until the claim is disposed of. */
@@ -147,6 +179,7 @@ export async function claimOf(disk: Disk, folder: string): Promise<Claim> {
   });
   try {
     let path = join(folder, OWNER_FILE);
+    await comesToOwn(disk, folder, async () => await disk.lstat(`${path}-new`) === undefined);
     // Killed before the file had its name.
     if (!(await disk.lstat(path))) path += "-new";
     if ((await disk.lstat(path))?.kind !== "file") return without("unknown");

@@ -7,7 +7,7 @@ import { quote } from "../errors.ts";
 import { RECORD_FILE } from "./names.ts";
 import type { Reporter } from "../report.ts";
 import { type Disk, disk as machine, makeTemporary } from "./disk.ts";
-import { own, OWNER_FILE, sweep } from "./left_behind.ts";
+import { own, OWNER_FILE, removeOwned, sweep } from "./left_behind.ts";
 
 const PREFIX = "sluice-";
 
@@ -26,7 +26,7 @@ export interface TemporaryFolder extends AsyncDisposable {
 export async function openTemporary(disk: Disk = machine): Promise<TemporaryFolder> {
   const path = await makeTemporary(PREFIX);
   await using undo = new AsyncDisposableStack();
-  undo.defer(() => disk.remove(path, { recursive: true }));
+  undo.defer(() => removeOwned(disk, path));
   await disk.claim(dirname(path));
   const owner = undo.use(await own(disk, path));
   const cleanup = undo.move();

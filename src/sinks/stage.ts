@@ -4,16 +4,18 @@
  * output; else it is `<name>.sluice-partial-<random>`, as older versions have it. What killed runs
  * have left of either is removed, unless a run can go on with it or it cannot be judged.
  */
-import { basename, join } from "node:path";
-import { quote, RequestError } from "../errors.ts";
+import { join } from "node:path";
+import { quote, RequestError, SpaceError } from "../errors.ts";
 import type { Disk } from "../io/disk.ts";
 import { type Journal, type JournalText, openJournal, readJournal } from "../io/journal.ts";
 import {
   type Claim,
   claimOf,
+  comesToOwn,
   discard,
   LEFT_BEHIND,
   own,
+  removeOwned,
   sweep,
   takeOver,
 } from "../io/left_behind.ts";
@@ -121,6 +123,27 @@ async function worth(disk: Disk, stage: string): Promise<JournalText | undefined
   return journal.records.length > 1 ? journal : undefined;
 }
 
+/** What the system says where others have made, moved or removed a stage meanwhile. */
+const RACED: ReadonlySet<unknown> = new Set(["ENOENT", "EEXIST"]);
+
+/** Do what fails where another run begins at the same moment, and say so then. */
+async function alone<T>(path: string, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    const cause = error instanceof SpaceError ? error.cause : undefined;
+    if (!(cause instanceof Error && "code" in cause && RACED.has(cause.code))) throw error;
+    throw busy(path);
+  }
+}
+
+function busy(path: string): RequestError {
+  return new RequestError(
+    `Cannot write to ${quote(path)}: another run is writing it. ` +
+      "Wait until that is done, or give another folder.",
+  );
+}
+
 /**
  * Take over the stage of an output that an earlier run has left; undefined where there is none that
  * is worth it.
@@ -129,15 +152,25 @@ async function worth(disk: Disk, stage: string): Promise<JournalText | undefined
  * @throws {RequestError} another run is at it, whether one is cannot be told, or its journal is
  * damaged.
  */
-export async function takeStage(
+export function takeStage(
   disk: Disk,
-  { path, target, restart, report }: {
-    /** The output, as a person wrote it. */
-    readonly path: string;
-    readonly target: string;
-    readonly restart: boolean;
-    readonly report: Reporter;
-  },
+  given: StageToTake,
+): Promise<Stage | undefined> {
+  return alone(given.path, () => take(disk, given));
+}
+
+/** An output whose stage is to be taken over. */
+interface StageToTake {
+  /** The output, as a person wrote it. */
+  readonly path: string;
+  readonly target: string;
+  readonly restart: boolean;
+  readonly report: Reporter;
+}
+
+async function take(
+  disk: Disk,
+  { path, target, restart, report }: StageToTake,
 ): Promise<Stage | undefined> {
   const stage = stageOf(target);
   const found = await disk.lstat(stage);
@@ -150,16 +183,16 @@ export async function takeStage(
   if (!(await disk.isSecret(stage))) {
     refuse(`${quote(stage)} is open to others, which nothing of Sluice is. Remove it.`);
   }
-  if ((await disk.list(stage)).length === 0) {
+  const isEmpty = async () => (await disk.list(stage)).length === 0;
+  await comesToOwn(disk, stage, async () => !(await isEmpty()));
+  if (await isEmpty()) {
     // Whoever made it did not come to say whose it is.
     await disk.remove(stage);
     return undefined;
   }
   await using undo = new AsyncDisposableStack();
   const owner = undo.use(await claimOf(disk, stage));
-  if (owner.owner === "alive") {
-    refuse("another run is writing it. Wait until that is done, or give another folder.");
-  }
+  if (owner.owner === "alive" || !(await disk.lstat(stage))) throw busy(path);
   if (owner.owner === "unknown") {
     refuse(
       `an earlier run has left ${quote(stage)}, and whether it still goes on cannot be told. ` +
@@ -188,7 +221,7 @@ export async function takeStage(
 
 /** Remove a stage that nobody goes on with. */
 export async function removeStage(disk: Disk, stage: string): Promise<void> {
-  await disk.remove(await putAside(disk, stage), { recursive: true });
+  await removeOwned(disk, await putAside(disk, stage));
 }
 
 /**
@@ -214,14 +247,16 @@ export async function makeStage(
   { undo, resumable }: { readonly undo: AsyncDisposableStack; readonly resumable: boolean },
 ): Promise<Stage> {
   if (resumable && await disk.lstat(stage)) {
-    throw new RequestError(
-      `Cannot write to ${quote(basename(stage).replace(PARTIAL, ""))}: ` +
-        "another run is writing it. Wait until that is done, or give another folder.",
-    );
+    throw busy(stage.replace(PARTIAL, ""));
   }
-  await disk.makeFolder(stage, { secret: true });
+  await alone(
+    stage.replace(PARTIAL, ""),
+    () => disk.makeFolder(stage, { secret: true }),
+  );
   undo.defer(() => removeStage(disk, stage));
   const owner = undo.use(await own(disk, stage));
+  // After a power failure nothing is there without what says whose it was.
+  if (resumable) await disk.syncFolder(stage);
   await disk.makeFolder(join(stage, STAGE.files));
   if (!resumable) return { owner };
   await disk.makeFolder(join(stage, STAGE.carry));
