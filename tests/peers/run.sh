@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Has transformers, compressed-tensors, bitsandbytes and GPTQModel open what Sluice writes, and compares weights, bytes and logits; then holds
-# the loader table to its word, on tiny models of many architectures in every format.
+# the loader table to its word, on tiny models of many architectures in every format, and job files to Kubernetes' schemas.
 # Ends with "N passed, N failed". Needs Python 3.11 or newer and, the first time, a package registry for pip.
 #
 #   SLUICE_PEERS_MODELS   "sample smollm2-135m" (default), or one of them, or "none"
@@ -128,6 +128,12 @@ done
 
 mkdir -p "$work/published"
 step "published" deno run -A "$peers/published.ts" "$python" "$work/published" || true
+
+# What Kubernetes would refuse of a job for it.
+if sluice "kubernetes" plan sample --scheme NF4 --device wasm --work-dir "$work/job"; then
+  deno run -A cli.ts cluster kubernetes "$work/job" > "$work/job.yaml" || true
+  step "kubernetes: schema" "$python" "$peers/kubernetes.py" "$work/job.yaml" || true
+fi
 
 passed=$(grep -c '^ok' "$work/lines" || true)
 failed=$(grep -c '^FAIL' "$work/lines" || true)
