@@ -157,11 +157,10 @@ export function sensitivityMemory(
 /** What is quantized alone, by group and option. */
 function candidatesOf({ base, groups }: BitOptions): Candidate[][] {
   return groups.map(({ block, options }) =>
-    options.filter((option) => !isKept(option)).map((option): Candidate => ({
-      block,
-      tasks: option.tasks,
-      compensated: isCompensated(base, option),
-    }))
+    options.filter((option) => !isKept(option)).map((option): Candidate => {
+      const compensated = isCompensated(base, option);
+      return { block, tasks: option.tasks, compensated, propagated: compensated && base.propagate };
+    })
   );
 }
 

@@ -224,6 +224,13 @@ onEveryBackend(
         alone.push(...await gradientLosses(source, [one], { model, backend, input }));
       }
       assert.deepEqual(alone, together);
+      const inBlocks = candidates.filter(({ block }) => block < model.blocks.length);
+      const propagated = inBlocks.map((one) => ({ ...one, propagated: true }));
+      const repaired = await gradientLosses(source, propagated, { model, backend, input });
+      for (const [i, { block }] of inBlocks.entries()) {
+        const expected = together[i]! * 0.98 ** (model.blocks.length - 1 - block);
+        assert.ok(Math.abs(repaired[i]! - expected) <= 1e-12 * expected, `${block}`);
+      }
       const measured = await divergences(source, candidates, { model, backend, input });
       const ratios = together.map((loss, i) => loss / measured[i]!);
       // An estimate, on 45 tokens of a model that knows nothing.

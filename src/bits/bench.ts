@@ -34,6 +34,8 @@ export interface Candidate {
   readonly tasks: readonly QuantizeTask[];
   /** Whether GPTQ will choose its codes, so that errors make up for each other. */
   readonly compensated?: boolean;
+  /** Whether blocks behind it will be quantized for what its errors make of their inputs. */
+  readonly propagated?: boolean;
 }
 
 /** What measuring takes. */

@@ -8,7 +8,8 @@
  * 2306.07629, which takes weights to be independent too). A few tokens, a window's first among
  * them, change by nats, where the first order says nothing any more, and would be nearly all of a
  * mean of squares. So the mean of |d| says how large changes are: of a normal distribution,
- * ½·mean d² is π/4·(mean |d|)². Where GPTQ will choose codes, e is what it is expected to leave.
+ * ½·mean d² is π/4·(mean |d|)². Where GPTQ will choose codes, e is what it is expected to leave,
+ * and where errors are propagated the blocks behind repair some of it.
  */
 import type { Backend, Scope, Tensor } from "../backend.ts";
 import { productOf, type QuantizedSlice } from "../calibration/quantized_weight.ts";
@@ -47,6 +48,13 @@ import {
   finite,
   roomForStreams,
 } from "./bench.ts";
+
+/**
+ * What a block leaves of the loss by errors before it where its targets are moved to repair them.
+ * Measured by 3 bits in place of 4 for some blocks alone: 0.979 on SmolLM2-135M (its 30 blocks in
+ * halves), 0.97 on the sample model (each of 4 blocks).
+ */
+const LEFT_BY_BLOCK = 0.98;
 
 /**
  * π/4·(mean |d|)² over the predicted tokens, d what each candidate changes a token's share of the
@@ -94,9 +102,11 @@ export async function gradientLosses(
   }
   await source.verified?.();
   const predicted = sum(windows, ({ length }) => length - 1);
-  return candidates.map((one) =>
-    finite(Math.PI / 4 * (changes.get(one)!.size() / predicted) ** 2, one)
-  );
+  return candidates.map((one) => {
+    const behind = one.propagated ? graphs.length - 1 - one.block : 0;
+    const change = changes.get(one)!.size() / predicted;
+    return finite(Math.PI / 4 * change ** 2 * LEFT_BY_BLOCK ** behind, one);
+  });
 }
 
 /** What a candidate changes the loss by, token by token. */

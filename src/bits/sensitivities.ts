@@ -28,12 +28,18 @@ export interface Sensitivities {
   readonly text: RecordedWindows | null;
   /**
    * What an option's name meant: its scheme for the first weight, and how that was rounded; by
-   * gradients also whether errors were taken to make up for each other, as GPTQ's do.
+   * gradients also whether errors were taken to make up for each other, as GPTQ's do, and to be
+   * propagated.
    */
   readonly options: Readonly<
     Record<
       string,
-      { readonly scheme: Scheme; readonly how: OptionValues; readonly compensated?: true }
+      {
+        readonly scheme: Scheme;
+        readonly how: OptionValues;
+        readonly compensated?: true;
+        readonly propagated?: true;
+      }
     >
   >;
   readonly groups: readonly {
@@ -67,10 +73,12 @@ function meanings({ base, groups }: Work, by: SensitivityKind): Sensitivities["o
       const value = task.rule.options[option.name];
       return value === undefined ? [] : [[option.name, value] as const];
     });
+    const compensated = by === "gradient" && isCompensated(base, option);
     return [[name, {
       scheme: task.scheme,
       how: Object.fromEntries(how),
-      ...(by === "gradient" && isCompensated(base, option) ? { compensated: true as const } : {}),
+      ...(compensated ? { compensated: true as const } : {}),
+      ...(compensated && base.propagate ? { propagated: true as const } : {}),
     }]];
   }));
 }
