@@ -52,6 +52,13 @@ export class Statistics {
     this.#results = results;
   }
 
+  /** What some of the observers found, as if the others had not looked. */
+  only(observers: Iterable<Observer>): Statistics {
+    const own = new Set(observers);
+    const results = [...this.#results].filter(([observer]) => own.has(observer));
+    return new Statistics(new Map(results), this);
+  }
+
   /** Whether an observer looked. */
   has(observer: Observer): boolean {
     return this.#results.has(observer);

@@ -119,6 +119,7 @@ outputs:
   - { output: awq, scheme: W4A16_ASYM, method: awq, calibrate_on: float }
   - { output: both, scheme: W3A16, method: awq+gptq, calibrate_on: float }
   - { output: static, scheme: W8A8, method: smoothquant+gptq, activations: static, calibrate_on: float, group_size: -1 }
+  - { output: smooth, scheme: W8A8, method: smoothquant, calibrate_on: float, group_size: -1 }
   - { output: tuned, scheme: W4A16, method: gptq+tune, iterations: 3 }
 `),
 };

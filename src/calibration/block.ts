@@ -103,7 +103,10 @@ export async function quantizeBlock(
     const observers = new Set(asked.flatMap(({ observers }) => observers));
     const observed = await first.observe(stage, observers, scope);
     for (const [i, work] of works.entries()) {
-      await work.quantizeStage(stage, { ...asked[i]!, observed, scope });
+      const own = asked[i]!;
+      // Methods take what was seen though they need not have it; what others ask for is not theirs.
+      const statistics = observed.statistics.only(own.observers);
+      await work.quantizeStage(stage, { ...own, observed: { ...observed, statistics }, scope });
     }
   }
   for (const work of works) await work.tune();

@@ -197,6 +197,25 @@ export function recordOf(plan: Plan, facts: RecordFacts): RunRecord {
   };
 }
 
+/** What of a record is known before the run. */
+const PLANNED = [
+  ...["generator", "recipe", "format", "calibrate_on", "propagate", "calibration", "evaluation"],
+  ...["source_bytes", "total_bytes"],
+] as (keyof RunRecord)[];
+
+/** The first key in which a record is not what a run of a plan would write; undefined if it is. */
+export function differenceFrom(
+  found: RunRecord,
+  plan: Plan,
+  texts: Pick<RecordFacts, "calibration" | "evaluation">,
+): string | undefined {
+  const facts = { command: undefined, card: undefined, energyTable: undefined, device: "" };
+  const own = recordOf(plan, { ...facts, ...texts, tensors: [], scores: {}, warnings: [] });
+  const text = (value: unknown) => JSON.stringify(value, plainNumbers);
+  const other = PLANNED.find((key) => text(own[key]) !== text(found[key]));
+  return other ?? (own.model.id === found.model.id ? undefined : "model");
+}
+
 /** Whether a source is a commit of a repository, whose bytes never change. */
 export function isPinned({ id }: Plan["source"]): boolean {
   return /^[^/\s]+\/[^/\s]+@[0-9a-f]{40}$/.test(id);

@@ -35,6 +35,8 @@ export interface FolderOptions {
   readonly resume?: boolean;
   /** Begin anew, whatever an earlier run has left. */
   readonly restart?: boolean;
+  /** Other outputs of the same run, which goes on with what is left of them, too. */
+  readonly others?: readonly string[];
   /** Hears what killed runs had left, and what became of it. */
   readonly report?: Reporter;
   /** The file system to use; the machine's own unless a test gives another. */
@@ -55,6 +57,7 @@ export async function openFolderSink(
     overwrite = false,
     resume: resumable = false,
     restart = false,
+    others = [],
     disk = machine,
     report = () => {},
   }: FolderOptions = {},
@@ -64,7 +67,8 @@ export async function openFolderSink(
   const check = () => checkTarget(disk, { path, target, overwrite });
   await disk.claim(parent);
   await check();
-  await sweepStages(disk, parent, { report, ...(resumable ? { target } : {}) });
+  const targets = resumable ? [target, ...others.map((other) => resolve(other))] : [];
+  await sweepStages(disk, parent, { report, targets });
   const taken = resumable ? await takeStage(disk, { path, target, restart, report }) : undefined;
   await using undo = new AsyncDisposableStack();
   undo.use(taken?.owner);

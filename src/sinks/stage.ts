@@ -51,19 +51,21 @@ export interface Stage {
 
 /**
  * Remove stages of killed runs; a checkpoint that one was about to replace gets its name back, and
- * those that a run can go on with are named, but for that of `target`, which is to be gone on with.
+ * those that a run can go on with are named, but for those of `targets`, which are to be gone on
+ * with.
  */
 export async function sweepStages(
   disk: Disk,
   parent: string,
-  { target, report }: { readonly target?: string; readonly report: Reporter },
+  { targets, report }: { readonly targets: readonly string[]; readonly report: Reporter },
 ): Promise<void> {
+  const stages = new Set(targets.map(stageOf));
   await sweep(disk, {
     parent,
     pattern: PARTIAL,
     nameStrangers: true,
     report,
-    skip: (folder) => target !== undefined && folder === stageOf(target),
+    skip: (folder) => stages.has(folder),
     rescue: (stage) => rescue(disk, stage),
   });
 }

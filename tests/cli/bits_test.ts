@@ -34,6 +34,18 @@ Deno.test("plan measures, keeps what it measured and the recipe it chose, and bo
     assert.equal((await sluice(words)).out, planOf(first.out).slice(1));
   }));
 
+Deno.test("a memory that measuring does not keep to is refused before it begins, with what would do", () =>
+  inFolder(async () => {
+    const words = [...PLAN, "--target-bpw", "4.5", "--sensitivity-samples", "4", "--max-ram"];
+    const { code, err } = await sluice([...words, "250MB"]);
+    assert.equal(code, 1);
+    assert.match(
+      err,
+      /--max-ram: measuring sensitivities needs (\S+)\. Give --max-ram \1, fewer windows/,
+    );
+    assert.doesNotMatch(err, /of memory at most/, "nothing has begun");
+  }));
+
 Deno.test("quantize makes what was chosen within a size, and its record has the recipe", () =>
   inFolder(async (folder) => {
     const words = ["quantize", "sample", "--group-size", "64", "--device", "wasm"];

@@ -81,6 +81,30 @@ Deno.test("quantize --json tells which output an event is of, and all that came 
   });
 });
 
+Deno.test("quantize makes what is missing of several outputs, and leaves the others as they are", async () => {
+  await withRecipe(
+    "outputs: [{ output: a, scheme: NF4 }, { output: b, scheme: FP4 }]",
+    async (given) => {
+      const { folder, file } = given;
+      const make = () =>
+        sluice(["quantize", "sample", "--recipe", file, ...FEW.slice(0, 4), "--output", folder]);
+      assert.equal((await make()).code, 0);
+      const [a, b] = [await bytesOf(`${folder}/a`), await bytesOf(`${folder}/b`)];
+      const whole = await make();
+      assert.match(whole.err, /Cannot write to ".*a": the folder exists and is not empty/);
+      await Deno.remove(`${folder}/b`, { recursive: true });
+      const { code, err } = await make();
+      assert.equal(code, 0, err);
+      assert.match(err, /sluice: ".*a" is there already\n/);
+      assert.deepEqual([await bytesOf(`${folder}/a`), await bytesOf(`${folder}/b`)], [a, b]);
+      await Deno.remove(`${folder}/b`, { recursive: true });
+      const text = await Deno.readTextFile(file);
+      await Deno.writeTextFile(file, text.replace("NF4", "W8A16, method: rtn"));
+      assert.match((await make()).err, /another than this command makes: its recipe differs/);
+    },
+  );
+});
+
 Deno.test("plan and --dry-run show every output, and what all take together", async () => {
   await withRecipe(RECIPE, async ({ folder, file }) => {
     const planned = await sluice(["plan", "sample", "--recipe", file, ...FEW]);

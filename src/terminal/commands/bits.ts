@@ -1,11 +1,12 @@
 /** The flags by which `quantize` and `plan` choose bits for each layer, and what is made of them. */
 import type { Backend, DeviceLimits } from "../../backend.ts";
-import { RequestError } from "../../errors.ts";
+import { RequestError, UnsupportedError } from "../../errors.ts";
 import type { BitOptions, BitsTarget, ChosenBits } from "../../bits.ts";
 import type { Sensitivities } from "../../bits/sensitivities.ts";
 import { type Recipe, recipeDocument } from "../../recipe.ts";
 import type { Reporter } from "../../report.ts";
-import { size } from "../../size.ts";
+import { isApart } from "../../plan/held.ts";
+import { size, sizeToGive } from "../../size.ts";
 import type { TensorSource } from "../../source.ts";
 import type { Flag, Host, ParsedArguments } from "../command.ts";
 import type { PreparedWindows } from "../../windows.ts";
@@ -325,6 +326,15 @@ async function measured(
     : least * stream;
   const windows = { ...prepared, stateBudget: givenOr(prepared.stateBudget, limit) };
   const memory = sensitivityMemory(source, work, { by, backend, windows });
+  const [flag, budget] = isApart(backend) ? ["max-vram", vram] as const : ["max-ram", ram] as const;
+  if (budget !== undefined && memory > budget) {
+    throw new UnsupportedError(
+      `Cannot keep to \`${flag}\`: measuring sensitivities needs ${sizeToGive(memory)}. Give ` +
+        `\`${flag}\` ${sizeToGive(memory)}, fewer windows (\`sensitivitySamples\`), or what was ` +
+        "measured elsewhere (`sensitivities`).",
+      { what: flag, reason: `measuring sensitivities needs ${sizeToGive(memory)}` },
+    );
+  }
   if (!(parsed.knows("quiet") && parsed.get("quiet"))) {
     host.err.write(
       `sluice: measuring sensitivities on ${prepared.corpus}, ${corpusSentence(prepared)}: ` +

@@ -9,6 +9,7 @@ import type { Event } from "../../report.ts";
 import { openFolderSink } from "../../sinks/folder.ts";
 import type { Sink } from "../../sink.ts";
 import type { Command, Host, ParsedArguments } from "../command.ts";
+import { quote } from "../../errors.ts";
 import { CheckpointStays } from "../faults.ts";
 import { jsonLine, recordDocument } from "../json.ts";
 import { outputsSentence, showOutputs } from "../outputs_view.ts";
@@ -18,14 +19,15 @@ import { corpusSentence, openDevice } from "./flags.ts";
 import { Halt } from "./halt.ts";
 import { beginViews, shownWarnings } from "./messages.ts";
 import { checkApart, openModel } from "./model.ts";
+import { checkMade, recordsThere } from "./made_before.ts";
 import type { PlacedRecipe } from "./output_folders.ts";
 import { keptOf } from "./output_place.ts";
 import { readEnergyTable } from "./planned.ts";
 import { inputsOf, plansFor, readTexts, settleRecipe } from "./walks.ts";
 
-/** Make all outputs, or none. */
+/** Make all outputs, or none; those that the same command has made already stay. */
 export async function quantizeOutputs(
-  outputs: readonly PlacedRecipe[],
+  asked: readonly PlacedRecipe[],
   { command, parsed, host }: {
     readonly command: Command;
     readonly parsed: ParsedArguments;
@@ -35,6 +37,8 @@ export async function quantizeOutputs(
   const [model] = parsed.arguments as [string];
   await using stack = new AsyncDisposableStack();
   const resume = parsed.get("resume") !== false;
+  const there = await recordsThere(asked, { parsed, host });
+  const outputs = asked.filter(({ path }) => !there.has(path));
   for (const { path } of outputs) await tryPaths(command, { parsed, output: path, host });
   const energyTable = await readEnergyTable(parsed, host);
   const views = stack.use(await beginViews(parsed, host));
@@ -46,20 +50,27 @@ export async function quantizeOutputs(
       overwrite: parsed.get("overwrite") === true,
       restart: parsed.get("restart") === true,
     };
-    sinks.push(stack.use(await openFolderSink(path, { ...flags, resume, report })));
+    const others = outputs.map(({ path }) => path);
+    sinks.push(stack.use(await openFolderSink(path, { ...flags, others, resume, report })));
   }
   const halt = stack.use(new Halt(host));
   const reading = { ...host, signal: halt.controller.signal };
   const source = await openModel(model, { parsed, host: reading, report, stack });
   const backend = stack.use(await openDevice(parsed, report));
-  const texts = await readTexts(parsed, { source, recipes: outputs, host, report });
+  const texts = await readTexts(parsed, { source, recipes: asked, host, report });
   const settling = { parsed, source, backend, texts, host, report };
   const settled = await Array.fromAsync(
-    outputs,
+    asked,
     async (output) => ({ ...output, recipe: await settleRecipe(output.recipe, settling) }),
   );
-  const plans = await plansFor(settled, source, { parsed, device: backend, texts, host, resume });
+  const planning = { parsed, device: backend, texts, host, resume };
+  if (there.size > 0) {
+    checkMade(there, asked, { plans: await plansFor(settled, source, planning), texts });
+  }
+  const rest = settled.filter(({ path }) => !there.has(path));
+  const plans = await plansFor(rest, source, planning);
   if (!parsed.get("quiet")) {
+    for (const path of there.keys()) host.err.write(`sluice: ${quote(path)} is there already\n`);
     host.err.write(`sluice: ${outputsSentence(plans)}\n`);
     const { calibration, evaluation } = texts;
     if (calibration) host.err.write(`sluice: calibrated on ${corpusSentence(calibration)}\n`);
