@@ -6,7 +6,7 @@
  * is named.
  */
 import { join } from "node:path";
-import { quote, SpaceError } from "../errors.ts";
+import { quote, RequestError, SpaceError } from "../errors.ts";
 import type { Reporter } from "../report.ts";
 import { size } from "../size.ts";
 import type { Disk } from "./disk.ts";
@@ -28,6 +28,7 @@ function ownerText(disk: Disk): Uint8Array<ArrayBuffer> {
  * system that knows no locks only the file says it, by the number of the process.
  *
  * @throws {SpaceError} the file cannot be made.
+ * @throws {RequestError} another process looks whether it is in use.
  */
 export async function own(disk: Disk, folder: string): Promise<AsyncDisposable> {
   const path = join(folder, OWNER_FILE);
@@ -40,7 +41,11 @@ export async function own(disk: Disk, folder: string): Promise<AsyncDisposable> 
     await disk.rename(`${path}-new`, path);
     return { [Symbol.asyncDispose]: () => Promise.resolve() };
   }
-  if (!lock) throw new RangeError(`Cannot lock ${quote(`${path}-new`)}: it is locked already.`);
+  if (!lock) {
+    throw new RequestError(
+      `Cannot use ${quote(folder)}: another run is at it. Wait until that is done.`,
+    );
+  }
   await disk.rename(`${path}-new`, path);
   return lock;
 }

@@ -21,6 +21,7 @@ import {
   stageOf,
   sweepStages,
   takeStage,
+  unlessRaced,
 } from "./stage.ts";
 import { checkTarget } from "./target.ts";
 
@@ -51,7 +52,11 @@ export interface FolderOptions {
  * checkpoint), a part of the path is a link, or another run is writing there.
  * @throws {SpaceError} the folder cannot be made.
  */
-export async function openFolderSink(
+export function openFolderSink(path: string, options: FolderOptions = {}): Promise<Sink> {
+  return unlessRaced(path, () => openSink(path, options));
+}
+
+async function openSink(
   path: string,
   {
     overwrite = false,
@@ -60,7 +65,7 @@ export async function openFolderSink(
     others = [],
     disk = machine,
     report = () => {},
-  }: FolderOptions = {},
+  }: FolderOptions,
 ): Promise<Sink> {
   const target = resolve(path);
   const parent = dirname(target);

@@ -128,8 +128,13 @@ async function worth(disk: Disk, stage: string): Promise<JournalText | undefined
 /** What the system says where others have made, moved or removed a stage meanwhile. */
 const RACED: ReadonlySet<unknown> = new Set(["ENOENT", "EEXIST"]);
 
-/** Do what fails where another run begins at the same moment, and say so then. */
-async function alone<T>(path: string, work: () => Promise<T>): Promise<T> {
+/**
+ * Do what fails where another run begins at the same moment, and say so then.
+ *
+ * @param path The output.
+ * @throws {RequestError} it failed for that.
+ */
+export async function unlessRaced<T>(path: string, work: () => Promise<T>): Promise<T> {
   try {
     return await work();
   } catch (error) {
@@ -154,25 +159,15 @@ function busy(path: string): RequestError {
  * @throws {RequestError} another run is at it, whether one is cannot be told, or its journal is
  * damaged.
  */
-export function takeStage(
+export async function takeStage(
   disk: Disk,
-  given: StageToTake,
-): Promise<Stage | undefined> {
-  return alone(given.path, () => take(disk, given));
-}
-
-/** An output whose stage is to be taken over. */
-interface StageToTake {
-  /** The output, as a person wrote it. */
-  readonly path: string;
-  readonly target: string;
-  readonly restart: boolean;
-  readonly report: Reporter;
-}
-
-async function take(
-  disk: Disk,
-  { path, target, restart, report }: StageToTake,
+  { path, target, restart, report }: {
+    /** The output, as a person wrote it. */
+    readonly path: string;
+    readonly target: string;
+    readonly restart: boolean;
+    readonly report: Reporter;
+  },
 ): Promise<Stage | undefined> {
   const stage = stageOf(target);
   const found = await disk.lstat(stage);
@@ -251,10 +246,7 @@ export async function makeStage(
   if (resumable && await disk.lstat(stage)) {
     throw busy(stage.replace(PARTIAL, ""));
   }
-  await alone(
-    stage.replace(PARTIAL, ""),
-    () => disk.makeFolder(stage, { secret: true }),
-  );
+  await disk.makeFolder(stage, { secret: true });
   undo.defer(() => removeStage(disk, stage));
   const owner = undo.use(await own(disk, stage));
   // After a power failure nothing is there without what says whose it was.
