@@ -5,7 +5,8 @@
  */
 import defer * as picomatch from "picomatch";
 import defer * as yaml from "yaml";
-import { RequestError } from "./errors.ts";
+import { quote, RequestError } from "./errors.ts";
+import { checkOutputPath } from "./io/names.ts";
 import { chainNamed, METHODS } from "./methods/mod.ts";
 import {
   type Option,
@@ -178,6 +179,7 @@ export function recipeFromOptions(
     const value = given[option.name];
     if (value !== undefined) values.set(option.name, parseOption(option, value));
   }
+  ignore.forEach(compile);
   return assemble([ruleFrom(values)], ignore, values);
 }
 
@@ -186,7 +188,6 @@ function assemble(
   ignore: readonly string[],
   values: ReadonlyMap<string, OptionValue>,
 ): Recipe {
-  for (const pattern of [...ignore, ...rules.flatMap(({ match }) => match ?? [])]) compile(pattern);
   const format = values.get("format");
   const valueOf = (name: string) => {
     const option = RECIPE_OPTIONS.find((option) => option.name === name)!;
@@ -242,15 +243,16 @@ function checkOutliers(rules: readonly Rule[]): void {
  *     scheme: W8A16
  * ```
  *
- * @throws {RequestError} the text is no YAML, a key is unknown, a value is wrong.
+ * @throws {RequestError} the text is no YAML, a key is unknown, a value is wrong, or it asks for
+ * several outputs ({@linkcode parseOutputs}).
  */
 export function parseRecipe(text: string, file: string): Recipe {
   const where = `the recipe ${file}`;
   const top = readFile(text, where);
   if (top.outputs !== undefined) {
     throw new RequestError(
-      `Cannot use ${where} here: it asks for several outputs, which only quantize and plan make ` +
-        "(parseOutputs). Give a recipe of one.",
+      `Cannot use ${where} here: it asks for several outputs ("outputs"), where only one can be ` +
+        "made. Give a recipe of one.",
     );
   }
   return recipeOf(top, where);
@@ -270,23 +272,35 @@ export function parseRecipe(text: string, file: string): Recipe {
  * ```
  *
  * @returns undefined where a text has no `outputs`: it is a recipe of one ({@linkcode parseRecipe}).
- * @throws {RequestError} the text is no YAML, a key is unknown, a value is wrong, two outputs have
- * one name.
+ * @throws {RequestError} the text is no YAML, a key is unknown, a value is wrong, an output's name
+ * cannot be that of a folder, two outputs have one name.
  */
 export function parseOutputs(text: string, file: string): NamedRecipe[] | undefined {
   const where = `the recipe ${file}`;
   const { outputs: list, ...shared } = readFile(text, where);
   if (list === undefined) return undefined;
-  if (!Array.isArray(list) || list.length === 0) {
+  if (!Array.isArray(list)) {
     throw new RequestError(`Cannot read ${where}: "outputs" must be a list of outputs.`);
   }
+  if (list.length === 0) {
+    throw new RequestError(`Cannot read ${where}: "outputs" is an empty list. Give it an output.`);
+  }
+  // What is wrong in what all share is wrong in no output.
+  const { values } = readKeys(shared, where, ["outputs"]);
+  within(where, () => ruleFrom(values));
   const found = list.map((entry: unknown, i) => {
     const which = `output ${i + 1} of ${where}`;
     const { output, ...own } = asObject(entry, which);
     if (output !== undefined && (typeof output !== "string" || output === "")) {
       throw new RequestError(`Cannot read ${which}: "output" must be the folder that it goes to.`);
     }
-    const recipe = recipeOf({ ...shared, ...own }, which);
+    const reason = output === undefined || checkOutputPath(output);
+    if (reason !== true) {
+      throw new RequestError(
+        `Cannot read ${which}: its "output" is ${quote(output!)}, ${reason}. Name another folder.`,
+      );
+    }
+    const recipe = recipeOf({ ...shared, ...own }, which, ["output"]);
     return { name: output ?? nameOf(recipe), recipe };
   });
   for (const [i, { name }] of found.entries()) {
@@ -294,7 +308,7 @@ export function parseOutputs(text: string, file: string): NamedRecipe[] | undefi
     if (other === i) continue;
     throw new RequestError(
       `Cannot read ${where}: outputs ${other + 1} and ${i + 1} both go to "${name}". ` +
-        'Give each an "output" of its own.',
+        'Give each a folder of its own by the key "output".',
     );
   }
   return found;
@@ -319,10 +333,25 @@ function readFile(text: string, where: string): Record<string, unknown> {
   }
 }
 
-/** The recipe of an object's keys. */
-function recipeOf(top: Readonly<Record<string, unknown>>, where: string): Recipe {
+/** What an object's keys say, each by itself. */
+interface Keys {
+  readonly values: ReadonlyMap<string, OptionValue>;
+  readonly rules: readonly Rule[];
+  readonly ignore: readonly string[];
+}
+
+/**
+ * Read an object's keys.
+ *
+ * @param others Keys that are read elsewhere.
+ */
+function readKeys(
+  top: Readonly<Record<string, unknown>>,
+  where: string,
+  others: readonly string[] = [],
+): Keys {
   const known = [...RULE_OPTIONS, ...RECIPE_OPTIONS];
-  const values = readValues(top, known, ["version", "rules", "ignore"], where);
+  const values = readValues(top, known, ["version", "rules", "ignore", ...others], where);
   if (top.version !== undefined && top.version !== 1) {
     throw new RequestError(
       `Cannot read ${where}: its version is ${
@@ -337,17 +366,46 @@ function recipeOf(top: Readonly<Record<string, unknown>>, where: string): Recipe
   const rules = list.map((entry: unknown, i) => {
     const which = `rule ${i + 1} of ${where}`;
     const rule = asObject(entry, which);
-    if (typeof rule.match !== "string" || rule.match === "") {
+    const { match } = rule;
+    if (typeof match !== "string" || match === "") {
       throw new RequestError(`Cannot read ${which}: it needs "match", a glob or re:… pattern.`);
     }
-    return ruleFrom(readValues(rule, RULE_OPTIONS, ["match"], which), rule.match);
+    const said = readValues(rule, RULE_OPTIONS, ["match"], which);
+    return within(which, () => {
+      compile(match);
+      return ruleFrom(said, match);
+    });
   });
   const ignore = top.ignore ?? [];
   if (!Array.isArray(ignore) || !ignore.every((entry) => typeof entry === "string")) {
     throw new RequestError(`Cannot read ${where}: "ignore" must be a list of patterns.`);
   }
+  within(where, () => (ignore as string[]).forEach(compile));
+  return { values, rules, ignore };
+}
+
+/** The recipe of an object's keys; see {@linkcode readKeys}. */
+function recipeOf(
+  top: Readonly<Record<string, unknown>>,
+  where: string,
+  others?: readonly string[],
+): Recipe {
+  const { values, rules, ignore } = readKeys(top, where, others);
   const hasDefault = values.has("scheme") || rules.length === 0;
-  return assemble(hasDefault ? [...rules, ruleFrom(values)] : rules, ignore as string[], values);
+  return within(
+    where,
+    () => assemble(hasDefault ? [...rules, ruleFrom(values)] : rules, ignore, values),
+  );
+}
+
+/** @throws {RequestError} what it says is wrong, and where. */
+function within<T>(where: string, make: () => T): T {
+  try {
+    return make();
+  } catch (cause) {
+    if (!(cause instanceof RequestError)) throw cause;
+    throw new RequestError(`Cannot read ${where}. ${cause.message}`, { cause });
+  }
 }
 
 /**

@@ -18,6 +18,7 @@ import type { RunReport } from "../src/report/run_report.ts";
 import { run, runOutputs } from "../src/run.ts";
 import type { Sink } from "../src/sink.ts";
 import { openFolderSink } from "../src/sinks/folder.ts";
+import { passingStageOf, stageOf } from "../src/sinks/stage.ts";
 import { openCheckpoint } from "../src/sources/checkpoint.ts";
 import { SAMPLE_MODEL } from "../src/sources/sample.ts";
 import type { Rows, TensorSource } from "../src/source.ts";
@@ -360,13 +361,42 @@ outputs:
 
 for (
   const [yaml, message] of [
-    ["outputs: []", /"outputs" must be a list of outputs/],
+    ["outputs: []", /^Cannot read the recipe recipe\.yaml: "outputs" is an empty list\./],
     ["outputs: { scheme: NF4 }", /"outputs" must be a list of outputs/],
     ["outputs: [NF4]", /output 1 of the recipe recipe\.yaml: it must be an object/],
     ["outputs: [{ output: 3 }]", /"output" must be the folder that it goes to/],
     ["outputs: [{ schema: NF4 }]", /output 1 of the recipe recipe\.yaml: it has no key "schema"/],
     ["outputs: [{ scheme: NF4 }, { scheme: NF4 }]", /outputs 1 and 2 both go to "nf4"/],
     ["outputs: [{ outputs: [] }]", /it has no key "outputs"/],
+    [
+      "{ seq_len: 8, outputs: [{ scheme: NF4 }] }",
+      /^Cannot read the recipe recipe\.yaml: it has no key "seq_len"\. Keys are .*, outputs\.$/,
+    ],
+    [
+      "{ method: best, outputs: [{ method: rtn }] }",
+      /^Cannot read the recipe recipe\.yaml\. Cannot use .*best/,
+    ],
+    [
+      '{ ignore: ["re:("], outputs: [{ scheme: NF4 }] }',
+      /^Cannot read the recipe recipe\.yaml\. Cannot use the pattern "re:\("/,
+    ],
+    [
+      "outputs: [{ scheme: NF4 }, { scheme: NFF4 }]",
+      /^Cannot read output 2 of the recipe recipe\.yaml\. Cannot use scheme "NFF4": /,
+    ],
+    [
+      "outputs: [{ rules: [{ match: a, scheme: NFF4 }] }]",
+      /^Cannot read rule 1 of output 1 of the recipe recipe\.yaml\. Cannot use scheme "NFF4": /,
+    ],
+    [
+      "outputs: [{ calibrate_on: float, propagate: true }]",
+      /^Cannot read output 1 of the recipe recipe\.yaml\. Cannot use `propagate` with/,
+    ],
+    [
+      'outputs: [{ output: "x\\0b" }]',
+      /^Cannot read output 1 of .*: its "output" is "x\\u0000b", which holds a control character\./,
+    ],
+    ['outputs: [{ output: "\\ud800" }]', /which holds half a surrogate pair/],
   ] as const
 ) {
   Deno.test(`parseOutputs() refuses ${yaml}`, () => {
@@ -376,3 +406,14 @@ for (
     );
   });
 }
+
+Deno.test("parseOutputs() refuses names that stages have, in any letters", () => {
+  const [stage, passing] = [stageOf("a"), passingStageOf("a")];
+  for (const name of [stage, passing, `${stage}/b`, stage.toUpperCase()]) {
+    assert.throws(
+      () => outputsOf(`outputs: [{ output: ${name}, scheme: NF4 }]`),
+      /^RequestError: Cannot read output 1 .*, where a stopped run would leave its files\./,
+    );
+  }
+  assert.equal(outputsOf(`outputs: [{ output: ${stage}ly, scheme: NF4 }]`)[0]!.name, `${stage}ly`);
+});

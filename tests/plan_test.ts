@@ -307,6 +307,12 @@ const refusals: readonly (readonly [
     /leaves every one/,
   ],
   [
+    "a scheme that leaves all as it is",
+    () => planOf(recipeFromOptions({ scheme: "none" })),
+    "UnsupportedError",
+    /leaves every one .*\(left alone by the scheme none\)/,
+  ],
+  [
     "the embedding",
     () => planOf(parseRecipe("rules: [{match: '*embed_tokens', scheme: W8A16}]", "r")),
     "UnsupportedError",

@@ -112,6 +112,16 @@ const refusals: readonly (readonly [what: string, act: () => unknown, sentence: 
     () => parseRecipe("rules: [{scheme: W8A16}]", "x.yaml"),
     /rule 1 .*needs "match"/,
   ],
+  [
+    "an unknown scheme",
+    () => parseRecipe("scheme: NFF4", "x.yaml"),
+    /^Cannot read the recipe x\.yaml\. Cannot use scheme "NFF4": /,
+  ],
+  [
+    "several outputs where one is read",
+    () => parseRecipe("outputs: [{ scheme: NF4 }]", "x.yaml"),
+    /x\.yaml here: it asks for several outputs \("outputs"\), where only one can be made\./,
+  ],
   ["another version", () => parseRecipe("version: 2", "x.yaml"), /version is 2/],
   [
     "a wrong value",

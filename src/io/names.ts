@@ -13,6 +13,12 @@ export function isWeights(path: string): boolean {
 
 const RESERVED = /^(?:con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)(?:\..*)?$/i;
 
+// deno-lint-ignore no-control-regex -- the pattern is of control characters
+const CONTROL = /[\u0000-\u001f\u007f-\u009f]/;
+
+/** What stages of outputs end in (sinks/stage.ts), in the letters of any file system. */
+const PARTIAL = /\.sluice-partial(?:-[0-9a-f]{8})?$/i;
+
 /**
  * Why `name` is no plain file name (with no folder in it), or `true`. The reason continues a
  * sentence after the name.
@@ -39,6 +45,19 @@ export function checkRelativePath(path: string): true | string {
 }
 
 /**
+ * Why `path`, from a recipe, is none that an output can go to, or `true`. It may lead anywhere, but
+ * not to where another output grows until it is whole.
+ */
+export function checkOutputPath(path: string): true | string {
+  if (!path.isWellFormed()) return "which holds half a surrogate pair";
+  if (CONTROL.test(path)) return "which holds a control character";
+  if (path.split(/[/\\]/).some((part) => PARTIAL.test(part))) {
+    return "where a stopped run would leave its files";
+  }
+  return true;
+}
+
+/**
  * A key that is equal for names that some file system takes for one: NFC and NFD, capitals and
  * small letters.
  */
@@ -50,8 +69,7 @@ function segment(name: string): true | string {
   if (name === "") return "which has an empty part";
   if (name === "." || name === "..") return "which leads to another folder";
   if (!name.isWellFormed()) return "which holds half a surrogate pair";
-  // deno-lint-ignore no-control-regex -- the pattern is of control characters
-  if (/[\u0000-\u001f\u007f-\u009f]/.test(name)) return "which holds a control character";
+  if (CONTROL.test(name)) return "which holds a control character";
   if (name.includes(":")) return "which holds a colon";
   if (/[. ]$/.test(name)) return "which ends in a dot or a space";
   if (RESERVED.test(name)) return "which Windows reserves";

@@ -108,7 +108,13 @@ export class Decider {
       match === undefined || matches(match, name)
     );
     if (!rule) return copy("no rule matches it");
-    if (rule.scheme === "none") return copy(`left alone by the rule for "${rule.match}"`);
+    if (rule.scheme === "none") {
+      return copy(
+        rule.match === undefined
+          ? "left alone by the scheme none"
+          : `left alone by the rule for "${rule.match}"`,
+      );
+    }
     const scheme = schemeFrom(rule.scheme, rule.options, {
       modelDType: dtype,
       scaleDType: this.#scaleDType,

@@ -144,7 +144,7 @@ for (
       "in one folder",
       "outputs: [{ output: a, scheme: NF4 }, { output: ./a, scheme: W8A8 }]",
       [],
-      /Cannot make the outputs "a" and "\.\/a": they are one folder/,
+      /Cannot make the outputs "a" and "\.\/a": they are one folder\. Give each .* by the key "output"/,
     ],
     [
       "in one another",
@@ -183,12 +183,15 @@ for (
   });
 }
 
-Deno.test("other commands refuse a recipe of several outputs", async () => {
+Deno.test("machines do not share the plan of a recipe of several outputs", async () => {
   await withRecipe(RECIPE, async ({ folder, file }) => {
     const work = `${folder}/work`;
     const { code, err } = await sluice(["plan", "sample", "--recipe", file, "--work-dir", work]);
     assert.equal(code, 1);
-    assert.match(err, /it asks for several outputs, which only quantize and plan make/);
+    assert.match(
+      err,
+      /--work-dir with a recipe of several outputs: machines can share the plan of one output only\. /,
+    );
     assert.deepEqual(names(folder), ["outputs.yaml"]);
   });
 });

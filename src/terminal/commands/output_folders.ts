@@ -20,7 +20,7 @@ export interface PlacedRecipe extends NamedRecipe {
 /** Flags that are about one checkpoint. */
 const OF_ONE: readonly string[] = [
   ...[...BITS_FLAGS, ...BOUND_FLAGS].map(({ name }) => name),
-  ...["upload-repo", "metrics", "report", "timeline", "work-dir"],
+  ...["upload-repo", "metrics", "report", "timeline"],
 ];
 
 /**
@@ -71,6 +71,6 @@ function refuseWithin(one: PlacedRecipe, other: PlacedRecipe): void {
   const found = a === b ? "they are one folder" : "one is in the other";
   throw new RequestError(
     `Cannot make the outputs ${quote(one.name)} and ${quote(other.name)}: ${found}. ` +
-      "Give each an `output` apart from the others.",
+      'Give each a folder apart from the others by the key "output" in the recipe.',
   );
 }

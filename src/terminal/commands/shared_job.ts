@@ -20,7 +20,14 @@ import { BITS_FLAGS } from "./bits.ts";
 import { BOUND_FLAGS } from "./bounds.ts";
 import { BUDGET_FLAGS } from "./budgets.ts";
 import { commandLine } from "./command_line.ts";
-import { CALIBRATION_FLAGS, DEVICE_FLAGS, openDevice, readRecipe, RECIPE_FLAGS } from "./flags.ts";
+import {
+  CALIBRATION_FLAGS,
+  DEVICE_FLAGS,
+  openDevice,
+  readOutputs,
+  readRecipe,
+  RECIPE_FLAGS,
+} from "./flags.ts";
 import { openModel } from "./model.ts";
 import { quantizeCommand } from "./quantize.ts";
 import { inputsOf, planFor, readTexts } from "./walks.ts";
@@ -66,6 +73,12 @@ export async function beginJob(
     throw new RequestError(
       `Cannot use --${search.name} with --work-dir: what it finds is to be settled before. Have ` +
         "`plan` write it with --save-recipe, and give that as --recipe.",
+    );
+  }
+  if (await readOutputs(parsed, host)) {
+    throw new RequestError(
+      "Cannot use --work-dir with a recipe of several outputs: machines can share the plan of one " +
+        "output only. Give each output a recipe and a --work-dir of its own.",
     );
   }
   const words = await wordsOf(parsed);
