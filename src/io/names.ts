@@ -16,8 +16,8 @@ const RESERVED = /^(?:con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|cono
 // deno-lint-ignore no-control-regex -- the pattern is of control characters
 const CONTROL = /[\u0000-\u001f\u007f-\u009f]/;
 
-/** What stages of outputs end in (sinks/stage.ts), in the letters of any file system. */
-const PARTIAL = /\.sluice-partial(?:-[0-9a-f]{8})?$/i;
+/** What the names of stages end in, in which outputs grow (sinks/stage.ts). */
+export const PARTIAL = /\.sluice-partial(?:-[0-9a-f]{8})?$/;
 
 /**
  * Why `name` is no plain file name (with no folder in it), or `true`. The reason continues a
@@ -51,7 +51,7 @@ export function checkRelativePath(path: string): true | string {
 export function checkOutputPath(path: string): true | string {
   if (!path.isWellFormed()) return "which holds half a surrogate pair";
   if (CONTROL.test(path)) return "which holds a control character";
-  if (path.split(/[/\\]/).some((part) => PARTIAL.test(part))) {
+  if (path.split(/[/\\]/).some((part) => PARTIAL.test(nameKey(part)))) {
     return "where a stopped run would leave its files";
   }
   return true;

@@ -19,6 +19,7 @@ import {
   sweep,
   takeOver,
 } from "../io/left_behind.ts";
+import { PARTIAL } from "../io/names.ts";
 import type { Reporter } from "../report.ts";
 
 /** In a stage: the files of the output, what it replaces meanwhile, the journal, and the carry. */
@@ -28,9 +29,6 @@ export const STAGE = {
   journal: "journal.jsonl",
   carry: "carry",
 } as const;
-
-/** What the last part of a stage's name is. */
-const PARTIAL = /\.sluice-partial(-[0-9a-f]{8})?$/;
 
 /** Where an output grows that a run may go on with. */
 export function stageOf(target: string): string {

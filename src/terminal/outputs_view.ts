@@ -6,7 +6,7 @@ import { schemeKind } from "../schemes/mod.ts";
 import type { RunReport } from "../report/run_report.ts";
 import { size } from "../size.ts";
 import { sum } from "../tensor.ts";
-import { memoryParts, onDisk } from "./plan_view.ts";
+import { memoryRows, onDisk, type Taken } from "./plan_view.ts";
 import { pairs, table } from "./table.ts";
 import { duration, plural, visible } from "./text.ts";
 
@@ -18,9 +18,10 @@ export interface PlannedFolder {
 
 /** One line for a run that begins: what will come of it. */
 export function outputsSentence(plans: readonly Plan[]): string {
-  const { sourceBytes, device } = plans[0]!;
-  const memory = memoryOf(plans);
-  const disk = onDisk(together(plans));
+  const { sourceBytes } = plans[0]!;
+  const all = together(plans);
+  const { device, memory } = all;
+  const disk = onDisk(all);
   return `${plural(plans.length, "output")} by one read, ${size(sourceBytes)} to ${
     size(sum(plans, ({ totalBytes }) => totalBytes))
   }, planned memory ${size(memory.peak)}` +
@@ -31,9 +32,7 @@ export function outputsSentence(plans: readonly Plan[]): string {
 /** What is planned of all, for `sluice plan`, below the plan of each. */
 export function showOutputPlans(outputs: readonly PlannedFolder[]): string {
   const plans = outputs.map(({ plan }) => plan);
-  const { sourceBytes, device } = plans[0]!;
-  const memory = memoryOf(plans);
-  const disk = onDisk(together(plans));
+  const { sourceBytes } = plans[0]!;
   return [
     table(
       [...HEADS, ...["BITS", "SIZE"].map(right)],
@@ -46,11 +45,7 @@ export function showOutputPlans(outputs: readonly PlannedFolder[]): string {
           size(sourceBytes)
         }, which is read once`,
       ],
-      ["memory", `${size(memory.peak)} at most: ${memoryParts(memory)}`],
-      ...(device === "webgpu"
-        ? [["memory of the GPU", `${size(memory.device)} at most`] as const]
-        : []),
-      ...(disk === "" ? [] : [["on disk meanwhile", disk] as const]),
+      ...memoryRows(together(plans)),
     ]),
   ].join("\n");
 }
@@ -115,11 +110,10 @@ function mostOf(names: readonly string[]): string {
   return others.length === 0 ? most[0] : `${most[0]} and ${plural(others.length, "other")}`;
 }
 
-/** What of all lies on disk at once. */
-function together(
-  plans: readonly Plan[],
-): Pick<Plan, "spilledBytes" | "carryBytes" | "memory"> {
+/** What all take of the machine. */
+function together(plans: readonly Plan[]): Taken {
   return {
+    device: plans[0]!.device,
     spilledBytes: sum(plans, ({ spilledBytes }) => spilledBytes),
     carryBytes: sum(plans, ({ carryBytes }) => carryBytes),
     memory: memoryOf(plans),

@@ -63,8 +63,11 @@ export function showPlan(
   ].join("\n");
 }
 
+/** What a plan takes of the machine, or several together. */
+export type Taken = Pick<Plan, "device" | "memory" | "spilledBytes" | "carryBytes">;
+
 /** What a run takes of the machine. */
-function memoryRows(plan: Plan): (readonly [name: string, value: string])[] {
+export function memoryRows(plan: Taken): (readonly [name: string, value: string])[] {
   const { memory } = plan;
   return [
     ["memory", `${size(memory.peak)} at most: ${memoryParts(memory)}`],
@@ -76,12 +79,7 @@ function memoryRows(plan: Plan): (readonly [name: string, value: string])[] {
 }
 
 /** What of a run lies on disk, in words; nothing where nothing does. */
-export function onDisk(
-  { spilledBytes, carryBytes, memory: { disk } }: Pick<
-    Plan,
-    "spilledBytes" | "carryBytes" | "memory"
-  >,
-): string {
+export function onDisk({ spilledBytes, carryBytes, memory: { disk } }: Taken): string {
   return [
     ...(spilledBytes > 0 ? [`${size(spilledBytes)} of hidden states`] : []),
     ...(disk > 0 ? [`${size(disk)} of matrices, which is slower`] : []),
@@ -89,8 +87,7 @@ export function onDisk(
   ].join(", ");
 }
 
-/** Where memory goes, in words. */
-export function memoryParts(
+function memoryParts(
   { base, slice, weights, calibration, states, activations }: MemoryPlan,
 ): string {
   const parts = [

@@ -5,7 +5,6 @@
 import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { quote, RequestError } from "../../errors.ts";
-import { RECORD_FILE } from "../../io/names.ts";
 import { isObject, parseObject } from "../../json.ts";
 import type { RunRecord } from "../../report/record.ts";
 import { size } from "../../size.ts";
@@ -19,6 +18,7 @@ import { duration, plural, visible } from "../text.ts";
 import { askedBits } from "./bits.ts";
 import { readRecipe } from "./flags.ts";
 import { MESSAGE_FLAGS } from "./messages.ts";
+import { recordIn } from "./made_before.ts";
 import { askedOutputs } from "./output_folders.ts";
 import { quantizeCommand } from "./quantize.ts";
 
@@ -208,10 +208,9 @@ async function recordsOf(
 ): Promise<Records | undefined> {
   const records = new Map<string | undefined, RunRecord>();
   for (const [name, folder] of folders) {
-    const text = await host.readTextIfAny(join(folder, RECORD_FILE));
-    const record = parseObject(text ?? "");
+    const record = await recordIn(folder, host);
     if (!record) return undefined;
-    records.set(name, record as unknown as RunRecord);
+    records.set(name, record);
   }
   return records;
 }

@@ -12,6 +12,12 @@ import type { Host, ParsedArguments } from "../command.ts";
 import type { PlacedRecipe } from "./output_folders.ts";
 import type { Texts } from "./walks.ts";
 
+/** The record of a checkpoint in a folder; undefined where there is none. */
+export async function recordIn(folder: string, host: Host): Promise<RunRecord | undefined> {
+  const text = await host.readTextIfAny(join(folder, RECORD_FILE));
+  return parseObject(text ?? "") as RunRecord | undefined;
+}
+
 /** Records of outputs that are there, by path; of none where nothing or all is there. */
 export async function recordsThere(
   outputs: readonly PlacedRecipe[],
@@ -20,8 +26,8 @@ export async function recordsThere(
   const found = new Map<string, RunRecord>();
   if (parsed.get("overwrite") === true || parsed.get("restart") === true) return found;
   for (const { path } of outputs) {
-    const record = parseObject(await host.readTextIfAny(join(path, RECORD_FILE)) ?? "");
-    if (record) found.set(path, record as unknown as RunRecord);
+    const record = await recordIn(path, host);
+    if (record) found.set(path, record);
   }
   return found.size < outputs.length ? found : new Map();
 }
