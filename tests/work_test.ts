@@ -8,6 +8,7 @@ import { plan } from "../src/plan.ts";
 import { type Plan, requestOf } from "../src/plan/planned.ts";
 import { recipeDocument, recipeFromOptions } from "../src/recipe.ts";
 import { ingredientsOf, keyOf } from "../src/run/key.ts";
+import { HOLDER_FILE } from "../src/run/leases.ts";
 import { doneUnits, work } from "../src/run/worker.ts";
 import { WorkFolder, type WorkJob } from "../src/run/work_folder.ts";
 import { run } from "../src/run.ts";
@@ -27,6 +28,13 @@ async function bytesOf(folder: string): Promise<Map<string, string>> {
     found.set(name, new Uint8Array(await Deno.readFile(join(folder, name))).toHex());
   }
   return found;
+}
+
+/** A lease as another process left it. */
+async function writeLease(work: string, name: string, holder: object): Promise<void> {
+  const place = join(work, "leases", name);
+  await Deno.mkdir(place, { recursive: true });
+  await Deno.writeTextFile(join(place, HOLDER_FILE), JSON.stringify(holder));
 }
 
 /** A tiny model, its plan by some options, and a folder to work in. */
@@ -131,10 +139,9 @@ Deno.test("what a worker that died was at is done by another, and its leftovers 
   shared(RTN, async ({ made, source, backend, path, job, alone, merged }) => {
     const folder = await WorkFolder.create(disk, path, job);
     const at = { files: made.files, size: 1000 };
-    const lease = join(path, "leases", "00001.json");
     // One of another machine that renews no more, and half of what it wrote.
-    const dead = { mark: "x", host: "elsewhere", process: 1, until: Date.now() + 60_000 };
-    await Deno.writeTextFile(lease, JSON.stringify(dead));
+    const dead = { host: "elsewhere", process: 1, until: Date.now() + 60_000 };
+    await writeLease(path, "00001.3", dead);
     const half = await folder.gather(1, at);
     const first = await work(made, { folder, index: 0, count: 1, source, backend });
     assert.deepEqual(first.left, [made.units[1]!.name]);
@@ -142,7 +149,7 @@ Deno.test("what a worker that died was at is done by another, and its leftovers 
       name: "RequestError",
       message: /1 of \d+ units are not done \(.*\)\. Have a worker do them/,
     });
-    await Deno.writeTextFile(lease, JSON.stringify({ ...dead, until: Date.now() - 1 }));
+    await writeLease(path, "00001.3", { ...dead, until: Date.now() - 1 });
     const second = await work(made, { folder, index: 0, count: 1, source, backend });
     assert.deepEqual(second, { did: [made.units[1]!.name], left: [] });
     await half[Symbol.asyncDispose]();
@@ -162,11 +169,24 @@ Deno.test("a lease is one worker's until it is given back, has run out, or its p
     const next = await other.lease(2);
     assert.ok(next);
     await next[Symbol.asyncDispose]();
-    const gone = { mark: "x", host: disk.hostName(), process: 2 ** 30, until: Date.now() + 60_000 };
-    await Deno.writeTextFile(join(path, "leases", "00002.json"), JSON.stringify(gone));
+    const gone = { host: disk.hostName(), process: 2 ** 30, until: Date.now() + 60_000 };
+    await writeLease(path, "00002.0", gone);
     const taken = await folder.lease(2);
     assert.equal(taken !== undefined, Deno.build.os === "linux");
     await taken?.[Symbol.asyncDispose]();
+    assert.deepEqual(await disk.list(join(path, "leases")), taken ? [] : ["00002.0"]);
+  }));
+
+Deno.test("of many that take a lease at once one has it, whether it is new or has run out", () =>
+  shared(RTN, async ({ path, job }) => {
+    const folder = await WorkFolder.create(disk, path, job);
+    for (const round of Array(20).keys()) {
+      if (round % 2 === 1) await writeLease(path, "00001.7", { host: "elsewhere", until: 0 });
+      const taken = await Promise.all(Array.from({ length: 8 }, () => folder.lease(1)));
+      assert.equal(taken.filter(Boolean).length, 1);
+      for (const lease of taken) await lease?.[Symbol.asyncDispose]();
+      assert.deepEqual(await disk.list(join(path, "leases")), []);
+    }
   }));
 
 Deno.test("a unit whose bytes or record are not those that were written is refused", () =>

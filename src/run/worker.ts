@@ -144,8 +144,9 @@ async function pass(
   for (const [i, unit] of plan.units.entries()) {
     if (i > last) break;
     signal?.throwIfAborted();
-    await using lease = wanted.has(i) && !await folder.done(i) ? await folder.lease(i) : undefined;
-    if (lease) {
+    await using lease = wanted.has(i) ? await folder.lease(i) : undefined;
+    // Whether it is done is known only once nobody else is at it.
+    if (lease && !await folder.done(i)) {
       const known = warnings.length;
       await using writer = await folder.gather(i, { files: plan.files, size: bytesOf(unit) });
       const tensors = await perform(unit, work, writer);
