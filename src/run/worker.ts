@@ -1,5 +1,5 @@
 /**
- * A worker of many: does units of a plan that are not done, into a folder that all share, in any
+ * A worker of many: does units of a plan that are not done, into a place where all meet, in any
  * number and whenever they come. Units without calibration do not depend on each other; blocks that
  * are calibrated on the original's hidden states (`calibrate-on float`) depend only on those, and a
  * worker sends the windows through the blocks of others as they were.
@@ -19,21 +19,18 @@ import { byteLength, sum } from "../tensor.ts";
 import { Trace } from "../trace.ts";
 import { calibrateBlocks, openCalibration } from "./calibrated.ts";
 import { type Context, type DoneUnit, type SharedOptions, started } from "./context.ts";
+import type { MeetingPlace, Share } from "./meeting_place.ts";
 import { Output } from "./output.ts";
 import { ReadAhead, type Together } from "./read_ahead.ts";
 import { performStep, stepOf } from "./unit.ts";
-import type { WorkFolder } from "./work_folder.ts";
 
 /** What a worker was asked to do. */
-export interface WorkOptions extends Omit<SharedOptions, "evaluation" | "saveShare"> {
-  readonly folder: WorkFolder;
-  /** Which worker of how many, from 0: it begins with units that others do not begin with. */
-  readonly index: number;
-  readonly count: number;
+export interface WorkOptions extends Omit<SharedOptions, "evaluation" | "saveShare">, Share {
+  readonly folder: MeetingPlace;
 }
 
 /** What all units are done with. */
-type Given = Omit<WorkOptions, "folder" | "index" | "count">;
+type Given = Omit<WorkOptions, "folder" | keyof Share>;
 
 /** What a worker did. */
 export interface Worked {
@@ -77,16 +74,12 @@ export async function work(
     });
   }
   const { signal } = given;
-  const isMine = (unit: number) => unit % count === index;
   const did: string[] = [];
-  // Its own share first, then whatever nobody is at.
-  for (const wants of [isMine, () => true]) {
-    const open = await undone(plan, folder);
-    if (!open.some(wants)) continue;
-    did.push(...await pass(plan, { folder, wanted: new Set(open.filter(wants)), given }));
+  for await (const wanted of folder.turns({ index, count })) {
+    did.push(...await pass(plan, { folder, wanted: new Set(wanted), given }));
     signal?.throwIfAborted();
   }
-  const left = await undone(plan, folder);
+  const left = await folder.undone();
   return { did, left: left.map((unit) => plan.units[unit]!.name) };
 }
 
@@ -95,8 +88,8 @@ export async function work(
  *
  * @throws {RequestError} some are not done, or their bytes are not those that were written.
  */
-export async function* doneUnits(plan: Plan, folder: WorkFolder): AsyncGenerator<DoneUnit> {
-  const open = await undone(plan, folder);
+export async function* doneUnits(plan: Plan, folder: MeetingPlace): AsyncGenerator<DoneUnit> {
+  const open = await folder.undone();
   if (open.length > 0) {
     const names = open.slice(0, 3).map((unit) => plan.units[unit]!.name).join(", ");
     throw new RequestError(
@@ -112,18 +105,11 @@ export async function* doneUnits(plan: Plan, folder: WorkFolder): AsyncGenerator
   await folder.sweep();
 }
 
-/** Units that are not done, by their number. */
-export async function undone({ units }: Plan, folder: WorkFolder): Promise<number[]> {
-  const open = [];
-  for (const i of units.keys()) if (!await folder.done(i)) open.push(i);
-  return open;
-}
-
 /** Go through the units once, in order, and do those that are wanted and nobody is at. */
 async function pass(
   plan: Plan,
   { folder, wanted, given }: {
-    readonly folder: WorkFolder;
+    readonly folder: MeetingPlace;
     readonly wanted: ReadonlySet<number>;
     readonly given: Given;
   },
@@ -148,7 +134,7 @@ async function pass(
     // Whether it is done is known only once nobody else is at it.
     if (lease && !await folder.done(i)) {
       const known = warnings.length;
-      await using writer = await folder.gather(i, { files: plan.files, size: bytesOf(unit) });
+      await using writer = await folder.gather(i, { files: plan.files, size: unitBytes(unit) });
       const tensors = await perform(unit, work, writer);
       await source.verified?.();
       const { name } = unit;
@@ -215,7 +201,7 @@ async function inContext(
 }
 
 /** Bytes that a unit writes. */
-function bytesOf({ tasks }: Unit): number {
+export function unitBytes({ tasks }: Unit): number {
   return sum(tasks, (task) => task.kind === "drop" ? 0 : sum(task.outputs, byteLength));
 }
 

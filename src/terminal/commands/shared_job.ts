@@ -12,7 +12,9 @@ import type { Reporter } from "../../report.ts";
 import type { RunOptions } from "../../run/context.ts";
 import { changesOf, type Ingredients, ingredientsOf, keyOf } from "../../run/key.ts";
 import { isShareable } from "../../run/worker.ts";
-import { JOB_FILE, WorkFolder, type WorkJob } from "../../run/work_folder.ts";
+import type { MeetingPlace } from "../../run/meeting_place.ts";
+import { JOB_FILE, type WorkJob } from "../../run/work_job.ts";
+import { WorkFolder } from "../../run/work_folder.ts";
 import type { TensorSource } from "../../source.ts";
 import type { Flag, Host, ParsedArguments } from "../command.ts";
 import { parseArguments } from "../parser.ts";
@@ -111,7 +113,7 @@ export async function beginJob(
  * @throws {RequestError} it is another plan than that of the job, whose sentence says in what.
  */
 export async function openJob(
-  { job, path }: WorkFolder,
+  { job, path }: MeetingPlace,
   { parsed, host, report, stack }: {
     readonly parsed: ParsedArguments;
     readonly host: Host;

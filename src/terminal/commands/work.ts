@@ -1,7 +1,7 @@
 /** `sluice work`: do some of a plan that machines share. */
 import { RequestError } from "../../errors.ts";
 import { disk } from "../../io/disk.ts";
-import { undone, work } from "../../run/worker.ts";
+import { work } from "../../run/worker.ts";
 import { WorkFolder } from "../../run/work_folder.ts";
 import type { Command } from "../command.ts";
 import { RunStays } from "../faults.ts";
@@ -57,7 +57,7 @@ export const workCommand: Command = {
     const of = plan.units.length;
     const { did, left } = await working.catch(async (cause) => {
       if (!host.signal.aborted) throw cause;
-      const open = await undone(plan, folder);
+      const open = await folder.undone();
       throw new RunStays({ units: of - open.length, of, cause });
     });
     if (parsed.get("json")) host.out.write(jsonLine({ type: "result", did, left, of }));
