@@ -25,6 +25,7 @@ export class UnitWriter implements Sink {
   readonly #place: UnitPlace;
   readonly #pieces: { file: string; begin: number; end: number; sha256: string }[] = [];
   #end = 0;
+  #closed = false;
   #stored = false;
 
   private constructor(writer: DiskWriter, place: UnitPlace) {
@@ -72,7 +73,7 @@ export class UnitWriter implements Sink {
       throw new RangeError(`A unit has ${this.#end} bytes, ${size} were planned`);
     }
     await this.#writer.sync();
-    await this.#writer[Symbol.asyncDispose]();
+    await this.#close();
     await store({ ...unit, pieces: this.#pieces });
     this.#stored = true;
   }
@@ -80,7 +81,14 @@ export class UnitWriter implements Sink {
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#stored) return;
     const { disk, path } = this.#place;
+    await this.#close();
+    // Whoever was to store it may have come as far as to move it.
+    if (await disk.lstat(path)) await disk.remove(path);
+  }
+
+  async #close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
     await this.#writer[Symbol.asyncDispose]();
-    await disk.remove(path);
   }
 }
