@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { type Claims, claimsText, decide, parseClaims, takenOver } from "../src/meeting/claims.ts";
 
-const NONE: Claims = { holders: new Map(), watchers: new Map() };
+const NONE: Claims = { holders: new Map(), watchers: new Map(), slowest: 0 };
 const asker = (index: number, count: number, worked = true) => ({
   index,
   count,
@@ -53,7 +53,11 @@ Deno.test("workers without numbers share by halves, and none does what another h
 });
 
 Deno.test("the last units are watched by one each; who has done nothing yet stays", () => {
-  const claims: Claims = { holders: new Map([[4, "a"], [7, "b"]]), watchers: new Map() };
+  const claims: Claims = {
+    holders: new Map([[4, "a"], [7, "b"]]),
+    watchers: new Map(),
+    slowest: 0,
+  };
   const first = decided([4, 7], claims, asker(0, 4), asker(1, 4), asker(2, 4), asker(3, 4, false));
   assert.deepEqual(first.decisions, ["watches 7", "watches 4", "leaves", "watches 7"]);
   const over = takenOver(7, [4, 7], first.claims, "c");
@@ -63,24 +67,34 @@ Deno.test("the last units are watched by one each; who has done nothing yet stay
 });
 
 Deno.test("of units that are done nothing is kept", () => {
-  const claims: Claims = { holders: new Map([[1, "a"], [2, "b"]]), watchers: new Map([[1, "c"]]) };
+  const claims: Claims = {
+    holders: new Map([[1, "a"], [2, "b"]]),
+    watchers: new Map([[1, "c"]]),
+    slowest: 5,
+  };
   assert.deepEqual(takenOver(2, [2], claims, "d"), {
     holders: new Map([[2, "d"]]),
     watchers: new Map(),
+    slowest: 5,
   });
 });
 
 Deno.test("claims come back from their text, and others' are refused", () => {
-  const claims: Claims = { holders: new Map([[12, "a"], [3, "b"]]), watchers: new Map([[3, "c"]]) };
+  const claims: Claims = {
+    holders: new Map([[12, "a"], [3, "b"]]),
+    watchers: new Map([[3, "c"]]),
+    slowest: 7,
+  };
   assert.deepEqual(parseClaims(claimsText(claims), "hf://me/job"), claims);
   assert.deepEqual(parseClaims(undefined, "hf://me/job"), NONE);
   const others = [
     "",
     "[]",
-    '{"claims": 2, "holders": {}, "watchers": {}}',
-    '{"claims": 1, "holders": {}}',
-    '{"claims": 1, "holders": {"x": "a"}, "watchers": {}}',
-    '{"claims": 1, "holders": {"00001": 1}, "watchers": {}}',
+    '{"claims": 2, "holders": {}, "watchers": {}, "slowest": 0}',
+    '{"claims": 1, "holders": {}, "slowest": 0}',
+    '{"claims": 1, "holders": {}, "watchers": {}}',
+    '{"claims": 1, "holders": {"x": "a"}, "watchers": {}, "slowest": 0}',
+    '{"claims": 1, "holders": {"00001": 1}, "watchers": {}, "slowest": 0}',
   ];
   for (const text of others) {
     assert.throws(() => parseClaims(text, "hf://me/job"), {

@@ -19,6 +19,8 @@ export interface Claims {
   readonly holders: ReadonlyMap<number, string>;
   /** Who waits whether anything comes of it. */
   readonly watchers: ReadonlyMap<number, string>;
+  /** Milliseconds that the slowest unit took so far, as workers tell it; 0: none was done. */
+  readonly slowest: number;
 }
 
 /** A worker that asks what to do. */
@@ -40,21 +42,19 @@ export type Decision =
 export function decide(open: readonly number[], known: Claims, asker: Asker): Decision {
   const { name, index, count, worked } = asker;
   const claims = only(open, known);
-  const { holders, watchers } = claims;
-  const isMine = (unit: number) => (holders.get(unit) ?? (unit % count === index && name)) === name;
+  const { watchers } = claims;
+  const isMine = (unit: number) =>
+    (claims.holders.get(unit) ?? (unit % count === index && name)) === name;
   const own = open.filter(isMine);
   if (own.length > 0) return taken(own, claims, name);
-  const most = poolsOf(open, claims, count).sort((a, b) => b.length - a.length)[0];
+  const most = poolsOf(open, claims).sort((a, b) => b.length - a.length)[0];
   if (most && most.length > 0) return taken(most, claims, name);
   const unwatched = open.filter((unit) => !watchers.has(unit));
   const unit = unwatched.at(-1) ?? (worked ? undefined : open.at(-1));
   if (unit === undefined) return { kind: "leave" };
   if (watchers.has(unit)) return { kind: "watch", unit, claims };
-  return {
-    kind: "watch",
-    unit,
-    claims: { holders, watchers: new Map(watchers).set(unit, name) },
-  };
+  const watched = { ...claims, watchers: new Map(watchers).set(unit, name) };
+  return { kind: "watch", unit, claims: watched };
 }
 
 /** The claims once a worker has taken over a unit. */
@@ -63,37 +63,41 @@ export function takenOver(unit: number, open: readonly number[], known: Claims, 
 }
 
 /**
- * What may be taken of each worker, or of the share of one that has not come: of what someone is at
- * the last half, so that what it is at now stays its own.
+ * What may be taken of each worker: the last half, so that what it is at now stays its own; and
+ * half of what nobody has claimed, for whoever comes late.
  */
-function poolsOf(open: readonly number[], { holders }: Claims, count: number): number[][] {
-  const pools = Map.groupBy(open, (unit) => holders.get(unit) ?? unit % count);
-  return [...pools].map(([of, units]) =>
-    units.slice(typeof of === "number" ? Math.floor(units.length / 2) : Math.ceil(units.length / 2))
-  );
+function poolsOf(open: readonly number[], { holders }: Claims): number[][] {
+  const pools = Map.groupBy(open, (unit) => holders.get(unit));
+  return [...pools].map(([holder, units]) => {
+    const half = units.length / 2;
+    return units.slice(holder === undefined ? Math.floor(half) : Math.ceil(half));
+  });
 }
 
-function taken(units: readonly number[], { holders, watchers }: Claims, name: string) {
-  const claims = {
+function taken(units: readonly number[], claims: Claims, name: string) {
+  const { holders, watchers } = claims;
+  const after = {
+    ...claims,
     holders: new Map([...holders, ...units.map((unit) => [unit, name] as const)]),
     watchers: new Map([...watchers].filter(([unit]) => !units.includes(unit))),
   };
-  return { kind: "take", units, claims } as const;
+  return { kind: "take", units, claims: after } as const;
 }
 
-function only(open: readonly number[], { holders, watchers }: Claims): Claims {
+function only(open: readonly number[], claims: Claims): Claims {
   const kept = (map: ReadonlyMap<number, string>) =>
     new Map([...map].filter(([unit]) => open.includes(unit)).sort(([a], [b]) => a - b));
-  return { holders: kept(holders), watchers: kept(watchers) };
+  return { ...claims, holders: kept(claims.holders), watchers: kept(claims.watchers) };
 }
 
 /** Claims as a file has them. */
-export function claimsText({ holders, watchers }: Claims): string {
+export function claimsText({ holders, watchers, slowest }: Claims): string {
   const named = (map: ReadonlyMap<number, string>) =>
     Object.fromEntries(
       [...map].sort(([a], [b]) => a - b).map(([unit, name]) => [nameOf(unit), name]),
     );
-  return JSON.stringify({ claims: 1, holders: named(holders), watchers: named(watchers) }, null, 1);
+  const root = { claims: 1, holders: named(holders), watchers: named(watchers), slowest };
+  return JSON.stringify(root, null, 1);
 }
 
 /**
@@ -104,11 +108,12 @@ export function claimsText({ holders, watchers }: Claims): string {
  * @throws {RequestError} they are of another version.
  */
 export function parseClaims(text: string | undefined, path: string): Claims {
-  if (text === undefined) return { holders: new Map(), watchers: new Map() };
+  if (text === undefined) return { holders: new Map(), watchers: new Map(), slowest: 0 };
   const root = parseObject(text);
   const holders = root?.claims === 1 ? unitsOf(root.holders) : undefined;
   const watchers = unitsOf(root?.watchers);
-  if (holders && watchers) return { holders, watchers };
+  const slowest = root?.slowest;
+  if (holders && watchers && typeof slowest === "number") return { holders, watchers, slowest };
   throw new RequestError(
     `Cannot work in ${quote(path)}: its ${CLAIMS_FILE} is not what this version of Sluice ` +
       "writes. Remove it: it only spares work.",

@@ -26,12 +26,10 @@ import {
 } from "../run/work_job.ts";
 import { JobView } from "./job_view.ts";
 import { Outbox } from "./outbox.ts";
-import { isHubPlace, type Reaching, reachToWrite, repositoryOf } from "./reach.ts";
+import { type Reaching, reachToWrite, repositoryOf } from "./reach.ts";
 import type { SharedRepository } from "./repository.ts";
 import { Turns } from "./turns.ts";
 import { hasUnit, readPieces, unitPath } from "./unit_files.ts";
-
-export { isHubPlace };
 
 /** How to meet in a repository. */
 export interface HubPlaceOptions extends Reaching {
@@ -124,11 +122,14 @@ export class HubPlace implements MeetingPlace, AsyncDisposable {
     return { commits: this.#view.repository.commits, bytes: this.#outbox.bytes };
   }
 
+  /** As it was last seen, once this is to end. */
   async undone(): Promise<number[]> {
-    return this.#view.undone((await this.#view.now()).look);
+    if (!this.#signal?.aborted) return this.#view.undone((await this.#view.now()).look);
+    const { seen } = this.#view;
+    return (seen ? this.#view.undone(seen.look) : [...this.job.units.keys()])
+      .filter((unit) => !this.#outbox.has(unit));
   }
 
-  /** Who is to do which of the units that are not done. */
   async holders(): Promise<ReadonlyMap<number, string>> {
     const { look, claims: { holders } } = await this.#view.now();
     return new Map([...holders].filter(([unit]) => !hasUnit(look, unit)));

@@ -27,6 +27,11 @@ export class JobView {
     this.#units = units;
   }
 
+  /** What was seen last. */
+  get seen(): JobLook | undefined {
+    return this.#known;
+  }
+
   /** What is there now. @throws {HubError} the Hub cannot be asked. */
   async now(): Promise<JobLook> {
     const look = await this.repository.look();

@@ -4,6 +4,7 @@ import { parseRepoSpec } from "../hub/repo_spec.ts";
 import type { TransportOptions } from "../hub/transport.ts";
 import { findRepo } from "../publish/remote.ts";
 import { checkRights } from "../publish/rights.ts";
+import { isHubPlace } from "./names.ts";
 import { SharedRepository } from "./repository.ts";
 
 /** How to reach a repository. */
@@ -12,11 +13,6 @@ export interface Reaching {
   readonly hub: TransportOptions;
   /** Ends waiting, and requests. */
   readonly signal?: AbortSignal | undefined;
-}
-
-/** Whether a word names a repository of the Hub to meet in, and not a folder. */
-export function isHubPlace(word: string): boolean {
-  return /^(?:hf|https?):\/\//i.test(word);
 }
 
 /**

@@ -27,8 +27,8 @@ import { hasUnit } from "./unit_files.ts";
  */
 const APART = 30_000;
 
-/** Milliseconds that a unit is watched: at least, at most, and where nobody knows what one takes. */
-const PATIENCE = { least: 60_000, most: 1_800_000, unknown: 300_000 };
+/** Milliseconds that a unit is watched: at least, at most, and where none was done yet. */
+const PATIENCE = { least: 10_000, most: 1_800_000, unknown: 300_000 };
 
 /** Milliseconds between two looks at a unit that is watched, at most. */
 const LOOKS = 30_000;
@@ -99,10 +99,12 @@ export class Turns {
       const claims = await this.#view.claims(look);
       const open = this.#view.undone(look).filter((unit) => !this.#outbox.has(unit));
       decision = choose(open, claims);
-      const text = decision.kind === "leave" ? undefined : claimsText(decision.claims);
-      return text === undefined || text === claimsText(claims)
-        ? new Map<string, Content>()
-        : new Map([[CLAIMS_FILE, new FileBlob(textReader(text))]]);
+      if (decision.kind === "leave") return new Map<string, Content>();
+      // What units take alone is worth no commit.
+      if (claimsText(decision.claims) === claimsText(claims)) return new Map<string, Content>();
+      const slowest = Math.max(claims.slowest, this.#longest);
+      const text = claimsText({ ...decision.claims, slowest });
+      return new Map([[CLAIMS_FILE, new FileBlob(textReader(text))]]);
     });
     this.#view.forget();
     return decision;
@@ -116,10 +118,12 @@ export class Turns {
   async #watch(unit: number): Promise<readonly number[]> {
     const { report, signal, units } = this.#options;
     const { timing } = this.#view.repository;
-    const holder = (await this.#view.now()).claims.holders.get(unit);
-    const patience = this.#longest === 0
+    const { claims: { holders, slowest } } = await this.#view.now();
+    const holder = holders.get(unit);
+    const longest = Math.max(slowest, this.#longest);
+    const patience = longest === 0
       ? PATIENCE.unknown
-      : Math.min(PATIENCE.most, Math.max(PATIENCE.least, 2 * this.#longest));
+      : Math.min(PATIENCE.most, Math.max(PATIENCE.least, 2 * longest));
     report({
       type: "warning",
       code: "waiting",

@@ -34,6 +34,8 @@ export interface MeetingPlace {
    * @throws {RequestError} what is there is not of this job.
    */
   done(index: number): Promise<StoredUnit | undefined>;
+  /** Who is at which of the units that are not done, in words, as far as it is told. */
+  holders(): Promise<ReadonlyMap<number, string>>;
   /**
    * What a worker is to go through, a set of units after another: its share, then what others
    * leave. Asked for the next one when the one before is done with; ends when nothing is left to do

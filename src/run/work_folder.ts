@@ -12,7 +12,7 @@ import { sha256 } from "../io/digest.ts";
 import { type Disk, makeFolders } from "../io/disk.ts";
 import { putWhole, readWhole } from "../io/whole_files.ts";
 import type { PlannedFile } from "../plan/planned.ts";
-import { takeLease } from "./leases.ts";
+import { leaseHolders, takeLease } from "./leases.ts";
 import type { MeetingPlace, Share, UnitPiece } from "./meeting_place.ts";
 import { UnitWriter } from "./unit_writer.ts";
 import {
@@ -91,6 +91,11 @@ export class WorkFolder implements MeetingPlace {
     const unit = parseUnit(text, this.job, path);
     const found = await this.#disk.lstat(this.#unit(index, "bin"));
     return found?.kind === "file" && found.size === bytesIn(unit) ? unit : undefined;
+  }
+
+  async holders(): Promise<ReadonlyMap<number, string>> {
+    const leases = await leaseHolders(this.#disk, join(this.path, "leases"));
+    return new Map([...leases].map(([name, holder]) => [Number(name), holder]));
   }
 
   /** Its own share first, then whatever nobody is at. */

@@ -11,10 +11,9 @@ import { parseRecipe, recipeDocument } from "../../recipe.ts";
 import type { Reporter } from "../../report.ts";
 import type { RunOptions } from "../../run/context.ts";
 import { changesOf, type Ingredients, ingredientsOf, keyOf } from "../../run/key.ts";
-import { isShareable } from "../../run/worker.ts";
+import { isShareable, unitBytes } from "../../run/worker.ts";
 import type { MeetingPlace } from "../../run/meeting_place.ts";
 import { JOB_FILE, type WorkJob } from "../../run/work_job.ts";
-import { WorkFolder } from "../../run/work_folder.ts";
 import type { TensorSource } from "../../source.ts";
 import type { Flag, Host, ParsedArguments } from "../command.ts";
 import { parseArguments } from "../parser.ts";
@@ -30,15 +29,10 @@ import {
   readRecipe,
   RECIPE_FLAGS,
 } from "./flags.ts";
+import { makePlace } from "./meeting.ts";
 import { openModel } from "./model.ts";
 import { quantizeCommand } from "./quantize.ts";
 import { inputsOf, planFor, readTexts } from "./walks.ts";
-
-/** Where machines meet: the argument of `work` and `merge`. */
-export const WORK_FOLDER = {
-  name: "folder",
-  help: "the folder that `plan --work-dir` made, which all workers reach",
-} as const;
 
 /** Flags that each worker has of its own, in place of those that the plan was made with. */
 export const OWN_FLAGS: readonly Flag[] = [...DEVICE_FLAGS, ...BUDGET_FLAGS];
@@ -56,20 +50,31 @@ export interface SharedPlan {
   readonly command: string;
 }
 
+/** A job that was begun. */
+export interface BegunJob {
+  readonly place: MeetingPlace;
+  /** Bytes of the largest unit. */
+  readonly unitBytes: number;
+}
+
 /**
- * Make the folder where workers meet.
+ * Make the place where workers meet.
  *
- * @throws {RequestError} a flag cannot be shared, or something else is in the folder.
+ * @param path A folder, or `hf://org/name`.
+ * @param stack Ends the way to it.
+ * @throws {RequestError} a flag cannot be shared, or something else is there.
  * @throws {UnsupportedError} the units of the plan depend on each other.
+ * @throws {HubError} the Hub refuses it, or cannot be asked.
  */
 export async function beginJob(
   path: string,
-  { parsed, host, report }: {
+  { parsed, host, report, stack }: {
     readonly parsed: ParsedArguments;
     readonly host: Host;
     readonly report: Reporter;
+    readonly stack: AsyncDisposableStack;
   },
-): Promise<WorkFolder> {
+): Promise<BegunJob> {
   const search = [...BITS_FLAGS, ...BOUND_FLAGS].find(({ name }) => parsed.has(name));
   if (search) {
     throw new RequestError(
@@ -84,7 +89,6 @@ export async function beginJob(
     );
   }
   const words = await wordsOf(parsed);
-  await using stack = new AsyncDisposableStack();
   const { plan, ingredients } = await prepare({ words }, { host, report, stack });
   const shareable = isShareable(plan);
   if (parsed.get("evaluate") === true || shareable !== true) {
@@ -97,14 +101,16 @@ export async function beginJob(
       reason,
     });
   }
-  return await WorkFolder.create(disk, path, {
+  const job: WorkJob = {
     job: 1,
     key: await keyOf(ingredients),
     ingredients,
     words,
     recipe: recipeDocument(plan.recipe),
     units: plan.units.map(({ name }) => name),
-  });
+  };
+  const place = await makePlace(path, job, { host, report, stack });
+  return { place, unitBytes: Math.max(...plan.units.map(unitBytes)) };
 }
 
 /**
