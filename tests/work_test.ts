@@ -9,7 +9,7 @@ import { type Plan, requestOf } from "../src/plan/planned.ts";
 import { recipeDocument, recipeFromOptions } from "../src/recipe.ts";
 import { ingredientsOf, keyOf } from "../src/run/key.ts";
 import { HOLDER_FILE } from "../src/run/leases.ts";
-import { doneUnits, work } from "../src/run/worker.ts";
+import { doneUnits, undone, work } from "../src/run/worker.ts";
 import { WorkFolder, type WorkJob } from "../src/run/work_folder.ts";
 import { run } from "../src/run.ts";
 import { openFolderSink } from "../src/sinks/folder.ts";
@@ -96,6 +96,8 @@ async function shared(
 }
 
 const RTN = { scheme: "W4A16", "group-size": 32, method: "rtn" };
+const SHARDS = { scheme: "W4A16", "group-size": 32, "calibration-shards": 4 };
+const STATIC = { scheme: "W8A8", method: "smoothquant+gptq", activations: "static" };
 const FLOAT = { scheme: "W4A16", "group-size": 32, "calibrate-on": "float" };
 
 for (
@@ -105,6 +107,11 @@ for (
     { options: { ...FLOAT, method: "gptq" }, count: 1 },
     { options: { ...FLOAT, method: "awq+gptq" }, count: 2 },
     { options: { ...FLOAT, method: "gptq+tune", iterations: 2 }, count: 3 },
+    { options: { ...SHARDS, method: "gptq" }, count: 1 },
+    { options: { ...SHARDS, method: "gptq" }, count: 2 },
+    { options: { ...SHARDS, method: "awq+gptq" }, count: 3 },
+    { options: { ...SHARDS, method: "awq+gptq" }, count: 5 },
+    { options: { ...SHARDS, ...STATIC }, count: 3 },
   ]
 ) {
   Deno.test(`${count} workers make by ${options.method} what one machine makes`, () =>
@@ -131,6 +138,35 @@ for (
         "each unit is done once",
       );
       assert.deepEqual(await merged(folder), await alone());
+      assert.deepEqual(await disk.list(join(path, "leases")), []);
+    }));
+}
+
+for (const after of [1, 3, 5, 8]) {
+  Deno.test(`shards of a worker that ends after ${after} windows are taken over, and a late one has its own`, () =>
+    shared({ ...SHARDS, method: "awq+gptq" }, async (around) => {
+      const { made, source, backend, inputs, path, job, alone, merged } = around;
+      const folder = await WorkFolder.create(disk, path, job);
+      const given = { folder, count: 3, source, backend, ...inputs };
+      const ends = new AbortController();
+      let windows = 0;
+      let late: Promise<unknown> | undefined;
+      const report = ({ type }: { readonly type: string }) => {
+        if (type === "advanced" && ++windows === after) {
+          late = work(made, { ...given, index: 2 });
+          ends.abort(new Error("the worker ends"));
+        }
+      };
+      const [ended, other] = await Promise.allSettled([
+        work(made, { ...given, index: 1, report, signal: ends.signal }),
+        work(made, { ...given, index: 0 }),
+      ]);
+      assert.equal(ended.status, "rejected");
+      assert.equal(other.status, "fulfilled", String((other as PromiseRejectedResult).reason));
+      await late;
+      assert.deepEqual(await undone(made, folder), []);
+      assert.deepEqual(await merged(folder), await alone());
+      assert.equal(await disk.lstat(join(path, "calibration")), undefined);
       assert.deepEqual(await disk.list(join(path, "leases")), []);
     }));
 }
@@ -220,7 +256,7 @@ Deno.test("what cannot be shared, and folders of something else, are refused", (
     const folder = await WorkFolder.create(disk, path, job);
     await assert.rejects(work(made, { folder, index: 0, count: 1, source, backend, ...inputs }), {
       name: "UnsupportedError",
-      message: /Give `calibrate-on` float, which makes blocks independent/,
+      message: /Give `calibration-shards`, as many as workers or more, .* or `calibrate-on` float/,
     });
     assert.equal((await WorkFolder.create(disk, path, job)).job.key, job.key, "the same job");
     await assert.rejects(WorkFolder.create(disk, path, { ...job, key: "0" }), {

@@ -16,8 +16,9 @@ import type { Sink, SinkFile } from "../sink.ts";
 import type { PlannedFile } from "../plan/planned.ts";
 import { sum } from "../tensor.ts";
 import type { Ingredients } from "./key.ts";
-import { takeLease } from "./leases.ts";
+import { isLeased, takeLease } from "./leases.ts";
 import type { FinishedUnit } from "./saves.ts";
+import { ShardFiles } from "./shard_files.ts";
 
 /** What is to be done: `job.json`. */
 export interface WorkJob {
@@ -45,12 +46,15 @@ export const JOB_FILE = "job.json";
 export class WorkFolder {
   readonly path: string;
   readonly job: WorkJob;
+  /** What workers that calibrate together exchange. */
+  readonly shards: ShardFiles;
   readonly #disk: Disk;
 
   private constructor(disk: Disk, path: string, job: WorkJob) {
     this.#disk = disk;
     this.path = path;
     this.job = job;
+    this.shards = new ShardFiles(disk, path);
   }
 
   /**
@@ -123,11 +127,16 @@ export class WorkFolder {
   }
 
   /**
-   * Take a unit for some time, renewed until the lease is disposed of; undefined where another
-   * worker has it.
+   * Take a unit, or something else by its name, for some time, renewed until the lease is disposed
+   * of; undefined where another worker has it.
    */
-  async lease(index: number): Promise<AsyncDisposable | undefined> {
-    return await takeLease(this.#disk, join(this.path, "leases"), nameOf(index));
+  async lease(what: number | string): Promise<AsyncDisposable | undefined> {
+    return await takeLease(this.#disk, join(this.path, "leases"), nameOf(what));
+  }
+
+  /** Whether some worker has it. */
+  async isLeased(what: number | string): Promise<boolean> {
+    return await isLeased(this.#disk, join(this.path, "leases"), nameOf(what));
   }
 
   /** Where a unit's bytes are gathered, `size` of them without the heads of files. */
@@ -174,8 +183,9 @@ export class WorkFolder {
     }
   }
 
-  /** Remove what workers that were killed have left of units, once all are done. */
+  /** Remove what workers have left that is not of units, once all are done. */
   async sweep(): Promise<void> {
+    await this.shards.removeAll();
     for (const kind of ["units", "leases"]) {
       const folder = join(this.path, kind);
       for (const name of await this.#disk.list(folder)) {
@@ -272,8 +282,9 @@ function bytesIn({ pieces }: StoredUnit): number {
   return sum(pieces, ({ begin, end }) => end - begin);
 }
 
-function nameOf(index: number): string {
-  return String(index).padStart(5, "0");
+/** A unit's number, or a name as it is. */
+function nameOf(what: number | string): string {
+  return String(what).padStart(5, "0");
 }
 
 function isWords(value: unknown): boolean {
