@@ -8,6 +8,7 @@
 import { quote, RequestError, UnsupportedError } from "../errors.ts";
 import { originalWeights } from "../forward/weights.ts";
 import type { Plan } from "../plan/planned.ts";
+import { isInShards } from "../plan/shared.ts";
 import { type Event, StepCounter, type Warning } from "../report.ts";
 import { Trace } from "../trace.ts";
 import { openCalibration } from "./calibrated.ts";
@@ -36,12 +37,12 @@ export interface Worked {
  * Why a plan cannot be shared among machines, or `true`. The reason continues a sentence after the
  * plan.
  */
-export function isShareable({ calibration, evaluation, recipe }: Plan): true | string {
-  if (evaluation) {
+export function isShareable(plan: Plan): true | string {
+  if (plan.evaluation) {
     return "it is measured in the same pass, which is one machine's. Leave out `evaluate`, and " +
       "measure what was merged";
   }
-  if (calibration && recipe.calibrateOn !== "float" && !((calibration.shards ?? 1) > 1)) {
+  if (isInShards(plan) && plan.recipe.calibrationShards === 1) {
     return "each block is calibrated on what the quantized blocks before it give. Give " +
       "`calibration-shards`, as many as workers or more, by which they share the windows; or " +
       "`calibrate-on` float, which makes blocks independent; or `method` rtn";
@@ -67,8 +68,8 @@ export async function work(
     });
   }
   const { signal, source, backend } = given;
-  const { recipe, calibration: planned, units } = plan;
-  const inShards = planned !== undefined && recipe.calibrateOn !== "float";
+  const { units } = plan;
+  const inShards = isInShards(plan);
   const isBlock = (unit: number) => typeof units[unit]!.place === "number";
   const isAlone = (unit: number) => !inShards || !isBlock(unit);
   const isMine = (unit: number) => isAlone(unit) && unit % count === index;

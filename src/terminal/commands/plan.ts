@@ -1,5 +1,6 @@
 /** `sluice plan`: what a run would do; and, if asked, a folder where machines meet that share it. */
 import { quote } from "../../errors.ts";
+import { size } from "../../size.ts";
 import type { Command, Host, ParsedArguments } from "../command.ts";
 import { BITS_FLAGS } from "./bits.ts";
 import { BOUND_FLAGS } from "./bounds.ts";
@@ -15,11 +16,17 @@ async function showAndShare(parsed: ParsedArguments, host: Host): Promise<void> 
   // What cannot be shared is refused before anything is shown.
   // Only then, for it takes as long to load as all that a plan needs.
   const { beginJob } = await import("./shared_job.ts");
-  const work = await beginJob(String(folder), { parsed, host, report: () => {} });
+  const { work, bytes } = await beginJob(String(folder), { parsed, host, report: () => {} });
   await showPlanned(parsed, host);
   const units = work.job.units.keys();
   const done = await Array.fromAsync(units, async (unit) => await work.done(unit) !== undefined);
   const open = done.filter((is) => !is).length;
+  const exchanged = bytes.exchanged > 0
+    ? `, and ${size(bytes.exchanged)} at most of what workers exchange`
+    : "";
+  host.err.write(
+    `sluice: until it is merged ${quote(work.path)} takes ${size(bytes.units)}${exchanged}\n`,
+  );
   host.err.write(
     open === 0
       ? `sluice: all units in ${quote(work.path)} are done: sluice merge FOLDER\n`

@@ -7,6 +7,7 @@ import type { Backend } from "../../backend.ts";
 import { quote, RequestError, UnsupportedError } from "../../errors.ts";
 import { disk } from "../../io/disk.ts";
 import type { Plan } from "../../plan/planned.ts";
+import { type SharedBytes, sharedBytes } from "../../plan/shared.ts";
 import { parseRecipe, recipeDocument } from "../../recipe.ts";
 import type { Reporter } from "../../report.ts";
 import type { RunOptions } from "../../run/context.ts";
@@ -67,7 +68,7 @@ export async function beginJob(
     readonly host: Host;
     readonly report: Reporter;
   },
-): Promise<WorkFolder> {
+): Promise<{ readonly work: WorkFolder; readonly bytes: SharedBytes }> {
   const search = [...BITS_FLAGS, ...BOUND_FLAGS].find(({ name }) => parsed.has(name));
   if (search) {
     throw new RequestError(
@@ -83,7 +84,7 @@ export async function beginJob(
   }
   const words = await wordsOf(parsed);
   await using stack = new AsyncDisposableStack();
-  const { plan, ingredients } = await prepare({ words }, { host, report, stack });
+  const { plan, ingredients, backend } = await prepare({ words }, { host, report, stack });
   const shareable = isShareable(plan);
   if (parsed.get("evaluate") === true || shareable !== true) {
     const reason = shareable !== true
@@ -95,7 +96,7 @@ export async function beginJob(
       reason,
     });
   }
-  return await WorkFolder.create(disk, path, {
+  const work = await WorkFolder.create(disk, path, {
     job: 1,
     key: await keyOf(ingredients),
     ingredients,
@@ -103,6 +104,7 @@ export async function beginJob(
     recipe: recipeDocument(plan.recipe),
     units: plan.units.map(({ name }) => name),
   });
+  return { work, bytes: sharedBytes(plan, backend) };
 }
 
 /**
