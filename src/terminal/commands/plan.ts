@@ -5,9 +5,17 @@ import type { Command, Host, ParsedArguments } from "../command.ts";
 import { BITS_FLAGS } from "./bits.ts";
 import { BOUND_FLAGS } from "./bounds.ts";
 import { BUDGET_FLAGS } from "./budgets.ts";
-import { CALIBRATION_FLAGS, DEVICE_FLAGS, EVALUATION_FLAGS, MODEL, RECIPE_FLAGS } from "./flags.ts";
+import {
+  CALIBRATION_FLAGS,
+  DEVICE_FLAGS,
+  EVALUATE_FLAG,
+  EVALUATION_FLAGS,
+  MODEL,
+  RECIPE_FLAGS,
+  SAVE_PLAN_FLAG,
+} from "./flags.ts";
 import { JSON_FLAG } from "./messages.ts";
-import { ENERGY_FLAG, EVALUATE_FLAG, RESUME_FLAG, showPlanned } from "./planned.ts";
+import { ENERGY_FLAG, RESUME_FLAG, showPlanned } from "./planned.ts";
 
 /** Show the plan, and make the folder where machines meet that share it. */
 async function showAndShare(parsed: ParsedArguments, host: Host): Promise<void> {
@@ -56,6 +64,7 @@ export const planCommand: Command = {
       help: "make a folder where machines meet that share the plan: work, then merge",
       group: "Sharing",
     },
+    SAVE_PLAN_FLAG,
     JSON_FLAG,
   ],
   examples: [

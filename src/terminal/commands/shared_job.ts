@@ -2,7 +2,6 @@
  * A plan that machines share: what `plan --work-dir` keeps of a command line, and how `work` and
  * `merge` make the same plan of it.
  */
-import { resolve } from "node:path";
 import type { Backend } from "../../backend.ts";
 import { quote, RequestError, UnsupportedError } from "../../errors.ts";
 import { disk } from "../../io/disk.ts";
@@ -29,6 +28,7 @@ import {
   readRecipe,
   RECIPE_FLAGS,
 } from "./flags.ts";
+import { whole, wordsOf } from "./flag_words.ts";
 import { openModel } from "./model.ts";
 import { quantizeCommand } from "./quantize.ts";
 import { inputsOf, planFor, readTexts } from "./walks.ts";
@@ -82,7 +82,7 @@ export async function beginJob(
         "output only. Give each output a recipe and a --work-dir of its own.",
     );
   }
-  const words = await wordsOf(parsed);
+  const words = [await whole(parsed.arguments[0]!), ...await wordsOf(parsed, KEPT_FLAGS)];
   await using stack = new AsyncDisposableStack();
   const { plan, ingredients, backend } = await prepare({ words }, { host, report, stack });
   const shareable = isShareable(plan);
@@ -176,25 +176,4 @@ async function prepare(
     }),
     command: commandLine(quantizeCommand, { parsed: given, source, texts }),
   };
-}
-
-/** The model and the flags of a command line, as each machine understands them. */
-async function wordsOf(parsed: ParsedArguments): Promise<string[]> {
-  const [model] = parsed.arguments as [string];
-  const words = [await whole(model)];
-  for (const { name, repeat, path } of KEPT_FLAGS) {
-    if (!parsed.has(name)) continue;
-    for (const value of repeat ? parsed.all(name) : [parsed.get(name)!]) {
-      const word = path ? await whole(String(value)) : String(value);
-      words.push(
-        value === true ? `--${name}` : value === false ? `--no-${name}` : `--${name}=${word}`,
-      );
-    }
-  }
-  return words;
-}
-
-/** A path from the root on, where a word is one. */
-async function whole(word: string): Promise<string> {
-  return word !== "sample" && await disk.stat(word) ? resolve(word) : word;
 }
