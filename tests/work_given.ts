@@ -91,4 +91,6 @@ export async function shared(
 }
 
 export const RTN = { scheme: "W4A16", "group-size": 32, method: "rtn" };
+export const SHARDS = { scheme: "W4A16", "group-size": 32, "calibration-shards": 4 };
+export const STATIC = { scheme: "W8A8", method: "smoothquant+gptq", activations: "static" };
 export const FLOAT = { scheme: "W4A16", "group-size": 32, "calibrate-on": "float" };

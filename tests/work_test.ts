@@ -5,7 +5,7 @@ import { disk } from "../src/io/disk.ts";
 import { HOLDER_FILE } from "../src/run/leases.ts";
 import { work } from "../src/run/worker.ts";
 import { WorkFolder } from "../src/run/work_folder.ts";
-import { FLOAT, RTN, shared } from "./work_given.ts";
+import { FLOAT, RTN, SHARDS, shared, STATIC } from "./work_given.ts";
 
 /** A lease as another process left it. */
 async function writeLease(work: string, name: string, holder: object): Promise<void> {
@@ -21,6 +21,11 @@ for (
     { options: { ...FLOAT, method: "gptq" }, count: 1 },
     { options: { ...FLOAT, method: "awq+gptq" }, count: 2 },
     { options: { ...FLOAT, method: "gptq+tune", iterations: 2 }, count: 3 },
+    { options: { ...SHARDS, method: "gptq" }, count: 1 },
+    { options: { ...SHARDS, method: "gptq" }, count: 2 },
+    { options: { ...SHARDS, method: "awq+gptq" }, count: 3 },
+    { options: { ...SHARDS, method: "awq+gptq" }, count: 5 },
+    { options: { ...SHARDS, ...STATIC }, count: 3 },
   ]
 ) {
   Deno.test(`${count} workers make by ${options.method} what one machine makes`, () =>
@@ -47,6 +52,35 @@ for (
         "each unit is done once",
       );
       assert.deepEqual(await merged(folder), await alone());
+      assert.deepEqual(await disk.list(join(path, "leases")), []);
+    }));
+}
+
+for (const after of [1, 3, 5, 8]) {
+  Deno.test(`shards of a worker that ends after ${after} windows are taken over, and a late one has its own`, () =>
+    shared({ ...SHARDS, method: "awq+gptq" }, async (around) => {
+      const { made, source, backend, inputs, path, job, alone, merged } = around;
+      const folder = await WorkFolder.create(disk, path, job);
+      const given = { folder, count: 3, source, backend, ...inputs };
+      const ends = new AbortController();
+      let windows = 0;
+      let late: Promise<unknown> | undefined;
+      const report = ({ type }: { readonly type: string }) => {
+        if (type === "advanced" && ++windows === after) {
+          late = work(made, { ...given, index: 2 });
+          ends.abort(new Error("the worker ends"));
+        }
+      };
+      const [ended, other] = await Promise.allSettled([
+        work(made, { ...given, index: 1, report, signal: ends.signal }),
+        work(made, { ...given, index: 0 }),
+      ]);
+      assert.equal(ended.status, "rejected");
+      assert.equal(other.status, "fulfilled", String((other as PromiseRejectedResult).reason));
+      await late;
+      assert.deepEqual(await folder.undone(), []);
+      assert.deepEqual(await merged(folder), await alone());
+      assert.equal(await disk.lstat(join(path, "calibration")), undefined);
       assert.deepEqual(await disk.list(join(path, "leases")), []);
     }));
 }
@@ -136,7 +170,7 @@ Deno.test("what cannot be shared, and folders of something else, are refused", (
     const folder = await WorkFolder.create(disk, path, job);
     await assert.rejects(work(made, { folder, index: 0, count: 1, source, backend, ...inputs }), {
       name: "UnsupportedError",
-      message: /Give `calibrate-on` float, which makes blocks independent/,
+      message: /Give `calibration-shards`, as many as workers or more, .* or `calibrate-on` float/,
     });
     assert.equal((await WorkFolder.create(disk, path, job)).job.key, job.key, "the same job");
     await assert.rejects(WorkFolder.create(disk, path, { ...job, key: "0" }), {

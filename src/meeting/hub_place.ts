@@ -44,6 +44,8 @@ export interface HubPlaceOptions extends Reaching {
 export class HubPlace implements MeetingPlace, AsyncDisposable {
   readonly path: string;
   readonly job: WorkJob;
+  /** Each exchange would be a commit. */
+  readonly together = undefined;
   readonly #view: JobView;
   readonly #outbox: Outbox;
   readonly #turns: Turns;

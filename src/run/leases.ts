@@ -80,6 +80,14 @@ export async function leaseHolders(disk: Disk, folder: string): Promise<Map<stri
   return found;
 }
 
+/** Whether some process has something, as {@linkcode takeLease} takes it. */
+export async function isLeased(disk: Disk, folder: string, name: string): Promise<boolean> {
+  const last = (await numbersOf(disk, folder, name)).at(-1);
+  if (last === undefined) return false;
+  const holder = await readWhole(disk, join(folder, `${name}.${last}`, HOLDER_FILE));
+  return holder !== undefined && await goesOn(disk, holder);
+}
+
 /** The numbers of a name's leases, in order. */
 async function numbersOf(disk: Disk, folder: string, name: string): Promise<number[]> {
   const numbers: number[] = [];

@@ -5,6 +5,7 @@
  * of the Hub (meeting/).
  */
 import type { PlannedFile } from "../plan/planned.ts";
+import type { ShardFiles } from "./shard_files.ts";
 import type { UnitWriter } from "./unit_writer.ts";
 import type { StoredUnit, WorkJob } from "./work_job.ts";
 
@@ -26,6 +27,8 @@ export interface MeetingPlace {
   /** As a command line names it. */
   readonly path: string;
   readonly job: WorkJob;
+  /** The same place, where workers can do a block together in it. */
+  readonly together: ShardPlace | undefined;
   /** Units that are not done, by their number. */
   undone(): Promise<number[]>;
   /**
@@ -55,6 +58,16 @@ export interface MeetingPlace {
    * @throws {RequestError} bytes are not those that were written.
    */
   pieces(index: number, unit: StoredUnit): AsyncIterable<UnitPiece>;
-  /** Remove what workers that were killed have left of units, once all are done. */
+  /** Remove what workers have left that is not of units, once all are done. */
   sweep(): Promise<void>;
+}
+
+/** A place in which workers exchange much, and often: see in_shards.ts. */
+export interface ShardPlace extends MeetingPlace {
+  /** What they exchange. */
+  readonly shards: ShardFiles;
+  /** Take a unit, or something else by its name; see `MeetingPlace.lease`. */
+  lease(what: number | string): Promise<AsyncDisposable | undefined>;
+  /** Whether some worker has it. */
+  isLeased(what: number | string): Promise<boolean>;
 }

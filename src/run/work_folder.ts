@@ -12,8 +12,9 @@ import { sha256 } from "../io/digest.ts";
 import { type Disk, makeFolders } from "../io/disk.ts";
 import { putWhole, readWhole } from "../io/whole_files.ts";
 import type { PlannedFile } from "../plan/planned.ts";
-import { leaseHolders, takeLease } from "./leases.ts";
-import type { MeetingPlace, Share, UnitPiece } from "./meeting_place.ts";
+import { isLeased, leaseHolders, takeLease } from "./leases.ts";
+import type { ShardPlace, Share, UnitPiece } from "./meeting_place.ts";
+import { ShardFiles } from "./shard_files.ts";
 import { UnitWriter } from "./unit_writer.ts";
 import {
   bytesIn,
@@ -27,15 +28,19 @@ import {
 } from "./work_job.ts";
 
 /** See the head of this file. */
-export class WorkFolder implements MeetingPlace {
+export class WorkFolder implements ShardPlace {
   readonly path: string;
   readonly job: WorkJob;
+  /** What workers that calibrate together exchange. */
+  readonly shards: ShardFiles;
+  readonly together: ShardPlace = this;
   readonly #disk: Disk;
 
   private constructor(disk: Disk, path: string, job: WorkJob) {
     this.#disk = disk;
     this.path = path;
     this.job = job;
+    this.shards = new ShardFiles(disk, path);
   }
 
   /**
@@ -95,7 +100,8 @@ export class WorkFolder implements MeetingPlace {
 
   async holders(): Promise<ReadonlyMap<number, string>> {
     const leases = await leaseHolders(this.#disk, join(this.path, "leases"));
-    return new Map([...leases].map(([name, holder]) => [Number(name), holder]));
+    const units = [...leases].filter(([name]) => /^\d+$/.test(name));
+    return new Map(units.map(([name, holder]) => [Number(name), holder]));
   }
 
   /** Its own share first, then whatever nobody is at. */
@@ -107,11 +113,16 @@ export class WorkFolder implements MeetingPlace {
   }
 
   /**
-   * Take a unit for some time, renewed until the lease is disposed of; undefined where another
-   * worker has it.
+   * Take a unit, or something else by its name, for some time, renewed until the lease is disposed
+   * of; undefined where another worker has it.
    */
-  async lease(index: number): Promise<AsyncDisposable | undefined> {
-    return await takeLease(this.#disk, join(this.path, "leases"), nameOf(index));
+  async lease(what: number | string): Promise<AsyncDisposable | undefined> {
+    return await takeLease(this.#disk, join(this.path, "leases"), nameOf(what));
+  }
+
+  /** Whether some worker has it. */
+  async isLeased(what: number | string): Promise<boolean> {
+    return await isLeased(this.#disk, join(this.path, "leases"), nameOf(what));
   }
 
   async gather(
@@ -142,6 +153,7 @@ export class WorkFolder implements MeetingPlace {
   }
 
   async sweep(): Promise<void> {
+    await this.shards.removeAll();
     for (const kind of ["units", "leases"]) {
       const folder = join(this.path, kind);
       for (const name of await this.#disk.list(folder)) {

@@ -81,9 +81,9 @@ export function bytesIn({ pieces }: StoredUnit): number {
   return sum(pieces, ({ begin, end }) => end - begin);
 }
 
-/** What the files of a unit are called, without their endings. */
-export function nameOf(index: number): string {
-  return String(index).padStart(5, "0");
+/** A unit's number as files have it, or a name as it is. */
+export function nameOf(what: number | string): string {
+  return String(what).padStart(5, "0");
 }
 
 function isWords(value: unknown): boolean {

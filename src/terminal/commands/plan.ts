@@ -6,9 +6,17 @@ import type { Command, Host, ParsedArguments } from "../command.ts";
 import { BITS_FLAGS } from "./bits.ts";
 import { BOUND_FLAGS } from "./bounds.ts";
 import { BUDGET_FLAGS } from "./budgets.ts";
-import { CALIBRATION_FLAGS, DEVICE_FLAGS, EVALUATION_FLAGS, MODEL, RECIPE_FLAGS } from "./flags.ts";
+import {
+  CALIBRATION_FLAGS,
+  DEVICE_FLAGS,
+  EVALUATE_FLAG,
+  EVALUATION_FLAGS,
+  MODEL,
+  RECIPE_FLAGS,
+  SAVE_PLAN_FLAG,
+} from "./flags.ts";
 import { JSON_FLAG } from "./messages.ts";
-import { ENERGY_FLAG, EVALUATE_FLAG, RESUME_FLAG, showPlanned } from "./planned.ts";
+import { ENERGY_FLAG, RESUME_FLAG, showPlanned } from "./planned.ts";
 
 /** Show the plan, and make the place where machines meet that share it. */
 async function showAndShare(parsed: ParsedArguments, host: Host): Promise<void> {
@@ -19,11 +27,17 @@ async function showAndShare(parsed: ParsedArguments, host: Host): Promise<void> 
   // Only then, for it takes as long to load as all that a plan needs.
   const { beginJob } = await import("./shared_job.ts");
   const begun = await beginJob(String(word), { parsed, host, report: () => {}, stack });
-  const { place, unitBytes } = begun;
+  const { place, bytes, unitBytes } = begun;
   await showPlanned(parsed, host);
   const isOnHub = isHubPlace(place.path);
   const open = (await place.undone()).length;
   const name = isOnHub ? place.path : "FOLDER";
+  const exchanged = bytes.exchanged > 0
+    ? `, and ${size(bytes.exchanged)} at most of what workers exchange`
+    : "";
+  host.err.write(
+    `sluice: until it is merged ${quote(place.path)} takes ${size(bytes.units)}${exchanged}\n`,
+  );
   host.err.write(
     open === 0
       ? `sluice: all units in ${quote(place.path)} are done: sluice merge ${name}\n`
@@ -60,6 +74,7 @@ export const planCommand: Command = {
         "make a folder, or a private repository of the Hub (hf://org/name), where machines meet that share the plan: work, then merge",
       group: "Sharing",
     },
+    SAVE_PLAN_FLAG,
     JSON_FLAG,
   ],
   examples: [

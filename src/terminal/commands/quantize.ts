@@ -34,9 +34,11 @@ import {
   CALIBRATION_FLAGS,
   corpusSentence,
   DEVICE_FLAGS,
+  EVALUATE_FLAG,
   EVALUATION_FLAGS,
   MODEL,
   openDevice,
+  PLAN_FLAG,
   readRecipe,
   RECIPE_FLAGS,
 } from "./flags.ts";
@@ -46,14 +48,8 @@ import { beginViews, MESSAGE_FLAGS, openViews, shownWarnings } from "./messages.
 import { checkApart, openModel } from "./model.ts";
 import { askedOutputs } from "./output_folders.ts";
 import { keptOf, placeOf } from "./output_place.ts";
-import {
-  ENERGY_FLAG,
-  EVALUATE_FLAG,
-  isResumable,
-  readEnergyTable,
-  RESUME_FLAG,
-  showPlanned,
-} from "./planned.ts";
+import { ENERGY_FLAG, isResumable, readEnergyTable, RESUME_FLAG, showPlanned } from "./planned.ts";
+import { askedPlan } from "./saved_plan.ts";
 import { roomFor } from "./upload_room.ts";
 import { inputsOf, planFor, readTexts, settleRecipe, type Texts } from "./walks.ts";
 
@@ -83,6 +79,7 @@ export const quantizeCommand: Command = {
       default: false,
       group: OUTPUT_GROUP,
     },
+    PLAN_FLAG,
     RESUME_FLAG,
     {
       name: "restart",
@@ -164,7 +161,9 @@ export const quantizeCommand: Command = {
   run: quantize,
 };
 
-async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
+async function quantize(given: ParsedArguments, host: Host): Promise<void> {
+  const saved = await askedPlan(given, { command: quantizeCommand, host });
+  const parsed = saved?.parsed ?? given;
   if (parsed.get("dry-run")) return await showPlanned(parsed, host);
   const outputs = await askedOutputs(parsed, host);
   if (outputs) {
@@ -175,7 +174,7 @@ async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
   const [model] = parsed.arguments as [string];
   const upload = parsed.get("upload-repo");
   await using stack = new AsyncDisposableStack();
-  const base = await readRecipe(parsed, host);
+  const base = saved?.recipe ?? await readRecipe(parsed, host);
   const isKept = base.format !== unstored.name;
   // A folder that is made up for this run is nobody's to go on with.
   const resume = isResumable(base, parsed) && parsed.get("output") !== undefined;
@@ -218,9 +217,13 @@ async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
     report: views.report,
     sensed: bits !== undefined,
   });
-  const recipe = await settle(found.recipe, { parsed, source, backend, texts, host });
   const walked = { parsed, device: backend, texts, host, resume };
-  const planned = await planFor(recipe, source, walked);
+  const planned = saved?.of(source) ??
+    await planFor(
+      await settle(found.recipe, { parsed, source, backend, texts, host }),
+      source,
+      walked,
+    );
   const destination = upload === undefined
     ? undefined
     : await checkRepo(String(upload), { parsed, host }, publishedPaths(planned));
@@ -237,6 +240,7 @@ async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
   );
   const made = alongside?.sink ?? sink;
   const inputs = await inputsOf(texts, { plans: [planned], host, stack });
+  await saved?.check(planned, { source, backend, ...inputs });
   let whole = false;
   halt.begin({ saves: resume });
   try {

@@ -2,17 +2,18 @@
  * A plan that machines share: what `plan --work-dir` keeps of a command line, and how `work` and
  * `merge` make the same plan of it.
  */
-import { resolve } from "node:path";
 import type { Backend } from "../../backend.ts";
 import { quote, RequestError, UnsupportedError } from "../../errors.ts";
-import { disk } from "../../io/disk.ts";
+import { isHubPlace } from "../../meeting/names.ts";
 import type { Plan } from "../../plan/planned.ts";
+import { type SharedBytes, sharedBytes } from "../../plan/shared.ts";
 import { parseRecipe, recipeDocument } from "../../recipe.ts";
 import type { Reporter } from "../../report.ts";
 import type { RunOptions } from "../../run/context.ts";
 import { changesOf, type Ingredients, ingredientsOf, keyOf } from "../../run/key.ts";
-import { isShareable, unitBytes } from "../../run/worker.ts";
 import type { MeetingPlace } from "../../run/meeting_place.ts";
+import { unitBytes } from "../../run/shared_unit.ts";
+import { isShareable } from "../../run/worker.ts";
 import { JOB_FILE, type WorkJob } from "../../run/work_job.ts";
 import type { TensorSource } from "../../source.ts";
 import type { Flag, Host, ParsedArguments } from "../command.ts";
@@ -30,6 +31,7 @@ import {
   RECIPE_FLAGS,
 } from "./flags.ts";
 import { makePlace } from "./meeting.ts";
+import { whole, wordsOf } from "./flag_words.ts";
 import { openModel } from "./model.ts";
 import { quantizeCommand } from "./quantize.ts";
 import { inputsOf, planFor, readTexts } from "./walks.ts";
@@ -53,6 +55,8 @@ export interface SharedPlan {
 /** A job that was begun. */
 export interface BegunJob {
   readonly place: MeetingPlace;
+  /** What the place takes. */
+  readonly bytes: SharedBytes;
   /** Bytes of the largest unit. */
   readonly unitBytes: number;
 }
@@ -88,9 +92,9 @@ export async function beginJob(
         "output only. Give each output a recipe and a --work-dir of its own.",
     );
   }
-  const words = await wordsOf(parsed);
-  const { plan, ingredients } = await prepare({ words }, { host, report, stack });
-  const shareable = isShareable(plan);
+  const words = [await whole(parsed.arguments[0]!), ...await wordsOf(parsed, KEPT_FLAGS)];
+  const { plan, ingredients, backend } = await prepare({ words }, { host, report, stack });
+  const shareable = isShareable(plan, { together: !isHubPlace(path) });
   if (parsed.get("evaluate") === true || shareable !== true) {
     const reason = shareable !== true
       ? shareable
@@ -110,7 +114,11 @@ export async function beginJob(
     units: plan.units.map(({ name }) => name),
   };
   const place = await makePlace(path, job, { host, report, stack });
-  return { place, unitBytes: Math.max(...plan.units.map(unitBytes)) };
+  return {
+    place,
+    bytes: sharedBytes(plan, backend),
+    unitBytes: Math.max(...plan.units.map(unitBytes)),
+  };
 }
 
 /**
@@ -182,25 +190,4 @@ async function prepare(
     }),
     command: commandLine(quantizeCommand, { parsed: given, source, texts }),
   };
-}
-
-/** The model and the flags of a command line, as each machine understands them. */
-async function wordsOf(parsed: ParsedArguments): Promise<string[]> {
-  const [model] = parsed.arguments as [string];
-  const words = [await whole(model)];
-  for (const { name, repeat, path } of KEPT_FLAGS) {
-    if (!parsed.has(name)) continue;
-    for (const value of repeat ? parsed.all(name) : [parsed.get(name)!]) {
-      const word = path ? await whole(String(value)) : String(value);
-      words.push(
-        value === true ? `--${name}` : value === false ? `--no-${name}` : `--${name}=${word}`,
-      );
-    }
-  }
-  return words;
-}
-
-/** A path from the root on, where a word is one. */
-async function whole(word: string): Promise<string> {
-  return word !== "sample" && await disk.stat(word) ? resolve(word) : word;
 }
