@@ -260,8 +260,17 @@ function checkOutliers(rules: readonly Rule[]): void {
  * several outputs ({@linkcode parseOutputs}).
  */
 export function parseRecipe(text: string, file: string): Recipe {
+  return recipeFromDocument(readFile(text, `the recipe ${file}`), file);
+}
+
+/**
+ * A recipe of what a file of one says, or of what {@linkcode recipeDocument} makes.
+ *
+ * @param file Where it stands, for messages.
+ * @throws {RequestError} see {@linkcode parseRecipe}.
+ */
+export function recipeFromDocument(top: Readonly<Record<string, unknown>>, file: string): Recipe {
   const where = `the recipe ${file}`;
-  const top = readFile(text, where);
   if (top.outputs !== undefined) {
     throw new RequestError(
       `Cannot use ${where} here: it asks for several outputs ("outputs"), where only one can be ` +

@@ -7,7 +7,7 @@ import { quote, RequestError, UnsupportedError } from "../../errors.ts";
 import { isHubPlace } from "../../meeting/names.ts";
 import type { Plan } from "../../plan/planned.ts";
 import { type SharedBytes, sharedBytes } from "../../plan/shared.ts";
-import { parseRecipe, recipeDocument } from "../../recipe.ts";
+import { recipeDocument, recipeFromDocument } from "../../recipe.ts";
 import type { Reporter } from "../../report.ts";
 import type { RunOptions } from "../../run/context.ts";
 import { changesOf, type Ingredients, ingredientsOf, keyOf } from "../../run/key.ts";
@@ -164,7 +164,7 @@ async function prepare(
 ): Promise<SharedPlan> {
   const row = { name: "quantize", summary: "", load: () => Promise.resolve(quantizeCommand) };
   const { given } = (await parseArguments(["quantize", ...words], [row], host))!;
-  const recipe = kept ? parseRecipe(JSON.stringify(kept), JOB_FILE) : await readRecipe(given, host);
+  const recipe = kept ? recipeFromDocument(kept, JOB_FILE) : await readRecipe(given, host);
   if (recipe.outlierQuantile !== undefined) {
     throw new RequestError(
       "Cannot use --outlier-quantile with --work-dir: each worker would look for the threshold. " +
