@@ -11,7 +11,7 @@ import {
   cardOfRecord,
   checkPublish,
   type Destination,
-  hashWeights,
+  hashFiles,
   planPublish,
   publish,
   type PublishPlan,
@@ -214,11 +214,11 @@ export async function publishCheckpoint(
   const elsewhere = await readElsewhere(disk, folder);
   const verified = elsewhere ? undefined : await verify(folder, { backend, signal: host.signal });
   const given = alongside ? { known: alongside.taken } : {};
-  const known = await hashWeights(folder, { ...given, signal: host.signal });
-  const card = verified
+  const known = await hashFiles(folder, { ...given, signal: host.signal });
+  const described = verified
     ? await cardOf(folder, repo, { verified, known })
     : await cardOfRecord(folder, repo, { known, loaders });
-  const options = { ...await optionsOf(parsed, host), card };
+  const options = { ...await optionsOf(parsed, host), ...described };
   const plan = await planPublish(folder, repo, options);
   if (!parsed.get("quiet")) host.err.write(describe(plan));
   if (!alongside) confirm(plan.repo, parsed, host);
