@@ -54,6 +54,7 @@ import {
   RESUME_FLAG,
   showPlanned,
 } from "./planned.ts";
+import { publishMade, wholeOutput } from "./publish_made.ts";
 import { roomFor } from "./upload_room.ts";
 import { inputsOf, planFor, readTexts, settleRecipe, type Texts } from "./walks.ts";
 
@@ -172,6 +173,8 @@ async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
     const { quantizeOutputs } = await import("./quantize_outputs.ts");
     return await quantizeOutputs(outputs, { command: quantizeCommand, parsed, host });
   }
+  const made = await wholeOutput(parsed, host);
+  if (made) return await publishMade(made, { command: quantizeCommand, parsed, host });
   const [model] = parsed.arguments as [string];
   const upload = parsed.get("upload-repo");
   await using stack = new AsyncDisposableStack();
@@ -235,7 +238,7 @@ async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
       report: views.report,
     }),
   );
-  const made = alongside?.sink ?? sink;
+  const growing = alongside?.sink ?? sink;
   const inputs = await inputsOf(texts, { plans: [planned], host, stack });
   let whole = false;
   halt.begin({ saves: resume });
@@ -244,9 +247,9 @@ async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
       source,
       backend,
       sink: {
-        ...made,
+        ...growing,
         async commit() {
-          await made.commit();
+          await growing.commit();
           whole = true;
         },
       },
