@@ -2,7 +2,7 @@
  * Publishing a checkpoint on the Hub: verify it, look at what is there, send its files, commit
  * once, look again. Nothing is ever deleted.
  */
-import type { Backend } from "./backend.ts";
+import type { Backend, DeviceLimits } from "./backend.ts";
 import { Alongside, type AlongsideOptions } from "./publish/alongside.ts";
 import { readElsewhere } from "./publish/elsewhere.ts";
 import { factsOfCheckpoint } from "./publish/card_facts.ts";
@@ -24,12 +24,13 @@ import {
 } from "./publish/plan.ts";
 import { firstDifference, readFiles, readHead } from "./publish/remote.ts";
 import { createBranch, createRepo } from "./publish/repository.ts";
-import { Sender } from "./publish/sender.ts";
+import { Sender, SENDING_BYTES, SENT_AT_ONCE } from "./publish/sender.ts";
 import type { SentFile } from "./publish/sent_file.ts";
 import { type Content, uploadFiles } from "./publish/upload.ts";
 import { parseObject } from "./json.ts";
 import type { Verdict } from "./format.ts";
 import { RECORD_FILE } from "./io/names.ts";
+import { runtimeBytes } from "./plan/memory.ts";
 import { sha256 } from "./io/digest.ts";
 import { picturesOf } from "./report/pictures.ts";
 import type { RunRecord } from "./report/record.ts";
@@ -38,7 +39,7 @@ import type { TensorSource } from "./source.ts";
 import { openCheckpoint } from "./sources/checkpoint.ts";
 import { verify, type VerifyReport } from "./verify.ts";
 
-export { Alongside, checkPublish, planPublish, readElsewhere };
+export { Alongside, checkPublish, planPublish, readElsewhere, SENT_AT_ONCE };
 export type { AlongsideOptions, Destination, PlanOptions, PublishPlan };
 
 /** What happens while a checkpoint is published. */
@@ -220,6 +221,14 @@ export async function hashFiles(
   const elsewhere = await readElsewhere(disk, folder);
   for (const file of elsewhere?.files ?? []) found.set(file.path, file);
   return found;
+}
+
+/**
+ * The most that a process holds at once which verifies a folder on a device and publishes it: the
+ * runtime, a slice of a weight (packed, its codes, what of them is read back), what is on its way.
+ */
+export function publishingBytes(device: DeviceLimits): number {
+  return runtimeBytes(device) + 3 * device.sliceBytes + SENDING_BYTES;
 }
 
 /** A card, and the texts of files that it shows, by path. */
