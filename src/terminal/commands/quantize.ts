@@ -204,6 +204,7 @@ async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
         overwrite: parsed.get("overwrite") === true,
         restart: parsed.get("restart") === true,
         resume,
+        others: host.otherOutputs ?? [],
         report: views.report,
       })
       : openNowhere(),
