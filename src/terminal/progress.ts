@@ -102,7 +102,7 @@ export function barView(
   // A line that does not fit would scroll the terminal: the place is cut to what is left of the
   // width.
   const width = Math.max(10, Math.min(30, err.columns - 50));
-  const room = Math.max(0, err.columns - width - 34);
+  const room = () => Math.max(0, err.columns - width - 34);
   const SingleBar = cliProgress.default.SingleBar as BarClass;
   const bar = new SingleBar({
     stream: { write: (text: string) => err.write(text), isTTY: true, columns: err.columns },
@@ -111,6 +111,8 @@ export function barView(
     barCompleteChar: "█",
     barIncompleteChar: "░",
     hideCursor: true,
+    // A line never reaches the margin; a process that is killed would leave the terminal without.
+    linewrap: true,
     clearOnComplete: true,
     emptyOnZero: true,
     fps: 8,
@@ -123,7 +125,7 @@ export function barView(
     const left = estimate.left;
     const time = duration(estimate.elapsed) +
       (left === undefined ? "" : `, ${duration(left)} left`);
-    const payload = { place: cut(place, room), time };
+    const payload = { place: cut(place, room()), time };
     if (running) bar.update(estimate.share, payload);
     else bar.start(1, estimate.share, payload);
     running = true;
