@@ -6,7 +6,6 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { type AlongDepth, alongDepth } from "../src/report/along_depth.ts";
 import { type Picture, picturesOf } from "../src/report/pictures.ts";
-import type { RunRecord } from "../src/report/record.ts";
 import { parseRecord } from "../src/report/record_file.ts";
 import type { TensorReport } from "../src/report.ts";
 import { modelCard } from "../src/publish/model_card.ts";
@@ -67,8 +66,8 @@ function checkAlone({ text }: Picture): void {
   );
 }
 
-function draw(along_depth: AlongDepth | null): Promise<Picture[]> {
-  return picturesOf({ along_depth } as RunRecord);
+function draw(along_depth: AlongDepth | null, schemes = ["int4", "int8"]): Promise<Picture[]> {
+  return picturesOf({ along_depth, schemes: schemes.map((name) => ({ name, weights: 1 })) });
 }
 
 const HOSTILE = [
@@ -124,6 +123,8 @@ Deno.test("there is a picture only of what there is something to see of", async 
   assert.deepEqual(await drawn({ stream_error: null, kinds: [exact] }), []);
   const mixed = { ...nothing, bits: [4.25, 8] };
   assert.deepEqual(await drawn({ stream_error: null, kinds: [mixed] }), ["bits_by_layer"]);
+  // Of one scheme widths differ by shapes alone.
+  assert.deepEqual(await draw({ stream_error: null, kinds: [mixed] }, ["nf4"]), []);
 });
 
 Deno.test("where most have no error of the output, errors of the weights are drawn, and it says so", async () => {
@@ -177,6 +178,9 @@ Deno.test("alongDepth() has the mean of experts, layers in order, and null for w
   });
   const unmeasured = tensors.map((tensor) => ({ ...tensor, metrics: {}, calibration: undefined }));
   assert.equal(alongDepth(unmeasured as unknown as TensorReport[], undefined), null);
+  const mixed = unmeasured.map((tensor, i) => ({ ...tensor, scheme: `int${i + 2}` }));
+  const { kinds } = alongDepth(mixed as unknown as TensorReport[], undefined)!;
+  assert.deepEqual(kinds.map(({ bits }) => bits), [[4.251, 4.251], [4.251]]);
 });
 
 /** A file that is on the Hub. */

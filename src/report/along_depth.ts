@@ -51,15 +51,10 @@ export function alongDepth(
   });
   const isMeasured = ({ output_error, weight_error }: KindAlongDepth) =>
     [...output_error, ...weight_error].some((error) => error !== null);
-  const told = kinds.some(isMeasured) || areMixed(kinds) ? kinds : [];
+  const schemes = new Set(placed.map(({ tensor: { scheme } }) => scheme));
+  const told = kinds.some(isMeasured) || schemes.size > 1 ? kinds : [];
   if (told.length === 0 && !stream) return null;
   return { stream_error: stream ? stream.blocks.map(short) : null, kinds: told };
-}
-
-/** Whether widths differ by more than what shapes make of one scheme. */
-export function areMixed(kinds: readonly KindAlongDepth[]): boolean {
-  const widths = kinds.flatMap(({ bits }) => bits);
-  return Math.max(...widths) - Math.min(...widths) > 0.1;
 }
 
 /** Σ(w − ŵ)² / Σw², of which SQNR is 10·log₁₀ of the inverse. */

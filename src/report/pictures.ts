@@ -4,7 +4,7 @@
  * so names of it are escaped, and what is drawn is bounded.
  */
 import { escapeControls } from "../errors.ts";
-import { type AlongDepth, areMixed, type KindAlongDepth } from "./along_depth.ts";
+import type { AlongDepth, KindAlongDepth } from "./along_depth.ts";
 import { axisOf, describe, linesOf, type Point } from "./page/by_depth.ts";
 import { drawChart } from "./page/chart.ts";
 import { html } from "./page/markup.ts";
@@ -44,9 +44,13 @@ const MOST_ROWS = 40;
 const MOST_LAYERS = 1024;
 
 /** The pictures that a record has something for. */
-export async function picturesOf({ along_depth: along }: RunRecord): Promise<Picture[]> {
+export async function picturesOf(
+  { along_depth: along, schemes }: Pick<RunRecord, "along_depth" | "schemes">,
+): Promise<Picture[]> {
   if (!along) return [];
-  const made = [await errorPicture(along), await streamPicture(along), bitsPicture(along)];
+  // One scheme has somewhat other widths where matrices have other shapes.
+  const bits = schemes.length > 1 ? bitsPicture(along) : undefined;
+  const made = [await errorPicture(along), await streamPicture(along), bits];
   return made.filter((picture) => picture !== undefined);
 }
 
@@ -126,11 +130,11 @@ const ROW = 16;
 
 /** Widths, stronger where there are more bits; where all have one width there is nothing to see. */
 function bitsPicture({ kinds }: AlongDepth): Picture | undefined {
-  if (kinds.length === 0 || !areMixed(kinds)) return undefined;
   const rows = kinds.slice(0, MOST_ROWS);
   const last = Math.min(MOST_LAYERS, Math.max(...rows.flatMap(({ layers }) => layers)) + 1);
   const all = rows.flatMap(({ bits }) => bits);
   const [least, most] = [Math.min(...all), Math.max(...all)];
+  if (!(most > least)) return undefined;
   const cell = (WIDTH - NAMES) / last;
   const opacity = (bits: number) =>
     Math.min(1, Math.max(0.15, 0.15 + 0.85 * (bits - least) / (most - least))).toFixed(2);
