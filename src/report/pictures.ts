@@ -139,7 +139,7 @@ function bitsPicture({ kinds }: AlongDepth): Picture | undefined {
   const opacity = (bits: number) =>
     Math.min(1, Math.max(0.15, 0.15 + 0.85 * (bits - least) / (most - least))).toFixed(2);
   const names = rows.map(({ kind }, row) =>
-    html`<text x="0" y="${row * ROW + 12}" fill="var(--muted)">${shortened(kind, 24)}</text>`
+    html`<text x="0" y="${row * ROW + 12}" fill="var(--muted)">${shortened(kind, 22)}</text>`
   );
   const cells = rows.map(({ layers, bits }, row) =>
     layers.map((layer, i) =>
