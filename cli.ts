@@ -141,9 +141,10 @@ function listen(stop: AbortController, err: TextStream): void {
   const outlives = Deno.build.os !== "windows" && ignoresHangup();
   const insist = () => {
     if (stop.signal.aborted) Deno.exit(EXIT.killed);
+    // A bar makes way first.
+    interrupt();
     // What is finished may have to be saved first, or be finished.
     err.write("sluice: Stopping. Once more stops at once.\n");
-    interrupt();
   };
   Deno.addSignalListener("SIGINT", insist);
   if (Deno.build.os === "windows") return;

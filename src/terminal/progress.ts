@@ -82,10 +82,19 @@ interface Bar {
 }
 type BarClass = new (options: Readonly<Record<string, unknown>>) => Bar;
 
-/** A bar in the last line of a terminal, gone when it is done. */
+/**
+ * A bar in the last line of a terminal, gone when it is done.
+ *
+ * @param options.signal When it is aborted the bar makes way for a line about that, and goes on
+ *   below.
+ */
 export function barView(
   err: TextStream,
-  { colors, clock = realClock }: { readonly colors: boolean; readonly clock?: Clock },
+  { colors, signal, clock = realClock }: {
+    readonly colors: boolean;
+    readonly signal?: AbortSignal;
+    readonly clock?: Clock;
+  },
 ): View {
   let estimate = new Estimate(clock);
   const paint = (text: string) =>
@@ -127,6 +136,7 @@ export function barView(
     if (running) bar.stop();
     running = false;
   };
+  signal?.addEventListener("abort", stop);
   return {
     report(event) {
       if (event.type === "start") estimate = new Estimate(clock);
@@ -138,7 +148,10 @@ export function barView(
       if (event.type === "finished") stop();
       else if (place !== undefined) show(place);
     },
-    [Symbol.dispose]: stop,
+    [Symbol.dispose]() {
+      signal?.removeEventListener("abort", stop);
+      stop();
+    },
   };
 }
 
