@@ -43,6 +43,7 @@ export type { Certificate, RunRecord } from "./src/report/record.ts";
 export { readRecord } from "./src/report/record_file.ts";
 export { readSourceCard } from "./src/sources/source_card.ts";
 export { needsCalibration, plan } from "./src/plan.ts";
+export { parsePlan, planJson, type ReadPlan } from "./src/plan/saved.ts";
 export { outputsNeedCalibration, planOutputs } from "./src/outputs.ts";
 export { type Beside, memoryOf } from "./src/plan/outputs.ts";
 export {

@@ -4,18 +4,21 @@
  * record with their SHA-256; each is written under a name of its own, flushed, and renamed. Doing a
  * unit twice therefore changes nothing, and leases only spare work:
  *
- *   job.json  units/00007.bin  units/00007.json  leases/00007.json
+ *   job.json  units/00007.bin  units/00007.json  leases/00007.0/holder.json
  */
-import { dirname, join, resolve } from "node:path";
-import { quote, RequestError, SpaceError } from "../errors.ts";
+import { join, resolve } from "node:path";
+import { quote, RequestError } from "../errors.ts";
 import { sha256 } from "../io/digest.ts";
 import { type Disk, type DiskWriter, makeFolders } from "../io/disk.ts";
+import { putWhole, readWhole } from "../io/whole_files.ts";
 import { isObject, parseObject } from "../json.ts";
 import type { Sink, SinkFile } from "../sink.ts";
 import type { PlannedFile } from "../plan/planned.ts";
 import { sum } from "../tensor.ts";
 import type { Ingredients } from "./key.ts";
+import { isLeased, takeLease } from "./leases.ts";
 import type { FinishedUnit } from "./saves.ts";
+import { ShardFiles } from "./shard_files.ts";
 
 /** What is to be done: `job.json`. */
 export interface WorkJob {
@@ -36,9 +39,6 @@ export interface StoredUnit extends Omit<FinishedUnit, "distributions" | "window
   readonly key: string;
 }
 
-/** Seconds after which the lease of a worker that does not renew it is anyone's. */
-export const LEASE_SECONDS = 60;
-
 /** What a folder says of its job. */
 export const JOB_FILE = "job.json";
 
@@ -46,12 +46,15 @@ export const JOB_FILE = "job.json";
 export class WorkFolder {
   readonly path: string;
   readonly job: WorkJob;
+  /** What workers that calibrate together exchange. */
+  readonly shards: ShardFiles;
   readonly #disk: Disk;
 
   private constructor(disk: Disk, path: string, job: WorkJob) {
     this.#disk = disk;
     this.path = path;
     this.job = job;
+    this.shards = new ShardFiles(disk, path);
   }
 
   /**
@@ -77,7 +80,7 @@ export class WorkFolder {
     await using undo = new AsyncDisposableStack();
     await makeParts(disk, place, undo);
     const folder = new WorkFolder(disk, place, job);
-    await folder.#put(JOB_FILE, JSON.stringify(job, null, 1));
+    await putWhole(disk, join(place, JOB_FILE), JSON.stringify(job, null, 1));
     undo.move();
     return folder;
   }
@@ -85,7 +88,7 @@ export class WorkFolder {
   /** @throws {RequestError} there is no job, or it is of another version. */
   static async open(disk: Disk, path: string): Promise<WorkFolder> {
     const place = resolve(path);
-    const text = await textIn(disk, join(place, JOB_FILE));
+    const text = await readWhole(disk, join(place, JOB_FILE));
     if (text === undefined) {
       throw new RequestError(
         `Cannot work in ${
@@ -109,7 +112,7 @@ export class WorkFolder {
 
   /** The record of a unit; undefined where it is not done, or its bytes are not all there. */
   async done(index: number): Promise<StoredUnit | undefined> {
-    const text = await textIn(this.#disk, this.#unit(index, "json"));
+    const text = await readWhole(this.#disk, this.#unit(index, "json"));
     if (text === undefined) return undefined;
     const root = parseObject(text);
     if (root?.unit === 1 && root.key === this.job.key) {
@@ -124,35 +127,16 @@ export class WorkFolder {
   }
 
   /**
-   * Take a unit for some time, renewed until the lease is disposed of; undefined where another
-   * worker has it.
+   * Take a unit, or something else by its name, for some time, renewed until the lease is disposed
+   * of; undefined where another worker has it.
    */
-  async lease(index: number): Promise<AsyncDisposable | undefined> {
-    const path = join(this.path, "leases", `${nameOf(index)}.json`);
-    const held = await textIn(this.#disk, path);
-    if (held !== undefined && await this.#goesOn(held)) return undefined;
-    const mark = crypto.randomUUID();
-    const renew = () => this.#put(join("leases", `${nameOf(index)}.json`), this.#leaseText(mark));
-    await renew();
-    // Of two that took it at once, the one that was renamed last has it.
-    if (!(await textIn(this.#disk, path))?.includes(mark)) return undefined;
-    let renewing = Promise.resolve();
-    const timer = setInterval(
-      () =>
-        renewing = renewing.then(renew).catch((error) => {
-          clearInterval(timer);
-          // A lease that cannot be renewed ends, which costs work and no more.
-          if (!(error instanceof SpaceError)) throw error;
-        }),
-      LEASE_SECONDS * 1000 / 3,
-    );
-    return {
-      [Symbol.asyncDispose]: async () => {
-        clearInterval(timer);
-        await renewing;
-        if ((await textIn(this.#disk, path))?.includes(mark)) await this.#disk.remove(path);
-      },
-    };
+  async lease(what: number | string): Promise<AsyncDisposable | undefined> {
+    return await takeLease(this.#disk, join(this.path, "leases"), nameOf(what));
+  }
+
+  /** Whether some worker has it. */
+  async isLeased(what: number | string): Promise<boolean> {
+    return await isLeased(this.#disk, join(this.path, "leases"), nameOf(what));
   }
 
   /** Where a unit's bytes are gathered, `size` of them without the heads of files. */
@@ -167,7 +151,7 @@ export class WorkFolder {
       size,
       store: async (unit) => {
         await this.#disk.rename(temporary, this.#unit(index, "bin"));
-        await this.#put(join("units", `${nameOf(index)}.json`), JSON.stringify(unit));
+        await putWhole(this.#disk, this.#unit(index, "json"), JSON.stringify(unit));
       },
       drop: () => this.#disk.remove(temporary),
     });
@@ -199,46 +183,20 @@ export class WorkFolder {
     }
   }
 
-  /** Remove what workers that were killed have left of units, once all are done. */
+  /** Remove what workers have left that is not of units, once all are done. */
   async sweep(): Promise<void> {
-    const folder = join(this.path, "units");
-    for (const name of await this.#disk.list(folder)) {
-      if (/^\d+\.(?:bin|json)-[0-9a-f]{8}$/.test(name)) await this.#disk.remove(join(folder, name));
+    await this.shards.removeAll();
+    for (const kind of ["units", "leases"]) {
+      const folder = join(this.path, kind);
+      for (const name of await this.#disk.list(folder)) {
+        if (!/-[0-9a-f]{8}$/.test(name)) continue;
+        await this.#disk.remove(join(folder, name), { recursive: true });
+      }
     }
   }
 
   #unit(index: number, kind: "bin" | "json"): string {
     return join(this.path, "units", `${nameOf(index)}.${kind}`);
-  }
-
-  #leaseText(mark: string): string {
-    const host = this.#disk.hostName() ?? null;
-    const until = Date.now() + LEASE_SECONDS * 1000;
-    return JSON.stringify({ mark, host, process: Deno.pid, until });
-  }
-
-  async #goesOn(text: string): Promise<boolean> {
-    const held = parseObject(text);
-    if (typeof held?.until !== "number" || held.until < Date.now()) return false;
-    const here = this.#disk.hostName();
-    const known = here !== undefined && held.host === here && typeof held.process === "number"
-      ? await this.#disk.isAlive(held.process)
-      : undefined;
-    return known ?? true;
-  }
-
-  /** Write a file under a name of its own, flush it, and give it its name. */
-  async #put(name: string, text: string): Promise<void> {
-    const path = join(this.path, name);
-    const temporary = `${path}-${crypto.randomUUID().slice(0, 8)}`;
-    const bytes = new TextEncoder().encode(text);
-    {
-      await using writer = await this.#disk.create(temporary, bytes.length, { lasting: true });
-      await writer.write(0, bytes);
-      await writer.sync();
-    }
-    await this.#disk.rename(temporary, path);
-    await this.#disk.syncFolder(dirname(path));
   }
 }
 
@@ -324,23 +282,11 @@ function bytesIn({ pieces }: StoredUnit): number {
   return sum(pieces, ({ begin, end }) => end - begin);
 }
 
-function nameOf(index: number): string {
-  return String(index).padStart(5, "0");
+/** A unit's number, or a name as it is. */
+function nameOf(what: number | string): string {
+  return String(what).padStart(5, "0");
 }
 
 function isWords(value: unknown): boolean {
   return Array.isArray(value) && value.every((word) => typeof word === "string");
-}
-
-/** The text of a file; undefined where there is none. */
-async function textIn(disk: Disk, path: string): Promise<string | undefined> {
-  if ((await disk.lstat(path))?.kind !== "file") return undefined;
-  try {
-    await using reader = await disk.open(path, { growing: true });
-    return new TextDecoder().decode(await reader.read(0, reader.size));
-  } catch (error) {
-    // Removed or replaced in between, as leases are.
-    if (!(await disk.lstat(path))) return undefined;
-    throw error;
-  }
 }

@@ -1,12 +1,21 @@
 /** `sluice plan`: what a run would do; and, if asked, a folder where machines meet that share it. */
 import { quote } from "../../errors.ts";
+import { size } from "../../size.ts";
 import type { Command, Host, ParsedArguments } from "../command.ts";
 import { BITS_FLAGS } from "./bits.ts";
 import { BOUND_FLAGS } from "./bounds.ts";
 import { BUDGET_FLAGS } from "./budgets.ts";
-import { CALIBRATION_FLAGS, DEVICE_FLAGS, EVALUATION_FLAGS, MODEL, RECIPE_FLAGS } from "./flags.ts";
+import {
+  CALIBRATION_FLAGS,
+  DEVICE_FLAGS,
+  EVALUATE_FLAG,
+  EVALUATION_FLAGS,
+  MODEL,
+  RECIPE_FLAGS,
+  SAVE_PLAN_FLAG,
+} from "./flags.ts";
 import { JSON_FLAG } from "./messages.ts";
-import { ENERGY_FLAG, EVALUATE_FLAG, RESUME_FLAG, showPlanned } from "./planned.ts";
+import { ENERGY_FLAG, RESUME_FLAG, showPlanned } from "./planned.ts";
 
 /** Show the plan, and make the folder where machines meet that share it. */
 async function showAndShare(parsed: ParsedArguments, host: Host): Promise<void> {
@@ -15,11 +24,17 @@ async function showAndShare(parsed: ParsedArguments, host: Host): Promise<void> 
   // What cannot be shared is refused before anything is shown.
   // Only then, for it takes as long to load as all that a plan needs.
   const { beginJob } = await import("./shared_job.ts");
-  const work = await beginJob(String(folder), { parsed, host, report: () => {} });
+  const { work, bytes } = await beginJob(String(folder), { parsed, host, report: () => {} });
   await showPlanned(parsed, host);
   const units = work.job.units.keys();
   const done = await Array.fromAsync(units, async (unit) => await work.done(unit) !== undefined);
   const open = done.filter((is) => !is).length;
+  const exchanged = bytes.exchanged > 0
+    ? `, and ${size(bytes.exchanged)} at most of what workers exchange`
+    : "";
+  host.err.write(
+    `sluice: until it is merged ${quote(work.path)} takes ${size(bytes.units)}${exchanged}\n`,
+  );
   host.err.write(
     open === 0
       ? `sluice: all units in ${quote(work.path)} are done: sluice merge FOLDER\n`
@@ -49,6 +64,7 @@ export const planCommand: Command = {
       help: "make a folder where machines meet that share the plan: work, then merge",
       group: "Sharing",
     },
+    SAVE_PLAN_FLAG,
     JSON_FLAG,
   ],
   examples: [

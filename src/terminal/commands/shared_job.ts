@@ -2,11 +2,11 @@
  * A plan that machines share: what `plan --work-dir` keeps of a command line, and how `work` and
  * `merge` make the same plan of it.
  */
-import { resolve } from "node:path";
 import type { Backend } from "../../backend.ts";
 import { quote, RequestError, UnsupportedError } from "../../errors.ts";
 import { disk } from "../../io/disk.ts";
 import type { Plan } from "../../plan/planned.ts";
+import { type SharedBytes, sharedBytes } from "../../plan/shared.ts";
 import { parseRecipe, recipeDocument } from "../../recipe.ts";
 import type { Reporter } from "../../report.ts";
 import type { RunOptions } from "../../run/context.ts";
@@ -28,6 +28,7 @@ import {
   readRecipe,
   RECIPE_FLAGS,
 } from "./flags.ts";
+import { whole, wordsOf } from "./flag_words.ts";
 import { openModel } from "./model.ts";
 import { quantizeCommand } from "./quantize.ts";
 import { inputsOf, planFor, readTexts } from "./walks.ts";
@@ -67,7 +68,7 @@ export async function beginJob(
     readonly host: Host;
     readonly report: Reporter;
   },
-): Promise<WorkFolder> {
+): Promise<{ readonly work: WorkFolder; readonly bytes: SharedBytes }> {
   const search = [...BITS_FLAGS, ...BOUND_FLAGS].find(({ name }) => parsed.has(name));
   if (search) {
     throw new RequestError(
@@ -81,9 +82,9 @@ export async function beginJob(
         "output only. Give each output a recipe and a --work-dir of its own.",
     );
   }
-  const words = await wordsOf(parsed);
+  const words = [await whole(parsed.arguments[0]!), ...await wordsOf(parsed, KEPT_FLAGS)];
   await using stack = new AsyncDisposableStack();
-  const { plan, ingredients } = await prepare({ words }, { host, report, stack });
+  const { plan, ingredients, backend } = await prepare({ words }, { host, report, stack });
   const shareable = isShareable(plan);
   if (parsed.get("evaluate") === true || shareable !== true) {
     const reason = shareable !== true
@@ -95,7 +96,7 @@ export async function beginJob(
       reason,
     });
   }
-  return await WorkFolder.create(disk, path, {
+  const work = await WorkFolder.create(disk, path, {
     job: 1,
     key: await keyOf(ingredients),
     ingredients,
@@ -103,6 +104,7 @@ export async function beginJob(
     recipe: recipeDocument(plan.recipe),
     units: plan.units.map(({ name }) => name),
   });
+  return { work, bytes: sharedBytes(plan, backend) };
 }
 
 /**
@@ -174,25 +176,4 @@ async function prepare(
     }),
     command: commandLine(quantizeCommand, { parsed: given, source, texts }),
   };
-}
-
-/** The model and the flags of a command line, as each machine understands them. */
-async function wordsOf(parsed: ParsedArguments): Promise<string[]> {
-  const [model] = parsed.arguments as [string];
-  const words = [await whole(model)];
-  for (const { name, repeat, path } of KEPT_FLAGS) {
-    if (!parsed.has(name)) continue;
-    for (const value of repeat ? parsed.all(name) : [parsed.get(name)!]) {
-      const word = path ? await whole(String(value)) : String(value);
-      words.push(
-        value === true ? `--${name}` : value === false ? `--no-${name}` : `--${name}=${word}`,
-      );
-    }
-  }
-  return words;
-}
-
-/** A path from the root on, where a word is one. */
-async function whole(word: string): Promise<string> {
-  return word !== "sample" && await disk.stat(word) ? resolve(word) : word;
 }
