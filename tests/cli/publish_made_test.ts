@@ -146,3 +146,26 @@ for (
       await checkCommitted(hub, made);
     }));
 }
+
+Deno.test("an output of a saved plan that the Hub refused is published by the same command", () =>
+  withHub(async (hub, folder) => {
+    const file = `${folder}/plan.json`;
+    const planned = await run(hub, folder, [
+      ...QUANTIZE.replace("quantize", "plan").split(" "),
+      ...["--save-plan", file],
+    ]);
+    assert.equal(planned.code, 0, planned.err);
+    const place = ["--device", "wasm", "--output", `${folder}/out`];
+    const words = ["quantize", "sample", "--plan", file, ...place, ...UPLOAD];
+    hub.faults.add({
+      ...{ kind: "status", status: 403, method: "POST", path: /\/commit\//, times: Infinity },
+    });
+    const refused = await run(hub, folder, words);
+    assert.equal(refused.code, 4, refused.err);
+    hub.faults.clear();
+    const made = await hashesOf(`${folder}/out`);
+    const { code, err } = await run(hub, folder, words);
+    assert.equal(code, 0, err);
+    assert.match(err, /out is there already, whole/);
+    await checkCommitted(hub, made);
+  }));

@@ -25,6 +25,7 @@ import { beginViews, shownWarnings, type Watch } from "./messages.ts";
 import { openModel } from "./model.ts";
 import { isResumable } from "./planned.ts";
 import { checkRepo, publishCheckpoint, publishLine } from "./publish.ts";
+import type { AskedPlan } from "./saved_plan.ts";
 import { planFor, readTexts, settleRecipe, type Texts } from "./walks.ts";
 
 /** An output that is there. */
@@ -52,9 +53,11 @@ export async function wholeOutput(
  */
 export async function publishMade(
   { path, record }: WholeOutput,
-  { command, parsed, host }: {
+  { command, parsed, saved, host }: {
     readonly command: Command;
     readonly parsed: ParsedArguments;
+    /** The plan that the command runs, where it is in a file. */
+    readonly saved: AskedPlan | undefined;
     readonly host: Host;
   },
 ): Promise<void> {
@@ -66,13 +69,14 @@ export async function publishMade(
   await sweepStages(disk, dirname(resolve(path)), { targets: [], report });
   const source = await openModel(parsed.arguments[0]!, { parsed, host, report, stack });
   const backend = stack.use(await openDevice(parsed, report));
-  const asked = await askedOf(record, { parsed, source, host, views });
+  const asked = await askedOf(record, { parsed, saved, source, host, views });
   const { texts } = asked;
   const recipe = await settleRecipe(asked.recipe, {
     ...{ parsed, source, backend, texts, host, report },
   });
   const resume = isResumable(recipe, parsed);
-  const planned = await planFor(recipe, source, { parsed, device: backend, texts, host, resume });
+  const planned = saved?.of(source) ??
+    await planFor(recipe, source, { parsed, device: backend, texts, host, resume });
   const line = commandLine(command, { parsed, source, texts });
   const other = differenceFrom(record, planned, {
     calibration: texts.calibration,
@@ -120,15 +124,16 @@ export async function publishMade(
  */
 async function askedOf(
   record: RunRecord,
-  { parsed, source, host, views: { report } }: {
+  { parsed, saved, source, host, views: { report } }: {
     readonly parsed: ParsedArguments;
+    readonly saved: AskedPlan | undefined;
     readonly source: TensorSource;
     readonly host: Host;
     readonly views: Watch;
   },
 ): Promise<{ readonly recipe: Recipe; readonly texts: Texts; readonly searched: boolean }> {
   const bits = askedBits(parsed);
-  const base = await readRecipe(parsed, host);
+  const base = saved?.recipe ?? await readRecipe(parsed, host);
   const searched = bits !== undefined;
   const bounded = bits !== undefined && "within" in bits;
   const recipe = searched ? parseRecipe(JSON.stringify(record.recipe), RECORD_FILE) : base;

@@ -172,8 +172,8 @@ async function quantize(given: ParsedArguments, host: Host): Promise<void> {
     const { quantizeOutputs } = await import("./quantize_outputs.ts");
     return await quantizeOutputs(outputs, { command: quantizeCommand, parsed, host });
   }
-  const made = saved ? undefined : await wholeOutput(parsed, host);
-  if (made) return await publishMade(made, { command: quantizeCommand, parsed, host });
+  const made = await wholeOutput(parsed, host);
+  if (made) return await publishMade(made, { command: quantizeCommand, parsed, saved, host });
   const [model] = parsed.arguments as [string];
   const upload = parsed.get("upload-repo");
   await using stack = new AsyncDisposableStack();
