@@ -150,7 +150,11 @@ export {
 export { type Option, type OptionValue, type OptionValues, parseOption } from "./src/option.ts";
 export { type RunStatus, runStatus } from "./src/run/status.ts";
 export { doneUnits, work, type Worked, type WorkOptions } from "./src/run/worker.ts";
-export { type StoredUnit, WorkFolder, type WorkJob } from "./src/run/work_folder.ts";
+export type { MeetingPlace, Share, UnitPiece } from "./src/run/meeting_place.ts";
+export type { StoredUnit, WorkJob } from "./src/run/work_job.ts";
+export { HubPlace, type HubPlaceOptions } from "./src/meeting/hub_place.ts";
+export type { UnitWriter } from "./src/run/unit_writer.ts";
+export { WorkFolder } from "./src/run/work_folder.ts";
 export { type Ingredients, ingredientsOf, keyOf } from "./src/run/key.ts";
 export { openFolderSink } from "./src/sinks/folder.ts";
 export { openCheckpoint } from "./src/sources/checkpoint.ts";

@@ -9,12 +9,12 @@ import { factsOfCheckpoint } from "./publish/card_facts.ts";
 import { CheckpointError, quote } from "./errors.ts";
 import { HubClient } from "./hub/client.ts";
 import type { RepoSpec } from "./hub/repo_spec.ts";
-import { type Disk, disk as machine, type DiskReader } from "./io/disk.ts";
+import { type Disk, disk as machine } from "./io/disk.ts";
 import { type CardFacts, modelCard } from "./publish/model_card.ts";
 import { listFolder } from "./publish/folder.ts";
 import { hashBlob } from "./publish/hash_blob.ts";
 import type { LargeObject } from "./publish/lfs_batch.ts";
-import { FileBlob } from "./publish/file_blob.ts";
+import { FileBlob, textReader } from "./publish/file_blob.ts";
 import {
   checkPublish,
   type Destination,
@@ -317,13 +317,4 @@ async function openFiles(
     contents.set(path, new FileBlob(reader));
   }
   return contents;
-}
-
-function textReader(text: string): DiskReader {
-  const bytes = new TextEncoder().encode(text);
-  return {
-    size: bytes.length,
-    read: (begin, end) => Promise.resolve(bytes.slice(begin, end)),
-    [Symbol.asyncDispose]: () => Promise.resolve(),
-  };
 }

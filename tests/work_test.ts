@@ -1,34 +1,11 @@
 /** Machines that share a plan: whoever does which unit, and whenever, one machine's bytes come of it. */
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import type { Backend } from "../src/backend.ts";
-import { openWasm } from "../src/backends/wasm/mod.ts";
 import { disk } from "../src/io/disk.ts";
-import { plan } from "../src/plan.ts";
-import { type Plan, requestOf } from "../src/plan/planned.ts";
-import { recipeDocument, recipeFromOptions } from "../src/recipe.ts";
-import { ingredientsOf, keyOf } from "../src/run/key.ts";
 import { HOLDER_FILE } from "../src/run/leases.ts";
-import { doneUnits, undone, work } from "../src/run/worker.ts";
-import { WorkFolder, type WorkJob } from "../src/run/work_folder.ts";
-import { run } from "../src/run.ts";
-import { openFolderSink } from "../src/sinks/folder.ts";
-import { openCheckpoint } from "../src/sources/checkpoint.ts";
-import type { TensorSource } from "../src/source.ts";
-import { tinyWindows } from "./run_given.ts";
-import { makeCheckpoint, TINY_CONFIG, tinyTensors } from "./tiny.ts";
-
-const WINDOWS = 4;
-const LENGTH = 24;
-
-/** All files of a folder, by name. */
-async function bytesOf(folder: string): Promise<Map<string, string>> {
-  const found = new Map<string, string>();
-  for (const name of await disk.list(folder)) {
-    found.set(name, new Uint8Array(await Deno.readFile(join(folder, name))).toHex());
-  }
-  return found;
-}
+import { work } from "../src/run/worker.ts";
+import { WorkFolder } from "../src/run/work_folder.ts";
+import { FLOAT, RTN, SHARDS, shared, STATIC } from "./work_given.ts";
 
 /** A lease as another process left it. */
 async function writeLease(work: string, name: string, holder: object): Promise<void> {
@@ -36,69 +13,6 @@ async function writeLease(work: string, name: string, holder: object): Promise<v
   await Deno.mkdir(place, { recursive: true });
   await Deno.writeTextFile(join(place, HOLDER_FILE), JSON.stringify(holder));
 }
-
-/** A tiny model, its plan by some options, and a folder to work in. */
-async function shared(
-  options: Record<string, unknown>,
-  test: (around: {
-    readonly made: Plan;
-    readonly source: TensorSource;
-    readonly backend: Backend;
-    readonly inputs: {
-      readonly calibration?: { windows: Uint32Array<ArrayBuffer>[]; stateBudget: number };
-    };
-    readonly path: string;
-    readonly job: WorkJob;
-    /** One machine's. */
-    readonly alone: () => Promise<Map<string, string>>;
-    /** Of what workers have done. */
-    readonly merged: (folder: WorkFolder, name?: string) => Promise<Map<string, string>>;
-  }) => Promise<void>,
-): Promise<void> {
-  const model = await makeCheckpoint(tinyTensors(), { config: TINY_CONFIG });
-  const path = await Deno.makeTempDir();
-  await using backend = await openWasm({ threads: 1 });
-  await using source = await openCheckpoint(model);
-  const isCalibrated = options.method !== "rtn";
-  const calibration = { windows: tinyWindows(WINDOWS, LENGTH), stateBudget: 1e8 };
-  const made = plan(recipeFromOptions(options), source, {
-    device: backend,
-    ...(isCalibrated ? { calibration: requestOf({ ...calibration, seqLen: LENGTH }) } : {}),
-  });
-  const inputs = isCalibrated ? { calibration } : {};
-  const ingredients = await ingredientsOf(made, { source, backend, ...inputs });
-  const job = {
-    job: 1,
-    key: await keyOf(ingredients),
-    ingredients,
-    words: ["model"],
-    recipe: recipeDocument(made.recipe),
-    units: made.units.map(({ name }) => name),
-  } as const;
-  const write = async (name: string, more: object) => {
-    const out = join(path, name);
-    await using sink = await openFolderSink(out);
-    await run(made, { source, backend, sink, ...inputs, ...more });
-    return await bytesOf(out);
-  };
-  await test({
-    made,
-    source,
-    backend,
-    inputs,
-    path: join(path, "shared"),
-    job,
-    alone: () => write("alone", {}),
-    merged: (folder, name = "merged") => write(name, { units: doneUnits(made, folder) }),
-  });
-  await Deno.remove(model, { recursive: true });
-  await Deno.remove(path, { recursive: true });
-}
-
-const RTN = { scheme: "W4A16", "group-size": 32, method: "rtn" };
-const SHARDS = { scheme: "W4A16", "group-size": 32, "calibration-shards": 4 };
-const STATIC = { scheme: "W8A8", method: "smoothquant+gptq", activations: "static" };
-const FLOAT = { scheme: "W4A16", "group-size": 32, "calibrate-on": "float" };
 
 for (
   const { options, count } of [
@@ -164,7 +78,7 @@ for (const after of [1, 3, 5, 8]) {
       assert.equal(ended.status, "rejected");
       assert.equal(other.status, "fulfilled", String((other as PromiseRejectedResult).reason));
       await late;
-      assert.deepEqual(await undone(made, folder), []);
+      assert.deepEqual(await folder.undone(), []);
       assert.deepEqual(await merged(folder), await alone());
       assert.equal(await disk.lstat(join(path, "calibration")), undefined);
       assert.deepEqual(await disk.list(join(path, "leases")), []);

@@ -11,8 +11,8 @@ import type { CarryReader, CarryWriter } from "../carry.ts";
 import { SpaceError } from "../errors.ts";
 import { machineTiming } from "../hub/timing.ts";
 import type { Plan } from "../plan/planned.ts";
+import type { ShardPlace } from "./meeting_place.ts";
 import { performStored, performUnit, type Work } from "./shared_unit.ts";
-import type { WorkFolder } from "./work_folder.ts";
 
 /** Milliseconds between two looks for what others make: the first, and the most. */
 const WAITS = { first: 5, most: 500 };
@@ -28,7 +28,7 @@ class Overtaken extends Error {}
 
 /** See the head of this file. */
 export class ShardWorker implements ShardExchange, AsyncDisposable {
-  readonly #folder: WorkFolder;
+  readonly #folder: ShardPlace;
   readonly #index: number;
   readonly #count: number;
   readonly #plan: Plan;
@@ -262,7 +262,7 @@ export class ShardWorker implements ShardExchange, AsyncDisposable {
 
 /** Where a worker is, and which it is. */
 export interface Place {
-  readonly folder: WorkFolder;
+  readonly folder: ShardPlace;
   readonly index: number;
   readonly count: number;
   readonly signal: AbortSignal | undefined;

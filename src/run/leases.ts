@@ -61,6 +61,25 @@ export async function takeLease(
   };
 }
 
+/**
+ * Who holds leases, by the name of what was taken: the machine and the number of the process.
+ *
+ * @param folder Where the leases are.
+ * @throws {SpaceError} the system refuses it.
+ */
+export async function leaseHolders(disk: Disk, folder: string): Promise<Map<string, string>> {
+  const found = new Map<string, string>();
+  for (const lease of await disk.list(folder)) {
+    const [, name] = /^([^.]+)\.\d+$/.exec(lease) ?? [];
+    if (name === undefined) continue;
+    const text = await readWhole(disk, join(folder, lease, HOLDER_FILE));
+    if (text === undefined || !await goesOn(disk, text)) continue;
+    const { host, process } = parseObject(text)!;
+    found.set(name, `${typeof host === "string" ? host : "a machine"}, process ${process}`);
+  }
+  return found;
+}
+
 /** Whether some process has something, as {@linkcode takeLease} takes it. */
 export async function isLeased(disk: Disk, folder: string, name: string): Promise<boolean> {
   const last = (await numbersOf(disk, folder, name)).at(-1);

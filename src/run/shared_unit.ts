@@ -11,10 +11,10 @@ import { openNowhere } from "../sinks/nowhere.ts";
 import { byteLength, sum } from "../tensor.ts";
 import { calibrateBlocks } from "./calibrated.ts";
 import type { Context, SharedOptions } from "./context.ts";
+import type { MeetingPlace } from "./meeting_place.ts";
 import { Output } from "./output.ts";
 import { ReadAhead, type Together } from "./read_ahead.ts";
 import { performStep, stepOf } from "./unit.ts";
-import type { WorkFolder } from "./work_folder.ts";
 
 /** What all units that one worker does share. */
 export interface Work extends Pick<Context, "plan" | "report" | "trace"> {
@@ -28,13 +28,13 @@ export interface Work extends Pick<Context, "plan" | "report" | "trace"> {
 /** Do a unit, and store it where workers meet. */
 export async function performStored(
   index: number,
-  folder: WorkFolder,
+  folder: MeetingPlace,
   work: Work,
 ): Promise<void> {
   const { plan, warnings, given: { source } } = work;
   const unit = plan.units[index]!;
   const known = warnings.length;
-  await using writer = await folder.gather(index, { files: plan.files, size: bytesOf(unit) });
+  await using writer = await folder.gather(index, { files: plan.files, size: unitBytes(unit) });
   const tensors = await performUnit(unit, work, writer);
   await source.verified?.();
   const { name } = unit;
@@ -94,7 +94,7 @@ async function inContext(
 }
 
 /** Bytes that a unit writes. */
-function bytesOf({ tasks }: Unit): number {
+export function unitBytes({ tasks }: Unit): number {
   return sum(tasks, (task) => task.kind === "drop" ? 0 : sum(task.outputs, byteLength));
 }
 

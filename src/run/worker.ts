@@ -1,5 +1,5 @@
 /**
- * A worker of many: does units of a plan that are not done, into a folder that all share, in any
+ * A worker of many: does units of a plan that are not done, into a place where all meet, in any
  * number and whenever they come. Units without calibration do not depend on each other; blocks that
  * are calibrated on the original's hidden states (`calibrate-on float`) depend only on those, and a
  * worker sends the windows through the blocks of others as they were; blocks that are calibrated on
@@ -14,15 +14,12 @@ import { Trace } from "../trace.ts";
 import { openCalibration } from "./calibrated.ts";
 import { type DoneUnit, type SharedOptions, started } from "./context.ts";
 import { ShardWorker } from "./in_shards.ts";
+import type { MeetingPlace, Share } from "./meeting_place.ts";
 import { performStored, walkPast, type Work } from "./shared_unit.ts";
-import type { WorkFolder } from "./work_folder.ts";
 
 /** What a worker was asked to do. */
-export interface WorkOptions extends Omit<SharedOptions, "evaluation" | "saveShare"> {
-  readonly folder: WorkFolder;
-  /** Which worker of how many, from 0: it begins with units that others do not begin with. */
-  readonly index: number;
-  readonly count: number;
+export interface WorkOptions extends Omit<SharedOptions, "evaluation" | "saveShare">, Share {
+  readonly folder: MeetingPlace;
 }
 
 /** What a worker did. */
@@ -36,8 +33,13 @@ export interface Worked {
 /**
  * Why a plan cannot be shared among machines, or `true`. The reason continues a sentence after the
  * plan.
+ *
+ * @param place Whether workers can do a block together there; see `MeetingPlace.together`.
  */
-export function isShareable(plan: Plan): true | string {
+export function isShareable(
+  plan: Plan,
+  { together }: { readonly together: boolean },
+): true | string {
   if (plan.evaluation) {
     return "it is measured in the same pass, which is one machine's. Leave out `evaluate`, and " +
       "measure what was merged";
@@ -45,6 +47,11 @@ export function isShareable(plan: Plan): true | string {
   if (isInShards(plan) && plan.recipe.calibrationShards === 1) {
     return "each block is calibrated on what the quantized blocks before it give. Give " +
       "`calibration-shards`, as many as workers or more, by which they share the windows; or " +
+      "`calibrate-on` float, which makes blocks independent; or `method` rtn";
+  }
+  if (isInShards(plan) && !together) {
+    return "workers that calibrate each block together, each on its shards of the windows, " +
+      "exchange more than a repository takes. Give `work-dir` a folder that all reach; or " +
       "`calibrate-on` float, which makes blocks independent; or `method` rtn";
   }
   return true;
@@ -60,7 +67,8 @@ export async function work(
   plan: Plan,
   { folder, index, count, ...given }: WorkOptions,
 ): Promise<Worked> {
-  const shareable = isShareable(plan);
+  const { together } = folder;
+  const shareable = isShareable(plan, { together: together !== undefined });
   if (shareable !== true) {
     throw new UnsupportedError(`Cannot share the plan among machines: ${shareable}.`, {
       what: "work-dir",
@@ -69,10 +77,8 @@ export async function work(
   }
   const { signal, source, backend } = given;
   const { units } = plan;
-  const inShards = isInShards(plan);
+  const inShards = isInShards(plan) ? together : undefined;
   const isBlock = (unit: number) => typeof units[unit]!.place === "number";
-  const isAlone = (unit: number) => !inShards || !isBlock(unit);
-  const isMine = (unit: number) => isAlone(unit) && unit % count === index;
   const warnings: Warning[] = [];
   const report = (event: Event) => {
     if (event.type === "warning") warnings.push({ code: event.code, message: event.message });
@@ -84,9 +90,9 @@ export async function work(
   const common = { plan, given, report, trace, original, warnings };
   report(started([plan], { source, backend, counter }));
   const did: string[] = [];
-  // Its own share first, then what all do together, then whatever nobody is at.
-  for (const wants of [isMine, isAlone]) {
-    const wanted = new Set((await undone(plan, folder)).filter(wants));
+  // What each does alone, and then what all do together.
+  for await (const turn of folder.turns({ index, count })) {
+    const wanted = new Set(turn.filter((unit) => !inShards || !isBlock(unit)));
     if (wanted.size > 0) {
       await using calibration = inShards
         ? undefined
@@ -94,14 +100,14 @@ export async function work(
       did.push(...await pass({ ...common, calibration }, { folder, wanted }));
     }
     signal?.throwIfAborted();
-    if (!inShards || !(await undone(plan, folder)).some(isBlock)) continue;
-    await using shards = await ShardWorker.open(plan, { folder, index, count, signal });
+    if (!inShards || !(await folder.undone()).some(isBlock)) continue;
+    await using shards = await ShardWorker.open(plan, { folder: inShards, index, count, signal });
     await using calibration = openCalibration(plan, { ...given, report }, counter, {
       exchange: shards,
     })!;
     did.push(...await shards.blocks({ ...common, calibration }));
   }
-  const left = await undone(plan, folder);
+  const left = await folder.undone();
   return { did, left: left.map((unit) => plan.units[unit]!.name) };
 }
 
@@ -110,8 +116,8 @@ export async function work(
  *
  * @throws {RequestError} some are not done, or their bytes are not those that were written.
  */
-export async function* doneUnits(plan: Plan, folder: WorkFolder): AsyncGenerator<DoneUnit> {
-  const open = await undone(plan, folder);
+export async function* doneUnits(plan: Plan, folder: MeetingPlace): AsyncGenerator<DoneUnit> {
+  const open = await folder.undone();
   if (open.length > 0) {
     const names = open.slice(0, 3).map((unit) => plan.units[unit]!.name).join(", ");
     throw new RequestError(
@@ -127,17 +133,10 @@ export async function* doneUnits(plan: Plan, folder: WorkFolder): AsyncGenerator
   await folder.sweep();
 }
 
-/** Units that are not done, by their number. */
-export async function undone({ units }: Plan, folder: WorkFolder): Promise<number[]> {
-  const open = [];
-  for (const i of units.keys()) if (!await folder.done(i)) open.push(i);
-  return open;
-}
-
 /** Go through the units once, in order, and do those that are wanted and nobody is at. */
 async function pass(
   work: Work,
-  { folder, wanted }: { readonly folder: WorkFolder; readonly wanted: ReadonlySet<number> },
+  { folder, wanted }: { readonly folder: MeetingPlace; readonly wanted: ReadonlySet<number> },
 ): Promise<string[]> {
   const last = Math.max(...wanted);
   const did: string[] = [];

@@ -4,15 +4,17 @@
  */
 import type { Backend } from "../../backend.ts";
 import { quote, RequestError, UnsupportedError } from "../../errors.ts";
-import { disk } from "../../io/disk.ts";
+import { isHubPlace } from "../../meeting/names.ts";
 import type { Plan } from "../../plan/planned.ts";
 import { type SharedBytes, sharedBytes } from "../../plan/shared.ts";
 import { parseRecipe, recipeDocument } from "../../recipe.ts";
 import type { Reporter } from "../../report.ts";
 import type { RunOptions } from "../../run/context.ts";
 import { changesOf, type Ingredients, ingredientsOf, keyOf } from "../../run/key.ts";
+import type { MeetingPlace } from "../../run/meeting_place.ts";
+import { unitBytes } from "../../run/shared_unit.ts";
 import { isShareable } from "../../run/worker.ts";
-import { JOB_FILE, WorkFolder, type WorkJob } from "../../run/work_folder.ts";
+import { JOB_FILE, type WorkJob } from "../../run/work_job.ts";
 import type { TensorSource } from "../../source.ts";
 import type { Flag, Host, ParsedArguments } from "../command.ts";
 import { parseArguments } from "../parser.ts";
@@ -28,16 +30,11 @@ import {
   readRecipe,
   RECIPE_FLAGS,
 } from "./flags.ts";
+import { makePlace } from "./meeting.ts";
 import { whole, wordsOf } from "./flag_words.ts";
 import { openModel } from "./model.ts";
 import { quantizeCommand } from "./quantize.ts";
 import { inputsOf, planFor, readTexts } from "./walks.ts";
-
-/** Where machines meet: the argument of `work` and `merge`. */
-export const WORK_FOLDER = {
-  name: "folder",
-  help: "the folder that `plan --work-dir` made, which all workers reach",
-} as const;
 
 /** Flags that each worker has of its own, in place of those that the plan was made with. */
 export const OWN_FLAGS: readonly Flag[] = [...DEVICE_FLAGS, ...BUDGET_FLAGS];
@@ -55,20 +52,33 @@ export interface SharedPlan {
   readonly command: string;
 }
 
+/** A job that was begun. */
+export interface BegunJob {
+  readonly place: MeetingPlace;
+  /** What the place takes. */
+  readonly bytes: SharedBytes;
+  /** Bytes of the largest unit. */
+  readonly unitBytes: number;
+}
+
 /**
- * Make the folder where workers meet.
+ * Make the place where workers meet.
  *
- * @throws {RequestError} a flag cannot be shared, or something else is in the folder.
+ * @param path A folder, or `hf://org/name`.
+ * @param stack Ends the way to it.
+ * @throws {RequestError} a flag cannot be shared, or something else is there.
  * @throws {UnsupportedError} the units of the plan depend on each other.
+ * @throws {HubError} the Hub refuses it, or cannot be asked.
  */
 export async function beginJob(
   path: string,
-  { parsed, host, report }: {
+  { parsed, host, report, stack }: {
     readonly parsed: ParsedArguments;
     readonly host: Host;
     readonly report: Reporter;
+    readonly stack: AsyncDisposableStack;
   },
-): Promise<{ readonly work: WorkFolder; readonly bytes: SharedBytes }> {
+): Promise<BegunJob> {
   const search = [...BITS_FLAGS, ...BOUND_FLAGS].find(({ name }) => parsed.has(name));
   if (search) {
     throw new RequestError(
@@ -83,9 +93,8 @@ export async function beginJob(
     );
   }
   const words = [await whole(parsed.arguments[0]!), ...await wordsOf(parsed, KEPT_FLAGS)];
-  await using stack = new AsyncDisposableStack();
   const { plan, ingredients, backend } = await prepare({ words }, { host, report, stack });
-  const shareable = isShareable(plan);
+  const shareable = isShareable(plan, { together: !isHubPlace(path) });
   if (parsed.get("evaluate") === true || shareable !== true) {
     const reason = shareable !== true
       ? shareable
@@ -96,15 +105,20 @@ export async function beginJob(
       reason,
     });
   }
-  const work = await WorkFolder.create(disk, path, {
+  const job: WorkJob = {
     job: 1,
     key: await keyOf(ingredients),
     ingredients,
     words,
     recipe: recipeDocument(plan.recipe),
     units: plan.units.map(({ name }) => name),
-  });
-  return { work, bytes: sharedBytes(plan, backend) };
+  };
+  const place = await makePlace(path, job, { host, report, stack });
+  return {
+    place,
+    bytes: sharedBytes(plan, backend),
+    unitBytes: Math.max(...plan.units.map(unitBytes)),
+  };
 }
 
 /**
@@ -113,7 +127,7 @@ export async function beginJob(
  * @throws {RequestError} it is another plan than that of the job, whose sentence says in what.
  */
 export async function openJob(
-  { job, path }: WorkFolder,
+  { job, path }: MeetingPlace,
   { parsed, host, report, stack }: {
     readonly parsed: ParsedArguments;
     readonly host: Host;
