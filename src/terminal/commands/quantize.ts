@@ -49,6 +49,7 @@ import { checkApart, openModel } from "./model.ts";
 import { askedOutputs } from "./output_folders.ts";
 import { keptOf, placeOf } from "./output_place.ts";
 import { ENERGY_FLAG, isResumable, readEnergyTable, RESUME_FLAG, showPlanned } from "./planned.ts";
+import { publishMade, wholeOutput } from "./publish_made.ts";
 import { askedPlan } from "./saved_plan.ts";
 import { roomFor } from "./upload_room.ts";
 import { inputsOf, planFor, readTexts, settleRecipe, type Texts } from "./walks.ts";
@@ -171,6 +172,8 @@ async function quantize(given: ParsedArguments, host: Host): Promise<void> {
     const { quantizeOutputs } = await import("./quantize_outputs.ts");
     return await quantizeOutputs(outputs, { command: quantizeCommand, parsed, host });
   }
+  const made = await wholeOutput(parsed, host);
+  if (made) return await publishMade(made, { command: quantizeCommand, parsed, saved, host });
   const [model] = parsed.arguments as [string];
   const upload = parsed.get("upload-repo");
   await using stack = new AsyncDisposableStack();
@@ -200,6 +203,7 @@ async function quantize(given: ParsedArguments, host: Host): Promise<void> {
         overwrite: parsed.get("overwrite") === true,
         restart: parsed.get("restart") === true,
         resume,
+        others: host.otherOutputs ?? [],
         report: views.report,
       })
       : openNowhere(),
@@ -238,7 +242,7 @@ async function quantize(given: ParsedArguments, host: Host): Promise<void> {
       report: views.report,
     }),
   );
-  const made = alongside?.sink ?? sink;
+  const growing = alongside?.sink ?? sink;
   const inputs = await inputsOf(texts, { plans: [planned], host, stack });
   await saved?.check(planned, { source, backend, ...inputs });
   let whole = false;
@@ -248,9 +252,9 @@ async function quantize(given: ParsedArguments, host: Host): Promise<void> {
       source,
       backend,
       sink: {
-        ...made,
+        ...growing,
         async commit() {
-          await made.commit();
+          await growing.commit();
           whole = true;
         },
       },
