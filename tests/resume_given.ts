@@ -12,12 +12,14 @@ import type { RunReport } from "../src/report/run_report.ts";
 import { run } from "../src/run.ts";
 import type { Resumption, Sink } from "../src/sink.ts";
 import { openFolderSink } from "../src/sinks/folder.ts";
+import type { TensorSource } from "../src/source.ts";
 import { openCheckpoint } from "../src/sources/checkpoint.ts";
 import { bytesOf } from "./run_given.ts";
 
 /** What is to be done. */
 export interface Work {
-  readonly model: string;
+  /** A folder, or what opens a checkpoint from elsewhere. */
+  readonly model: string | (() => Promise<TensorSource>);
   readonly options: Readonly<Record<string, string | number | boolean>>;
   readonly backend: Backend;
   readonly out: string;
@@ -59,7 +61,7 @@ export async function attempt(
     ...given
   }: Attempt = {},
 ): Promise<RunReport> {
-  await using source = await openCheckpoint(model);
+  await using source = await (typeof model === "string" ? openCheckpoint(model) : model());
   const request = (input: EvaluationInput) =>
     requestOf({ ...input, seqLen: input.windows[0]!.length });
   const work = plan(recipeFromOptions(options), source, {
