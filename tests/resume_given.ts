@@ -18,8 +18,9 @@ import { bytesOf } from "./run_given.ts";
 
 /** What is to be done. */
 export interface Work {
-  /** A folder, or what opens a checkpoint from elsewhere. */
-  readonly model: string | (() => Promise<TensorSource>);
+  readonly model: string;
+  /** Opens the model where it is no folder. */
+  readonly open?: (model: string) => Promise<TensorSource>;
   readonly options: Readonly<Record<string, string | number | boolean>>;
   readonly backend: Backend;
   readonly out: string;
@@ -50,7 +51,7 @@ export class Stop extends Error {
 
 /** Do it, saving after every unit unless something else is said. */
 export async function attempt(
-  { model, options, backend, out, evaluation, calibration }: Work,
+  { model, open = openCheckpoint, options, backend, out, evaluation, calibration }: Work,
   {
     resume = true,
     restart = false,
@@ -61,7 +62,7 @@ export async function attempt(
     ...given
   }: Attempt = {},
 ): Promise<RunReport> {
-  await using source = await (typeof model === "string" ? openCheckpoint(model) : model());
+  await using source = await open(model);
   const request = (input: EvaluationInput) =>
     requestOf({ ...input, seqLen: input.windows[0]!.length });
   const work = plan(recipeFromOptions(options), source, {

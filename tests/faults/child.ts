@@ -50,7 +50,8 @@ async function main({ endpoint, model, out, kill }: Given): Promise<Told> {
   if (!await disk.lstat(out)) {
     await attempt({
       ...CALIBRATED,
-      model: async () => {
+      model,
+      open: async () => {
         const source = await openHub(model, { client: new HubClient(hub) });
         doing = "read";
         return source;
