@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { openWasm } from "../src/backends/wasm/mod.ts";
 import { RequestError, SpaceError } from "../src/errors.ts";
 import { type Disk, disk } from "../src/io/disk.ts";
-import { OWNER_FILE } from "../src/io/left_behind.ts";
+import { OWNER_FILE } from "../src/io/owner.ts";
 import { STREAM_ERROR_BYTES } from "../src/limits.ts";
 import type { TensorTask } from "../src/plan/tasks.ts";
 import { arrange } from "../src/plan/units.ts";
