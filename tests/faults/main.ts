@@ -51,7 +51,7 @@ async function runAll(what: Asked): Promise<number> {
     print(`${id}  ${title}: ${chosen.length} cases, ${failed} failed; ${outcomes}; ${seconds} s`);
   }
   for (const tests of ELSEWHERE) {
-    if (only !== undefined && tests.id !== only) continue;
+    if (index !== undefined || only !== undefined && tests.id !== only) continue;
     const begun = performance.now();
     const { count, failed, text } = await runElsewhere(tests);
     failures += failed;

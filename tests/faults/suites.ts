@@ -6,7 +6,9 @@ import { K3, K4 } from "./kill_cases.ts";
 import { K1, P1 } from "./power_cases.ts";
 import { X1P } from "./rival_cases.ts";
 import { X1 } from "./sharing_cases.ts";
+import { K5 } from "./signal_cases.ts";
 import type { Suite } from "./suite.ts";
+import { W1 } from "./weight_cases.ts";
 
 /** In the order of the plan of faults. */
-export const SUITES: readonly Suite[] = [D1, D2, D3, D5, K1, K3, K4, P1, X1, X1P, G1];
+export const SUITES: readonly Suite[] = [D1, D2, D3, D5, K1, K3, K4, K5, P1, X1, X1P, G1, W1];
