@@ -426,6 +426,40 @@ Deno.test("C1: a byte that was read by range and comes otherwise in the whole fi
   await Deno.remove(parent);
 });
 
+Deno.test("C1: what was given out of a file that had not come to its end can be checked by another process", async () => {
+  await using hub = await startHub(FILES);
+  const [file] = SHARDS as [string];
+  const { name, begin, end } = headerOf(shardBytes(file)).tensors.find((one) =>
+    one.end > one.begin
+  )!;
+  const parent = await Deno.makeTempDir();
+  const openAnew = () =>
+    openHub("org/model", {
+      client: clientOf(hub),
+      stagingFolder: parent,
+      maxDisk: LARGEST,
+    });
+  const right = createHash("sha256").update(shardBytes(file).subarray(begin, end)).digest("hex");
+  {
+    await using source = await openAnew();
+    source.schedule!([{ name }, { name: headerOf(shardBytes(file)).tensors.at(-1)!.name }]);
+    await source.read(name);
+    // A hash is known some messages of another thread after the last byte.
+    assert.deepEqual(source.unchecked!().filter((span) => span.begin === begin), [
+      { file, begin, end, sha256: right },
+    ]);
+  }
+  for (const sha256 of [right, "0".repeat(64)]) {
+    await using source = await openAnew();
+    source.recheck!([{ file, begin, end, sha256 }]);
+    source.schedule!([]);
+    if (sha256 === right) await source.verified!();
+    else await assert.rejects(source.verified!(), /came otherwise when they were read alone/);
+    assert.equal(source.unchecked!().length > 0, sha256 !== right);
+  }
+  await Deno.remove(parent);
+});
+
 Deno.test("C3: sizes and hashes that do not fit are refused", async () => {
   const tree = (edit: (entry: Record<string, unknown>) => unknown): Fault & FaultMatch => ({
     kind: "answer",
