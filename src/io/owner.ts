@@ -30,18 +30,16 @@ export async function own(disk: Disk, folder: string): Promise<AsyncDisposable> 
   // Under its name it is never seen without its lock.
   await using writer = await disk.create(`${path}-new`, text.length);
   await writer.write(0, text);
+  await using undo = new AsyncDisposableStack();
   const lock = await disk.lock(`${path}-new`);
-  if (lock === "impossible") {
-    await disk.rename(`${path}-new`, path);
-    return { [Symbol.asyncDispose]: () => Promise.resolve() };
-  }
   if (!lock) {
     throw new RequestError(
       `Cannot use ${quote(folder)}: another run is at it. Wait until that is done.`,
     );
   }
+  if (lock !== "impossible") undo.use(lock);
   await disk.rename(`${path}-new`, path);
-  return lock;
+  return undo.move();
 }
 
 /** How often, and after how many milliseconds, it is looked again whether a folder is owned. */
