@@ -35,8 +35,8 @@ for (
     ["--help", 0, /^deno task test:faults \[--seed N\]/],
     ["--sed 1", 1, /^Cannot read the command line: Unknown option '--sed'\. See --help\.\n$/],
     ["--seed x", 1, /^Cannot use --seed "x": it must be a whole number\.\n$/],
-    ["--only Z9", 1, /^Cannot use --only "Z9": the suite must be one of D1, .*, T1\.\n$/],
-    ["--only=", 1, /^Cannot use --only "": the suite must be one of D1, .*, T1\.\n$/],
+    ["--only Z9", 1, /^Cannot use --only "Z9": the suite must be one of D1, .*, M1\.\n$/],
+    ["--only=", 1, /^Cannot use --only "": the suite must be one of D1, .*, M1\.\n$/],
     [
       "--only K2:0",
       1,

@@ -8,6 +8,7 @@ import { join } from "node:path";
 import { CheckpointError, HubError } from "../src/errors.ts";
 import { publish } from "../src/publish.ts";
 import { changedJson, expiredUrl, type Fault } from "./fake_hub/mod.ts";
+import { tellCases } from "./hub_given.ts";
 import {
   commitsOn,
   download,
@@ -59,6 +60,7 @@ for (const [says, fault] of Object.entries(PART_FAULTS)) {
         assert.deepEqual(await download(stage), await expected(folder));
         hub.remove(NAME);
       }
+      tellCases(PARTS);
     }, { partBytes: PART_BYTES }));
 }
 

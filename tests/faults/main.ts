@@ -53,11 +53,12 @@ async function runAll(what: Asked): Promise<number> {
   for (const tests of ELSEWHERE) {
     if (index !== undefined || only !== undefined && tests.id !== only) continue;
     const begun = performance.now();
-    const { count, failed, text } = await runElsewhere(tests);
+    const { count, failed, cases, text } = await runElsewhere(tests, seed);
     failures += failed;
     if (failed > 0) print(text);
     const seconds = Math.round((performance.now() - begun) / 1000);
-    print(`${tests.id}  ${tests.file}: ${count} tests, ${failed} failed; ${seconds} s`);
+    const counted = cases > 0 ? ` of ${cases} cases` : "";
+    print(`${tests.id}  ${tests.file}: ${count} tests${counted}, ${failed} failed; ${seconds} s`);
   }
   return failures;
 }
@@ -66,7 +67,7 @@ async function runAll(what: Asked): Promise<number> {
 async function main(args: readonly string[]): Promise<number> {
   const counted = SUITES.map(({ id }) => id);
   try {
-    const what = asked(args, [...counted, ...ELSEWHERE.map(({ id }) => id)], counted);
+    const what = asked(args, [...new Set([...counted, ...ELSEWHERE.map(({ id }) => id)])], counted);
     if (what.help) {
       print(USAGE.trimEnd());
       return 0;
