@@ -384,6 +384,30 @@ Deno.test("N9: connections that are reset at once, or stay silent, are told apar
   assert.match(silent.failed[0]!, /sent nothing for 0\.04 seconds, 3 times/);
 });
 
+Deno.test("N9: a Hub that does not speak TLS, and a proxy that is not there, are told of with what to do", async () => {
+  await using hub = await startHub(FILES);
+  const plain = hub.endpoint.replace("http:", "https:");
+  const { error } = await readModel(hub, { client: { endpoint: plain, timing: hasty() } });
+  assert.ok(error instanceof HubError && error.kind === "unreachable", describe(error));
+  assert.match(error.message, /Check the network, the proxy/);
+  // Deno takes the proxy of the environment when a process begins.
+  const { code, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", "--quiet", "cli.ts", "inspect", "org/model"],
+    env: {
+      HF_ENDPOINT: hub.endpoint,
+      HF_HUB_OFFLINE: "0",
+      HTTP_PROXY: "http://127.0.0.1:9",
+      NO_PROXY: "",
+      no_proxy: "",
+      NO_COLOR: "1",
+    },
+  }).output();
+  const told = new TextDecoder().decode(stderr);
+  assert.equal(code, 4, told);
+  assert.match(told, /Check the network, the proxy/);
+  assert.deepEqual(hub.log, []);
+});
+
 Deno.test("C1: a flipped bit anywhere in a shard that is read whole is found or mended", async () => {
   const random = seeded(SEED);
   const cases: (Fault & FaultMatch)[][] = [];

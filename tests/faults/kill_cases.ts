@@ -80,7 +80,7 @@ const absent = Deno.build.os === "windows" ? "processes cannot be killed so here
 export const K3: Suite = {
   id: "K3",
   title: "a process is killed at the start, in the middle and at the end of each of 12 stages",
-  share: 2,
+  share: 1,
   absent,
   open: () =>
     open(

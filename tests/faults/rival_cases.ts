@@ -47,7 +47,7 @@ async function begin(given: Given) {
 export const X1P: Suite = {
   id: "X1P",
   title: "2, 4 and 8 processes make one output, with locks and without",
-  share: 2,
+  share: 1,
   async open() {
     await using undo = new AsyncDisposableStack();
     const backend = undo.use(await openWasm({ threads: 1 }));
