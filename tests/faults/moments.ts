@@ -51,7 +51,10 @@ export class Moments {
     }
   }
 
-  /** Requests with moments before each, after its answer's headers, and after each piece of it. */
+  /**
+   * Requests with moments before each, after its answer's headers, after the first piece of its
+   * body, and at its end: in how many pieces it comes is the network's.
+   */
   fetching(stageOf: (url: URL) => Stage): typeof fetch {
     return async (input, init) => {
       const stage = stageOf(new URL(input instanceof Request ? input.url : input));
@@ -60,11 +63,13 @@ export class Moments {
       this.pass(stage);
       const reader = answer.body?.getReader();
       if (!reader) return answer;
+      let begun = false;
       const body = new ReadableStream({
         type: "bytes",
         pull: async (controller) => {
           const { done, value } = await reader.read();
-          this.pass(stage);
+          if (done || !begun) this.pass(stage);
+          begun = true;
           if (!done) return controller.enqueue(value);
           controller.close();
           controller.byobRequest?.respond(0);
