@@ -93,8 +93,11 @@ export interface TensorSource extends AsyncDisposable {
    * @throws {HubError} of kind `damaged`: bytes were not what the repository promises.
    */
   verified?(): Promise<void>;
+  /**
+   * Before `schedule`: what an earlier process was given, and `verified` is to see to, too. From
+   * then on `unchecked` tells of all that was given.
+   */
+  recheck?(given: readonly Unchecked[]): void;
   /** What `verified` would still have to see to: for who stops and goes on in another process. */
   unchecked?(): readonly Unchecked[];
-  /** Before `schedule`: what an earlier process was given, and `verified` is to see to, too. */
-  recheck?(given: readonly Unchecked[]): void;
 }

@@ -46,8 +46,8 @@ export class Shard {
   #head: Promise<Uint8Array<ArrayBuffer>> | undefined;
   /** Given out, and not checked yet. */
   #handed: Handed[] = [];
-  /** Given out of a copy whose hash is not known yet. */
-  #served: Omit<Unchecked, "file">[] = [];
+  /** Given out of a copy whose hash is not known yet; absent where nobody will ask. */
+  #served: Omit<Unchecked, "file">[] | undefined;
   #cachedRight = false;
   /** Digests of spans that are right, kept from a copy that had to go. */
   readonly #known = new Map<string, string>();
@@ -131,8 +131,14 @@ export class Shard {
     const copy = this.#copy;
     const bytes = await copy?.read(span, into);
     if (!bytes) return await this.#readRange(span, into);
-    if (!copy!.isRight) this.#served.push({ ...span, sha256: sha256(bytes) });
+    // Only while the network is what is waited for: else the copy was there before.
+    if (!copy!.isRight) this.#served?.push({ ...span, sha256: sha256(bytes) });
     return bytes;
+  }
+
+  /** From now on `unchecked` tells what was given out of a copy, too. */
+  keepServed(): void {
+    this.#served ??= [];
   }
 
   /** What was given out and not checked yet, where it can be. */
@@ -147,7 +153,7 @@ export class Shard {
     const handed = this.#handed.flatMap(({ begin, end, arrived }) =>
       arrived === undefined ? [] : [{ file, begin, end, sha256: arrived }]
     );
-    return [...handed, ...this.#served.map((span) => ({ file, ...span }))];
+    return [...handed, ...this.#served?.map((span) => ({ file, ...span })) ?? []];
   }
 
   /** Check what an earlier process was given, too, where it can be. */
@@ -210,7 +216,7 @@ export class Shard {
     try {
       await this.#copied;
       copy.settle();
-      this.#served = [];
+      if (this.#served) this.#served = [];
     } catch (error) {
       // Told to those who read the copy or ask whether it was right.
       copy.settle({ error });

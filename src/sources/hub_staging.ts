@@ -113,8 +113,9 @@ export class Staging implements AsyncDisposable {
     return [...this.#shards.values()].flatMap((shard) => shard.unchecked());
   }
 
-  /** See to what an earlier process was given, too. */
+  /** See to what an earlier process was given, too, and keep what a later one needs to. */
   recheck(given: readonly Unchecked[]): void {
+    for (const shard of this.#shards.values()) shard.keepServed();
     for (const span of given) this.#shards.get(span.file)?.recheck(span);
   }
 
