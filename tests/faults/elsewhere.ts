@@ -31,6 +31,7 @@ export const ELSEWHERE: readonly Elsewhere[] = [
     filter: RegExp(`^${id}:`),
     ...(FINE[id] ? { env: FINE[id] } : {}),
   })),
+  { id: "N5", file: PUBLISH, filter: /^N5:/, env: { SLUICE_FAULT_STEP: "256" } },
   { id: "D4", file: "tests/sinks_test.ts" },
   { id: "K2", file: "tests/kills_test.ts", env: { SLUICE_KILLS: "200" } },
   {
