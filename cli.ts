@@ -140,10 +140,15 @@ function listen(stop: AbortController, err: TextStream): void {
   // Asked before the first listener: with that, Deno takes over SIGHUP too.
   const outlives = Deno.build.os !== "windows" && ignoresHangup();
   const insist = () => {
-    if (stop.signal.aborted) Deno.exit(EXIT.killed);
+    if (stop.signal.aborted) {
+      // A bar may have hidden the cursor, and stands in the line.
+      if (err.isTerminal) err.write("\u001b[?25h\n");
+      Deno.exit(EXIT.killed);
+    }
+    // A bar makes way first.
+    interrupt();
     // What is finished may have to be saved first, or be finished.
     err.write("sluice: Stopping. Once more stops at once.\n");
-    interrupt();
   };
   Deno.addSignalListener("SIGINT", insist);
   if (Deno.build.os === "windows") return;

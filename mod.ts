@@ -43,6 +43,7 @@ export type { Certificate, RunRecord } from "./src/report/record.ts";
 export { readRecord } from "./src/report/record_file.ts";
 export { readSourceCard } from "./src/sources/source_card.ts";
 export { needsCalibration, plan } from "./src/plan.ts";
+export { parsePlan, planJson, type ReadPlan } from "./src/plan/saved.ts";
 export { outputsNeedCalibration, planOutputs } from "./src/outputs.ts";
 export { type Beside, memoryOf } from "./src/plan/outputs.ts";
 export {
@@ -149,7 +150,11 @@ export {
 export { type Option, type OptionValue, type OptionValues, parseOption } from "./src/option.ts";
 export { type RunStatus, runStatus } from "./src/run/status.ts";
 export { doneUnits, work, type Worked, type WorkOptions } from "./src/run/worker.ts";
-export { type StoredUnit, WorkFolder, type WorkJob } from "./src/run/work_folder.ts";
+export type { MeetingPlace, Share, UnitPiece } from "./src/run/meeting_place.ts";
+export type { StoredUnit, WorkJob } from "./src/run/work_job.ts";
+export { HubPlace, type HubPlaceOptions } from "./src/meeting/hub_place.ts";
+export type { UnitWriter } from "./src/run/unit_writer.ts";
+export { WorkFolder } from "./src/run/work_folder.ts";
 export { type Ingredients, ingredientsOf, keyOf } from "./src/run/key.ts";
 export { openFolderSink } from "./src/sinks/folder.ts";
 export { openCheckpoint } from "./src/sources/checkpoint.ts";

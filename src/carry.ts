@@ -20,6 +20,17 @@ export interface CarryReader {
   read(size: number): Promise<Uint8Array<ArrayBuffer>>;
 }
 
+/** A number, as 8 bytes. */
+export async function saveNumber(value: number, to: CarryWriter): Promise<void> {
+  await to.write(new Uint8Array(Float64Array.of(value).buffer));
+}
+
+/** The next number. */
+export async function restoreNumber(from: CarryReader): Promise<number> {
+  const bytes = await from.read(8);
+  return new DataView(bytes.buffer, bytes.byteOffset).getFloat64(0, true);
+}
+
 /** A part of a run that goes on from unit to unit. */
 export interface Carried {
   /** Write everything that the units to come need of those that are done. */

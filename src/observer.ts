@@ -3,6 +3,7 @@
  * Methods and schemes say which they need. Implementations: observers/, each in its own file.
  */
 import type { Scope, Tensor } from "./backend.ts";
+import type { Carried, CarryReader, CarryWriter } from "./carry.ts";
 
 /** A statistic of the input of one step's linears. `R` is what is known in the end. */
 export interface Observer<R = unknown> {
@@ -22,14 +23,20 @@ export interface ObserveOptions {
   readonly tokens: number;
   /** Tokens of each window; unless given, as many as are added at a time. */
   readonly windowTokens?: number;
+  /** Tokens of the windows before the first that is added, which others add: 0 unless given. */
+  readonly firstToken?: number;
   /** What is kept on the device belongs to it. */
   readonly scope: Scope;
   /** Ends what takes long when it is aborted. */
   readonly signal?: AbortSignal | undefined;
 }
 
-/** One statistic being gathered. */
-export interface Observation<R = unknown> {
+/**
+ * One statistic being gathered. What is saved of one, and restored to another of the same options,
+ * counts there as the windows that come next: what is gathered of shards of the windows, each of
+ * them anywhere, adds up in order to the same bits.
+ */
+export interface Observation<R = unknown> extends Carried {
   /** Take in the inputs of whole windows, f32[T, channels]. */
   add(x: Tensor): void | Promise<void>;
   /** What all of it comes to. */
@@ -78,7 +85,7 @@ export class Statistics {
 }
 
 /** What observers gather together. */
-export interface Observations {
+export interface Observations extends Carried {
   /** Take in the inputs of whole windows, f32[T, C]. */
   add(x: Tensor): Promise<void>;
   finish(): Promise<Statistics>;
@@ -96,6 +103,12 @@ export function openObservations(
   return {
     async add(x) {
       for (const [, observation] of opened) await observation.add(x);
+    },
+    async save(to: CarryWriter) {
+      for (const [, observation] of opened) await observation.save(to);
+    },
+    async restore(from: CarryReader) {
+      for (const [, observation] of opened) await observation.restore(from);
     },
     async finish() {
       const results = new Map<Observer, unknown>();

@@ -59,7 +59,7 @@ export function plan(
     : modelIfAny(source);
   const { model } = runnable;
   const { decisions, format, content, modelDType, warnings } = assign(recipe, source, runnable);
-  const calibration = calibrationOf(decisions, given);
+  const calibration = calibrationOf(decisions, given, recipe);
   const quantizing = toQuantize(decisions);
   const streams = { propagate: propagates(recipe, quantizing), tuned: quantizing.some(isTuned) };
   if (model && calibration) {
@@ -161,6 +161,23 @@ function warningOf(
   return [{ code: "no-loader", message: message + other }];
 }
 
+/** @throws {UnsupportedError} windows cannot be calibrated on in so many parts. */
+function checkShards(
+  shards: number,
+  { given: { windows }, isTuned }: { readonly given: WindowsRequest; readonly isTuned: boolean },
+): void {
+  const reason = shards > windows
+    ? `there are ${windows} windows. Give more (\`num-samples\`), or fewer shards`
+    : isTuned
+    ? "blocks that are trained see all windows in one place. Leave out `calibration-shards`, or `tune`"
+    : undefined;
+  if (reason === undefined) return;
+  throw new UnsupportedError(`Cannot calibrate in ${shards} shards: ${reason}.`, {
+    what: "calibration-shards",
+    reason,
+  });
+}
+
 /** Whether config.json says that the weights are float64, which are read and written as float32. */
 function announcesDoubles(config: TensorSource["config"]): boolean {
   return [config.dtype, config.torch_dtype].includes("float64");
@@ -186,9 +203,15 @@ function refuseUnsettled({ rules, outlierQuantile }: Recipe): void {
 function calibrationOf(
   decisions: Decisions,
   given: WindowsRequest | undefined,
+  { calibrationShards: shards }: Recipe,
 ): WindowsRequest | undefined {
-  const found = toQuantize(decisions).find(isCalibrated);
-  if (!found || given) return found && given;
+  const all = toQuantize(decisions);
+  const found = all.find(isCalibrated);
+  if (!found) return undefined;
+  if (given) {
+    if (shards > 1) checkShards(shards, { given, isTuned: all.some(isTuned) });
+    return shards > 1 ? { ...given, shards } : given;
+  }
   const { name, scheme, chain, rule: { options } } = found;
   const [how, other] = inputObserver(scheme, options)
     ? ["with static activations", "dynamic activations, which need none"]

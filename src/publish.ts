@@ -2,19 +2,19 @@
  * Publishing a checkpoint on the Hub: verify it, look at what is there, send its files, commit
  * once, look again. Nothing is ever deleted.
  */
-import type { Backend } from "./backend.ts";
+import type { Backend, DeviceLimits } from "./backend.ts";
 import { Alongside, type AlongsideOptions } from "./publish/alongside.ts";
 import { readElsewhere } from "./publish/elsewhere.ts";
 import { factsOfCheckpoint } from "./publish/card_facts.ts";
 import { CheckpointError, quote } from "./errors.ts";
 import { HubClient } from "./hub/client.ts";
 import type { RepoSpec } from "./hub/repo_spec.ts";
-import { type Disk, disk as machine, type DiskReader } from "./io/disk.ts";
-import { type CardFile, modelCard } from "./publish/model_card.ts";
+import { type Disk, disk as machine } from "./io/disk.ts";
+import { type CardFacts, modelCard } from "./publish/model_card.ts";
 import { listFolder } from "./publish/folder.ts";
 import { hashBlob } from "./publish/hash_blob.ts";
 import type { LargeObject } from "./publish/lfs_batch.ts";
-import { FileBlob } from "./publish/file_blob.ts";
+import { FileBlob, textReader } from "./publish/file_blob.ts";
 import {
   checkPublish,
   type Destination,
@@ -24,18 +24,22 @@ import {
 } from "./publish/plan.ts";
 import { firstDifference, readFiles, readHead } from "./publish/remote.ts";
 import { createBranch, createRepo } from "./publish/repository.ts";
-import { Sender } from "./publish/sender.ts";
+import { Sender, SENDING_BYTES, SENT_AT_ONCE } from "./publish/sender.ts";
 import type { SentFile } from "./publish/sent_file.ts";
 import { type Content, uploadFiles } from "./publish/upload.ts";
 import { parseObject } from "./json.ts";
 import type { Verdict } from "./format.ts";
-import { isWeights, RECORD_FILE } from "./io/names.ts";
+import { RECORD_FILE } from "./io/names.ts";
+import { runtimeBytes } from "./plan/memory.ts";
+import { sha256 } from "./io/digest.ts";
+import { picturesOf } from "./report/pictures.ts";
+import type { RunRecord } from "./report/record.ts";
 import { readRecord } from "./report/record_file.ts";
 import type { TensorSource } from "./source.ts";
 import { openCheckpoint } from "./sources/checkpoint.ts";
 import { verify, type VerifyReport } from "./verify.ts";
 
-export { Alongside, checkPublish, planPublish, readElsewhere };
+export { Alongside, checkPublish, planPublish, readElsewhere, SENT_AT_ONCE };
 export type { AlongsideOptions, Destination, PlanOptions, PublishPlan };
 
 /** What happens while a checkpoint is published. */
@@ -178,26 +182,26 @@ async function planVerified(
       ...(signal ? { signal } : {}),
     });
   }
-  let { card, known } = options;
-  if (card === undefined) {
-    known = await hashWeights(folder, options);
-    card = await cardOf(folder, name, { verified, known });
+  if (options.card !== undefined) {
+    return { plan: await planPublish(folder, name, options), known: options.known };
   }
-  const plan = await planPublish(folder, name, { ...options, card });
-  return { plan, known };
+  const known = await hashFiles(folder, options);
+  const described = await cardOf(folder, name, { verified, known });
+  return { plan: await planPublish(folder, name, { ...options, ...described }), known };
 }
 
 /** Hashes of files, by path in their folder. */
 export type KnownFiles = ReadonlyMap<string, LargeObject>;
 
 /**
- * The SHA-256 of each file of weights of a folder, those that are on the Hub alone among them.
+ * The SHA-256 of each file of a folder that is published, those that are on the Hub alone among
+ * them.
  *
  * @param options.known Those that are not computed again.
  * @throws {RequestError} see `planPublish`.
  * @throws {CheckpointError} a file changed.
  */
-export async function hashWeights(
+export async function hashFiles(
   folder: string,
   { known = new Map(), disk = machine, signal, report = () => {} }: Pick<
     PublishOptions,
@@ -206,7 +210,6 @@ export async function hashWeights(
 ): Promise<KnownFiles> {
   const found = new Map<string, LargeObject>();
   for (const { path, size } of (await listFolder(disk, folder)).files) {
-    if (!isWeights(path)) continue;
     const there = known.get(path);
     if (there?.size === size) found.set(path, there);
     else {
@@ -220,10 +223,31 @@ export async function hashWeights(
   return found;
 }
 
-/** Files as a card lists them. */
-function listed(known: KnownFiles): CardFile[] {
-  return [...known].map(([path, { oid, size }]) => ({ path, size, sha256: oid }))
+/**
+ * The most that a process holds at once which verifies a folder on a device and publishes it: the
+ * runtime, a slice of a weight (packed, its codes, what of them is read back), what is on its way.
+ */
+export function publishingBytes(device: DeviceLimits): number {
+  return runtimeBytes(device) + 3 * device.sliceBytes + SENDING_BYTES;
+}
+
+/** A card, and the texts of files that it shows, by path. */
+export type Described = Required<Pick<PlanOptions, "card" | "shown">>;
+
+/** A card of what is known of a checkpoint. */
+async function describe(
+  facts: CardFacts,
+  { known, record }: { readonly known: KnownFiles; readonly record: RunRecord | undefined },
+): Promise<Described> {
+  const pictures = record ? await picturesOf(record) : [];
+  const shown = new Map(pictures.map(({ path, text }) => [path, text]));
+  const made = pictures.map(({ path, text }) => {
+    const bytes = new TextEncoder().encode(text);
+    return [path, { oid: sha256(bytes), size: bytes.length }] as const;
+  });
+  const files = [...known, ...made].map(([path, { oid, size }]) => ({ path, size, sha256: oid }))
     .sort((a, b) => a.path < b.path ? -1 : 1);
+  return { card: modelCard({ ...facts, pictures, files }), shown };
 }
 
 /** The card of a checkpoint: of what its record says, and what a verification found. */
@@ -231,10 +255,10 @@ export async function cardOf(
   folder: string,
   name: string,
   { verified, known }: { readonly verified: VerifyReport; readonly known: KnownFiles },
-): Promise<string> {
+): Promise<Described> {
   await using checkpoint = await openCheckpoint(folder);
   const facts = factsOfCheckpoint(verified, checkpoint.config);
-  return modelCard({ name, ...facts, files: listed(known) });
+  return await describe({ name, ...facts }, { known, record: verified.record });
 }
 
 /** The card of a checkpoint whose weights are not here: of what its record says. */
@@ -246,7 +270,7 @@ export async function cardOfRecord(
     readonly loaders?: readonly Verdict[] | undefined;
     readonly disk?: Disk;
   },
-): Promise<string> {
+): Promise<Described> {
   const readSettings = async (file: string) => {
     const path = `${folder}/${file}`;
     if ((await disk.stat(path))?.kind !== "file") return undefined;
@@ -264,19 +288,20 @@ export async function cardOfRecord(
   }
   const { format, total_bytes: bytes } = record;
   const found = { format, quantized: [], bytes, loaders, record };
-  return modelCard({ name, ...factsOfCheckpoint(found, config), files: listed(known) });
+  const facts = factsOfCheckpoint(found, config);
+  return await describe({ name, ...facts }, { known, record });
 }
 
 /** The files of a plan, open until all is done, so that a change is noticed. */
 async function openFiles(
-  { folder, files, elsewhere, card }: PublishPlan,
+  { folder, files, elsewhere, made }: PublishPlan,
   disk: Disk,
   opened: AsyncDisposableStack,
 ): Promise<Map<string, Content>> {
   const contents = new Map<string, Content>(elsewhere.map((file) => [file.path, file]));
   for (const { path, size } of files) {
     if (contents.has(path)) continue;
-    const text = path === "README.md" ? card : undefined;
+    const text = made.get(path);
     const reader = text === undefined
       ? opened.use(await disk.open(`${folder}/${path}`))
       : textReader(text);
@@ -292,13 +317,4 @@ async function openFiles(
     contents.set(path, new FileBlob(reader));
   }
   return contents;
-}
-
-function textReader(text: string): DiskReader {
-  const bytes = new TextEncoder().encode(text);
-  return {
-    size: bytes.length,
-    read: (begin, end) => Promise.resolve(bytes.slice(begin, end)),
-    [Symbol.asyncDispose]: () => Promise.resolve(),
-  };
 }

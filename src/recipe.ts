@@ -52,6 +52,8 @@ export interface Recipe {
   readonly calibrateOn: "quantized" | "float";
   /** Whether each linear's target is moved so that it repairs errors of the blocks before it. */
   readonly propagate: boolean;
+  /** Parts of calibration's windows whose sums are made apart, by as many workers at most. */
+  readonly calibrationShards: number;
   /**
    * The share of activations that are no outliers, which makes the threshold of LLM_INT8
    * (`outlierThreshold`); absent: the rules say it.
@@ -133,6 +135,16 @@ export const RECIPE_OPTIONS: readonly Option[] = [
       "move each linear's target so that it repairs errors of the blocks before it (default true; calibration on float cannot)",
   },
   {
+    name: "calibration-shards",
+    type: "integer",
+    placeholder: "n",
+    min: 1,
+    default: 1,
+    help:
+      "parts of the calibration's windows whose sums are made apart and then added, so that as " +
+      "many workers may share a plan; the last bits of the sums depend on it",
+  },
+  {
     name: "outlier-quantile",
     type: "number",
     placeholder: "q",
@@ -209,6 +221,7 @@ function assemble(
     maxShardSize: Number(valueOf("max-shard-size")),
     calibrateOn,
     propagate: propagate === true,
+    calibrationShards: Number(valueOf("calibration-shards")),
     ...(quantile === undefined ? {} : { outlierQuantile: Number(quantile) }),
   };
 }
@@ -414,6 +427,7 @@ function within<T>(where: string, make: () => T): T {
  */
 export function recipeDocument(recipe: Recipe): Record<string, unknown> {
   const { rules, ignore, format, maxShardSize, calibrateOn, propagate, outlierQuantile } = recipe;
+  const { calibrationShards: shards } = recipe;
   const valuesOf = ({ match, scheme, method, options }: Rule) => ({
     ...(match === undefined ? {} : { match }),
     scheme,
@@ -433,6 +447,7 @@ export function recipeDocument(recipe: Recipe): Record<string, unknown> {
     max_shard_size: maxShardSize,
     calibrate_on: calibrateOn,
     propagate,
+    ...(shards === 1 ? {} : { calibration_shards: shards }),
     ...(outlierQuantile === undefined || found ? {} : { outlier_quantile: outlierQuantile }),
     ignore,
     rules: matched.map(valuesOf),

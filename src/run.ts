@@ -150,6 +150,7 @@ export async function runOutputs(
       evaluation,
       energyTable: given.energyTable,
       certificate: tokens && asked.certify?.(tokens[i]!),
+      streamErrors: errors?.[i],
     })
   );
   for (const { plan, output, index } of all) {

@@ -4,56 +4,27 @@
  */
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import { fileURLToPath } from "node:url";
 import { Alongside, checkPublish, planPublish, publish } from "../src/publish.ts";
 import type { Event } from "../src/report.ts";
 import { openFolderSink } from "../src/sinks/folder.ts";
-import { type FakeHub, type FakeHubOptions, startFakeHub, TOKEN } from "./fake_hub/mod.ts";
+import { type FakeHub, TOKEN } from "./fake_hub/mod.ts";
+import {
+  NAME,
+  PART,
+  partsTaken,
+  posts,
+  QUANTIZE,
+  reach,
+  spawn,
+  until,
+  UPLOAD,
+  withHub,
+} from "./alongside_given.ts";
 import { openWasm } from "../src/backends/wasm/mod.ts";
 import { attempt, interruptEverywhere } from "./resume_given.ts";
 import { tinyWindows } from "./run_given.ts";
 import { makeCheckpoint, TINY_CONFIG, tinyTensors } from "./tiny.ts";
-import { inFolder, names, sluice } from "./cli/host.ts";
-
-const NAME = "me/made";
-const PART = 2 ** 16;
-const CLI = fileURLToPath(new URL("../cli.ts", import.meta.url));
-
-/** Run a test with a fake Hub that takes files in parts, and a folder. */
-function withHub(
-  test: (hub: FakeHub, folder: string) => Promise<void>,
-  options: FakeHubOptions = {},
-): Promise<void> {
-  return inFolder(async (folder) => {
-    await using hub = await startFakeHub({ partBytes: PART, ...options });
-    await test(hub, folder);
-    assert.deepEqual(hub.violations, []);
-  });
-}
-
-function reach({ endpoint }: FakeHub) {
-  return { endpoint, token: TOKEN, userAgent: "sluice-test" };
-}
-
-/** How often storage took each part, by its address without the signature. */
-function partsTaken(hub: FakeHub): ReadonlyMap<string, number> {
-  const taken = new Map<string, number>();
-  for (const { method, path, status } of hub.log) {
-    if (method !== "PUT" || status !== 200) continue;
-    const place = path.split("?")[0]!;
-    taken.set(place, (taken.get(place) ?? 0) + 1);
-  }
-  return taken;
-}
-
-function posts(hub: FakeHub, path: RegExp): number {
-  return hub.log.filter((entry) => entry.method === "POST" && path.test(entry.path)).length;
-}
-
-/** Wait for something of another process, or of what goes on beside. */
-async function until(found: () => boolean | Promise<boolean>): Promise<void> {
-  while (!(await found())) await new Promise((resolve) => setTimeout(resolve, 5));
-}
+import { names, sluice } from "./cli/host.ts";
 
 /** Bytes that look like nothing else. */
 function bytesOf(seed: number, length: number): Uint8Array<ArrayBuffer> {
@@ -139,25 +110,6 @@ Deno.test("a file that cannot be sent stops nothing, and is sent when all are ma
     assert.equal(hub.repo(NAME).objects.size, 2);
     assert.equal(posts(hub, /\/commit\//), 1);
   }));
-
-const QUANTIZE = "quantize sample --scheme W4A16 --method rtn --group-size 64 --device wasm";
-const UPLOAD = ["--yes", "--upload-repo", NAME];
-const COMMAND = [...QUANTIZE.split(" "), "--max-shard-size", "1MB", ...UPLOAD];
-
-/** The program as a process of its own, with a canary for a token. */
-function spawn(
-  hub: FakeHub,
-  folder: string,
-  token: string,
-  words: readonly string[] = COMMAND,
-): Deno.ChildProcess {
-  return new Deno.Command(Deno.execPath(), {
-    args: ["run", "-A", "--quiet", CLI, ...words, "--output", `${folder}/out`],
-    env: { HF_ENDPOINT: hub.endpoint, HF_TOKEN: token, HF_HOME: folder, HF_HUB_OFFLINE: "0" },
-    stdout: "piped",
-    stderr: "piped",
-  }).spawn();
-}
 
 /** What the journal of a run says so far. */
 async function journaled(folder: string): Promise<string> {

@@ -104,16 +104,19 @@ Deno.test("publish() writes a card from the verification where the folder has no
     const { "README.md": written } = await download(stage);
     const facts = { name: NAME, architecture: "LlamaForCausalLM", schemes: [] };
     const { bytes, loaders } = options.verified!;
-    const weights = await Deno.readFile(join(folder, "model.safetensors"));
-    const files = [{ path: "model.safetensors", size: weights.length, sha256: sha256(weights) }];
+    const files = Object.entries(await hashesOf(folder)).map(([path, sha256]) => ({
+      path,
+      size: Deno.statSync(join(folder, path)).size,
+      sha256,
+    })).sort((a, b) => a.path < b.path ? -1 : 1);
     assert.equal(written, sha256(modelCard({ ...facts, bytes, loaders, files })));
     assert.match(
       modelCard({ ...facts, bytes, files }),
-      /\| model\.safetensors \| \d+ kB \| `[0-9a-f]{64}` \|/,
+      /\| `model\.safetensors` \| \d+ kB \| `[0-9a-f]{64}` \|/,
     );
     await Deno.writeTextFile(join(folder, "README.md"), "---\ntags: [sluice]\n---\nMine.\n");
     const plan = await planPublish(folder, NAME, options);
-    assert.equal(plan.card, undefined);
+    assert.equal(plan.made.size, 0);
     assert.deepEqual(plan.overwritten, ["README.md"]);
     await publish(folder, NAME, { ...options, plan });
     assert.equal((await download(stage))["README.md"], (await hashesOf(folder))["README.md"]);

@@ -12,6 +12,7 @@ Deno.test("recipeFromOptions() makes one rule for every linear weight", () => {
     maxShardSize: 5e9,
     calibrateOn: "quantized",
     propagate: true,
+    calibrationShards: 1,
   });
 });
 

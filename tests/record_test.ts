@@ -123,6 +123,7 @@ Deno.test("a run leaves its record beside the weights: model, recipe, methods, t
       quantized_weights: 73728,
       calibration: { ...TEXT, windows: 4, seq_len: 32, tokens: 128 },
       evaluation: null,
+      along_depth: null,
       certificate: null,
       fallbacks: [],
       warnings: { odd: 2 },
@@ -235,9 +236,10 @@ Deno.test("a record that is none is refused with a sentence, whichever of its ke
     refused(JSON.stringify({ ...record, version: 2 }), /its version is 2, and this Sluice reads 1/);
     for (const key of Object.keys(record).filter((key) => key !== "version")) {
       const without = JSON.stringify({ ...record, [key]: undefined });
-      // Records of before estimates of energy, or of before certificates, had none.
-      if (key === "energy" || key === "certificate") assert.equal(parseRecord(without)[key], null);
-      else refused(without, new RegExp(`its "${key}" is not`));
+      // Records of before these were told had none.
+      if (key === "energy" || key === "certificate" || key === "along_depth") {
+        assert.equal(parseRecord(without)[key], null);
+      } else refused(without, new RegExp(`its "${key}" is not`));
       const wrong = key === "command" || key === "calibrate_on" ? 7 : "wrong";
       if (typeof (record as unknown as Record<string, unknown>)[key] !== "string") {
         refused(JSON.stringify({ ...record, [key]: wrong }), new RegExp(`its "${key}" is not`));
@@ -247,6 +249,13 @@ Deno.test("a record that is none is refused with a sentence, whichever of its ke
       JSON.stringify({ ...record, scores: { perplexity: { perplexity: "x" } } }),
       /its "scores"/,
     );
+    const kind = { kind: "up", layers: [0, 1], bits: [4, 4], output_error: [null, 0.1] };
+    const along = (kinds: unknown) =>
+      JSON.stringify({ ...record, along_depth: { stream_error: [0.1, null], kinds } });
+    parseRecord(along([{ ...kind, weight_error: [0.1, 1e-9] }]));
+    for (const weight_error of [[0.1], [0.1, 0.1, 0.1], [0.1, "NaN"], undefined]) {
+      refused(along([{ ...kind, weight_error }]), /its "along_depth"/);
+    }
     // Later versions may tell more.
     parseRecord(JSON.stringify({ ...record, more: 1, model: { ...record.model, more: 1 } }));
     await using source = await openCheckpoint(`${folder}/out`);

@@ -11,7 +11,8 @@ import type { Plan } from "../src/plan/planned.ts";
 import { plan } from "../src/plan.ts";
 import { recipeFromOptions } from "../src/recipe.ts";
 import { recordOf } from "../src/report/record.ts";
-import { placeOf, type ReportDocument } from "../src/report/document.ts";
+import type { ReportDocument } from "../src/report/document.ts";
+import { placeOf } from "../src/report/places.ts";
 import { CSV_COLUMNS, makeReport, type ReportFiles } from "../src/report/files.ts";
 import { axisOf } from "../src/report/page/by_depth.ts";
 import { escapeHtml, html, Markup } from "../src/report/page/markup.ts";
@@ -148,6 +149,7 @@ Deno.test("a calibrated and measured run is reported with every weight, its erro
       "calibration",
       "evaluation",
       "scores",
+      "along_depth",
       "certificate",
       "energy",
     ],

@@ -94,7 +94,7 @@ const LAYERS: readonly (readonly string[])[] = [
     "windows",
   ],
   ["publish/"],
-  ["publish"],
+  ["meeting/", "publish"],
   ["mod", "terminal/"],
   ["cli"],
 ];

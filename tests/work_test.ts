@@ -1,94 +1,18 @@
 /** Machines that share a plan: whoever does which unit, and whenever, one machine's bytes come of it. */
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import type { Backend } from "../src/backend.ts";
-import { openWasm } from "../src/backends/wasm/mod.ts";
 import { disk } from "../src/io/disk.ts";
-import { plan } from "../src/plan.ts";
-import { type Plan, requestOf } from "../src/plan/planned.ts";
-import { recipeDocument, recipeFromOptions } from "../src/recipe.ts";
-import { ingredientsOf, keyOf } from "../src/run/key.ts";
-import { doneUnits, work } from "../src/run/worker.ts";
-import { WorkFolder, type WorkJob } from "../src/run/work_folder.ts";
-import { run } from "../src/run.ts";
-import { openFolderSink } from "../src/sinks/folder.ts";
-import { openCheckpoint } from "../src/sources/checkpoint.ts";
-import type { TensorSource } from "../src/source.ts";
-import { tinyWindows } from "./run_given.ts";
-import { makeCheckpoint, TINY_CONFIG, tinyTensors } from "./tiny.ts";
+import { HOLDER_FILE } from "../src/run/leases.ts";
+import { work } from "../src/run/worker.ts";
+import { WorkFolder } from "../src/run/work_folder.ts";
+import { FLOAT, RTN, SHARDS, shared, STATIC } from "./work_given.ts";
 
-const WINDOWS = 4;
-const LENGTH = 24;
-
-/** All files of a folder, by name. */
-async function bytesOf(folder: string): Promise<Map<string, string>> {
-  const found = new Map<string, string>();
-  for (const name of await disk.list(folder)) {
-    found.set(name, new Uint8Array(await Deno.readFile(join(folder, name))).toHex());
-  }
-  return found;
+/** A lease as another process left it. */
+async function writeLease(work: string, name: string, holder: object): Promise<void> {
+  const place = join(work, "leases", name);
+  await Deno.mkdir(place, { recursive: true });
+  await Deno.writeTextFile(join(place, HOLDER_FILE), JSON.stringify(holder));
 }
-
-/** A tiny model, its plan by some options, and a folder to work in. */
-async function shared(
-  options: Record<string, unknown>,
-  test: (around: {
-    readonly made: Plan;
-    readonly source: TensorSource;
-    readonly backend: Backend;
-    readonly inputs: {
-      readonly calibration?: { windows: Uint32Array<ArrayBuffer>[]; stateBudget: number };
-    };
-    readonly path: string;
-    readonly job: WorkJob;
-    /** One machine's. */
-    readonly alone: () => Promise<Map<string, string>>;
-    /** Of what workers have done. */
-    readonly merged: (folder: WorkFolder, name?: string) => Promise<Map<string, string>>;
-  }) => Promise<void>,
-): Promise<void> {
-  const model = await makeCheckpoint(tinyTensors(), { config: TINY_CONFIG });
-  const path = await Deno.makeTempDir();
-  await using backend = await openWasm({ threads: 1 });
-  await using source = await openCheckpoint(model);
-  const isCalibrated = options.method !== "rtn";
-  const calibration = { windows: tinyWindows(WINDOWS, LENGTH), stateBudget: 1e8 };
-  const made = plan(recipeFromOptions(options), source, {
-    device: backend,
-    ...(isCalibrated ? { calibration: requestOf({ ...calibration, seqLen: LENGTH }) } : {}),
-  });
-  const inputs = isCalibrated ? { calibration } : {};
-  const ingredients = await ingredientsOf(made, { source, backend, ...inputs });
-  const job = {
-    job: 1,
-    key: await keyOf(ingredients),
-    ingredients,
-    words: ["model"],
-    recipe: recipeDocument(made.recipe),
-    units: made.units.map(({ name }) => name),
-  } as const;
-  const write = async (name: string, more: object) => {
-    const out = join(path, name);
-    await using sink = await openFolderSink(out);
-    await run(made, { source, backend, sink, ...inputs, ...more });
-    return await bytesOf(out);
-  };
-  await test({
-    made,
-    source,
-    backend,
-    inputs,
-    path: join(path, "shared"),
-    job,
-    alone: () => write("alone", {}),
-    merged: (folder, name = "merged") => write(name, { units: doneUnits(made, folder) }),
-  });
-  await Deno.remove(model, { recursive: true });
-  await Deno.remove(path, { recursive: true });
-}
-
-const RTN = { scheme: "W4A16", "group-size": 32, method: "rtn" };
-const FLOAT = { scheme: "W4A16", "group-size": 32, "calibrate-on": "float" };
 
 for (
   const { options, count } of [
@@ -97,6 +21,11 @@ for (
     { options: { ...FLOAT, method: "gptq" }, count: 1 },
     { options: { ...FLOAT, method: "awq+gptq" }, count: 2 },
     { options: { ...FLOAT, method: "gptq+tune", iterations: 2 }, count: 3 },
+    { options: { ...SHARDS, method: "gptq" }, count: 1 },
+    { options: { ...SHARDS, method: "gptq" }, count: 2 },
+    { options: { ...SHARDS, method: "awq+gptq" }, count: 3 },
+    { options: { ...SHARDS, method: "awq+gptq" }, count: 5 },
+    { options: { ...SHARDS, ...STATIC }, count: 3 },
   ]
 ) {
   Deno.test(`${count} workers make by ${options.method} what one machine makes`, () =>
@@ -127,14 +56,42 @@ for (
     }));
 }
 
+for (const after of [1, 3, 5, 8]) {
+  Deno.test(`shards of a worker that ends after ${after} windows are taken over, and a late one has its own`, () =>
+    shared({ ...SHARDS, method: "awq+gptq" }, async (around) => {
+      const { made, source, backend, inputs, path, job, alone, merged } = around;
+      const folder = await WorkFolder.create(disk, path, job);
+      const given = { folder, count: 3, source, backend, ...inputs };
+      const ends = new AbortController();
+      let windows = 0;
+      let late: Promise<unknown> | undefined;
+      const report = ({ type }: { readonly type: string }) => {
+        if (type === "advanced" && ++windows === after) {
+          late = work(made, { ...given, index: 2 });
+          ends.abort(new Error("the worker ends"));
+        }
+      };
+      const [ended, other] = await Promise.allSettled([
+        work(made, { ...given, index: 1, report, signal: ends.signal }),
+        work(made, { ...given, index: 0 }),
+      ]);
+      assert.equal(ended.status, "rejected");
+      assert.equal(other.status, "fulfilled", String((other as PromiseRejectedResult).reason));
+      await late;
+      assert.deepEqual(await folder.undone(), []);
+      assert.deepEqual(await merged(folder), await alone());
+      assert.equal(await disk.lstat(join(path, "calibration")), undefined);
+      assert.deepEqual(await disk.list(join(path, "leases")), []);
+    }));
+}
+
 Deno.test("what a worker that died was at is done by another, and its leftovers are of no account", () =>
   shared(RTN, async ({ made, source, backend, path, job, alone, merged }) => {
     const folder = await WorkFolder.create(disk, path, job);
     const at = { files: made.files, size: 1000 };
-    const lease = join(path, "leases", "00001.json");
     // One of another machine that renews no more, and half of what it wrote.
-    const dead = { mark: "x", host: "elsewhere", process: 1, until: Date.now() + 60_000 };
-    await Deno.writeTextFile(lease, JSON.stringify(dead));
+    const dead = { host: "elsewhere", process: 1, until: Date.now() + 60_000 };
+    await writeLease(path, "00001.3", dead);
     const half = await folder.gather(1, at);
     const first = await work(made, { folder, index: 0, count: 1, source, backend });
     assert.deepEqual(first.left, [made.units[1]!.name]);
@@ -142,7 +99,7 @@ Deno.test("what a worker that died was at is done by another, and its leftovers 
       name: "RequestError",
       message: /1 of \d+ units are not done \(.*\)\. Have a worker do them/,
     });
-    await Deno.writeTextFile(lease, JSON.stringify({ ...dead, until: Date.now() - 1 }));
+    await writeLease(path, "00001.3", { ...dead, until: Date.now() - 1 });
     const second = await work(made, { folder, index: 0, count: 1, source, backend });
     assert.deepEqual(second, { did: [made.units[1]!.name], left: [] });
     await half[Symbol.asyncDispose]();
@@ -162,11 +119,24 @@ Deno.test("a lease is one worker's until it is given back, has run out, or its p
     const next = await other.lease(2);
     assert.ok(next);
     await next[Symbol.asyncDispose]();
-    const gone = { mark: "x", host: disk.hostName(), process: 2 ** 30, until: Date.now() + 60_000 };
-    await Deno.writeTextFile(join(path, "leases", "00002.json"), JSON.stringify(gone));
+    const gone = { host: disk.hostName(), process: 2 ** 30, until: Date.now() + 60_000 };
+    await writeLease(path, "00002.0", gone);
     const taken = await folder.lease(2);
     assert.equal(taken !== undefined, Deno.build.os === "linux");
     await taken?.[Symbol.asyncDispose]();
+    assert.deepEqual(await disk.list(join(path, "leases")), taken ? [] : ["00002.0"]);
+  }));
+
+Deno.test("of many that take a lease at once one has it, whether it is new or has run out", () =>
+  shared(RTN, async ({ path, job }) => {
+    const folder = await WorkFolder.create(disk, path, job);
+    for (const round of Array(20).keys()) {
+      if (round % 2 === 1) await writeLease(path, "00001.7", { host: "elsewhere", until: 0 });
+      const taken = await Promise.all(Array.from({ length: 8 }, () => folder.lease(1)));
+      assert.equal(taken.filter(Boolean).length, 1);
+      for (const lease of taken) await lease?.[Symbol.asyncDispose]();
+      assert.deepEqual(await disk.list(join(path, "leases")), []);
+    }
   }));
 
 Deno.test("a unit whose bytes or record are not those that were written is refused", () =>
@@ -200,7 +170,7 @@ Deno.test("what cannot be shared, and folders of something else, are refused", (
     const folder = await WorkFolder.create(disk, path, job);
     await assert.rejects(work(made, { folder, index: 0, count: 1, source, backend, ...inputs }), {
       name: "UnsupportedError",
-      message: /Give `calibrate-on` float, which makes blocks independent/,
+      message: /Give `calibration-shards`, as many as workers or more, .* or `calibrate-on` float/,
     });
     assert.equal((await WorkFolder.create(disk, path, job)).job.key, job.key, "the same job");
     await assert.rejects(WorkFolder.create(disk, path, { ...job, key: "0" }), {

@@ -5,7 +5,7 @@
 import { chainNamed, METHODS, methodsOf } from "../methods/mod.ts";
 import { usualMethod } from "../plan/decide.ts";
 import { modulePath, type Recipe, type Rule } from "../recipe.ts";
-import { placeOf } from "../report/document.ts";
+import { placeOf } from "../report/places.ts";
 import { activationsOf } from "../scheme.ts";
 import { type Group, type GroupOption, KEPT } from "./groups.ts";
 

@@ -34,7 +34,8 @@ import { schemeKind } from "../schemes/mod.ts";
 import type { Trace } from "../trace.ts";
 import { Group } from "./group.ts";
 import { CalibrationMeasure } from "./output_error.ts";
-import type { Calibration, Pass } from "./pass.ts";
+import { type OpenGathering, StageGathering } from "./gathering.ts";
+import type { Calibration, Gathers, Pass } from "./pass.ts";
 import {
   type Difference,
   observeInputs,
@@ -283,27 +284,32 @@ class BlockWork implements TapeTensors, Smoothable, QuantizedBlock {
 
   /** The last stage, or all of a block that was trained; then windows stand at the next. */
   async finish(): Promise<void> {
-    if (!this.#tuning) return await this.#pass({});
     using _ = this.#context.trace.begin("walk");
-    const { float, original, calibration, signal } = this.#context;
-    const quantized = float ? original : this;
-    await calibration.passTrained({ graph: this.#graph, quantized, signal });
+    const { calibration } = this.#context;
+    const way = this.#way();
+    if (this.#tuning) await calibration.passTrained(way);
+    else await calibration.pass(way);
     this.#inputFactor = undefined;
   }
 
-  async #pass(to: Pick<Pass, "to" | "observe">): Promise<void> {
+  async #walkTo(to: Stage, gathers: Gathers<StageGathering>): Promise<StageGathering> {
     using _ = this.#context.trace.begin("walk");
-    const { float, original, calibration, signal } = this.#context;
-    await calibration.pass({
+    const gathered = await this.#context.calibration.gather({ ...this.#way(), to }, gathers);
+    this.#inputFactor = undefined;
+    return gathered;
+  }
+
+  /** How windows go on from where they stand. */
+  #way(): Omit<Pass, "to" | "observe"> {
+    const { float, original, signal } = this.#context;
+    return {
       graph: this.#graph,
       quantized: float ? original : this,
       original,
       // The original has no scales to make up for.
       inputFactor: float ? undefined : this.#inputFactor,
-      ...to,
       signal,
-    });
-    this.#inputFactor = undefined;
+    };
   }
 
   /**
@@ -317,22 +323,14 @@ class BlockWork implements TapeTensors, Smoothable, QuantizedBlock {
   ): Promise<Observed> {
     const { propagate, calibration: { length }, trace, signal } = this.#context;
     const { channels } = stage;
-    const observations = openObservations([...observers], {
-      channels,
-      ...length,
-      scope,
-      signal,
-    });
-    const difference = propagate && observers.has(gram)
-      ? this.#difference(stage, scope)
-      : undefined;
-    await this.#pass({
-      to: stage,
-      async observe(x, gap) {
-        await observations.add(x);
-        if (difference && gap) await difference.add(x, gap);
-      },
-    });
+    const open: OpenGathering<StageGathering> = (at) => {
+      const observations = openObservations([...observers], { channels, ...length, ...at, signal });
+      const { scope } = at;
+      return propagate && observers.has(gram)
+        ? new StageGathering(observations, this.#difference(stage, scope))
+        : new StageGathering(observations);
+    };
+    const { observations, difference } = await this.#walkTo(stage, { open, scope });
     const statistics = await observations.finish();
     if (observers.has(gram)) checkFinite(statistics.of(gram), stage);
     const mover = await trace.time(
@@ -356,16 +354,20 @@ class BlockWork implements TapeTensors, Smoothable, QuantizedBlock {
   async #look(stage: Stage, observers: ReadonlySet<Observer>, scope: Scope): Promise<Statistics> {
     const { calibration, signal } = this.#context;
     const { channels } = stage;
-    const options = { channels, ...calibration.length, scope, signal };
-    const observations = openObservations([...observers], options);
-    await calibration.look({
+    const { length } = calibration;
+    const seen = await calibration.look({
       graph: this.#graph,
       tensors: this,
       inputFactor: this.#inputFactor,
-      observe: (x) => observations.add(x),
       signal,
+    }, {
+      open: (at) =>
+        new StageGathering(
+          openObservations([...observers], { channels, ...length, ...at, signal }),
+        ),
+      scope,
     });
-    return await observations.finish();
+    return await seen.observations.finish();
   }
 
   #difference(stage: Stage, scope: Scope): Difference {

@@ -20,11 +20,14 @@ import { originalPlace, placeOf, stateWidths } from "../graph/stops.ts";
 import { type ResidualEdge, residualEdge } from "../graph/residual.ts";
 import type { ObserveOptions } from "../observer.ts";
 import { scaleColumns } from "../linalg/channels.ts";
+import { sum } from "../tensor.ts";
 import type { Streams } from "../graph/stops.ts";
+import { type Gathering, handOver, type OpenGathering, type ShardExchange } from "./gathering.ts";
 import { type Keeping, KeptStates } from "./kept_states.ts";
+import type { Gap } from "./propagation.ts";
 import { TrainingWindows } from "./training_windows.ts";
 import { requestOf } from "../plan/planned.ts";
-import { keepStacks, stackWindows } from "../plan/stacks.ts";
+import { keepStacks, shardWindows } from "../plan/stacks.ts";
 import { add, scaleCap } from "../ops/mod.ts";
 import type { TextFacts } from "../report.ts";
 import type { StepCounter } from "../report.ts";
@@ -37,18 +40,10 @@ export interface CalibrationInput extends Partial<TextFacts> {
   readonly stateBudget: number;
   /** Most tokens that walk together, as the plan has it. */
   readonly stackTokens?: number;
+  /** Parts of the windows whose sums are made apart, as the plan has it. */
+  readonly shards?: number;
   /** Where the rest goes, in bf16; required when the budget is smaller than the states. */
   readonly spill?: SpillStore;
-}
-
-/**
- * What is to be made up for where the quantized model's input is observed: the original model's
- * input against its own, or where the stage's output joins the residual stream, the original's
- * stream with that output against its own without it. f32[T, n] both.
- */
-export interface Gap {
-  readonly original: Tensor;
-  readonly quantized: Tensor;
 }
 
 /** One way of all windows from a stop to the next. */
@@ -72,8 +67,13 @@ export interface Pass {
 /** What {@linkcode Calibration.look} looks at. */
 export interface Look extends Pick<Pass, "graph" | "inputFactor" | "signal"> {
   readonly tensors: BlockTensors;
-  /** Called with the input of a stack of windows after the other, f32[T, C]. */
-  readonly observe: (x: Tensor) => void | Promise<void>;
+}
+
+/** What windows are gathered by at a stop. */
+export interface Gathers<G extends Gathering> {
+  readonly open: OpenGathering<G>;
+  /** Where what comes of all windows is. */
+  readonly scope: Scope;
 }
 
 /** What a calibration is opened with. */
@@ -84,6 +84,8 @@ export interface CalibrationOptions extends Streams {
   readonly input: CalibrationInput;
   /** Counts a step whenever a window has gone one. */
   readonly counter: StepCounter;
+  /** Where others hold shards of the windows: what all of them gather comes from there. */
+  readonly exchange?: ShardExchange | undefined;
 }
 
 /** The windows of a calibration on their way through a model. */
@@ -93,8 +95,13 @@ export class Calibration implements AsyncDisposable, Carried {
   readonly #input: CalibrationInput;
   /** Tokens of each stack of windows. */
   readonly #stacks: readonly Uint32Array<ArrayBuffer>[];
+  /** The numbers of each shard's stacks. */
+  readonly #shards: readonly (readonly number[])[];
+  readonly #exchange: ShardExchange | undefined;
+  /** Shards whose windows are here. */
+  #held: readonly number[];
   readonly #counter: StepCounter;
-  readonly #held: Scope;
+  readonly #scope: Scope;
   readonly #tables: ModelTables;
   readonly #pace: Pace;
   readonly #keeping: Keeping;
@@ -110,12 +117,17 @@ export class Calibration implements AsyncDisposable, Carried {
     this.#model = model;
     this.#backend = backend;
     this.#input = input;
-    this.#stacks = stackWindows(input, { model, device: backend });
+    const shards = shardWindows(input, { model, device: backend });
+    this.#stacks = shards.flat();
+    let count = 0;
+    this.#shards = shards.map((own) => own.map(() => count++));
+    this.#exchange = options.exchange;
+    this.#held = [...shards.keys()];
     this.#counter = counter;
-    this.#held = backend.scope();
+    this.#scope = backend.scope();
     this.#pace = new Pace(backend);
     const [first] = input.windows;
-    this.#tables = new ModelTables(model, { tokens: first!.length, scope: this.#held });
+    this.#tables = new ModelTables(model, { tokens: first!.length, scope: this.#scope });
     const perToken = stateWidths(model, { propagate, tuned }).kept;
     const { spill } = input;
     const walk = requestOf({ ...input, seqLen: first!.length });
@@ -139,6 +151,11 @@ export class Calibration implements AsyncDisposable, Carried {
     return this.#stacks[0]!.length;
   }
 
+  /** How many shards the windows are in. */
+  get shards(): number {
+    return this.#shards.length;
+  }
+
   /** Some windows were trained on. */
   count({ block }: BlockGraph, windows: number): void {
     this.#counter.count(block.name, windows);
@@ -153,6 +170,10 @@ export class Calibration implements AsyncDisposable, Carried {
       streams: inputs.flat().map((states) => ({ states, weights })),
       tables: this.#tables,
     });
+    for (const [shard, stacks] of this.#shards.entries()) {
+      if (this.#held.includes(shard)) continue;
+      for (const states of inputs.flat()) stacks.forEach((stack) => states.drop(stack));
+    }
   }
 
   /** Whether windows of another walk in the same stacks. */
@@ -174,11 +195,30 @@ export class Calibration implements AsyncDisposable, Carried {
 
   /** Of windows that stand before a block. */
   async save(to: CarryWriter): Promise<void> {
-    for (const states of await this.#inputs()) await states.save(to);
+    for (const shard of this.#held) await this.saveShard(shard, to);
   }
 
   async restore(from: CarryReader): Promise<void> {
-    for (const states of await this.#inputs()) await states.restore(from);
+    for (const shard of this.#held) await this.restoreShard(shard, from);
+  }
+
+  /** Of a shard whose windows stand before a block. */
+  async saveShard(shard: number, to: CarryWriter): Promise<void> {
+    for (const states of await this.#inputs()) await states.save(to, this.#shards[shard]!);
+  }
+
+  async restoreShard(shard: number, from: CarryReader): Promise<void> {
+    for (const states of await this.#inputs()) await states.restore(from, this.#shards[shard]!);
+  }
+
+  /**
+   * Walk some shards alone, of which either the tokens are to be looked up or what was saved is to
+   * be restored: nothing is left of what was kept.
+   */
+  async walkAlone(shards: readonly number[]): Promise<void> {
+    for (const kept of [this.#quantized, this.#original]) await kept?.drop();
+    this.#at = undefined;
+    this.#held = shards;
   }
 
   /** Keep the inputs of the block that windows stand before, until {@linkcode passTrained}. */
@@ -252,36 +292,98 @@ export class Calibration implements AsyncDisposable, Carried {
 
   /** Send every window from one stop to the next. */
   async pass(pass: Pass): Promise<void> {
+    await this.#walkAll(pass, async (walkShard) => {
+      for (const shard of this.#held) await walkShard(shard, pass.observe);
+    });
+  }
+
+  /** Send every window from one stop to a stage; what was gathered there of all windows. */
+  async gather<G extends Gathering>(
+    pass: Omit<Pass, "observe"> & { readonly to: Stage },
+    gathers: Gathers<G>,
+  ): Promise<G> {
+    const stop = `${pass.graph.stages.indexOf(pass.to)}`;
+    return await this.#walkAll(pass, (walkShard) => this.#gatherShards(stop, gathers, walkShard));
+  }
+
+  /** Send windows from one stop to the next, a shard whenever it is asked for. */
+  async #walkAll<T>(
+    pass: Pass,
+    all: (walkShard: (shard: number, observe: Pass["observe"]) => Promise<void>) => Promise<T>,
+  ): Promise<T> {
     const { graph, to, signal } = pass;
     const from = this.#at;
     await this.#quantized.expect(graph, placeOf(graph, to));
     await this.#original?.expect(graph, originalPlace(graph, to));
-    for (const [stack, { length }] of this.#stacks.entries()) {
-      signal?.throwIfAborted();
-      await this.#walk(stack, { ...pass, from });
-      await this.#pace.keep();
-      this.#counter.count(graph.block.name, length / this.#tables.tokens);
-    }
+    const found = await all(async (shard, observe) => {
+      for (const stack of this.#shards[shard]!) {
+        signal?.throwIfAborted();
+        await this.#walk(stack, { ...pass, ...(observe ? { observe } : {}), from });
+        await this.#pace.keep();
+        this.#counter.count(graph.block.name, this.#stacks[stack]!.length / this.#tables.tokens);
+      }
+    });
     this.#at = to;
     for (const kept of [this.#quantized, this.#original]) await kept?.settle(graph, to);
+    return found;
   }
 
   /**
    * Look once more at the inputs of the stage that windows stand at, as scales that were moved
-   * since have made them. Nothing is multiplied by a weight, and no window moves.
+   * since have made them; what was gathered of all windows. Nothing is multiplied by a weight, and
+   * no window moves.
    */
-  async look({ graph, tensors, inputFactor, observe, signal }: Look): Promise<void> {
+  async look<G extends Gathering>(
+    { graph, tensors, inputFactor, signal }: Look,
+    gathers: Gathers<G>,
+  ): Promise<G> {
     const stage = this.#at!;
-    for (const stack of this.#stacks.keys()) {
-      signal?.throwIfAborted();
-      using scope = this.#backend.scope();
-      const given = await this.#quantized.load(stack, scope);
-      scaleInput(given, { stage, inputFactor, scope });
-      const place = { from: stage.at, to: stage.at };
-      const forward = { scope, tensors, tables: this.#tables };
-      await observe(walk(graph, place, { given, forward }).get(stage.input));
-      await this.#pace.keep();
+    const stop = `${graph.stages.indexOf(stage)}-moved`;
+    return await this.#gatherShards(stop, gathers, async (shard, observe) => {
+      if (!observe) return;
+      for (const stack of this.#shards[shard]!) {
+        signal?.throwIfAborted();
+        using scope = this.#backend.scope();
+        const given = await this.#quantized.load(stack, scope);
+        scaleInput(given, { stage, inputFactor, scope });
+        const place = { from: stage.at, to: stage.at };
+        const forward = { scope, tensors, tables: this.#tables };
+        await observe(walk(graph, place, { given, forward }).get(stage.input), undefined);
+        await this.#pace.keep();
+      }
+    });
+  }
+
+  /** Have every shard that is here seen, and add up what was gathered of all shards, in order. */
+  async #gatherShards<G extends Gathering>(
+    stop: string,
+    { open, scope }: Gathers<G>,
+    seeShard: (shard: number, observe: Pass["observe"]) => Promise<void>,
+  ): Promise<G> {
+    const all = open({ scope, firstToken: 0 });
+    const exchange = this.#exchange;
+    if (this.#shards.length === 1 && !exchange) {
+      await seeShard(0, (x, gap) => all.add(x, gap));
+      return all;
     }
+    for (const shard of this.#held) {
+      // What a worker that died has left of it counts, but its windows must come along.
+      if (await exchange?.has(stop, shard)) {
+        await seeShard(shard, undefined);
+        continue;
+      }
+      using own = this.#backend.scope();
+      const before = this.#shards.slice(0, shard).flat();
+      const firstToken = sum(before, (stack) => this.#stacks[stack]!.length);
+      const some = open({ scope: own, firstToken });
+      await seeShard(shard, (x, gap) => some.add(x, gap));
+      if (exchange) await exchange.put(stop, shard, (to) => some.save(to));
+      else await handOver(some, all);
+    }
+    for (const shard of exchange ? this.#shards.keys() : []) {
+      await exchange!.take(stop, shard, (from) => all.restore(from));
+    }
+    return all;
   }
 
   async #walk(stack: number, pass: Pass & { readonly from: Stage | undefined }): Promise<void> {
@@ -325,7 +427,7 @@ export class Calibration implements AsyncDisposable, Carried {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#tables[Symbol.dispose]();
-    this.#held[Symbol.dispose]();
+    this.#scope[Symbol.dispose]();
     await this.#quantized[Symbol.asyncDispose]();
     await this.#original?.[Symbol.asyncDispose]();
     await this.#targets?.[Symbol.asyncDispose]();

@@ -16,6 +16,7 @@
  * stream: there its input's error alone is repaired.
  */
 import type { Backend, Scope, Tensor } from "../backend.ts";
+import type { Carried } from "../carry.ts";
 import { type Factor, soundFactor } from "../linalg/factor.ts";
 import type { Gram } from "../linalg/panels.ts";
 import { add } from "../ops/add.ts";
@@ -28,6 +29,7 @@ import { difference } from "../ops/subtract.ts";
 import { widen } from "../ops/widen.ts";
 import { Pace } from "../pace.ts";
 import { elementCount } from "../tensor.ts";
+import { restorePanels, savePanels } from "../linalg/saved_panels.ts";
 import {
   allocMatrix,
   allocPanels,
@@ -43,16 +45,23 @@ import {
  */
 export const PROPAGATION_DAMPING = 10;
 
-/** Gathers how two streams differ at one stage. */
-export interface Difference {
+/**
+ * What is to be made up for where the quantized model's input is observed: the original model's
+ * input against its own, or where the stage's output joins the residual stream, the original's
+ * stream with that output against its own without it. f32[T, n] both.
+ */
+export interface Gap {
+  readonly original: Tensor;
+  readonly quantized: Tensor;
+}
+
+/** Gathers how two streams differ at one stage; as an observation, it is saved and restored. */
+export interface Difference extends Carried {
   /**
-   * Take in a window. `x` f32[T, C] is the quantized model's input; `gap` f32[T, ·] is what is to
+   * Take in a stack of windows. `x` f32[T, C] is the quantized model's input; `gap` is what is to
    * be made up for: X − x, or Y − r where the output joins the residual stream.
    */
-  add(
-    x: Tensor,
-    gap: { readonly original: Tensor; readonly quantized: Tensor },
-  ): Promise<void>;
+  add(x: Tensor, gap: Gap): Promise<void>;
   /**
    * What moves targets, once all windows were seen; undefined when the Gram matrix cannot be solved
    * with.
@@ -99,6 +108,11 @@ export function observeInputs(
       }
       seen = true;
     },
+    save: (to) => savePanels(sums, { to }, scope.backend),
+    async restore(from) {
+      await restorePanels(sums, { from, add: seen }, scope.backend);
+      seen = true;
+    },
     async finish(gram, scope) {
       const factor = await solvable(gram, { scope, signal });
       if (!factor) return undefined;
@@ -137,6 +151,7 @@ export function observeResiduals(
   const { backend } = scope;
   const pace = new Pace(backend, signal);
   const sums = allocMatrix([rows, channels], scope);
+  const whole = { size: channels, panels: [{ first: 0, rows, tensor: sums }] };
   const offset = bias && negated(bias, scope);
   let seen = false;
   return {
@@ -152,6 +167,11 @@ export function observeResiduals(
         c: { tensor: sums },
       }, { m: rows, n: channels, k, add: seen });
       await pace.keep();
+      seen = true;
+    },
+    save: (to) => savePanels(whole, { to }, backend),
+    async restore(from) {
+      await restorePanels(whole, { from, add: seen }, backend);
       seen = true;
     },
     async finish(gram, scope) {

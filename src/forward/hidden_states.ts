@@ -134,28 +134,32 @@ export class HiddenStates implements AsyncDisposable, Carried {
     this.#resident[stack] = undefined;
   }
 
-  /** The states of all stacks, each as it is kept. */
-  async save(to: CarryWriter): Promise<void> {
+  /** The states of some stacks, all unless given, each as it is kept. */
+  async save(to: CarryWriter, stacks: Iterable<number> = this.#rows.keys()): Promise<void> {
     let together: Tensor[] = [];
     const write = async () => {
       // A device is waited for once for many.
+      if (together.length === 0) return;
       for (const bytes of await this.#backend.read(...together)) await to.write(bytes);
       together = [];
     };
-    for (const [stack, tensor] of this.#resident.entries()) {
+    for (const stack of stacks) {
+      if (stack >= this.#resident.length) {
+        await write();
+        await to.write(await this.#file!.bytes(stack - this.#resident.length));
+        continue;
+      }
+      const tensor = this.#resident[stack];
       if (!tensor) throw new RangeError(`Cannot save stack ${stack}: it was never set`);
       together.push(tensor);
       if (sum(together, byteLength) >= SPILL_BYTES) await write();
     }
-    if (together.length > 0) await write();
-    for (let part = 0; part < this.spilledStacks; part++) {
-      await to.write(await this.#file!.bytes(part));
-    }
+    await write();
   }
 
-  async restore(from: CarryReader): Promise<void> {
-    for (const [stack, tokens] of this.#rows.entries()) {
-      const shape = [tokens, this.#channels];
+  async restore(from: CarryReader, stacks: Iterable<number> = this.#rows.keys()): Promise<void> {
+    for (const stack of stacks) {
+      const shape = [this.#rows[stack]!, this.#channels];
       if (stack < this.#resident.length) {
         const bytes = await from.read(byteLength({ dtype: "f32", shape }));
         this.drop(stack);

@@ -12,6 +12,7 @@ import {
   openWriter,
   reopenWriter,
 } from "./open_files.ts";
+import { SpaceError } from "../errors.ts";
 import { openScratch } from "./scratch_file.ts";
 import { attempt, isSystemFault } from "./system_faults.ts";
 
@@ -274,7 +275,13 @@ export async function makeFolders(
     if (dirname(place) === place) break;
   }
   for (const place of missing.toReversed()) {
-    await disk.makeFolder(place);
+    try {
+      await disk.makeFolder(place);
+    } catch (error) {
+      // Another process that needs it, too, may have made it meanwhile.
+      if (!(error instanceof SpaceError && await disk.stat(place))) throw error;
+      continue;
+    }
     undo.defer(async () => {
       if ((await disk.list(place)).length === 0) await disk.remove(place);
     });

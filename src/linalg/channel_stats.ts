@@ -3,6 +3,7 @@
  * channels apart.
  */
 import type { Tensor } from "../backend.ts";
+import type { Carried } from "../carry.ts";
 import type { ObserveOptions } from "../observer.ts";
 import { COLUMN_STATS, columnStats } from "../ops/column_stats.ts";
 
@@ -44,7 +45,9 @@ export function channelStatsBytes(channels: number): number {
 }
 
 /** Begin to gather; nothing is read back before the end. */
-export function gatherChannels({ channels, scope }: Pick<ObserveOptions, "channels" | "scope">): {
+export function gatherChannels(
+  { channels, scope }: Pick<ObserveOptions, "channels" | "scope">,
+): Carried & {
   /** x f32[T, C] */
   add(x: Tensor): void;
   finish(): Promise<ChannelStats>;
@@ -56,6 +59,24 @@ export function gatherChannels({ channels, scope }: Pick<ObserveOptions, "channe
   backend.write(stats, new Uint8Array(start.buffer));
   return {
     add: (x) => backend.run(columnStats, { x, stats }),
+    async save(to) {
+      const [bytes] = await backend.read(stats);
+      await to.write(bytes!);
+    },
+    async restore(from) {
+      const [bytes] = await backend.read(stats);
+      const all = new Float32Array(bytes!.buffer);
+      const more = new Float32Array((await from.read(all.byteLength)).slice().buffer);
+      more.forEach((value, i) => {
+        const row = Math.floor(i / channels);
+        all[i] = row === 0
+          ? Math.min(all[i]!, value)
+          : row === 1
+          ? Math.max(all[i]!, value)
+          : all[i]! + value;
+      });
+      backend.write(stats, bytes!);
+    },
     async finish() {
       const [bytes] = await backend.read(stats);
       const all = new Float32Array(bytes!.buffer);

@@ -3,6 +3,7 @@
  * before their range is known.
  */
 import type { Scope, Tensor } from "../backend.ts";
+import type { Carried } from "../carry.ts";
 import { floatBins, SIGN_BINS } from "../ops/float_bins.ts";
 import { elementCount } from "../tensor.ts";
 
@@ -13,7 +14,7 @@ export const FLOAT_COUNTS_BYTES = 2 * SIGN_BINS * 4;
 const MOST_COUNTED = 2 ** 32 - 1;
 
 /** Begin to count; what is on the device belongs to `scope`. */
-export function countFloats(scope: Scope): {
+export function countFloats(scope: Scope): Carried & {
   /** Any shape, f32. */
   add(x: Tensor): Promise<void>;
   /** Counts by the bins of `float_bins`: values ≥ 0, then those < 0. */
@@ -37,6 +38,14 @@ export function countFloats(scope: Scope): {
       if (waiting + values > MOST_COUNTED) await take();
       waiting += values;
       backend.run(floatBins, { x, counts });
+    },
+    async save(to) {
+      await take();
+      await to.write(new Uint8Array(total.slice().buffer));
+    },
+    async restore(from) {
+      const more = new Float64Array((await from.read(total.byteLength)).slice().buffer);
+      more.forEach((count, i) => total[i]! += count);
     },
     async finish() {
       await take();

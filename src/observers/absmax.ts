@@ -12,7 +12,7 @@ export const absmax: Observer<Float32Array<ArrayBuffer>> = {
   open(options) {
     const channels = gatherChannels(options);
     return {
-      add: (x) => channels.add(x),
+      ...channels,
       finish: async () => magnitudesOf(await channels.finish()),
     };
   },

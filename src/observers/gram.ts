@@ -10,6 +10,8 @@ import { mirror } from "../ops/mirror.ts";
 import { Pace } from "../pace.ts";
 import type { Observer } from "../observer.ts";
 import { allocPanels, type Gram, type Panels } from "../linalg/panels.ts";
+import { restorePanels, savePanels } from "../linalg/saved_panels.ts";
+import { restoreNumber, saveNumber } from "../carry.ts";
 import type { Backend, Scope } from "../backend.ts";
 
 /** See the head of this file. */
@@ -33,6 +35,15 @@ export const gram: Observer<Gram> = {
           await pace.keep();
         }
         tokens += k;
+      },
+      async save(to) {
+        await saveNumber(tokens, to);
+        await savePanels(sums, { to, half: "lower" }, backend);
+      },
+      async restore(from) {
+        const more = await restoreNumber(from);
+        await restorePanels(sums, { from, half: "lower", add: tokens > 0 }, backend);
+        tokens += more;
       },
       async finish() {
         await fillUpperHalf(sums, { backend, pace });

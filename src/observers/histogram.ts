@@ -48,6 +48,14 @@ export const histogram: Observer<Histogram> = {
         channels.add(x);
         await fine.add(x);
       },
+      async save(to) {
+        await channels.save(to);
+        await fine.save(to);
+      },
+      async restore(from) {
+        await channels.restore(from);
+        await fine.restore(from);
+      },
       async finish() {
         const { low, high } = rangeOfAll(await channels.finish());
         const most = Math.max(-low, high);

@@ -17,7 +17,7 @@ export const minMax: Observer<ValueRange> = {
   open(options) {
     const channels = gatherChannels(options);
     return {
-      add: (x) => channels.add(x),
+      ...channels,
       finish: async () => rangeOfAll(await channels.finish()),
     };
   },

@@ -4,6 +4,7 @@
  * the way; rare outliers hardly move them.
  */
 import type { Tensor } from "../backend.ts";
+import { restoreNumber, saveNumber } from "../carry.ts";
 import type { ValueRange } from "../linalg/channel_stats.ts";
 import type { Observer } from "../observer.ts";
 import { tileRange } from "../ops/tile_range.ts";
@@ -26,6 +27,21 @@ export const movingAverage: Observer<ValueRange> = {
         const [low, high] = [scope.alloc("f32", [tokens, 1]), scope.alloc("f32", [tokens, 1])];
         backend.run(tileRange, { w: x, low, high }, { tile_rows: 1, tile_columns: channels });
         ranges.push([low, high]);
+      },
+      async save(to) {
+        await saveNumber(ranges.length, to);
+        for (const ends of ranges) {
+          await saveNumber(ends[0].shape[0]!, to);
+          for (const bytes of await backend.read(...ends)) await to.write(bytes);
+        }
+      },
+      async restore(from) {
+        for (let left = await restoreNumber(from); left > 0; left--) {
+          const tokens = await restoreNumber(from);
+          const [low, high] = [scope.alloc("f32", [tokens, 1]), scope.alloc("f32", [tokens, 1])];
+          for (const end of [low, high]) backend.write(end, await from.read(4 * tokens));
+          ranges.push([low, high]);
+        }
       },
       async finish() {
         const read = await backend.read(...ranges.flat());

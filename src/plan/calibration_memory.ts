@@ -20,7 +20,7 @@ import type { WindowsRequest } from "./planned.ts";
 import { stackTokens } from "./stacks.ts";
 import type { QuantizeTask, TensorTask, Unit } from "./tasks.ts";
 import { isForPredictions, scheduleOf, tuningOf, wayBack, windowsTogether } from "./tuning.ts";
-import { LOGIT_BYTES, TABLE_BYTES } from "../limits.ts";
+import { LOGIT_BYTES, SPILL_BYTES, TABLE_BYTES } from "../limits.ts";
 
 /** What calibrating the largest block holds at once, hidden states apart. */
 export function calibrationMemory(
@@ -187,7 +187,9 @@ function stageMemory(
     return [...observersOf(task), ...(fixing ? [fixing] : [])];
   }));
   const others = [...observers].filter((observer) => observer !== gram);
-  const statistics = heldOf(sum(others, ({ bytes }) => bytes(channels, all)));
+  // A shard's sums, and those of all before it.
+  const apart = (calibration.shards ?? 1) > 1;
+  const statistics = heldOf((apart ? 2 : 1) * sum(others, ({ bytes }) => bytes(channels, all)));
   const slices = calibrated.map(({ sliceRows, rule: { options } }) =>
     SLICE_COPIES[options.refit === true ? "refit" : "usual"] * sliceRows * channels * 4
   );
@@ -212,8 +214,11 @@ function stageMemory(
   // them as it was, one as it will be, and one of the factor.
   const panels = propagate && joining === undefined ? 3 : 1;
   const windows = heldOf(0, inPanels === "disk" ? panels * DISK_PANEL_BYTES : 0);
+  // On its way from a shard's sums to those of all, some rows are in memory.
+  const moving = apart ? heldOf(2 * SPILL_BYTES, 2 * SPILL_BYTES) : NOTHING;
   if (!propagate) {
-    return together(statistics, square, windows, larger(passing, together(square, serving)));
+    const gathering = together(passing, apart ? square : NOTHING, moving);
+    return together(statistics, square, windows, larger(gathering, together(square, serving)));
   }
   const gap = heldOf(tokens * (joining ?? channels) * 4);
   const joined = joining === undefined
@@ -225,7 +230,7 @@ function stageMemory(
     windows,
     joined,
     [
-      together(passing, gap),
+      together(passing, gap, moving, ...(apart ? [square, joined] : [])),
       // Sums that are solved with as a whole need as much again.
       together(square, making, joining === undefined ? square : NOTHING),
       // The factor that targets are moved with, and that of the rounding.

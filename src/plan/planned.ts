@@ -33,6 +33,11 @@ export interface WindowsRequest {
   readonly stateBudget: number;
   /** Most tokens that walk together, a window at least; absent: as many as the device likes. */
   readonly stackTokens?: number;
+  /**
+   * Parts of the windows, as equal as they can be, whose sums are made apart and then added in
+   * order, so that each may be made on another machine: 1 unless given.
+   */
+  readonly shards?: number;
 }
 
 /** Windows that walk through the model. */
@@ -116,10 +121,11 @@ export interface Plan extends Walks {
 
 /** What a plan needs to know of windows that were prepared. */
 export function requestOf(
-  { seqLen, windows, stateBudget, stackTokens }: Omit<WindowsRequest, "windows"> & {
+  { seqLen, windows, stateBudget, stackTokens, shards }: Omit<WindowsRequest, "windows"> & {
     readonly windows: { readonly length: number };
   },
 ): WindowsRequest {
   const most = stackTokens === undefined ? {} : { stackTokens };
-  return { seqLen, windows: windows.length, stateBudget, ...most };
+  const parts = shards === undefined ? {} : { shards };
+  return { seqLen, windows: windows.length, stateBudget, ...most, ...parts };
 }

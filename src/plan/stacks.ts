@@ -9,7 +9,7 @@ import { graphsOf } from "../graph/block_graph.ts";
 import { sum } from "../tensor.ts";
 import type { WindowsRequest } from "./planned.ts";
 
-type Windows = Pick<WindowsRequest, "windows" | "seqLen" | "stackTokens">;
+type Windows = Pick<WindowsRequest, "windows" | "seqLen" | "stackTokens" | "shards">;
 
 /** What decides how many windows are stacked. */
 export interface Stacking {
@@ -17,19 +17,26 @@ export interface Stacking {
   readonly device: Pick<DeviceLimits, "productRows" | "productElements" | "maxTensorBytes">;
 }
 
-/** How many windows each stack has: as few stacks as the device likes, as equal as they can be. */
+/**
+ * How many windows each stack of each shard has: as few stacks as the device likes, as equal as
+ * they can be.
+ */
 function stackSizes(
-  { windows, seqLen, stackTokens = Infinity }: Windows,
+  { windows, seqLen, stackTokens = Infinity, shards = 1 }: Windows,
   { model, device: { productRows, productElements = Infinity, maxTensorBytes } }: Stacking,
-): number[] {
+): number[][] {
   const width = widestState(model);
   const fitting = Math.floor(maxTensorBytes / (4 * width * seqLen));
   const wanted = Math.ceil(Math.min(productRows, productElements / width) / seqLen);
   const most = Math.max(1, Math.min(fitting, wanted, Math.floor(stackTokens / seqLen)));
-  const count = Math.ceil(windows / most);
+  return shares(windows, shards).map((own) => shares(own, Math.ceil(own / most)));
+}
+
+/** A number of things in parts that are as equal as they can be. */
+function shares(all: number, parts: number): number[] {
   return Array.from(
-    { length: count },
-    (_, i) => Math.floor(windows / count) + (i < windows % count ? 1 : 0),
+    { length: parts },
+    (_, i) => Math.floor(all / parts) + (i < all % parts ? 1 : 0),
   );
 }
 
@@ -41,7 +48,7 @@ function widestState(model: Model): number {
 
 /** Tokens of the largest stack. */
 export function stackTokens(windows: Windows, stacking: Stacking): number {
-  return (stackSizes(windows, stacking)[0] ?? 0) * windows.seqLen;
+  return Math.max(0, ...stackSizes(windows, stacking).flat()) * windows.seqLen;
 }
 
 /** Tokens of each stack, and how many of the stacks stay in memory, from the first on. */
@@ -56,7 +63,7 @@ export function keepStacks(
   perToken: number,
   stacking: Stacking,
 ): KeptStacks {
-  const rows = stackSizes(windows, stacking).map((size) => size * windows.seqLen);
+  const rows = stackSizes(windows, stacking).flat().map((size) => size * windows.seqLen);
   let held = 0;
   const beyond = rows.findIndex((tokens) => (held += tokens * perToken * 4) > stateBudget);
   return { rows, resident: beyond < 0 ? rows.length : beyond };
@@ -75,24 +82,41 @@ export function spilledTokens(
 /** Windows that are stacked as a plan has them. */
 export function stackedAs<T extends object>(
   input: T,
-  { stackTokens }: Pick<WindowsRequest, "stackTokens"> = {},
+  { stackTokens, shards }: {
+    readonly stackTokens?: number | undefined;
+    readonly shards?: number | undefined;
+  } = {},
 ): T {
-  return stackTokens === undefined ? input : { ...input, stackTokens };
+  return {
+    ...input,
+    ...(stackTokens === undefined ? {} : { stackTokens }),
+    ...(shards === undefined ? {} : { shards }),
+  };
+}
+
+/** Windows to be stacked. */
+interface Stacked extends Pick<WindowsRequest, "stackTokens" | "shards"> {
+  readonly windows: readonly Uint32Array<ArrayBuffer>[];
 }
 
 /** The tokens of each stack. */
-export function stackWindows(
-  { windows, stackTokens }: Pick<WindowsRequest, "stackTokens"> & {
-    readonly windows: readonly Uint32Array<ArrayBuffer>[];
-  },
+export function stackWindows(windows: Stacked, stacking: Stacking): Uint32Array<ArrayBuffer>[] {
+  return shardWindows(windows, stacking).flat();
+}
+
+/** The tokens of each stack of each shard. */
+export function shardWindows(
+  { windows, stackTokens, shards }: Stacked,
   stacking: Stacking,
-): Uint32Array<ArrayBuffer>[] {
+): Uint32Array<ArrayBuffer>[][] {
   const [{ length: seqLen }] = windows as [Uint32Array];
-  const most = stackTokens === undefined ? {} : { stackTokens };
+  const how = stackedAs({ windows: windows.length, seqLen }, { stackTokens, shards });
   let first = 0;
-  return stackSizes({ windows: windows.length, seqLen, ...most }, stacking).map((size) => {
-    const ids = new Uint32Array(size * seqLen);
-    windows.slice(first, first += size).forEach((window, i) => ids.set(window, i * seqLen));
-    return ids;
-  });
+  return stackSizes(how, stacking).map((own) =>
+    own.map((size) => {
+      const ids = new Uint32Array(size * seqLen);
+      windows.slice(first, first += size).forEach((window, i) => ids.set(window, i * seqLen));
+      return ids;
+    })
+  );
 }

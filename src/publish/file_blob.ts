@@ -104,3 +104,13 @@ export class FileBlob extends Blob {
     }
   }
 }
+
+/** A text, read as a file is. */
+export function textReader(text: string): DiskReader {
+  const bytes = new TextEncoder().encode(text);
+  return {
+    size: bytes.length,
+    read: (begin, end) => Promise.resolve(bytes.slice(begin, end)),
+    [Symbol.asyncDispose]: () => Promise.resolve(),
+  };
+}

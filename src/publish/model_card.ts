@@ -56,6 +56,15 @@ export interface CardFile {
   readonly sha256: string;
 }
 
+/** A picture that goes along. */
+export interface CardPicture {
+  /** In the repository. */
+  readonly path: string;
+  readonly title: string;
+  /** For those who do not see it. */
+  readonly description: string;
+}
+
 /** All that a card may say. Whatever is absent is not mentioned. */
 export interface CardFacts {
   /** Where readers find it: `org/name`. */
@@ -83,7 +92,7 @@ export interface CardFacts {
   readonly versions?: Readonly<Record<string, string>>;
   /** What it was computed on. */
   readonly device?: string;
-  /** Each file of weights. */
+  /** Each file but the card itself. */
   readonly files?: readonly CardFile[];
   /** Bytes of all files, and of the base model's tensors. */
   readonly bytes?: number;
@@ -91,6 +100,7 @@ export interface CardFacts {
   /** By evaluator name, as `run` and `evaluate` give them. */
   readonly scores?: Readonly<Record<string, Score>>;
   readonly protocol?: CardProtocol;
+  readonly pictures?: readonly CardPicture[];
   /** What is promised of it. */
   readonly certificate?: Certificate;
   /** What a token takes. */
@@ -110,6 +120,7 @@ export function modelCard(facts: CardFacts): string {
     introduction(facts),
     making(facts),
     quality(facts),
+    layers(facts),
     guarantee(facts),
     sizes(facts),
     energy(facts),
@@ -255,6 +266,14 @@ function quality({ scores = {}, protocol }: CardFacts): string {
   ].join("\n\n");
 }
 
+function layers({ pictures = [] }: CardFacts): string {
+  if (pictures.length === 0) return "";
+  const shown = pictures.map(({ path, title, description }) =>
+    `![${oneLine(`${title}. ${description}`)}](${path})`
+  );
+  return `## Layer by layer\n\n${shown.join("\n\n")}`;
+}
+
 function guarantee({ certificate }: CardFacts): string {
   if (!certificate) return "";
   const { holds, limits, text, steering_windows: steering } = certificate;
@@ -277,7 +296,9 @@ function sizes({ bytes, sourceBytes, files = [] }: CardFacts): string {
   const from = sourceBytes === undefined
     ? ""
     : `, from ${size(sourceBytes)} (${(bytes / sourceBytes * 100).toFixed(1)} %)`;
-  const rows = files.map(({ path, size: bytes, sha256 }) => [path, size(bytes), code(sha256)]);
+  const rows = files.map((
+    { path, size: bytes, sha256 },
+  ) => [code(path), size(bytes), code(sha256)]);
   const list = rows.length === 0 ? "" : `\n\n${table(["file", "size", "SHA-256"], rows)}`;
   return `## Size\n\n${size(bytes)}${from}.${list}`;
 }

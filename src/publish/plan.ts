@@ -36,6 +36,8 @@ export interface PlanOptions {
   readonly force?: boolean;
   /** The text of `README.md`, for a folder that has none. */
   readonly card?: string;
+  /** Texts of files that the card shows, by path; published with it, where the folder has none. */
+  readonly shown?: ReadonlyMap<string, string>;
   readonly signal?: AbortSignal | undefined;
   readonly disk?: Disk;
 }
@@ -67,8 +69,8 @@ export interface PublishPlan {
   readonly elsewhere: Elsewhere["files"];
   /** Bytes of all files. */
   readonly bytes: number;
-  /** The text of `README.md` when the folder has none. */
-  readonly card: string | undefined;
+  /** Texts of files that are not in the folder, by path: `README.md`, and what it shows. */
+  readonly made: ReadonlyMap<string, string>;
   /** Files of the folder that stay: their names begin with a dot. */
   readonly skipped: readonly string[];
   /** Whether what is on the branch was published by Sluice. */
@@ -107,16 +109,17 @@ export async function planPublish(
   name: string,
   options: PlanOptions,
 ): Promise<PublishPlan> {
-  const { card, signal, disk = machine } = options;
+  const { signal, disk = machine } = options;
   checkTarget(name, options);
   const { files: local, skipped } = await listFolder(disk, folder);
   const elsewhere = await readElsewhere(disk, folder);
   const files = [...local, ...elsewhere?.files.map(({ path, size }) => ({ path, size })) ?? []];
-  const text = files.some(({ path }) => path === "README.md") ? undefined : card;
-  const all = text === undefined ? files : [...files, {
-    path: "README.md",
+  const made = madeBeside(files, options);
+  const sizes = [...made].map(([path, text]) => ({
+    path,
     size: new TextEncoder().encode(text).length,
-  }];
+  }));
+  const all = [...files, ...sizes];
   all.sort((a, b) => a.path < b.path ? -1 : 1);
   const { asking, parent, destination } = await reach(name, options);
   const { client } = asking;
@@ -135,13 +138,13 @@ export async function planPublish(
     files: all,
     elsewhere: elsewhere?.files ?? [],
     bytes: all.reduce((sum, { size }) => sum + size, 0),
-    card: text,
+    made,
     skipped,
     ours,
     overwritten: await findOverwritten(all, {
       there,
       folder,
-      card: text,
+      made,
       disk,
       elsewhere: new Map(elsewhere?.files.map(({ path, oid }) => [path, oid])),
       sure: !ours && !options.force,
@@ -150,6 +153,16 @@ export async function planPublish(
   };
   checkOthers(plan, options.force ?? false);
   return plan;
+}
+
+/** What is published beside the files of a folder: the card, if it has none, and what it shows. */
+function madeBeside(
+  files: readonly PublishedFile[],
+  { card, shown = new Map() }: Pick<PlanOptions, "card" | "shown">,
+): ReadonlyMap<string, string> {
+  const there = new Set(files.map(({ path }) => path));
+  if (card === undefined || there.has("README.md")) return new Map();
+  return new Map([["README.md", card], ...[...shown].filter(([path]) => !there.has(path))]);
 }
 
 /**
@@ -281,13 +294,13 @@ async function isOurs(
  */
 async function findOverwritten(
   files: readonly PublishedFile[],
-  { there, folder, card, disk, sure, elsewhere }: {
+  { there, folder, made, disk, sure, elsewhere }: {
     readonly sure: boolean;
     /** Hashes of files that are not here. */
     readonly elsewhere: ReadonlyMap<string, string>;
     readonly there: ReadonlyMap<string, HubFile>;
     readonly folder: string;
-    readonly card: string | undefined;
+    readonly made: ReadonlyMap<string, string>;
     readonly disk: Disk;
   },
 ): Promise<string[]> {
@@ -304,7 +317,8 @@ async function findOverwritten(
       const hash = remote.hash.kind === "sha256"
         ? createHash("sha256")
         : createHash("sha1").update(`blob ${size}\0`);
-      if (card !== undefined && path === "README.md") hash.update(card);
+      const text = made.get(path);
+      if (text !== undefined) hash.update(text);
       else {
         await using reader = await disk.open(`${folder}/${path}`);
         for (let at = 0; at < reader.size; at += 2 ** 22) {

@@ -10,6 +10,7 @@ import { type Phase, PHASES, type PhaseUses } from "../trace.ts";
 import type { Traffic } from "../traffic.ts";
 import type { Plan } from "../plan/planned.ts";
 import { type QuantizeTask, quantizeTasks } from "../plan/tasks.ts";
+import { placesOf } from "./places.ts";
 import type { RunRecord } from "./record.ts";
 import type { RunReport } from "./run_report.ts";
 import type { Timeline } from "../trace.ts";
@@ -160,19 +161,17 @@ function weightsOf({ units }: Plan, { tensors, distributions }: RunReport): Repo
   const tasks = new Map(
     units.flatMap((unit) => quantizeTasks([unit]).map((task) => [task.name, { unit, task }])),
   );
-  const places = tensors.map(({ name }) => placeOf(name));
-  const stems = new Set(places.flatMap(({ depth, stem }) => depth === null ? [] : [stem]));
+  const places = placesOf(tensors.map(({ name }) => name));
   return tensors.map((tensor, i) => {
     const { unit, task } = tasks.get(tensor.name)!;
     const [rows, columns] = matrixShape(task.weight.shape);
-    const { depth, stem, rest } = places[i]!;
+    const { depth, kind } = places[i]!;
     const { calibration: facts } = tensor;
     return {
       name: tensor.name,
       block: unit.name,
       depth,
-      // Layers of one stack need not say which; those of an encoder and a decoder do.
-      kind: depth === null || stems.size === 1 ? rest : `${stem}.*.${rest}`,
+      kind,
       rows,
       columns,
       scheme: tensor.scheme,
@@ -207,21 +206,6 @@ function schemeNumbers(
     ? scheme.strategy.size
     : null;
   return { bits: codeBits(scheme), group_size: group };
-}
-
-/**
- * Where a weight stands, by its name: `model.layers.3.mlp.up_proj.weight` is `mlp.up_proj` number 3
- * of `model.layers`. Further numbers (experts) are not told apart.
- */
-export function placeOf(
-  name: string,
-): { readonly stem: string; readonly depth: number | null; readonly rest: string } {
-  const parts = name.replace(/(?<=.)\.weight$/, "").split(".");
-  const isNumber = (part: string) => /^\d{1,9}$/.test(part);
-  const at = parts.findIndex(isNumber);
-  const rest = parts.slice(at + 1).map((part) => isNumber(part) ? "*" : part).join(".");
-  if (at < 0 || rest === "") return { stem: "", depth: null, rest: parts.join(".") };
-  return { stem: parts.slice(0, at).join("."), depth: Number(parts[at]), rest };
 }
 
 /** The metrics that were measured, in the order of table columns. */

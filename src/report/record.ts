@@ -12,10 +12,12 @@ import { plainNumbers } from "../json.ts";
 import { type EnergyEstimate, energyOf, type EnergyTable } from "../plan/energy.ts";
 import type { Plan, Sidecar, WindowsRequest } from "../plan/planned.ts";
 import { recipeDocument } from "../recipe.ts";
+import type { StreamErrors } from "../forward/stream_error.ts";
 import type { Event, Limit, TensorReport, TextFacts } from "../report.ts";
 import type { SourceCard } from "../sources/source_card.ts";
 import { byteLength, sum } from "../tensor.ts";
 import { VERSION } from "../version.ts";
+import { type AlongDepth, alongDepth } from "./along_depth.ts";
 
 /** Windows that walked through the model. */
 export interface RecordedWindows {
@@ -104,6 +106,8 @@ export interface RunRecord {
   readonly evaluation: RecordedWindows | null;
   /** By evaluator; empty without an evaluation. */
   readonly scores: Readonly<Record<string, Score>>;
+  /** Errors and widths along the layers; null where none were measured and one width has all. */
+  readonly along_depth: AlongDepth | null;
   /** What is promised of it; null where nothing is. */
   readonly certificate: Certificate | null;
   /**
@@ -140,6 +144,8 @@ export interface RecordFacts {
   readonly calibration: CalibrationInput | undefined;
   readonly evaluation: Partial<TextFacts> | undefined;
   readonly certificate?: Certificate | undefined;
+  /** Absent without an evaluation. */
+  readonly streamErrors?: StreamErrors | undefined;
   /** Energies to estimate by, unless Horowitz's. */
   readonly energyTable: EnergyTable | undefined;
 }
@@ -182,6 +188,7 @@ export function recordOf(plan: Plan, facts: RecordFacts): RunRecord {
     calibration: seen ? recordedWindows(seen, facts.calibration) : null,
     evaluation: evaluation ? recordedWindows(evaluation, facts.evaluation) : null,
     scores: facts.scores,
+    along_depth: alongDepth(tensors, facts.streamErrors),
     certificate: facts.certificate ?? null,
     energy: energyOf(plan, {
       scores: facts.scores,
@@ -223,7 +230,10 @@ export function isPinned({ id }: Plan["source"]): boolean {
 
 /** A record as the file that holds it; infinities and NaN, which JSON has no word for, are text. */
 export function recordSidecar(record: RunRecord): Sidecar {
-  const bytes = new TextEncoder().encode(`${JSON.stringify(record, plainNumbers, 2)}\n`);
+  // Raw breaks of lines are in no text of JSON, only between its items.
+  const text = JSON.stringify(record, plainNumbers, 2)
+    .replace(/\[\n[-+.\deE,\snul]+\]/g, (numbers) => numbers.replace(/\s+/g, " "));
+  const bytes = new TextEncoder().encode(`${text}\n`);
   return { path: RECORD_FILE, size: bytes.length, bytes };
 }
 

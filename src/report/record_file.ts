@@ -71,6 +71,22 @@ const estimate = orNull(withKeys({
   efficiency: orNull(isNumber),
 }));
 
+/** Lists beside that of layers. */
+const isKind: Check = (value) => {
+  const errors = listOf(orNull(isNumber));
+  const lists = { layers: listOf(isCount), bits: listOf(isNumber) };
+  return withKeys({ kind: isText, ...lists, output_error: errors, weight_error: errors })(value) &&
+    ["bits", "output_error", "weight_error"].every((key) =>
+      lengthOf(value, key) === lengthOf(value, "layers")
+    );
+};
+const lengthOf = (value: unknown, key: string) =>
+  (value as Readonly<Record<string, readonly unknown[]>>)[key]!.length;
+const along = orNull(withKeys({
+  stream_error: orNull(listOf(orNull(isNumber))),
+  kinds: listOf(isKind),
+}));
+
 /** What is looked at, key by key. */
 const KEYS = {
   generator: isText,
@@ -107,6 +123,7 @@ const KEYS = {
   calibration: windows,
   evaluation: windows,
   scores: mapOf(mapOf(isNumberOrWord)),
+  along_depth: along,
   certificate,
   energy: estimate,
   fallbacks: listOf(isText),
@@ -114,7 +131,9 @@ const KEYS = {
 } satisfies Readonly<Record<Exclude<keyof RunRecord, "version">, Check>>;
 
 /** What records did not tell at first; those of before have none of it. */
-const NONE_BEFORE = { energy: null, certificate: null } satisfies Partial<RunRecord>;
+const NONE_BEFORE = { energy: null, certificate: null, along_depth: null } satisfies Partial<
+  RunRecord
+>;
 
 /**
  * The record in a text.

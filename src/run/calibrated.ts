@@ -1,6 +1,7 @@
 /** Blocks quantized with calibration (calibration/block.ts tells how), packed and written. */
 import type { Tensor } from "../backend.ts";
 import { quantizeBlock, type QuantizedBlock } from "../calibration/block.ts";
+import type { ShardExchange } from "../calibration/gathering.ts";
 import { Calibration, type CalibrationInput } from "../calibration/pass.ts";
 import { type QuantizedWeight, unscaled } from "../calibration/quantized_weight.ts";
 import type { Model } from "../family.ts";
@@ -20,13 +21,17 @@ import { keepPacked, packTogether, type SliceWork, storeWeight, writePieces } fr
 /**
  * The calibration of a plan that has one.
  *
- * @param known That of another output, by the same walk.
+ * @param options.known That of another output, by the same walk.
+ * @param options.exchange Where others hold shards of its windows.
  */
 export function openCalibration(
   { model, units, calibration: planned, propagate, tuned }: Plan,
   { backend, calibration: input, report = () => {} }: SharedOptions,
   counter: StepCounter,
-  known?: Calibration,
+  { known, exchange }: {
+    readonly known?: Calibration | undefined;
+    readonly exchange?: ShardExchange;
+  } = {},
 ): Calibration | undefined {
   if (!planned || !model) return undefined;
   if (input?.windows.length !== planned.windows) {
@@ -53,6 +58,7 @@ export function openCalibration(
       return iterations * batch;
     }),
     counter,
+    exchange,
   });
 }
 

@@ -64,7 +64,9 @@ export class Making implements AsyncDisposable {
     this.weights = quantizedWeights(plan, { source: given.source, packed: this.packed });
     this.#seenWith = before.find((other) => isSeenTogether(plan, other.plan));
     const walking = { ...given, report: this.report };
-    this.calibration = openCalibration(plan, walking, counter, this.#seenWith?.calibration);
+    this.calibration = openCalibration(plan, walking, counter, {
+      known: this.#seenWith?.calibration,
+    });
     this.#kept = neededAtTheEnd(plan);
   }
 

@@ -4,54 +4,43 @@
  * record with their SHA-256; each is written under a name of its own, flushed, and renamed. Doing a
  * unit twice therefore changes nothing, and leases only spare work:
  *
- *   job.json  units/00007.bin  units/00007.json  leases/00007.json
+ *   job.json  units/00007.bin  units/00007.json  leases/00007.0/holder.json
  */
-import { dirname, join, resolve } from "node:path";
-import { quote, RequestError, SpaceError } from "../errors.ts";
+import { join, resolve } from "node:path";
+import { quote, RequestError } from "../errors.ts";
 import { sha256 } from "../io/digest.ts";
-import { type Disk, type DiskWriter, makeFolders } from "../io/disk.ts";
-import { isObject, parseObject } from "../json.ts";
-import type { Sink, SinkFile } from "../sink.ts";
+import { type Disk, makeFolders } from "../io/disk.ts";
+import { putWhole, readWhole } from "../io/whole_files.ts";
 import type { PlannedFile } from "../plan/planned.ts";
-import { sum } from "../tensor.ts";
-import type { Ingredients } from "./key.ts";
-import type { FinishedUnit } from "./saves.ts";
-
-/** What is to be done: `job.json`. */
-export interface WorkJob {
-  readonly job: 1;
-  /** Of what the result depends on; see run/key.ts. */
-  readonly key: string;
-  readonly ingredients: Ingredients;
-  /** The model and the flags that the plan was made with, as words of a command line. */
-  readonly words: readonly string[];
-  /** The recipe, which a file of `words` may not hold any more; as a recipe file has it. */
-  readonly recipe: Readonly<Record<string, unknown>>;
-  readonly units: readonly string[];
-}
-
-/** The record of a unit that is done; its pieces lie one after another in its bytes. */
-export interface StoredUnit extends Omit<FinishedUnit, "distributions" | "windows"> {
-  readonly unit: 1;
-  readonly key: string;
-}
-
-/** Seconds after which the lease of a worker that does not renew it is anyone's. */
-export const LEASE_SECONDS = 60;
-
-/** What a folder says of its job. */
-export const JOB_FILE = "job.json";
+import { isLeased, leaseHolders, takeLease } from "./leases.ts";
+import type { ShardPlace, Share, UnitPiece } from "./meeting_place.ts";
+import { ShardFiles } from "./shard_files.ts";
+import { UnitWriter } from "./unit_writer.ts";
+import {
+  bytesIn,
+  JOB_FILE,
+  nameOf,
+  otherBytes,
+  parseJob,
+  parseUnit,
+  type StoredUnit,
+  type WorkJob,
+} from "./work_job.ts";
 
 /** See the head of this file. */
-export class WorkFolder {
+export class WorkFolder implements ShardPlace {
   readonly path: string;
   readonly job: WorkJob;
+  /** What workers that calibrate together exchange. */
+  readonly shards: ShardFiles;
+  readonly together: ShardPlace = this;
   readonly #disk: Disk;
 
   private constructor(disk: Disk, path: string, job: WorkJob) {
     this.#disk = disk;
     this.path = path;
     this.job = job;
+    this.shards = new ShardFiles(disk, path);
   }
 
   /**
@@ -77,7 +66,7 @@ export class WorkFolder {
     await using undo = new AsyncDisposableStack();
     await makeParts(disk, place, undo);
     const folder = new WorkFolder(disk, place, job);
-    await folder.#put(JOB_FILE, JSON.stringify(job, null, 1));
+    await putWhole(disk, join(place, JOB_FILE), JSON.stringify(job, null, 1));
     undo.move();
     return folder;
   }
@@ -85,262 +74,101 @@ export class WorkFolder {
   /** @throws {RequestError} there is no job, or it is of another version. */
   static async open(disk: Disk, path: string): Promise<WorkFolder> {
     const place = resolve(path);
-    const text = await textIn(disk, join(place, JOB_FILE));
-    if (text === undefined) {
-      throw new RequestError(
-        `Cannot work in ${
-          quote(path)
-        }: there is no ${JOB_FILE}, which a plan with \`work-dir\` makes.`,
-      );
-    }
-    const root = parseObject(text);
-    const sound = root?.job === 1 && typeof root.key === "string" && isObject(root.ingredients) &&
-      isWords(root.words) && isWords(root.units) && isObject(root.recipe);
-    if (!sound) {
-      throw new RequestError(
-        `Cannot work in ${quote(path)}: its ${JOB_FILE} is not what this version of Sluice writes.`,
-      );
-    }
+    const text = await readWhole(disk, join(place, JOB_FILE));
+    const job = parseJob(text, path);
     await using made = new AsyncDisposableStack();
     await makeParts(disk, place, made);
     made.move();
-    return new WorkFolder(disk, place, root as unknown as WorkJob);
+    return new WorkFolder(disk, place, job);
   }
 
-  /** The record of a unit; undefined where it is not done, or its bytes are not all there. */
+  async undone(): Promise<number[]> {
+    const open = [];
+    for (const i of this.job.units.keys()) if (!await this.done(i)) open.push(i);
+    return open;
+  }
+
+  /** Undefined, too, where the bytes of the unit are not all there. */
   async done(index: number): Promise<StoredUnit | undefined> {
-    const text = await textIn(this.#disk, this.#unit(index, "json"));
+    const path = this.#unit(index, "json");
+    const text = await readWhole(this.#disk, path);
     if (text === undefined) return undefined;
-    const root = parseObject(text);
-    if (root?.unit === 1 && root.key === this.job.key) {
-      const unit = root as unknown as StoredUnit;
-      const found = await this.#disk.lstat(this.#unit(index, "bin"));
-      return found?.kind === "file" && found.size === bytesIn(unit) ? unit : undefined;
+    const unit = parseUnit(text, this.job, path);
+    const found = await this.#disk.lstat(this.#unit(index, "bin"));
+    return found?.kind === "file" && found.size === bytesIn(unit) ? unit : undefined;
+  }
+
+  async holders(): Promise<ReadonlyMap<number, string>> {
+    const leases = await leaseHolders(this.#disk, join(this.path, "leases"));
+    const units = [...leases].filter(([name]) => /^\d+$/.test(name));
+    return new Map(units.map(([name, holder]) => [Number(name), holder]));
+  }
+
+  /** Its own share first, then whatever nobody is at. */
+  async *turns({ index, count }: Share): AsyncGenerator<readonly number[]> {
+    for (const wants of [(unit: number) => unit % count === index, () => true]) {
+      const wanted = (await this.undone()).filter(wants);
+      if (wanted.length > 0) yield wanted;
     }
-    throw new RequestError(
-      `Cannot use ${quote(this.#unit(index, "json"))}: it is not of this job. Remove it, and ` +
-        "have the unit done again.",
-    );
   }
 
   /**
-   * Take a unit for some time, renewed until the lease is disposed of; undefined where another
-   * worker has it.
+   * Take a unit, or something else by its name, for some time, renewed until the lease is disposed
+   * of; undefined where another worker has it.
    */
-  async lease(index: number): Promise<AsyncDisposable | undefined> {
-    const path = join(this.path, "leases", `${nameOf(index)}.json`);
-    const held = await textIn(this.#disk, path);
-    if (held !== undefined && await this.#goesOn(held)) return undefined;
-    const mark = crypto.randomUUID();
-    const renew = () => this.#put(join("leases", `${nameOf(index)}.json`), this.#leaseText(mark));
-    await renew();
-    // Of two that took it at once, the one that was renamed last has it.
-    if (!(await textIn(this.#disk, path))?.includes(mark)) return undefined;
-    let renewing = Promise.resolve();
-    const timer = setInterval(
-      () =>
-        renewing = renewing.then(renew).catch((error) => {
-          clearInterval(timer);
-          // A lease that cannot be renewed ends, which costs work and no more.
-          if (!(error instanceof SpaceError)) throw error;
-        }),
-      LEASE_SECONDS * 1000 / 3,
-    );
-    return {
-      [Symbol.asyncDispose]: async () => {
-        clearInterval(timer);
-        await renewing;
-        if ((await textIn(this.#disk, path))?.includes(mark)) await this.#disk.remove(path);
-      },
-    };
+  async lease(what: number | string): Promise<AsyncDisposable | undefined> {
+    return await takeLease(this.#disk, join(this.path, "leases"), nameOf(what));
   }
 
-  /** Where a unit's bytes are gathered, `size` of them without the heads of files. */
+  /** Whether some worker has it. */
+  async isLeased(what: number | string): Promise<boolean> {
+    return await isLeased(this.#disk, join(this.path, "leases"), nameOf(what));
+  }
+
   async gather(
     index: number,
-    { files, size }: { readonly files: readonly PlannedFile[]; readonly size: number },
+    planned: { readonly files: readonly PlannedFile[]; readonly size: number },
   ): Promise<UnitWriter> {
-    const temporary = `${this.#unit(index, "bin")}-${crypto.randomUUID().slice(0, 8)}`;
-    const writer = await this.#disk.create(temporary, size, { lasting: true });
-    const heads = new Map(files.map(({ path, head }) => [path, head.length]));
-    return new UnitWriter(writer, heads, {
-      size,
+    const path = `${this.#unit(index, "bin")}-${crypto.randomUUID().slice(0, 8)}`;
+    return await UnitWriter.create({
+      ...planned,
+      disk: this.#disk,
+      path,
       store: async (unit) => {
-        await this.#disk.rename(temporary, this.#unit(index, "bin"));
-        await this.#put(join("units", `${nameOf(index)}.json`), JSON.stringify(unit));
+        await this.#disk.rename(path, this.#unit(index, "bin"));
+        await putWhole(this.#disk, this.#unit(index, "json"), JSON.stringify(unit));
       },
-      drop: () => this.#disk.remove(temporary),
     });
   }
 
-  /**
-   * The pieces of a unit, one after another.
-   *
-   * @throws {RequestError} bytes are not those that were written.
-   */
-  async *pieces(
-    index: number,
-    { pieces }: StoredUnit,
-  ): AsyncGenerator<{ readonly file: string; readonly begin: number; readonly bytes: Uint8Array }> {
+  async *pieces(index: number, { pieces }: StoredUnit): AsyncGenerator<UnitPiece> {
     const path = this.#unit(index, "bin");
     await using reader = await this.#disk.open(path);
     let at = 0;
     for (const { file, begin, end, sha256: written } of pieces) {
       const bytes = await reader.read(at, at += end - begin);
-      if (sha256(bytes) !== written) {
-        throw new RequestError(
-          `Cannot take over ${
-            quote(path)
-          }: its bytes are not those that were written. Remove it, ` +
-            "and have the unit done again.",
-        );
-      }
+      if (sha256(bytes) !== written) throw otherBytes(path);
       yield { file, begin, bytes };
     }
   }
 
-  /** Remove what workers that were killed have left of units, once all are done. */
   async sweep(): Promise<void> {
-    const folder = join(this.path, "units");
-    for (const name of await this.#disk.list(folder)) {
-      if (/^\d+\.(?:bin|json)-[0-9a-f]{8}$/.test(name)) await this.#disk.remove(join(folder, name));
+    await this.shards.removeAll();
+    for (const kind of ["units", "leases"]) {
+      const folder = join(this.path, kind);
+      for (const name of await this.#disk.list(folder)) {
+        if (!/-[0-9a-f]{8}$/.test(name)) continue;
+        await this.#disk.remove(join(folder, name), { recursive: true });
+      }
     }
   }
 
   #unit(index: number, kind: "bin" | "json"): string {
     return join(this.path, "units", `${nameOf(index)}.${kind}`);
   }
-
-  #leaseText(mark: string): string {
-    const host = this.#disk.hostName() ?? null;
-    const until = Date.now() + LEASE_SECONDS * 1000;
-    return JSON.stringify({ mark, host, process: Deno.pid, until });
-  }
-
-  async #goesOn(text: string): Promise<boolean> {
-    const held = parseObject(text);
-    if (typeof held?.until !== "number" || held.until < Date.now()) return false;
-    const here = this.#disk.hostName();
-    const known = here !== undefined && held.host === here && typeof held.process === "number"
-      ? await this.#disk.isAlive(held.process)
-      : undefined;
-    return known ?? true;
-  }
-
-  /** Write a file under a name of its own, flush it, and give it its name. */
-  async #put(name: string, text: string): Promise<void> {
-    const path = join(this.path, name);
-    const temporary = `${path}-${crypto.randomUUID().slice(0, 8)}`;
-    const bytes = new TextEncoder().encode(text);
-    {
-      await using writer = await this.#disk.create(temporary, bytes.length, { lasting: true });
-      await writer.write(0, bytes);
-      await writer.sync();
-    }
-    await this.#disk.rename(temporary, path);
-    await this.#disk.syncFolder(dirname(path));
-  }
-}
-
-/** A sink that gathers what one unit writes, whatever the file, one piece after another. */
-export class UnitWriter implements Sink {
-  readonly label = "a unit";
-  readonly #writer: DiskWriter;
-  readonly #heads: ReadonlyMap<string, number>;
-  readonly #size: number;
-  readonly #store: (unit: StoredUnit) => Promise<void>;
-  readonly #drop: () => Promise<void>;
-  readonly #pieces: { file: string; begin: number; end: number; sha256: string }[] = [];
-  #end = 0;
-  #stored = false;
-
-  constructor(
-    writer: DiskWriter,
-    heads: ReadonlyMap<string, number>,
-    { size, store, drop }: {
-      readonly size: number;
-      readonly store: (unit: StoredUnit) => Promise<void>;
-      readonly drop: () => Promise<void>;
-    },
-  ) {
-    this.#writer = writer;
-    this.#heads = heads;
-    this.#size = size;
-    this.#store = store;
-    this.#drop = drop;
-  }
-
-  create(path: string): Promise<SinkFile> {
-    const head = this.#heads.get(path) ?? 0;
-    return Promise.resolve({
-      write: async (offset: number, bytes: Uint8Array) => {
-        // Whoever puts units together writes the heads of files.
-        if (offset < head || bytes.length === 0) return;
-        const at = this.#end;
-        this.#end += bytes.length;
-        this.#pieces.push({
-          file: path,
-          begin: offset,
-          end: offset + bytes.length,
-          sha256: sha256(bytes),
-        });
-        await this.#writer.write(at, bytes);
-      },
-      sync: () => Promise.resolve(),
-      commit: () => Promise.resolve(),
-      [Symbol.asyncDispose]: () => Promise.resolve(),
-    });
-  }
-
-  commit(): Promise<void> {
-    return Promise.resolve();
-  }
-
-  /** All is written: make it known. */
-  async finish(unit: Omit<StoredUnit, "pieces">): Promise<void> {
-    if (this.#end !== this.#size) {
-      throw new RangeError(`A unit has ${this.#end} bytes, ${this.#size} were planned`);
-    }
-    await this.#writer.sync();
-    await this.#writer[Symbol.asyncDispose]();
-    await this.#store({ ...unit, pieces: this.#pieces });
-    this.#stored = true;
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    if (this.#stored) return;
-    await this.#writer[Symbol.asyncDispose]();
-    await this.#drop();
-  }
 }
 
 /** Make the folders in a job's, where they are not there: copying tools leave out empty ones. */
 async function makeParts(disk: Disk, path: string, undo: AsyncDisposableStack): Promise<void> {
   for (const name of ["units", "leases"]) await makeFolders(disk, join(path, name), undo);
-}
-
-/** Bytes of all pieces of a unit. */
-function bytesIn({ pieces }: StoredUnit): number {
-  return sum(pieces, ({ begin, end }) => end - begin);
-}
-
-function nameOf(index: number): string {
-  return String(index).padStart(5, "0");
-}
-
-function isWords(value: unknown): boolean {
-  return Array.isArray(value) && value.every((word) => typeof word === "string");
-}
-
-/** The text of a file; undefined where there is none. */
-async function textIn(disk: Disk, path: string): Promise<string | undefined> {
-  if ((await disk.lstat(path))?.kind !== "file") return undefined;
-  try {
-    await using reader = await disk.open(path, { growing: true });
-    return new TextDecoder().decode(await reader.read(0, reader.size));
-  } catch (error) {
-    // Removed or replaced in between, as leases are.
-    if (!(await disk.lstat(path))) return undefined;
-    throw error;
-  }
 }

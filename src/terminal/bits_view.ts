@@ -2,7 +2,7 @@
 import type { ChosenBits } from "../bits.ts";
 import { kindOf } from "../bits/recipe.ts";
 import type { Sensitivities } from "../bits/sensitivities.ts";
-import { placeOf } from "../report/document.ts";
+import { placeOf } from "../report/places.ts";
 import { table } from "./table.ts";
 import { plural, ranges, visibleMessage } from "./text.ts";
 

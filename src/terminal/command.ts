@@ -116,6 +116,8 @@ export interface Host {
   residentBytes(): number;
   /** The bytes of memory that it holds now. */
   currentBytes(): number;
+  /** Outputs that are not this command's, and that are gone on with when it is done. */
+  readonly otherOutputs?: readonly string[];
   /** The bytes of memory that the machine has; undefined where Deno does not let us ask. */
   machineBytes(): number | undefined;
 }

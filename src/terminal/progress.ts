@@ -82,10 +82,19 @@ interface Bar {
 }
 type BarClass = new (options: Readonly<Record<string, unknown>>) => Bar;
 
-/** A bar in the last line of a terminal, gone when it is done. */
+/**
+ * A bar in the last line of a terminal, gone when it is done.
+ *
+ * @param options.signal When it is aborted the bar makes way for a line about that, and goes on
+ *   below.
+ */
 export function barView(
   err: TextStream,
-  { colors, clock = realClock }: { readonly colors: boolean; readonly clock?: Clock },
+  { colors, signal, clock = realClock }: {
+    readonly colors: boolean;
+    readonly signal?: AbortSignal;
+    readonly clock?: Clock;
+  },
 ): View {
   let estimate = new Estimate(clock);
   const paint = (text: string) =>
@@ -93,7 +102,7 @@ export function barView(
   // A line that does not fit would scroll the terminal: the place is cut to what is left of the
   // width.
   const width = Math.max(10, Math.min(30, err.columns - 50));
-  const room = Math.max(0, err.columns - width - 34);
+  const room = () => Math.max(0, err.columns - width - 34);
   const SingleBar = cliProgress.default.SingleBar as BarClass;
   const bar = new SingleBar({
     stream: { write: (text: string) => err.write(text), isTTY: true, columns: err.columns },
@@ -102,6 +111,8 @@ export function barView(
     barCompleteChar: "█",
     barIncompleteChar: "░",
     hideCursor: true,
+    // A line never reaches the margin; a process that is killed would leave the terminal without.
+    linewrap: true,
     clearOnComplete: true,
     emptyOnZero: true,
     fps: 8,
@@ -114,7 +125,7 @@ export function barView(
     const left = estimate.left;
     const time = duration(estimate.elapsed) +
       (left === undefined ? "" : `, ${duration(left)} left`);
-    const payload = { place: cut(place, room), time };
+    const payload = { place: cut(place, room()), time };
     if (running) bar.update(estimate.share, payload);
     else bar.start(1, estimate.share, payload);
     running = true;
@@ -127,6 +138,7 @@ export function barView(
     if (running) bar.stop();
     running = false;
   };
+  signal?.addEventListener("abort", stop);
   return {
     report(event) {
       if (event.type === "start") estimate = new Estimate(clock);
@@ -138,7 +150,10 @@ export function barView(
       if (event.type === "finished") stop();
       else if (place !== undefined) show(place);
     },
-    [Symbol.dispose]: stop,
+    [Symbol.dispose]() {
+      signal?.removeEventListener("abort", stop);
+      stop();
+    },
   };
 }
 

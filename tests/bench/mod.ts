@@ -3,7 +3,7 @@
  * Every benchmark, one after the other, and one table of what came out: Sluice beside rivals and
  * limits that were measured in the same run. `deno task bench [name…]`
  *
- *   SLUICE_BENCH_MODEL     a folder with a Llama, for `gptq`, `evaluate` and `resume`
+ *   SLUICE_BENCH_MODEL     a folder with a Llama, for `gptq`, `evaluate`, `resume` and `workers`
  *   SLUICE_BENCH_PYTHON    a Python that has rivals: torch, bitsandbytes, transformers, llmcompressor
  *   SLUICE_BENCH_TURNS     turns of every contestant; absent: as many as each benchmark needs
  *   SLUICE_BENCH_DEVICE    wasm or webgpu, for `wide_layer` [wasm]
@@ -20,6 +20,7 @@ import { run as resume } from "./resume.ts";
 import { run as wasmMatmul } from "./wasm_matmul.ts";
 import { run as webgpuMatmul } from "./webgpu_matmul.ts";
 import { run as wideLayer } from "./wide_layer.ts";
+import { run as workers } from "./workers.ts";
 
 const BENCHES: Readonly<Record<string, (turns?: number) => Promise<(Ratio | Skipped)[]>>> = {
   wasm_matmul: wasmMatmul,
@@ -29,6 +30,7 @@ const BENCHES: Readonly<Record<string, (turns?: number) => Promise<(Ratio | Skip
   file_to_file: fileToFile,
   hub_to_file: hubToFile,
   resume,
+  workers,
   wide_layer: wideLayer,
   evaluate,
   gptq,

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { parseBatch } from "../../src/terminal/batch_file.ts";
 import { RequestError } from "../../src/errors.ts";
+import { openFolderSink } from "../../src/sinks/folder.ts";
 import { livelyNorms, makeCheckpoint, TINY_CONFIG, tinyTensors } from "../tiny.ts";
 import { inFolder, keeper, names, sluice } from "./host.ts";
 
@@ -35,7 +36,8 @@ Deno.test("a batch does every model by every recipe, goes on after a failure, an
     const { code, out, err } = await sluice(["batch", file]);
     assert.equal(code, 1, err);
     assert.deepEqual(names(`${folder}/out`), ["batch.json", "tiny-nf4", "tiny-own", "tiny-w8"]);
-    const rows = out.trim().split("\n").map((line) => line.split(/  +/));
+    const [shown, reasons] = out.split("\n\n") as [string, string];
+    const rows = shown.split("\n").map((line) => line.split(/  +/));
     assert.deepEqual(rows[0], "JOB MODEL ENDED BITS SIZE KL PERPLEXITY TIME".split(" "));
     assert.deepEqual(
       rows.slice(1).map(([job, model, ended]) => [job, model!.split("/").at(-1), ended]),
@@ -44,6 +46,10 @@ Deno.test("a batch does every model by every recipe, goes on after a failure, an
         ...["w8", "nf4", "own"].map((recipe) => [`missing-${recipe}`, "none", "failed"]),
       ],
     );
+    for (const row of rows.slice(1)) assert.match(row.at(-1)!, /^[\d.]+ m?s$/);
+    const told = reasons.trim().split("\n").map((line) => line.split(": ")[0]);
+    assert.deepEqual(told, ["w8", "nf4", "own"].map((recipe) => `missing-${recipe}`));
+    assert.match(reasons, /^missing-w8: .*no such file or folder/);
     assert.match(err, /2 of 6: .*tiny, nf4/);
     assert.match(err, /no such file or folder/);
     assert.match(err, /3 jobs of 6 failed; the same command tries them again\.\n$/);
@@ -87,6 +93,46 @@ Deno.test("a batch that is stopped keeps what is done, and goes on with the rest
     const rest = await sluice(["batch", file]);
     assert.match(rest.out, /tiny-w8 .* done before /);
     assert.match(rest.out, /tiny-nf4 .* done /);
+  });
+});
+
+Deno.test("a batch that was killed before it noted a job does not do it again, and not another's", async () => {
+  await withBatch(async ({ folder, file }) => {
+    const text = await Deno.readTextFile(file);
+    await Deno.writeTextFile(file, text.replace(/, \{ model: .*missing \}/, ""));
+    assert.equal((await sluice(["batch", file])).code, 0);
+    const state = `${folder}/out/batch.json`;
+    const { jobs, begun } = JSON.parse(await Deno.readTextFile(state));
+    assert.deepEqual([Object.keys(jobs).length, begun], [3, {}]);
+    const { "tiny-nf4": nf4, "tiny-own": own, ...rest } = jobs;
+    // As the process leaves it that is killed behind the last rename of a job.
+    const killed = { version: 1, jobs: rest, begun: { "tiny-nf4": nf4, "tiny-own": `${own}0` } };
+    await Deno.writeTextFile(state, JSON.stringify(killed));
+    const before = await Deno.stat(`${folder}/out/tiny-nf4/model.safetensors`);
+    const { code, out, err } = await sluice(["batch", file]);
+    assert.equal(code, 1, err);
+    assert.match(out, /tiny-w8 .* done before [^]*tiny-nf4 .* done before [^]*tiny-own .* failed /);
+    assert.match(out, /^tiny-own: .*the folder exists and is not empty/m);
+    const after = await Deno.stat(`${folder}/out/tiny-nf4/model.safetensors`);
+    assert.deepEqual(after.mtime, before.mtime, "it was made again");
+    const noted = JSON.parse(await Deno.readTextFile(state));
+    assert.deepEqual(noted, { version: 1, jobs: { ...rest, "tiny-nf4": nf4 }, begun: {} });
+    assert.deepEqual(names(`${folder}/out`).length, 4);
+  });
+});
+
+Deno.test("in a batch a job that was stopped is nothing that the others warn of", async () => {
+  await withBatch(async ({ folder, file }) => {
+    const text = await Deno.readTextFile(file);
+    await Deno.writeTextFile(file, text.replace(`{ model: ${folder}/none, name: missing }`, "x"));
+    {
+      await using sink = await openFolderSink(`${folder}/out/x-w8`, { resume: true });
+      for (const unit of [1, 2]) await sink.resumption!.append({ unit });
+    }
+    assert.deepEqual(names(`${folder}/out`), ["x-w8.sluice-partial"]);
+    const { err } = await sluice(["batch", file]);
+    assert.match(err, /6 of 6/);
+    assert.doesNotMatch(err, /A run that was stopped has left/);
   });
 });
 

@@ -265,6 +265,15 @@ Deno.test("publish asks before it sends, and without a terminal wants --yes", ()
       /^published {2}http:\/\/127\.0\.0\.1:\d+\/me\/asked\/commit\/[0-9a-f]{40}\n$/,
     );
     assert.equal(hub.repo("me/asked").settings.private ?? false, false);
+    const planned = /memory: (\d+ MB) at most; 4 files or parts are sent at a time/.exec(
+      agreed.err,
+    );
+    assert.ok(planned, agreed.err);
+    assert.match(agreed.err, new RegExp(`peak memory .* at most, planned ${planned[1]}\n$`));
+    const json = await onHub(hub, [...words, "--yes", "--json"], { HF_TOKEN: TOKEN });
+    const said = JSON.parse(json.out);
+    assert.equal(said.unchanged, true);
+    assert.ok(said.planned_memory > 200e6 && said.peak_bytes > 0);
     const readOnly = await onHub(hub, [
       "publish",
       `${folder}/out`,

@@ -223,6 +223,28 @@ Deno.test("barView() draws in one line that fits, hides the cursor meanwhile, an
   }
 });
 
+Deno.test("barView() makes way where a person stops the run, and goes on below what is said then", () => {
+  const err = keeper({ isTerminal: true });
+  const stop = new AbortController();
+  const said = "sluice: Stopping.\n";
+  const events = [...runEvents(true)];
+  {
+    using view = barView(err, { colors: false, signal: stop.signal });
+    for (const event of events.slice(0, -3)) view.report(event);
+    stop.abort();
+    err.write(said);
+    for (const event of events.slice(-3, -1)) view.report(event);
+  }
+  const [before, after] = err.text().split(said) as [string, string];
+  assert.ok(before.includes("█") && before.endsWith("\u001b[2K"));
+  // It saves its place anew before it goes back to that: it wipes no line but its own.
+  const [save, restore] = ["\u001b7", "\u001b8"].map((text) => after.indexOf(text)) as [
+    number,
+    number,
+  ];
+  assert.ok(save >= 0 && restore > save, JSON.stringify(after));
+});
+
 Deno.test("barView() without colours writes none, and with colours some", () => {
   const draw = (colors: boolean) => {
     const err = keeper({ isTerminal: true });

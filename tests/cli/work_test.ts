@@ -67,7 +67,7 @@ Deno.test("a worker that is killed and one that is late make with others what on
       [["work", job, "--worker-index", "2/2"], /give the worker's number, from 0, and how many/],
       [["work", `${folder}/none`], /there is no job\.json/],
       [["merge", job], /say where the result goes/],
-      [["plan", "sample", "--work-dir", `${folder}/a`], /Give --calibrate-on float/],
+      [["plan", "sample", "--work-dir", `${folder}/a`], /Give --calibration-shards/],
       [
         ["plan", "sample", ...FLAGS, "--evaluate", "--work-dir", `${folder}/a`],
         /Leave out --evaluate/,

@@ -155,7 +155,7 @@ async function commit(
   { endpoint, threshold, stop }: WriteOptions,
 ): Promise<Answer> {
   const { repository, url } = visit;
-  const { revision, commit: base } = takeRevision(repository, rest);
+  const { revision } = takeRevision(repository, rest);
   const person = checkMayPush(visit, revision, endpoint);
   const text = new TextDecoder().decode(await bodyOf(visit));
   const lines = text.split("\n").filter((line) => line.trim() !== "").map((line) =>
@@ -166,6 +166,8 @@ async function commit(
     throw refusal(400, "A commit begins with a header that has a summary.");
   }
   const { summary, description = "", parentCommit } = header.value;
+  // As it is now: others may have committed while the body came.
+  const { commit: base } = takeRevision(repository, rest);
   if (parentCommit !== undefined && parentCommit !== base.sha) {
     throw refusal(412, "A commit has happened since. Please refresh and try again.");
   }

@@ -52,19 +52,27 @@ for node in n1 n2 n3; do slurmd -N "$node"; done
 for _ in $(seq 50); do [ "$(sinfo -h -t idle -o %D 2>/dev/null)" = 3 ] && break; sleep 0.2; done
 
 sluice() { "$deno" run -A cli.ts "$@"; }
-flags=(--group-size 64 --num-samples 32 --seq-len 256 --calibrate-on float --device wasm --threads 1)
-sluice plan sample "${flags[@]}" --work-dir "$place/job" >/dev/null
-sluice cluster slurm "$place/job" --workers 4 --output "$place/merged" --program "$deno run -A $PWD/cli.ts" > "$place/job.sh"
-cd "$place"
-job=$(sbatch --parsable job.sh)
-# The second is killed once it is at work, and the fourth waits, for there are three nodes.
-for _ in $(seq 200); do pkill -KILL -f "worker-index 1/4" && break; sleep 0.1; done
-killed=$(scontrol show job "${job}_1" | sed -nE 's/.*JobState=([A-Z]+).*/\1/p' | head -1)
-for _ in $(seq 900); do [ -z "$(squeue -h)" ] && break; sleep 0.2; done
-cd - >/dev/null
-[ -d "$place/merged" ] || { cat "$place"/slurm-*.out; echo "nothing was merged" >&2; exit 1; }
-sluice quantize sample "${flags[@]}" --output "$place/alone" >/dev/null 2>&1
-diff -r "$place/merged" "$place/alone"
-cat "$place"/slurm-*.out | grep -aE "^did " || true
-echo "the killed worker was $killed; the merged bytes are those of one machine"
+# An array by flags that say how blocks are calibrated.
+array() {
+  local place=$1 flags=(--group-size 64 --device wasm --threads 1 "${@:2}")
+  mkdir "$place"
+  sluice plan sample "${flags[@]}" --work-dir "$place/job" >/dev/null
+  sluice cluster slurm "$place/job" --workers 4 --output "$place/merged" --program "$deno run -A $PWD/cli.ts" > "$place/job.sh"
+  cd "$place"
+  job=$(sbatch --parsable job.sh)
+  # The second is killed once it is at work, and the fourth waits, for there are three nodes.
+  for _ in $(seq 200); do [ -n "$(ls job/leases 2>/dev/null)" ] && pkill -KILL -f "worker-index 1/4" && break; sleep 0.1; done
+  killed=$(scontrol show job "${job}_1" | sed -nE 's/.*JobState=([A-Z]+).*/\1/p' | head -1)
+  for _ in $(seq 900); do [ -z "$(squeue -h)" ] && break; sleep 0.2; done
+  cd - >/dev/null
+  [ -d "$place/merged" ] || { cat "$place"/slurm-*.out; echo "nothing was merged" >&2; exit 1; }
+  sluice quantize sample "${flags[@]}" --output "$place/alone" >/dev/null 2>&1
+  diff -r "$place/merged" "$place/alone"
+  cat "$place"/slurm-*.out | grep -aE "^did " || true
+  echo "${*:2}: the killed worker was $killed; the merged bytes are those of one machine"
+}
+array "$place/rtn" --method rtn
+texts=(--num-samples 32 --seq-len 256)
+array "$place/float" "${texts[@]}" --calibrate-on float
+array "$place/shards" "${texts[@]}" --calibration-shards 4
 rm -rf "$place"

@@ -2,7 +2,7 @@
  * Small charts of a number over the layers of a model: one for each kind of linear, all with the
  * same axes, so that they can be compared.
  */
-import { CHART, type ChartSpec, drawChart, legend, type LegendEntry, PLAIN } from "./chart.ts";
+import { type ChartSpec, drawChart, legend, type LegendEntry, PLAIN } from "./chart.ts";
 import { html, type Markup } from "./markup.ts";
 import { short } from "./numbers.ts";
 import type { ReportWeight } from "../document.ts";
@@ -45,7 +45,7 @@ export async function drawPanels(
   for (const [i, { title }] of panels.entries()) {
     const own = points[i]!;
     const description = series.map(({ name }) => describe(name, own)).join(" ");
-    const spec = specOf(own, { series, axis, last, scale });
+    const spec = linesOf(own, { series, axis, last, scale });
     const svg = await drawChart(spec, { title: `${what} of ${title}`, description });
     figures.push(html`<figure><figcaption>${title}</figcaption>${svg}</figure>`);
   }
@@ -55,7 +55,8 @@ export async function drawPanels(
 <div class="panels">${figures}</div>`;
 }
 
-interface Point {
+/** A number of a layer. */
+export interface Point {
   readonly x: number;
   readonly y: number;
   readonly series: string;
@@ -76,7 +77,8 @@ function pointsOf(
   );
 }
 
-interface Axis {
+/** What an axis shows. */
+export interface Axis {
   readonly domain: readonly [low: number, high: number];
   readonly values: readonly number[];
 }
@@ -120,10 +122,16 @@ function rounded(x: number): number {
   return Number(x.toPrecision(6));
 }
 
-function specOf(
+/** A chart of lines. */
+export function linesOf(
   points: readonly Point[],
-  { series, axis, last, scale }: {
-    series: readonly Series[];
+  { series, marked = series.slice(0, 1).map(({ name }) => name), axis, last, scale }: {
+    series: readonly LegendEntry[];
+    /**
+     * Lines with a mark at each point. Of the first alone unless given: its numbers were measured,
+     * the others are there to compare.
+     */
+    marked?: readonly string[];
     axis: Axis;
     last: number;
     scale: "log" | "linear";
@@ -136,7 +144,6 @@ function specOf(
   const dashes = series.map(({ dash }) => [...dash ?? [1, 0]]);
   const strokeDash = { ...byName, scale: { domain, range: dashes } };
   return {
-    ...CHART,
     data: { values: [...points] },
     encoding: {
       x: {
@@ -156,9 +163,8 @@ function specOf(
     },
     layer: [
       { mark: { type: "line", strokeWidth: 1.5 }, encoding: { color, strokeDash } },
-      // The first line's points are numbers that were measured; the others are there to compare.
       {
-        transform: [{ filter: { field: "series", equal: names[0]! } }],
+        transform: [{ filter: { field: "series", oneOf: [...marked] } }],
         mark: { type: "point", filled: true, size: 14, opacity: 1 },
         encoding: { color },
       },
@@ -172,7 +178,7 @@ function specOf(
 }
 
 /** What a line shows, in words. */
-function describe(name: string, points: readonly Point[]): string {
+export function describe(name: string, points: readonly Point[]): string {
   const own = points.filter(({ series }) => series === name);
   if (own.length === 0) return `${name}: not measured.`;
   const most = own.reduce((a, b) => b.y > a.y ? b : a);

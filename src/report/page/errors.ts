@@ -2,6 +2,7 @@
  * How much each layer lost, how that compares with what was to be expected, and what the method was
  * set to.
  */
+import { errorOfSqnr } from "../along_depth.ts";
 import type { ReportDocument, ReportWeight } from "../document.ts";
 import { drawPanels, MOST_PANELS, type Panel, panelsByKind, type Series } from "./by_depth.ts";
 import { html, type Markup } from "./markup.ts";
@@ -17,8 +18,7 @@ const WEIGHTS: Series = {
   name: "error of the weights",
   color: "var(--two)",
   dash: [4, 3],
-  // SQNR is 10·log₁₀ of signal over noise.
-  value: ({ metrics: { sqnr_db } }) => sqnr_db === undefined ? null : 10 ** (-sqnr_db / 10),
+  value: ({ metrics: { sqnr_db } }) => errorOfSqnr(sqnr_db) ?? null,
 };
 
 /** The section of errors; undefined when none were measured. */

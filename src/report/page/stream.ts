@@ -11,11 +11,11 @@ export async function streamSection(
 ): Promise<Markup | undefined> {
   if (!found) return undefined;
   const { blocks, positions, tokens_per_position: tokens } = found;
-  const depth = await draw(blocks.map((y, x) => ({ x, y })), {
+  const { chart: depth } = await drawLine(blocks.map((y, x) => ({ x, y })), {
     title: "Error of the residual stream behind each block",
     axis: "block",
   });
-  const place = await draw(positions.map((y, i) => ({ x: i * tokens, y })), {
+  const { chart: place } = await drawLine(positions.map((y, i) => ({ x: i * tokens, y })), {
     title: "Error of the residual stream behind the last block, by token",
     axis: "token of a window",
   });
@@ -33,15 +33,19 @@ export async function streamSection(
   `;
 }
 
-/** A line, from 0. */
-async function draw(
+/** A line, from 0, and what it shows in words. */
+export async function drawLine(
   values: readonly { readonly x: number; readonly y: number }[],
-  { title, axis }: { readonly title: string; readonly axis: string },
-): Promise<Markup> {
+  { title, axis, size = CHART }: {
+    readonly title: string;
+    readonly axis: string;
+    readonly size?: Readonly<Record<"width" | "height", number>>;
+  },
+): Promise<{ readonly chart: Markup; readonly description: string }> {
   const { domain, values: ticks } = axisOf(values.map(({ y }) => y), "linear");
   const [first, last] = [values[0]!, values.at(-1)!];
   const spec: ChartSpec = {
-    ...CHART,
+    ...size,
     data: { values: [...values] },
     encoding: {
       x: {
@@ -67,5 +71,5 @@ async function draw(
   const description = `From ${short(first.y)} at ${axis} ${first.x} to ${
     short(last.y)
   } at ${last.x}.`;
-  return await drawChart(spec, { title, description });
+  return { chart: await drawChart(spec, { title, description }), description };
 }

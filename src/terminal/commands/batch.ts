@@ -5,10 +5,10 @@
 import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { quote, RequestError } from "../../errors.ts";
-import { isObject, parseObject } from "../../json.ts";
 import type { RunRecord } from "../../report/record.ts";
 import { size } from "../../size.ts";
 import { type BatchFile, type Job, parseBatch } from "../batch_file.ts";
+import { BatchState } from "../batch_state.ts";
 import type { Command, Host, ParsedArguments } from "../command.ts";
 import { describeFault, JobsFailed, RunStays } from "../faults.ts";
 import { jsonLine } from "../json.ts";
@@ -21,9 +21,6 @@ import { MESSAGE_FLAGS } from "./messages.ts";
 import { recordIn } from "./made_before.ts";
 import { askedOutputs } from "./output_folders.ts";
 import { quantizeCommand } from "./quantize.ts";
-
-/** What was done before, beside the outputs. */
-const STATE_FILE = "batch.json";
 
 /** `sluice batch FILE` */
 export const batchCommand: Command = {
@@ -68,51 +65,55 @@ async function batch(parsed: ParsedArguments, host: Host): Promise<void> {
   const commands: ParsedJob[] = [];
   // Nothing begins before every command line is right.
   for (const job of asked.jobs) commands.push(await parsedJob(job, asked, { parsed, host }));
-  const state = await readState(asked, host);
+  const state = await BatchState.read(asked.output, host);
+  const otherOutputs = commands.flatMap(({ folders }) => [...folders.values()]);
   const ended: Ended[] = [];
   const codes: JobsFailed["code"][] = [];
   for (const [i, job] of asked.jobs.entries()) {
     const { given, folders } = commands[i]!;
     const key = keyOf(job, host);
-    if (!isDry && state.get(job.name) === key) {
-      const records = await recordsOf(folders, host);
-      if (records) {
-        ended.push({ job, state: "done before", records });
+    const began = performance.now();
+    const seconds = () => (performance.now() - began) / 1000;
+    try {
+      const known = isDry ? undefined : state.knows(job.name, key);
+      const there = await recordsOf(folders, host);
+      // What is whole may still have to be published.
+      if (there && (known === "done" || known === "begun" && job.target === undefined)) {
+        if (known === "begun") await state.finish(job.name, key);
+        ended.push({ job, state: "done before", records: there });
         continue;
       }
-    }
-    if (host.signal.aborted) {
-      ended.push({ job, state: "not begun" });
-      continue;
-    }
-    if (!parsed.get("quiet")) {
-      const what = `${visible(job.model)}, ${visible(job.recipe)}`;
-      host.err.write(`sluice: ${i + 1} of ${asked.jobs.length}: ${what}\n`);
-    }
-    const began = performance.now();
-    try {
-      await quantizeCommand.run(given, jobHost(job, { parsed, host, isDry }));
-      const seconds = (performance.now() - began) / 1000;
-      ended.push({ job, state: "done", seconds, records: await recordsOf(folders, host) });
-      if (isDry) continue;
-      state.set(job.name, key);
-      await host.writeText(
-        join(asked.output, STATE_FILE),
-        `${JSON.stringify({ version: 1, jobs: Object.fromEntries(state) }, null, 1)}\n`,
-      );
+      if (host.signal.aborted) {
+        ended.push({ job, state: "not begun" });
+        continue;
+      }
+      if (!parsed.get("quiet")) {
+        const what = `${visible(job.model)}, ${visible(job.recipe)}`;
+        host.err.write(`sluice: ${i + 1} of ${asked.jobs.length}: ${what}\n`);
+      }
+      if (!isDry && !there) await state.begin(job.name, key);
+      await quantizeCommand.run(given, jobHost(job, { parsed, host, isDry, otherOutputs }));
+      const records = await recordsOf(folders, host);
+      ended.push({ job, state: "done", seconds: seconds(), records });
+      if (!isDry) await state.finish(job.name, key);
     } catch (error) {
       if (host.signal.aborted) {
-        ended.push({ job, state: error instanceof RunStays ? "stopped" : "not begun" });
+        const isKept = error instanceof RunStays;
+        ended.push(
+          isKept ? { job, state: "stopped", seconds: seconds() } : { job, state: "not begun" },
+        );
         continue;
       }
       const knows = (flag: string) => quantizeCommand.flags.some(({ name }) => name === flag);
       const { code, message, stack } = describeFault(error, knows);
       codes.push(code);
-      ended.push({ job, state: "failed", message });
+      state.fail(job.name);
+      ended.push({ job, state: "failed", seconds: seconds(), message });
       host.err.write(`sluice: ${message}\n${stack === undefined ? "" : `${stack}\n`}`);
     }
   }
   if (!isDry) tell(ended, { parsed, host });
+  await state.save();
   if (host.signal.aborted) {
     throw new JobsFailed("Stopped. What is done stays; the same command goes on.", "interrupted");
   }
@@ -163,10 +164,12 @@ async function parsedJob(
 /** The world as a job sees it: what it prints is told by the table, or line by line as JSON. */
 function jobHost(
   { name }: Job,
-  { parsed, host, isDry }: {
+  { parsed, host, isDry, otherOutputs }: {
     readonly parsed: ParsedArguments;
     readonly host: Host;
     readonly isDry: boolean;
+    /** Of all jobs: what a stopped one has left is the batch's to go on with. */
+    readonly otherOutputs: readonly string[];
   },
 ): Host {
   const write = parsed.get("json")
@@ -178,27 +181,12 @@ function jobHost(
     : isDry
     ? (text: string) => host.out.write(text)
     : () => {};
-  return { ...host, out: { ...host.out, isTerminal: false, columns: 80, write } };
+  return { ...host, otherOutputs, out: { ...host.out, isTerminal: false, columns: 80, write } };
 }
 
 /** What a job's output depends on, as a hash. */
 function keyOf({ words }: Job, { version }: Host): string {
   return createHash("sha256").update(JSON.stringify([version, words])).digest("hex");
-}
-
-/** Keys of jobs that were done before, by name. */
-async function readState({ output }: BatchFile, host: Host): Promise<Map<string, string>> {
-  const path = join(output, STATE_FILE);
-  const text = await host.readTextIfAny(path);
-  if (text === undefined) return new Map();
-  const root = parseObject(text);
-  if (root?.version !== 1 || !isObject(root.jobs)) {
-    throw new RequestError(
-      `Cannot go on with the batch: ${quote(path)} is not what a batch of this version wrote. ` +
-        "Give another `output`, or remove that file.",
-    );
-  }
-  return new Map(Object.entries(root.jobs).map(([name, key]) => [name, String(key)]));
 }
 
 /** The records of a job's outputs, if all are there. */
@@ -254,4 +242,9 @@ function tell(
       fact.seconds === null ? "" : duration(fact.seconds),
     ]),
   ));
+  const failed = facts.filter(({ message }) => message !== null);
+  if (failed.length === 0) return;
+  host.out.write(
+    `\n${failed.map(({ job, message }) => `${visible(job)}: ${message}\n`).join("")}`,
+  );
 }

@@ -6,11 +6,11 @@ import { resolve } from "node:path";
 import denoJson from "../../../deno.json" with { type: "json" };
 import { stringify } from "yaml";
 import { quote, RequestError } from "../../errors.ts";
-import { disk } from "../../io/disk.ts";
-import { WorkFolder } from "../../run/work_folder.ts";
+import { isHubPlace } from "../../meeting/names.ts";
 import type { Command, ParsedArguments } from "../command.ts";
 import { shellWord } from "../text.ts";
-import { WORK_FOLDER } from "./shared_job.ts";
+import { MEETING_PLACE, openPlace } from "./meeting.ts";
+import { warningsTo } from "./messages.ts";
 
 /** The version of Deno that Sluice is tested with, as an image that has nothing else in it. */
 const IMAGE = "docker.io/denoland/deno:2.9.6";
@@ -21,8 +21,11 @@ const PROGRAM = "deno run --no-prompt --allow-read --allow-write --allow-env --a
 
 /** What a job file is made of. */
 interface Work {
+  /** A folder, or `hf://org/name`. */
   readonly folder: string;
-  readonly output: string;
+  readonly isOnHub: boolean;
+  /** The words of `merge` that say where the result goes. */
+  readonly result: string;
   readonly workers: number;
   readonly program: string;
   readonly image: string;
@@ -32,7 +35,7 @@ interface Work {
 export const clusterCommand: Command = {
   arguments: [
     { name: "engine", help: "slurm, kubernetes or hf-jobs" },
-    WORK_FOLDER,
+    MEETING_PLACE,
   ],
   flags: [
     {
@@ -52,6 +55,13 @@ export const clusterCommand: Command = {
       placeholder: "folder",
       path: true,
       help: "where the merged result goes (FOLDER-merged unless given)",
+      group: "Jobs",
+    },
+    {
+      name: "upload-repo",
+      type: "string",
+      placeholder: "org/name",
+      help: "publish the merged result on the Hub",
       group: "Jobs",
     },
     {
@@ -77,6 +87,10 @@ export const clusterCommand: Command = {
       "cluster kubernetes /shared/job > job.yaml",
       "an Indexed Job; then: kubectl apply -f job.yaml",
     ],
+    [
+      "cluster hf-jobs hf://me/job --upload-repo me/model-int4 > job.sh",
+      "jobs on the Hub that meet in a repository there; then: bash job.sh",
+    ],
   ],
   async run(parsed, host) {
     const [engine, path] = parsed.arguments as [string, string];
@@ -90,7 +104,9 @@ export const clusterCommand: Command = {
         }.`,
       );
     }
-    const { job, path: folder } = await WorkFolder.open(disk, path);
+    await using stack = new AsyncDisposableStack();
+    const { report } = warningsTo(host, parsed);
+    const { job, path: folder } = await openPlace(path, { host, report, stack });
     const work = workOf(parsed, folder);
     // A worker more than there are units would have nothing to begin with.
     host.out.write(print({ ...work, workers: Math.min(work.workers, job.units.length) }));
@@ -98,14 +114,32 @@ export const clusterCommand: Command = {
 };
 
 function workOf(parsed: ParsedArguments, folder: string): Work {
-  const output = parsed.get("output");
+  const isOnHub = isHubPlace(folder);
   return {
     folder,
-    output: output === undefined ? `${folder}-merged` : resolve(String(output)),
+    isOnHub,
+    result: resultOf(parsed, folder),
     workers: Number(parsed.get("workers")),
     program: String(parsed.get("program")),
     image: String(parsed.get("image")),
   };
+}
+
+/** @throws {RequestError} it would go with the machine that made it. */
+function resultOf(parsed: ParsedArguments, folder: string): string {
+  const [output, upload] = [parsed.get("output"), parsed.get("upload-repo")];
+  const published = upload === undefined
+    ? []
+    : [`--upload-repo ${shellWord(String(upload))} --yes`];
+  if (output !== undefined) {
+    return [`--output ${shellWord(resolve(String(output)))}`, ...published].join(" ");
+  }
+  if (published.length > 0) return published[0]!;
+  if (!isHubPlace(folder)) return `--output ${shellWord(`${folder}-merged`)}`;
+  throw new RequestError(
+    `Cannot write a job for ${quote(folder)}: say where the merged result goes, --upload-repo or ` +
+      "--output, for no folder is known that stays.",
+  );
 }
 
 /** A job file of each engine. */
@@ -118,8 +152,8 @@ const ABOUT = `made by sluice ${denoJson.version}`;
  * for success (`afterok`) would wait for ever once an index failed. The number of workers stands
  * here, for `SLURM_ARRAY_TASK_COUNT` is another where some indices are run again.
  */
-function slurm({ folder, output, workers, program }: Work): string {
-  const [job, out] = [folder, output].map(shellWord);
+function slurm({ folder, result, workers, program }: Work): string {
+  const job = shellWord(folder);
   return `#!/bin/bash
 # ${ABOUT}. Begin: sbatch job.sh. What is done stays, so that it may be begun again.
 #SBATCH --job-name=sluice
@@ -129,7 +163,7 @@ function slurm({ folder, output, workers, program }: Work): string {
 
 if [ "$SLURM_ARRAY_TASK_ID" = 0 ] && [ -z "$SLURM_RESTART_COUNT" ]; then
   sbatch --job-name=sluice-merge --dependency="afterany:$SLURM_ARRAY_JOB_ID" \\
-    --wrap ${shellWord(`exec ${program} merge ${job} --output ${out}`)}
+    --wrap ${shellWord(`exec ${program} merge ${job} ${result}`)}
 fi
 # Signals are for Sluice, not for a shell around it.
 exec ${program} work ${job} --worker-index "$SLURM_ARRAY_TASK_ID/${workers}"
@@ -140,9 +174,9 @@ exec ${program} work ${job} --worker-index "$SLURM_ARRAY_TASK_ID/${workers}"
  * An Indexed Job whose indices fail alone (`backoffLimitPerIndex`, Kubernetes 1.33): a worker that
  * is stopped (exit code 75) or evicted is begun again, one that was asked for wrongly is not.
  */
-function kubernetes({ folder, output, workers, program, image }: Work): string {
+function kubernetes({ folder, isOnHub, result, workers, program, image }: Work): string {
   // Kubernetes has variables of its own, as $(NAME), and $$ for a $.
-  const [job, out] = [folder, output].map((path) => shellWord(path).replaceAll("$", "$$$$"));
+  const [job, out] = [shellWord(folder), result].map((text) => text.replaceAll("$", "$$$$"));
   const claim = { name: "job", persistentVolumeClaim: { claimName: "sluice" } };
   const pod = (words: string) => ({
     restartPolicy: "Never",
@@ -151,12 +185,21 @@ function kubernetes({ folder, output, workers, program, image }: Work): string {
       name: "sluice",
       image,
       command: ["/bin/sh", "-c", `exec ${program} ${words}`],
-      volumeMounts: [{
-        name: "job",
-        mountPath: folder.split("/").slice(0, -1).join("/") || "/job",
-      }],
+      ...(isOnHub
+        ? {
+          env: [{
+            name: "HF_TOKEN",
+            valueFrom: { secretKeyRef: { name: "sluice", key: "HF_TOKEN" } },
+          }],
+        }
+        : {
+          volumeMounts: [{
+            name: "job",
+            mountPath: folder.split("/").slice(0, -1).join("/") || "/job",
+          }],
+        }),
     }],
-    volumes: [claim],
+    ...(isOnHub ? {} : { volumes: [claim] }),
   });
   const jobs = [
     {
@@ -194,12 +237,14 @@ function kubernetes({ folder, output, workers, program, image }: Work): string {
         // Begun by hand once the workers are done: kubectl patch job sluice-merge …
         suspend: true,
         backoffLimit: 0,
-        template: { spec: pod(`merge ${job} --output ${out}`) },
+        template: { spec: pod(`merge ${job} ${out}`) },
       },
     },
   ];
   return [
-    `# ${ABOUT}. The claim "sluice" is a volume that all nodes write (ReadWriteMany).`,
+    isOnHub
+      ? `# ${ABOUT}. No volume is shared. The token: kubectl create secret generic sluice --from-literal=HF_TOKEN=…`
+      : `# ${ABOUT}. The claim "sluice" is a volume that all nodes write (ReadWriteMany).`,
     `# Begin: kubectl apply -f job.yaml. Then: kubectl wait --for=condition=complete job/sluice-work`,
     `#   && kubectl patch job sluice-merge -p '{"spec":{"suspend":false}}'`,
     ...jobs.map((job) => stringify(job, { lineWidth: 0 }).trimEnd()).join("\n---\n").split("\n"),
@@ -208,7 +253,7 @@ function kubernetes({ folder, output, workers, program, image }: Work): string {
 }
 
 /** There are no arrays: a job for each worker, whose usual time of 30 minutes is too short. */
-function hfJobs({ folder, output, workers, program, image }: Work): string {
+function hfJobs({ folder, isOnHub, result, workers, program, image }: Work): string {
   const run = (words: string) =>
     `hf jobs run --detach --timeout 6h --secrets HF_TOKEN ${image} /bin/sh -c ${
       shellWord(`exec ${program} ${words}`)
@@ -216,12 +261,16 @@ function hfJobs({ folder, output, workers, program, image }: Work): string {
   const job = shellWord(folder);
   return `#!/bin/bash
 # ${ABOUT}. ${
-    quote(folder)
-  } is in a bucket that is mounted in each job: add --volume to the lines below.
+    isOnHub
+      ? `The jobs meet in ${quote(folder)}, and share nothing else.`
+      : `${
+        quote(folder)
+      } is in a bucket that is mounted in each job: add --volume to the lines below.`
+  }
 for i in $(seq 0 ${workers - 1}); do
   ${run(`work ${job} --worker-index INDEX/${workers}`).replace("INDEX", `'"$i"'`)}
 done
 # When hf jobs ps shows none of them:
-# ${run(`merge ${job} --output ${shellWord(output)}`)}
+# ${run(`merge ${job} ${result}`)}
 `;
 }

@@ -119,6 +119,36 @@ export const CORPUS_FLAGS: readonly Flag[] = [
   STATES_FLAG,
 ];
 
+/** What `plan` and `quantize` share: whether the run will be measured. */
+export const EVALUATE_FLAG = {
+  name: "evaluate",
+  type: "boolean",
+  help: "measure perplexity before and after, and the KL divergence, in the same pass",
+  default: false,
+  group: "Measuring",
+} as const;
+
+/** Of `plan`: where it is saved. */
+export const SAVE_PLAN_FLAG: Flag = {
+  name: "save-plan",
+  type: "string",
+  placeholder: "file",
+  path: true,
+  writes: true,
+  help: "write the plan as JSON, for quantize --plan: what it says is what is done",
+  group: "Output",
+};
+
+/** Of `quantize`: the plan to run. */
+export const PLAN_FLAG: Flag = {
+  name: "plan",
+  type: "string",
+  placeholder: "file",
+  path: true,
+  help: "run the plan that `plan --save-plan` has written: its recipe, sizes and texts",
+  group: "Output",
+};
+
 /**
  * The same where a model is quantized too: the short names are the calibration's there, and this
  * follows them.

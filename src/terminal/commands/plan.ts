@@ -1,29 +1,53 @@
-/** `sluice plan`: what a run would do; and, if asked, a folder where machines meet that share it. */
+/** `sluice plan`: what a run would do; and, if asked, a place where machines meet that share it. */
 import { quote } from "../../errors.ts";
+import { isHubPlace } from "../../meeting/names.ts";
+import { size } from "../../size.ts";
 import type { Command, Host, ParsedArguments } from "../command.ts";
 import { BITS_FLAGS } from "./bits.ts";
 import { BOUND_FLAGS } from "./bounds.ts";
 import { BUDGET_FLAGS } from "./budgets.ts";
-import { CALIBRATION_FLAGS, DEVICE_FLAGS, EVALUATION_FLAGS, MODEL, RECIPE_FLAGS } from "./flags.ts";
+import {
+  CALIBRATION_FLAGS,
+  DEVICE_FLAGS,
+  EVALUATE_FLAG,
+  EVALUATION_FLAGS,
+  MODEL,
+  RECIPE_FLAGS,
+  SAVE_PLAN_FLAG,
+} from "./flags.ts";
 import { JSON_FLAG } from "./messages.ts";
-import { ENERGY_FLAG, EVALUATE_FLAG, RESUME_FLAG, showPlanned } from "./planned.ts";
+import { ENERGY_FLAG, RESUME_FLAG, showPlanned } from "./planned.ts";
 
-/** Show the plan, and make the folder where machines meet that share it. */
+/** Show the plan, and make the place where machines meet that share it. */
 async function showAndShare(parsed: ParsedArguments, host: Host): Promise<void> {
-  const folder = parsed.get("work-dir");
-  if (folder === undefined) return await showPlanned(parsed, host);
+  const word = parsed.get("work-dir");
+  if (word === undefined) return await showPlanned(parsed, host);
+  await using stack = new AsyncDisposableStack();
   // What cannot be shared is refused before anything is shown.
   // Only then, for it takes as long to load as all that a plan needs.
   const { beginJob } = await import("./shared_job.ts");
-  const work = await beginJob(String(folder), { parsed, host, report: () => {} });
+  const begun = await beginJob(String(word), { parsed, host, report: () => {}, stack });
+  const { place, bytes, unitBytes } = begun;
   await showPlanned(parsed, host);
-  const units = work.job.units.keys();
-  const done = await Array.fromAsync(units, async (unit) => await work.done(unit) !== undefined);
-  const open = done.filter((is) => !is).length;
+  const isOnHub = isHubPlace(place.path);
+  const open = (await place.undone()).length;
+  const name = isOnHub ? place.path : "FOLDER";
+  const exchanged = bytes.exchanged > 0
+    ? `, and ${size(bytes.exchanged)} at most of what workers exchange`
+    : "";
+  host.err.write(
+    `sluice: until it is merged ${quote(place.path)} takes ${size(bytes.units)}${exchanged}\n`,
+  );
   host.err.write(
     open === 0
-      ? `sluice: all units in ${quote(work.path)} are done: sluice merge FOLDER\n`
-      : `sluice: ${open} units wait in ${quote(work.path)} for workers: sluice work FOLDER\n`,
+      ? `sluice: all units in ${quote(place.path)} are done: sluice merge ${name}\n`
+      : `sluice: ${open} units wait in ${quote(place.path)} for workers: sluice work ${name}\n`,
+  );
+  if (!isOnHub) return;
+  host.err.write(
+    `sluice: each worker sends its units from its temporary folder, which holds ${
+      size(2 * unitBytes)
+    } of them at most\n`,
   );
 }
 
@@ -46,9 +70,11 @@ export const planCommand: Command = {
       type: "string",
       placeholder: "folder",
       path: true,
-      help: "make a folder where machines meet that share the plan: work, then merge",
+      help:
+        "make a folder, or a private repository of the Hub (hf://org/name), where machines meet that share the plan: work, then merge",
       group: "Sharing",
     },
+    SAVE_PLAN_FLAG,
     JSON_FLAG,
   ],
   examples: [

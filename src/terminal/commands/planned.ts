@@ -1,6 +1,7 @@
 /** What a run would do, from headers alone: what `plan` and `quantize --dry-run` show. */
 import { type EnergyTable, parseEnergyTable } from "../../plan/energy.ts";
 import { unstored } from "../../formats/unstored.ts";
+import { RequestError } from "../../errors.ts";
 import type { Recipe } from "../../recipe.ts";
 import type { Flag, Host, ParsedArguments } from "../command.ts";
 import { planDocument, showPlan } from "../plan_view.ts";
@@ -11,16 +12,7 @@ import { planSearch, prepareSearch } from "./guarantee.ts";
 import { shownWarnings, warningsTo } from "./messages.ts";
 import { openModel } from "./model.ts";
 import { askedOutputs } from "./output_folders.ts";
-import { planFor, readTexts, settleRecipe } from "./walks.ts";
-
-/** What `plan` and `quantize` share: whether the run will be measured. */
-export const EVALUATE_FLAG = {
-  name: "evaluate",
-  type: "boolean",
-  help: "measure perplexity before and after, and the KL divergence, in the same pass",
-  default: false,
-  group: "Measuring",
-} as const;
+import { inputsOf, planFor, readTexts, settleRecipe } from "./walks.ts";
 
 /** Whether a run can go on after it was stopped; `plan` and `quantize` share it. */
 export const RESUME_FLAG: Flag = {
@@ -63,6 +55,12 @@ export async function readEnergyTable(
 export async function showPlanned(parsed: ParsedArguments, host: Host): Promise<void> {
   const outputs = await askedOutputs(parsed, host);
   if (outputs) {
+    if (parsed.knows("save-plan") && parsed.has("save-plan")) {
+      throw new RequestError(
+        "Cannot use --save-plan with a recipe of several outputs: a plan is of one. Give each " +
+          "output a recipe of its own.",
+      );
+    }
     const { showPlannedOutputs } = await import("./planned_outputs.ts");
     const energies = await readEnergyTable(parsed, host);
     return await showPlannedOutputs(outputs, { parsed, host, energies });
@@ -101,6 +99,12 @@ export async function showPlanned(parsed: ParsedArguments, host: Host): Promise<
   const resume = isResumable(recipe, parsed);
   const planned = await planFor(recipe, source, { ...found, device: device.limits, resume });
   for (const warning of planned.warnings) report({ type: "warning", ...warning });
+  if (parsed.knows("save-plan") && parsed.has("save-plan")) {
+    const { savePlan } = await import("./saved_plan.ts");
+    const backend = await device.open();
+    const inputs = await inputsOf(texts, { plans: [planned], host, stack });
+    await savePlan(planned, { parsed, host, source, backend, ...inputs });
+  }
   if (parsed.knows("upload-repo") && parsed.has("upload-repo")) {
     const { roomFor, roomSentence } = await import("./upload_room.ts");
     const room = roomFor(planned, { parsed, staged: source.schedule !== undefined });

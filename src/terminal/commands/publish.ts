@@ -11,11 +11,13 @@ import {
   cardOfRecord,
   checkPublish,
   type Destination,
-  hashWeights,
+  hashFiles,
   planPublish,
   publish,
+  publishingBytes,
   type PublishPlan,
   readElsewhere,
+  SENT_AT_ONCE,
 } from "../../publish.ts";
 import { RECORD_FILE } from "../../io/names.ts";
 import type { Plan } from "../../plan/planned.ts";
@@ -201,10 +203,12 @@ function checkAsking(repo: string, parsed: ParsedArguments, host: Host): void {
 export async function publishCheckpoint(
   folder: string,
   repo: string,
-  { parsed, host, backend, alongside, loaders }: {
+  { parsed, host, backend, alongside, loaders, alone = false }: {
     parsed: ParsedArguments;
     host: Host;
     backend: Backend;
+    /** Whether the process does nothing else: then its memory is told of. */
+    alone?: boolean;
     alongside?: Alongside;
     /** Who opens it, where that is known. */
     loaders?: readonly Verdict[];
@@ -214,13 +218,20 @@ export async function publishCheckpoint(
   const elsewhere = await readElsewhere(disk, folder);
   const verified = elsewhere ? undefined : await verify(folder, { backend, signal: host.signal });
   const given = alongside ? { known: alongside.taken } : {};
-  const known = await hashWeights(folder, { ...given, signal: host.signal });
-  const card = verified
+  const known = await hashFiles(folder, { ...given, signal: host.signal });
+  const described = verified
     ? await cardOf(folder, repo, { verified, known })
     : await cardOfRecord(folder, repo, { known, loaders });
-  const options = { ...await optionsOf(parsed, host), card };
+  const options = { ...await optionsOf(parsed, host), ...described };
   const plan = await planPublish(folder, repo, options);
+  const planned = alone ? publishingBytes(backend) : undefined;
   if (!parsed.get("quiet")) host.err.write(describe(plan));
+  if (planned !== undefined && !parsed.get("quiet")) {
+    host.err.write(
+      `sluice: memory: ${size(planned)} at most; ${SENT_AT_ONCE} files or parts are sent at a ` +
+        "time, and read as they go\n",
+    );
+  }
   if (!alongside) confirm(plan.repo, parsed, host);
   let shown = -1;
   const report = await publish(folder, repo, {
@@ -237,10 +248,17 @@ export async function publishCheckpoint(
       host.err.write(`sluice: uploaded ${percent} % of ${size(event.total)}\n`);
     },
   });
-  if (parsed.get("json")) host.out.write(jsonLine({ type: "published", ...report }));
-  else if (!parsed.get("quiet")) {
+  const peakBytes = alone ? host.residentBytes() : undefined;
+  if (parsed.get("json")) {
+    host.out.write(jsonLine({ type: "published", ...report, peakBytes, plannedMemory: planned }));
+  } else if (!parsed.get("quiet")) {
     const what = report.unchanged ? "was there already, just so" : "published";
     host.out.write(`${what}  ${report.pullRequestUrl ?? report.commitUrl}\n`);
+    if (planned !== undefined && peakBytes !== undefined) {
+      host.err.write(
+        `sluice: peak memory ${size(peakBytes)} at most, planned ${size(planned)}\n`,
+      );
+    }
   }
   if (elsewhere && !parsed.get("quiet")) {
     const { files } = elsewhere;
@@ -303,6 +321,6 @@ export const publishCommand: Command = {
     const views = stack.use(await beginViews(parsed, host));
     const backend = stack.use(await openDevice(parsed, views.report));
     views[Symbol.dispose]();
-    await publishCheckpoint(folder, repo, { parsed, host, backend });
+    await publishCheckpoint(folder, repo, { parsed, host, backend, alone: true });
   },
 };

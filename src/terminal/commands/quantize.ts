@@ -34,9 +34,11 @@ import {
   CALIBRATION_FLAGS,
   corpusSentence,
   DEVICE_FLAGS,
+  EVALUATE_FLAG,
   EVALUATION_FLAGS,
   MODEL,
   openDevice,
+  PLAN_FLAG,
   readRecipe,
   RECIPE_FLAGS,
 } from "./flags.ts";
@@ -46,14 +48,9 @@ import { beginViews, MESSAGE_FLAGS, openViews, shownWarnings } from "./messages.
 import { checkApart, openModel } from "./model.ts";
 import { askedOutputs } from "./output_folders.ts";
 import { keptOf, placeOf } from "./output_place.ts";
-import {
-  ENERGY_FLAG,
-  EVALUATE_FLAG,
-  isResumable,
-  readEnergyTable,
-  RESUME_FLAG,
-  showPlanned,
-} from "./planned.ts";
+import { ENERGY_FLAG, isResumable, readEnergyTable, RESUME_FLAG, showPlanned } from "./planned.ts";
+import { publishMade, wholeOutput } from "./publish_made.ts";
+import { askedPlan } from "./saved_plan.ts";
 import { roomFor } from "./upload_room.ts";
 import { inputsOf, planFor, readTexts, settleRecipe, type Texts } from "./walks.ts";
 
@@ -83,6 +80,7 @@ export const quantizeCommand: Command = {
       default: false,
       group: OUTPUT_GROUP,
     },
+    PLAN_FLAG,
     RESUME_FLAG,
     {
       name: "restart",
@@ -164,7 +162,9 @@ export const quantizeCommand: Command = {
   run: quantize,
 };
 
-async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
+async function quantize(given: ParsedArguments, host: Host): Promise<void> {
+  const saved = await askedPlan(given, { command: quantizeCommand, host });
+  const parsed = saved?.parsed ?? given;
   if (parsed.get("dry-run")) return await showPlanned(parsed, host);
   const outputs = await askedOutputs(parsed, host);
   if (outputs) {
@@ -172,10 +172,12 @@ async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
     const { quantizeOutputs } = await import("./quantize_outputs.ts");
     return await quantizeOutputs(outputs, { command: quantizeCommand, parsed, host });
   }
+  const made = await wholeOutput(parsed, host);
+  if (made) return await publishMade(made, { command: quantizeCommand, parsed, saved, host });
   const [model] = parsed.arguments as [string];
   const upload = parsed.get("upload-repo");
   await using stack = new AsyncDisposableStack();
-  const base = await readRecipe(parsed, host);
+  const base = saved?.recipe ?? await readRecipe(parsed, host);
   const isKept = base.format !== unstored.name;
   // A folder that is made up for this run is nobody's to go on with.
   const resume = isResumable(base, parsed) && parsed.get("output") !== undefined;
@@ -201,6 +203,7 @@ async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
         overwrite: parsed.get("overwrite") === true,
         restart: parsed.get("restart") === true,
         resume,
+        others: host.otherOutputs ?? [],
         report: views.report,
       })
       : openNowhere(),
@@ -218,9 +221,13 @@ async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
     report: views.report,
     sensed: bits !== undefined,
   });
-  const recipe = await settle(found.recipe, { parsed, source, backend, texts, host });
   const walked = { parsed, device: backend, texts, host, resume };
-  const planned = await planFor(recipe, source, walked);
+  const planned = saved?.of(source) ??
+    await planFor(
+      await settle(found.recipe, { parsed, source, backend, texts, host }),
+      source,
+      walked,
+    );
   const destination = upload === undefined
     ? undefined
     : await checkRepo(String(upload), { parsed, host }, publishedPaths(planned));
@@ -235,8 +242,9 @@ async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
       report: views.report,
     }),
   );
-  const made = alongside?.sink ?? sink;
+  const growing = alongside?.sink ?? sink;
   const inputs = await inputsOf(texts, { plans: [planned], host, stack });
+  await saved?.check(planned, { source, backend, ...inputs });
   let whole = false;
   halt.begin({ saves: resume });
   try {
@@ -244,9 +252,9 @@ async function quantize(parsed: ParsedArguments, host: Host): Promise<void> {
       source,
       backend,
       sink: {
-        ...made,
+        ...growing,
         async commit() {
-          await made.commit();
+          await growing.commit();
           whole = true;
         },
       },

@@ -50,7 +50,7 @@ export async function quantizeOutputs(
       overwrite: parsed.get("overwrite") === true,
       restart: parsed.get("restart") === true,
     };
-    const others = outputs.map(({ path }) => path);
+    const others = [...outputs.map(({ path }) => path), ...host.otherOutputs ?? []];
     sinks.push(stack.use(await openFolderSink(path, { ...flags, others, resume, report })));
   }
   const halt = stack.use(new Halt(host));

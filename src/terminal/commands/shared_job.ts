@@ -2,17 +2,19 @@
  * A plan that machines share: what `plan --work-dir` keeps of a command line, and how `work` and
  * `merge` make the same plan of it.
  */
-import { resolve } from "node:path";
 import type { Backend } from "../../backend.ts";
 import { quote, RequestError, UnsupportedError } from "../../errors.ts";
-import { disk } from "../../io/disk.ts";
+import { isHubPlace } from "../../meeting/names.ts";
 import type { Plan } from "../../plan/planned.ts";
+import { type SharedBytes, sharedBytes } from "../../plan/shared.ts";
 import { parseRecipe, recipeDocument } from "../../recipe.ts";
 import type { Reporter } from "../../report.ts";
 import type { RunOptions } from "../../run/context.ts";
 import { changesOf, type Ingredients, ingredientsOf, keyOf } from "../../run/key.ts";
+import type { MeetingPlace } from "../../run/meeting_place.ts";
+import { unitBytes } from "../../run/shared_unit.ts";
 import { isShareable } from "../../run/worker.ts";
-import { JOB_FILE, WorkFolder, type WorkJob } from "../../run/work_folder.ts";
+import { JOB_FILE, type WorkJob } from "../../run/work_job.ts";
 import type { TensorSource } from "../../source.ts";
 import type { Flag, Host, ParsedArguments } from "../command.ts";
 import { parseArguments } from "../parser.ts";
@@ -28,15 +30,11 @@ import {
   readRecipe,
   RECIPE_FLAGS,
 } from "./flags.ts";
+import { makePlace } from "./meeting.ts";
+import { whole, wordsOf } from "./flag_words.ts";
 import { openModel } from "./model.ts";
 import { quantizeCommand } from "./quantize.ts";
 import { inputsOf, planFor, readTexts } from "./walks.ts";
-
-/** Where machines meet: the argument of `work` and `merge`. */
-export const WORK_FOLDER = {
-  name: "folder",
-  help: "the folder that `plan --work-dir` made, which all workers reach",
-} as const;
 
 /** Flags that each worker has of its own, in place of those that the plan was made with. */
 export const OWN_FLAGS: readonly Flag[] = [...DEVICE_FLAGS, ...BUDGET_FLAGS];
@@ -54,20 +52,33 @@ export interface SharedPlan {
   readonly command: string;
 }
 
+/** A job that was begun. */
+export interface BegunJob {
+  readonly place: MeetingPlace;
+  /** What the place takes. */
+  readonly bytes: SharedBytes;
+  /** Bytes of the largest unit. */
+  readonly unitBytes: number;
+}
+
 /**
- * Make the folder where workers meet.
+ * Make the place where workers meet.
  *
- * @throws {RequestError} a flag cannot be shared, or something else is in the folder.
+ * @param path A folder, or `hf://org/name`.
+ * @param stack Ends the way to it.
+ * @throws {RequestError} a flag cannot be shared, or something else is there.
  * @throws {UnsupportedError} the units of the plan depend on each other.
+ * @throws {HubError} the Hub refuses it, or cannot be asked.
  */
 export async function beginJob(
   path: string,
-  { parsed, host, report }: {
+  { parsed, host, report, stack }: {
     readonly parsed: ParsedArguments;
     readonly host: Host;
     readonly report: Reporter;
+    readonly stack: AsyncDisposableStack;
   },
-): Promise<WorkFolder> {
+): Promise<BegunJob> {
   const search = [...BITS_FLAGS, ...BOUND_FLAGS].find(({ name }) => parsed.has(name));
   if (search) {
     throw new RequestError(
@@ -81,10 +92,9 @@ export async function beginJob(
         "output only. Give each output a recipe and a --work-dir of its own.",
     );
   }
-  const words = await wordsOf(parsed);
-  await using stack = new AsyncDisposableStack();
-  const { plan, ingredients } = await prepare({ words }, { host, report, stack });
-  const shareable = isShareable(plan);
+  const words = [await whole(parsed.arguments[0]!), ...await wordsOf(parsed, KEPT_FLAGS)];
+  const { plan, ingredients, backend } = await prepare({ words }, { host, report, stack });
+  const shareable = isShareable(plan, { together: !isHubPlace(path) });
   if (parsed.get("evaluate") === true || shareable !== true) {
     const reason = shareable !== true
       ? shareable
@@ -95,14 +105,20 @@ export async function beginJob(
       reason,
     });
   }
-  return await WorkFolder.create(disk, path, {
+  const job: WorkJob = {
     job: 1,
     key: await keyOf(ingredients),
     ingredients,
     words,
     recipe: recipeDocument(plan.recipe),
     units: plan.units.map(({ name }) => name),
-  });
+  };
+  const place = await makePlace(path, job, { host, report, stack });
+  return {
+    place,
+    bytes: sharedBytes(plan, backend),
+    unitBytes: Math.max(...plan.units.map(unitBytes)),
+  };
 }
 
 /**
@@ -111,7 +127,7 @@ export async function beginJob(
  * @throws {RequestError} it is another plan than that of the job, whose sentence says in what.
  */
 export async function openJob(
-  { job, path }: WorkFolder,
+  { job, path }: MeetingPlace,
   { parsed, host, report, stack }: {
     readonly parsed: ParsedArguments;
     readonly host: Host;
@@ -174,25 +190,4 @@ async function prepare(
     }),
     command: commandLine(quantizeCommand, { parsed: given, source, texts }),
   };
-}
-
-/** The model and the flags of a command line, as each machine understands them. */
-async function wordsOf(parsed: ParsedArguments): Promise<string[]> {
-  const [model] = parsed.arguments as [string];
-  const words = [await whole(model)];
-  for (const { name, repeat, path } of KEPT_FLAGS) {
-    if (!parsed.has(name)) continue;
-    for (const value of repeat ? parsed.all(name) : [parsed.get(name)!]) {
-      const word = path ? await whole(String(value)) : String(value);
-      words.push(
-        value === true ? `--${name}` : value === false ? `--no-${name}` : `--${name}=${word}`,
-      );
-    }
-  }
-  return words;
-}
-
-/** A path from the root on, where a word is one. */
-async function whole(word: string): Promise<string> {
-  return word !== "sample" && await disk.stat(word) ? resolve(word) : word;
 }

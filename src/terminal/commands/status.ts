@@ -1,22 +1,40 @@
-/** `sluice status`: how far a run is. */
+/** `sluice status`: how far a run is, or a plan that machines share. */
+import { join } from "node:path";
+import { disk } from "../../io/disk.ts";
+import { isHubPlace } from "../../meeting/names.ts";
 import { type RunStatus, runStatus } from "../../run/status.ts";
+import { JOB_FILE } from "../../run/work_job.ts";
 import { size } from "../../size.ts";
 import type { Command } from "../command.ts";
 import { jsonText } from "../json.ts";
 import { pairs } from "../table.ts";
 import { plural, visible, visibleMessage } from "../text.ts";
-import { JSON_FLAG } from "./messages.ts";
+import { JSON_FLAG, warningsTo } from "./messages.ts";
 
 /** `sluice status FOLDER` */
 export const statusCommand: Command = {
-  arguments: [{ name: "folder", help: "what --output of the run says" }],
+  arguments: [{ name: "folder", help: "what --output of the run says, or --work-dir of the plan" }],
   flags: [JSON_FLAG],
   examples: [
     ["status out", "units that are finished, and whether the run goes on"],
     ["status out --json", "the same for a program"],
+    ["status hf://me/job", "units that machines have done that meet there, and who is at others"],
   ],
   async run(parsed, host) {
-    const status = await runStatus(parsed.arguments[0]!);
+    const [word] = parsed.arguments as [string];
+    if (isHubPlace(word) || await disk.stat(join(word, JOB_FILE))) {
+      // Only then: the way to the Hub takes as long to load as all that a run's journal needs.
+      const { jobStatus, jobStatusText } = await import("./job_status.ts");
+      const { openPlace } = await import("./meeting.ts");
+      await using stack = new AsyncDisposableStack();
+      const { report } = warningsTo(host, parsed);
+      const status = await jobStatus(await openPlace(word, { host, report, stack }));
+      host.out.write(
+        parsed.get("json") ? jsonText({ type: "result", ...status }) : jobStatusText(status),
+      );
+      return;
+    }
+    const status = await runStatus(word);
     host.out.write(parsed.get("json") ? jsonText({ type: "result", ...status }) : shown(status));
   },
 };

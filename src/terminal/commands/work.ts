@@ -1,18 +1,17 @@
 /** `sluice work`: do some of a plan that machines share. */
 import { RequestError } from "../../errors.ts";
-import { disk } from "../../io/disk.ts";
-import { undone, work } from "../../run/worker.ts";
-import { WorkFolder } from "../../run/work_folder.ts";
+import { work } from "../../run/worker.ts";
 import type { Command } from "../command.ts";
 import { RunStays } from "../faults.ts";
 import { jsonLine } from "../json.ts";
 import { plural } from "../text.ts";
 import { beginViews, MESSAGE_FLAGS } from "./messages.ts";
-import { openJob, OWN_FLAGS, WORK_FOLDER } from "./shared_job.ts";
+import { MEETING_PLACE, openPlace } from "./meeting.ts";
+import { openJob, OWN_FLAGS } from "./shared_job.ts";
 
 /** `sluice work FOLDER` */
 export const workCommand: Command = {
-  arguments: [WORK_FOLDER],
+  arguments: [MEETING_PLACE],
   flags: [
     {
       name: "worker-index",
@@ -29,17 +28,20 @@ export const workCommand: Command = {
   examples: [
     ["work shared", "do all that nobody else is at"],
     ["work shared --worker-index 2/4", "the third of four; any of them may come late, or die"],
+    ["work hf://me/job --worker-index 2/4", "the same for machines that share a repository alone"],
   ],
   leaves: true,
   async run(parsed, host) {
-    const folder = await WorkFolder.open(disk, parsed.arguments[0]!);
     const [index, count] = share(String(parsed.get("worker-index")));
     await using stack = new AsyncDisposableStack();
     const views = stack.use(await beginViews(parsed, host));
+    const { report } = views;
+    const [word] = parsed.arguments as [string];
+    const folder = await openPlace(word, { host, report, stack, writes: true });
     const { plan, source, backend, inputs } = await openJob(folder, {
       parsed,
       host,
-      report: views.report,
+      report,
       stack,
     });
     const working = work(plan, {
@@ -48,7 +50,7 @@ export const workCommand: Command = {
       count,
       source,
       backend,
-      report: views.report,
+      report,
       signal: host.signal,
       residentBytes: host.residentBytes,
       currentBytes: host.currentBytes,
@@ -57,7 +59,7 @@ export const workCommand: Command = {
     const of = plan.units.length;
     const { did, left } = await working.catch(async (cause) => {
       if (!host.signal.aborted) throw cause;
-      const open = await undone(plan, folder);
+      const open = await folder.undone();
       throw new RunStays({ units: of - open.length, of, cause });
     });
     if (parsed.get("json")) host.out.write(jsonLine({ type: "result", did, left, of }));
@@ -65,7 +67,7 @@ export const workCommand: Command = {
       host.out.write(
         `did ${did.length} of ${plural(of, "unit")}; ${
           left.length === 0
-            ? `all are done: sluice merge ${parsed.arguments[0]} --output FOLDER`
+            ? `all are done: sluice merge ${word} --output FOLDER`
             : `others are at ${left.length}`
         }\n`,
       );

@@ -1,0 +1,142 @@
+/**
+ * What workers exchange that calibrate one model together, each on shards of the windows: hidden
+ * states of each shard before a block, and what was gathered of it at the block's stops. A file
+ * appears whole, under its name, with its SHA-256 behind its bytes; a block's are removed when the
+ * next block's states are all there:
+ *
+ *   calibration/00003/before.1  calibration/00003/0.1  calibration/00003/0-moved.1
+ */
+import { createHash } from "node:crypto";
+import { join } from "node:path";
+import type { CarryReader, CarryWriter } from "../carry.ts";
+import { quote, RequestError, SpaceError } from "../errors.ts";
+import { type Disk, makeFolders } from "../io/disk.ts";
+
+const HASH_BYTES = 32;
+
+/** See the head of this file. */
+export class ShardFiles {
+  readonly #disk: Disk;
+  readonly #folder: string;
+
+  /** @param folder Of the job. */
+  constructor(disk: Disk, folder: string) {
+    this.#disk = disk;
+    this.#folder = join(folder, "calibration");
+  }
+
+  /** Whether a shard's bytes are there. */
+  async has(block: number, what: string, shard: number): Promise<boolean> {
+    return (await this.#disk.lstat(this.#path(block, what, shard)))?.kind === "file";
+  }
+
+  /** Write a shard's bytes, unless they are there: whoever makes them makes the same. */
+  async put(
+    block: number,
+    { what, shard, save }: {
+      readonly what: string;
+      readonly shard: number;
+      readonly save: (to: CarryWriter) => Promise<void>;
+    },
+  ): Promise<void> {
+    if (await this.has(block, what, shard)) return;
+    const path = this.#path(block, what, shard);
+    await using made = new AsyncDisposableStack();
+    await makeFolders(this.#disk, join(path, ".."), made);
+    made.move();
+    const temporary = `${path}-${crypto.randomUUID().slice(0, 8)}`;
+    const hash = createHash("sha256");
+    {
+      await using writer = await this.#disk.create(temporary, 0, { lasting: true });
+      let size = 0;
+      const write = async (bytes: Uint8Array<ArrayBuffer>) => {
+        const at = size;
+        size += bytes.length;
+        await writer.write(at, bytes);
+      };
+      await save({
+        async write(bytes) {
+          hash.update(bytes);
+          await write(bytes);
+        },
+      });
+      await write(new Uint8Array(hash.digest()));
+      await writer.sync();
+    }
+    await this.#disk.rename(temporary, path);
+    await this.#disk.syncFolder(join(path, ".."));
+  }
+
+  /**
+   * Read a shard's bytes, all of them.
+   *
+   * @throws {RequestError} they are not those that were written.
+   */
+  async take(
+    block: number,
+    { what, shard, restore }: {
+      readonly what: string;
+      readonly shard: number;
+      readonly restore: (from: CarryReader) => Promise<void>;
+    },
+  ): Promise<void> {
+    const path = this.#path(block, what, shard);
+    await using reader = await this.#disk.open(path);
+    const hash = createHash("sha256");
+    const end = reader.size - HASH_BYTES;
+    let at = 0;
+    const refuse = (): never => {
+      throw new RequestError(
+        `Cannot go on with ${quote(path)}: its bytes are not those that were written. Remove it, ` +
+          "and have it made again.",
+      );
+    };
+    await restore({
+      async read(size) {
+        if (at + size > end) return refuse();
+        const bytes = await reader.read(at, at += size);
+        hash.update(bytes);
+        return bytes;
+      },
+    });
+    const written = at === end ? await reader.read(end, reader.size) : undefined;
+    if (!written || hash.digest("hex") !== written.toHex()) refuse();
+  }
+
+  /** Blocks of which something is there, in order. */
+  async blocks(): Promise<number[]> {
+    if (!(await this.#disk.lstat(this.#folder))) return [];
+    const names = await this.#disk.list(this.#folder);
+    return names.filter((name) => /^\d+$/.test(name)).map(Number).sort((a, b) => a - b);
+  }
+
+  /** Remove a block's. */
+  async remove(block: number): Promise<void> {
+    await this.#removeFolder(join(this.#folder, nameOf(block)));
+  }
+
+  /** Remove all. */
+  async removeAll(): Promise<void> {
+    await this.#removeFolder(this.#folder);
+  }
+
+  /** Of several at once, one does it: a folder that was given another name is nobody else's. */
+  async #removeFolder(folder: string): Promise<void> {
+    const aside = `${folder}-${crypto.randomUUID().slice(0, 8)}`;
+    try {
+      await this.#disk.rename(folder, aside);
+    } catch (error) {
+      if (error instanceof SpaceError && !(await this.#disk.lstat(folder))) return;
+      throw error;
+    }
+    await this.#disk.remove(aside, { recursive: true });
+  }
+
+  #path(block: number, what: string, shard: number): string {
+    return join(this.#folder, nameOf(block), `${what}.${shard}`);
+  }
+}
+
+function nameOf(block: number): string {
+  return String(block).padStart(5, "0");
+}
