@@ -136,7 +136,8 @@ export async function runOutputs(
   const measure = () => trace.time("evaluate", async () => await streams?.score({ signal }));
   const tokens = saves ? await saves.rest(ended, shared, measure) : await measure();
   const errors = await streams?.errors();
-  await trace.time("load", () => source.verified?.());
+  const verify = () => trace.time("load", async () => await source.verified?.());
+  await (saves ? saves.rest(ended, shared, verify) : verify());
   const records = all.map(({ plan, asked, tensors, warnings }, i) =>
     recordOf(plan, {
       command: asked.command,

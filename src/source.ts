@@ -23,6 +23,15 @@ export interface Reading {
   readonly rows?: Rows | undefined;
 }
 
+/** Bytes of a weight file as they were given out, which nobody has compared with its hash yet. */
+export interface Unchecked {
+  readonly file: string;
+  readonly begin: number;
+  readonly end: number;
+  /** Of these bytes, in hex. */
+  readonly sha256: string;
+}
+
 /** A checkpoint: everything but the tensors' bytes is known when it is open. */
 export interface TensorSource extends AsyncDisposable {
   /** Where it is, as a person wrote it. */
@@ -81,7 +90,14 @@ export interface TensorSource extends AsyncDisposable {
    * Resolves when every byte that was given out has been checked, where it can be. To be awaited
    * before an output is committed.
    *
-   * @throws {HubError} bytes were not what the repository promises.
+   * @throws {HubError} of kind `damaged`: bytes were not what the repository promises.
    */
   verified?(): Promise<void>;
+  /**
+   * Before `schedule`: what an earlier process was given, and `verified` is to see to, too. From
+   * then on `unchecked` tells of all that was given.
+   */
+  recheck?(given: readonly Unchecked[]): void;
+  /** What `verified` would still have to see to: for who stops and goes on in another process. */
+  unchecked?(): readonly Unchecked[];
 }

@@ -32,6 +32,16 @@ export function seeded(seed: number): () => number {
 /** The seed of this run: SLUICE_FAULT_SEED, or one. A failing test prints it. */
 export const SEED = Number(Deno.env.get("SLUICE_FAULT_SEED") ?? 1);
 
+/** Asks tests to say how many cases they had, and how they say it. */
+export const COUNT = "SLUICE_FAULT_COUNT";
+export const COUNTED = /^cases: (\d+)$/gm;
+
+/** Say how many cases a test had, where that is asked. */
+export function tellCases(count: number): void {
+  // deno-lint-ignore no-console -- for `deno task test:faults`, which adds them up
+  if (Deno.env.has(COUNT)) console.log(`cases: ${count}`);
+}
+
 /** Time that passes at once. */
 export function hasty(seed = SEED): Timing & { readonly waits: number[] } {
   const waits: number[] = [];

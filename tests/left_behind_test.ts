@@ -5,7 +5,7 @@
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import { type Disk, disk } from "../src/io/disk.ts";
-import { OWNER_FILE } from "../src/io/left_behind.ts";
+import { OWNER_FILE } from "../src/io/owner.ts";
 import { openTemporary, sweepTemporary } from "../src/io/temporary.ts";
 import { RECORD_FILE } from "../src/io/names.ts";
 import type { Event } from "../src/report.ts";
@@ -133,6 +133,20 @@ Deno.test("a file system without locks is no hindrance, and what is left there i
     assert.deepEqual(names(`${folder}/${names(folder)[0]}`), [OWNER_FILE, "new"]);
     await sink.commit();
     assert.deepEqual(names(folder), ["out"]);
+  }));
+
+Deno.test("a file system that grants a lock to all who ask has none: a run that goes on is not disturbed", () =>
+  withFolder(async (folder) => {
+    const { tryLock } = Deno.FsFile.prototype;
+    Deno.FsFile.prototype.tryLock = () => Promise.resolve(true);
+    try {
+      await using sink = await openFolderSink(`${folder}/out`, { resume: true });
+      await assert.rejects(openFolderSink(`${folder}/out`, { resume: true }), /another run is/);
+      await sink.commit();
+      assert.deepEqual(names(folder), ["out"]);
+    } finally {
+      Deno.FsFile.prototype.tryLock = tryLock;
+    }
   }));
 
 Deno.test("where there are no locks, the process that the owner file names is looked for", () =>

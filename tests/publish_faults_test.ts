@@ -1,13 +1,15 @@
 /**
  * Publishing through faults, each at every place: exactly one commit with the right files, or none
  * and a sentence. The cases have the names of the plan of faults: U1 parts, U2 the batch call, U3 the
- * commit, U4 making the repository, U5 files that change.
+ * commit, U4 making the repository, U5 files that change; N5 storms of refusals at every call, of which
+ * SLUICE_FAULT_STEP under 4096 makes all.
  */
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { CheckpointError, HubError } from "../src/errors.ts";
 import { publish } from "../src/publish.ts";
 import { changedJson, expiredUrl, type Fault } from "./fake_hub/mod.ts";
+import { tellCases } from "./hub_given.ts";
 import {
   commitsOn,
   download,
@@ -59,6 +61,51 @@ for (const [says, fault] of Object.entries(PART_FAULTS)) {
         assert.deepEqual(await download(stage), await expected(folder));
         hub.remove(NAME);
       }
+      tellCases(PARTS);
+    }, { partBytes: PART_BYTES }));
+}
+
+/** Calls of an upload that storms come to. */
+const CALLS = ["whoami", "repos/create", "preupload", "objects/batch", "/upload/"]
+  .concat(["complete_multipart", "objects/verify", "/commit/"]);
+/** Whether there are as many storms as the plan of faults has. */
+const FINER = Number(Deno.env.get("SLUICE_FAULT_STEP") ?? 4096) < 4096;
+const STORMS: readonly Fault[] = [
+  { kind: "status", status: 429, headers: { "Retry-After": "3" } },
+  { kind: "status", status: 503 },
+  { kind: "status", status: 429, headers: { "Retry-After": "Thu, 01 Jan 2026 00:00:09 GMT" } },
+  { kind: "status", status: 429, headers: { RateLimit: '"api";r=0;t=55' } },
+  { kind: "status", status: 429 },
+  ...[408, 500, 502, 504].map((status): Fault => ({ kind: "status", status })),
+];
+
+for (const path of CALLS) {
+  Deno.test(`N5: storms of refusals that pass are sat out, longer ones are told, at ${path}`, () =>
+    withStage(async (stage) => {
+      const { hub, folder, options } = stage;
+      let cases = 0;
+      for (const storm of FINER ? STORMS : STORMS.slice(0, 2)) {
+        for (const times of FINER ? [1, 3, 5, 1000] : [3, 1000]) {
+          const about = `${JSON.stringify(storm)} ${times} times`;
+          const active = hub.faults.add({ ...storm, path, times });
+          const [result] = await Promise.allSettled([publish(folder, NAME, options)]);
+          assert.ok(active.hits > 0, about);
+          if (result.status === "rejected") {
+            assert.ok(times > 1 && result.reason instanceof HubError, `${about}: ${result.reason}`);
+            assert.match(result.reason.message, /[a-z0-9)]\. [A-Z][^.]+\.?.*\.$/s);
+            hub.faults.clear();
+            await publish(folder, NAME, options);
+          } else {
+            assert.ok(times < 1000, about);
+          }
+          hub.faults.clear();
+          assert.equal(commitsOn(hub), 1, about);
+          assert.deepEqual(await download(stage), await expected(folder), about);
+          hub.remove(NAME);
+          cases++;
+        }
+      }
+      tellCases(cases);
     }, { partBytes: PART_BYTES }));
 }
 

@@ -86,7 +86,7 @@ export function sha256(bytes: Uint8Array | string): string {
 
 /** Download what is on a revision; hashes by path. */
 export async function download(
-  { hub, options }: Stage,
+  { hub, options }: Pick<Stage, "hub"> & { readonly options: Pick<PublishOptions, "hub"> },
   revision = "main",
 ): Promise<Record<string, string>> {
   const client = new HubClient({ ...options.hub });

@@ -12,12 +12,15 @@ import type { RunReport } from "../src/report/run_report.ts";
 import { run } from "../src/run.ts";
 import type { Resumption, Sink } from "../src/sink.ts";
 import { openFolderSink } from "../src/sinks/folder.ts";
+import type { TensorSource } from "../src/source.ts";
 import { openCheckpoint } from "../src/sources/checkpoint.ts";
 import { bytesOf } from "./run_given.ts";
 
 /** What is to be done. */
 export interface Work {
   readonly model: string;
+  /** Opens the model where it is no folder. */
+  readonly open?: (model: string) => Promise<TensorSource>;
   readonly options: Readonly<Record<string, string | number | boolean>>;
   readonly backend: Backend;
   readonly out: string;
@@ -48,7 +51,7 @@ export class Stop extends Error {
 
 /** Do it, saving after every unit unless something else is said. */
 export async function attempt(
-  { model, options, backend, out, evaluation, calibration }: Work,
+  { model, open = openCheckpoint, options, backend, out, evaluation, calibration }: Work,
   {
     resume = true,
     restart = false,
@@ -59,7 +62,7 @@ export async function attempt(
     ...given
   }: Attempt = {},
 ): Promise<RunReport> {
-  await using source = await openCheckpoint(model);
+  await using source = await open(model);
   const request = (input: EvaluationInput) =>
     requestOf({ ...input, seqLen: input.windows[0]!.length });
   const work = plan(recipeFromOptions(options), source, {

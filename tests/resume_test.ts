@@ -5,9 +5,9 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { openWasm } from "../src/backends/wasm/mod.ts";
-import { RequestError, SpaceError } from "../src/errors.ts";
+import { HubError, RequestError, SpaceError } from "../src/errors.ts";
 import { type Disk, disk } from "../src/io/disk.ts";
-import { OWNER_FILE } from "../src/io/left_behind.ts";
+import { OWNER_FILE } from "../src/io/owner.ts";
 import { STREAM_ERROR_BYTES } from "../src/limits.ts";
 import type { TensorTask } from "../src/plan/tasks.ts";
 import { arrange } from "../src/plan/units.ts";
@@ -16,6 +16,7 @@ import { recipeFromOptions } from "../src/recipe.ts";
 import type { Event } from "../src/report.ts";
 import { runStatus } from "../src/run/status.ts";
 import type { Resumption } from "../src/sink.ts";
+import type { Unchecked } from "../src/source.ts";
 import { openFolderSink } from "../src/sinks/folder.ts";
 import { openCheckpoint } from "../src/sources/checkpoint.ts";
 import {
@@ -295,6 +296,44 @@ Deno.test("a journal, files or a carry that were damaged are refused by a senten
   await Deno.writeFile(weights, flip(20)(await Deno.readFile(weights)));
   await goesOn(run, 2);
   assert.ok(expected);
+});
+
+Deno.test("what a stopped run was given and had not checked is checked by the run that goes on, and what was damaged is done anew", async () => {
+  await using here = await given();
+  await using backend = await openWasm({ threads: 1 });
+  const unchecked = [{ file: "model.safetensors", begin: 0, end: 8, sha256: "0" }];
+  const seen: Unchecked[] = [];
+  let damaged = false;
+  const work: Work = {
+    ...WORKS["rtn, measured"]!,
+    model: here.model,
+    backend,
+    out: `${here.path}/out`,
+    open: async (model) => ({
+      ...await openCheckpoint(model),
+      unchecked: () => unchecked,
+      recheck: (given) => void seen.push(...given),
+      verified() {
+        return damaged
+          ? Promise.reject(new HubError("It was damaged.", { kind: "damaged" }))
+          : Promise.resolve();
+      },
+    }),
+  };
+  const whole = { ...work, out: `${here.path}/whole` };
+  const expected = await outcomeOf(whole.out, await attempt(whole));
+  await interrupt(work, 2);
+  assert.deepEqual(seen, []);
+  damaged = true;
+  await assert.rejects(attempt(work), /^HubError: It was damaged\.$/);
+  assert.deepEqual(seen, unchecked);
+  assert.equal((await runStatus(work.out)).units, 0);
+  damaged = false;
+  const report = await attempt(work, {
+    report: ({ type }) => assert.notEqual(type, "resumed"),
+  });
+  assert.deepEqual(await outcomeOf(work.out, report), expected);
+  assert.deepEqual(seen, unchecked);
 });
 
 Deno.test("two runs do not write one output: the second is refused, whether it goes on or begins", async () => {

@@ -27,6 +27,7 @@ import {
   seeded,
   smallRepository,
   startHub,
+  tellCases,
 } from "./hub_given.ts";
 import { headerOf } from "./memory.ts";
 
@@ -35,6 +36,8 @@ const SHARDS = Object.keys(FILES).filter((name) => name.endsWith(".safetensors")
 const shardBytes = (name: string) => FILES[name] as Uint8Array<ArrayBuffer>;
 const LARGEST = Math.max(...SHARDS.map((name) => shardBytes(name).length));
 const STEP = Number(Deno.env.get("SLUICE_FAULT_STEP") ?? 4096);
+/** Whether there are as many cases as the plan of faults has. */
+const FINER = STEP < 4096;
 /** Bits that are flipped in each shard. */
 const FLIPS = Number(Deno.env.get("SLUICE_FAULT_FLIPS") ?? 60);
 /** What a run without faults gives. */
@@ -79,6 +82,7 @@ async function withFaults(
       }
     }
   }
+  tellCases(same + failed.length);
   return { same, failed };
 }
 
@@ -150,15 +154,19 @@ Deno.test("N2: cuts within the header lose nothing", async () => {
 });
 
 Deno.test("N3: cuts at, before and behind the end of a tensor lose nothing", async () => {
-  const name = SHARDS[1]!;
   const cases: (Fault & FaultMatch)[][] = [];
-  for (const [i, { end }] of headerOf(shardBytes(name)).tensors.entries()) {
-    for (const at of [end - 1, end, end + 1]) {
-      if (at >= shardBytes(name).length) continue;
-      cases.push([{ kind: "cut", at, how: i % 2 ? "close" : "reset", on: "storage", path: name }]);
+  for (const name of FINER ? SHARDS : [SHARDS[1]!]) {
+    for (const [i, { end }] of headerOf(shardBytes(name)).tensors.entries()) {
+      for (const at of [end - 1, end, end + 1]) {
+        if (at >= shardBytes(name).length) continue;
+        const hows = ["close", "reset"] as const;
+        for (const how of FINER ? hows : [hows[i % 2]!]) {
+          cases.push([{ kind: "cut", at, how, on: "storage", path: name }]);
+        }
+      }
     }
   }
-  const { failed } = await withFaults(cases, { ways: [WAYS[0]!] });
+  const { failed } = await withFaults(cases, { ways: FINER ? WAYS : [WAYS[0]!] });
   assert.deepEqual(failed, []);
 });
 
@@ -376,6 +384,30 @@ Deno.test("N9: connections that are reset at once, or stay silent, are told apar
   assert.match(silent.failed[0]!, /sent nothing for 0\.04 seconds, 3 times/);
 });
 
+Deno.test("N9: a Hub that does not speak TLS, and a proxy that is not there, are told of with what to do", async () => {
+  await using hub = await startHub(FILES);
+  const plain = hub.endpoint.replace("http:", "https:");
+  const { error } = await readModel(hub, { client: { endpoint: plain, timing: hasty() } });
+  assert.ok(error instanceof HubError && error.kind === "unreachable", describe(error));
+  assert.match(error.message, /Check the network, the proxy/);
+  // Deno takes the proxy of the environment when a process begins.
+  const { code, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", "--quiet", "cli.ts", "inspect", "org/model"],
+    env: {
+      HF_ENDPOINT: hub.endpoint,
+      HF_HUB_OFFLINE: "0",
+      HTTP_PROXY: "http://127.0.0.1:9",
+      NO_PROXY: "",
+      no_proxy: "",
+      NO_COLOR: "1",
+    },
+  }).output();
+  const told = new TextDecoder().decode(stderr);
+  assert.equal(code, 4, told);
+  assert.match(told, /Check the network, the proxy/);
+  assert.deepEqual(hub.log, []);
+});
+
 Deno.test("C1: a flipped bit anywhere in a shard that is read whole is found or mended", async () => {
   const random = seeded(SEED);
   const cases: (Fault & FaultMatch)[][] = [];
@@ -423,6 +455,41 @@ Deno.test("C1: a byte that was read by range and comes otherwise in the whole fi
     await assert.rejects(source.verified!(), /came otherwise when they were read alone/);
   }
   assert.deepEqual([...Deno.readDirSync(parent)], []);
+  await Deno.remove(parent);
+});
+
+Deno.test("C1: what was given out of a file that had not come to its end can be checked by another process", async () => {
+  await using hub = await startHub(FILES);
+  const [file] = SHARDS as [string];
+  const { name, begin, end } = headerOf(shardBytes(file)).tensors.find((one) =>
+    one.end > one.begin
+  )!;
+  const parent = await Deno.makeTempDir();
+  const openAnew = () =>
+    openHub("org/model", {
+      client: clientOf(hub),
+      stagingFolder: parent,
+      maxDisk: LARGEST,
+    });
+  const right = createHash("sha256").update(shardBytes(file).subarray(begin, end)).digest("hex");
+  {
+    await using source = await openAnew();
+    source.recheck!([]);
+    source.schedule!([{ name }, { name: headerOf(shardBytes(file)).tensors.at(-1)!.name }]);
+    await source.read(name);
+    // A hash is known some messages of another thread after the last byte.
+    assert.deepEqual(source.unchecked!().filter((span) => span.begin === begin), [
+      { file, begin, end, sha256: right },
+    ]);
+  }
+  for (const sha256 of [right, "0".repeat(64)]) {
+    await using source = await openAnew();
+    source.recheck!([{ file, begin, end, sha256 }]);
+    source.schedule!([]);
+    if (sha256 === right) await source.verified!();
+    else await assert.rejects(source.verified!(), /came otherwise when they were read alone/);
+    assert.equal(source.unchecked!().length > 0, sha256 !== right);
+  }
   await Deno.remove(parent);
 });
 
@@ -549,6 +616,7 @@ Deno.test("any mix of faults, orders and budgets ends in the same bytes or a cle
     }
     checked++;
   }
+  tellCases(checked);
   assert.ok(checked === rounds && same > rounds / 5, `${same} of ${rounds}, seed ${SEED}`);
 });
 

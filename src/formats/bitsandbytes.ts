@@ -120,7 +120,9 @@ function packInt8(
     async add({ tensors }, slice) {
       checkRows(slice, { name, rows, step: 1 });
       const [codes, absmax] = await scope.backend.read(tensors.codes!, tensors.absmax!);
-      checkFinite(absmax!, "f32", name, "f16, which LLM.int8() rounds weights to");
+      checkFinite(absmax!, "f32", name, {
+        range: "f16, which LLM.int8() rounds weights to",
+      });
       return [
         { tensor: name, offset: slice.from * columns, bytes: codes! },
         { tensor: `${module}.SCB`, offset: slice.from * 4, bytes: absmax! },

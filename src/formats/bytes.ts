@@ -82,25 +82,35 @@ export function checkFloatInputs(format: string, scheme: Scheme): true | string 
       "bring can be measured (--format none)";
 }
 
-/** A word whose exponent bits, `mask`, are all set is NaN or infinite. */
-const EXPONENTS = { f32: 0x7f800000, bf16: 0x7f80, f16: 0x7c00 };
+/** The greatest f32. */
+const GREATEST = (2 - 2 ** -23) * 2 ** 127;
+
+/** The bits of the greatest scale whose product with `code` is finite in f32. */
+function greatestScale(dtype: ScaleDType, code: number): number {
+  if (dtype === "f16") return 0x7bff;
+  const scale = new Float32Array([GREATEST / code]);
+  const bits = new Uint32Array(scale.buffer)[0]! - (scale[0]! * code > GREATEST ? 1 : 0);
+  return dtype === "f32" ? bits : bits >>> 16;
+}
 
 /**
- * Check the bytes of a weight's scales, stored as `dtype`; `range` is what they had to fit, for the
- * message.
+ * Check the bytes of a weight's scales, stored as `dtype`.
  *
- * @throws {CheckpointError} one of them is NaN or infinite.
+ * @param options.range What they had to fit, for the message.
+ * @param options.code The greatest that a scale is multiplied with, without its sign.
+ * @throws {CheckpointError} one of them is NaN or infinite, or makes values that are.
  */
 export function checkFinite(
   scales: Uint8Array<ArrayBuffer>,
   dtype: ScaleDType,
   weight: string,
-  range: string = dtype,
+  { range = dtype, code = 1 }: { readonly range?: string; readonly code?: number } = {},
 ): void {
-  const mask = EXPONENTS[dtype];
+  const most = greatestScale(dtype, code);
   const words = dtype === "f32" ? new Uint32Array(scales.buffer) : new Uint16Array(scales.buffer);
+  const magnitude = dtype === "f32" ? 0x7fffffff : 0x7fff;
   for (let i = 0; i < words.length; i++) {
-    if ((words[i]! & mask) !== mask) continue;
+    if ((words[i]! & magnitude) <= most) continue;
     throw new CheckpointError(
       `Cannot quantize "${weight}": it holds NaN, infinity, or values too large for a scale in ${range}`,
       { tensor: weight },
@@ -108,20 +118,34 @@ export function checkFinite(
   }
 }
 
+/** Why a value of a weight is not finite in a dtype, for a sentence. */
+const PAST = {
+  f16: "infinity or a value past 65504; bf16 has room for it",
+  bf16: "infinity or a value past 3.39e38; f32 has room for it",
+  f32: "infinity",
+} as const;
+
 /**
- * Check a tensor that was rounded to f16, given as its bytes.
+ * Check a tensor that was rounded to another dtype, given as its bytes.
  *
- * @throws {CheckpointError} a value became infinite when it was rounded to f16.
+ * @throws {CheckpointError} a value is infinite, or became so when it was rounded.
  */
-export function checkHalves(bytes: Uint8Array<ArrayBuffer>, weight: string): void {
-  const halves = new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.length / 2);
+export function checkCast(
+  bytes: Uint8Array<ArrayBuffer>,
+  dtype: ScaleDType,
+  weight: string,
+): void {
+  const size = dtype === "f32" ? 4 : 2;
+  const Words = dtype === "f32" ? Uint32Array : Uint16Array;
+  const words = new Words(bytes.buffer, bytes.byteOffset, bytes.length / size);
+  const magnitude = dtype === "f32" ? 0x7fffffff : 0x7fff;
+  const most = greatestScale(dtype, 1);
   let infinite = 0;
-  for (let i = 0; i < halves.length; i++) infinite += Number((halves[i]! & 0x7fff) === 0x7c00);
+  for (let i = 0; i < words.length; i++) infinite += Number((words[i]! & magnitude) > most);
   if (infinite === 0) return;
-  throw new CheckpointError(
-    `Cannot cast "${weight}" to f16: it holds infinity or a value past 65504; bf16 has room for it`,
-    { tensor: weight },
-  );
+  throw new CheckpointError(`Cannot cast "${weight}" to ${dtype}: it holds ${PAST[dtype]}`, {
+    tensor: weight,
+  });
 }
 
 /**

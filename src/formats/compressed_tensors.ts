@@ -5,6 +5,7 @@
  */
 import type { Scope } from "../backend.ts";
 import type { Format, Packer, Piece } from "../format.ts";
+import { E4M3_MAX } from "../number.ts";
 import { packBits } from "../ops/pack_bits.ts";
 import { type Quantized, scaleShape } from "../scheme.ts";
 import { byteLength, matrixShape, type TensorInfo } from "../tensor.ts";
@@ -24,6 +25,12 @@ import { loadersOf } from "./compressed_tensors/loaders.ts";
 import { section } from "./compressed_tensors/section.ts";
 import { recognize, unpack } from "./compressed_tensors/unpack.ts";
 import { packZeroPoints } from "./compressed_tensors/zero_points.ts";
+
+/** The greatest code without its sign, counted from the zero point where there is one. */
+function greatestCode(scheme: Stored): number {
+  if (scheme.kind === "fp8") return E4M3_MAX;
+  return 2 ** (scheme.grid === "affine" ? scheme.bits : scheme.bits - 1);
+}
 
 function packer(weight: TensorInfo, scheme: Stored, scope: Scope): Packer {
   const { name, shape } = weight;
@@ -65,7 +72,7 @@ function packer(weight: TensorInfo, scheme: Stored, scope: Scope): Packer {
       const wanted = zeroPoints(scheme) === "none" ? [] : [tensors.zero!];
       const scales = narrowed(tensors.scale!, scheme.scaleDType, scratch);
       const [codeBytes, scaleBytes, zeroBytes] = await backend.read(codes, scales, ...wanted);
-      checkFinite(scaleBytes!, scheme.scaleDType, name);
+      checkFinite(scaleBytes!, scheme.scaleDType, name, { code: greatestCode(scheme) });
       const inputs = slice.from === 0 ? await inputPieces(tensors, scratch) : [];
       const at = scaleRows(scheme, shape, slice).from;
       const pieces = [

@@ -9,7 +9,7 @@ import { schemeKind } from "../schemes/mod.ts";
 import { transpose } from "../linalg/transpose.ts";
 import { BITS, matrixShape, type TensorInfo } from "../tensor.ts";
 import { refuseNaN } from "../number.ts";
-import { checkHalves, checkRows, checkSource, isScaleDType, narrowed, readPart } from "./bytes.ts";
+import { checkCast, checkRows, checkSource, isScaleDType, narrowed, readPart } from "./bytes.ts";
 
 /** The dtype in which a weight is stored. */
 function storedDType({ name, dtype }: TensorInfo, scheme: Scheme): "bf16" | "f16" | "f32" {
@@ -56,7 +56,7 @@ export const plain: Format = {
           : narrowed(schemeKind(scheme).dequantize(quantized, scratch), dtype, scratch);
         const [bytes] = await scope.backend.read(tensor) as [Uint8Array<ArrayBuffer>];
         refuseNaN({ name, dtype }, bytes, "cast");
-        if (dtype === "f16") checkHalves(bytes, name);
+        checkCast(bytes, dtype, name);
         const offset = slice.from * columns * bits / 8;
         if (!whole) return [{ tensor: name, offset, bytes }];
         whole.set(bytes, offset);

@@ -82,7 +82,8 @@ export interface Disk extends ReadableDisk {
   claim(folder: string): Promise<void>;
   /**
    * Lock a file that is there, until the result is disposed of or the process ends; undefined:
-   * another process has locked it, `impossible`: the file system knows no locks.
+   * another process has locked it, `impossible`: the file system knows no locks, or grants them to
+   * all who ask.
    */
   lock(path: string): Promise<AsyncDisposable | "impossible" | undefined>;
   /** What this machine is called; `undefined` when Deno may not ask. */
@@ -213,7 +214,9 @@ async function lock(path: string): Promise<AsyncDisposable | "impossible" | unde
   try {
     // Who had it locked may have removed the file, and another may have its name by now.
     if (await file.tryLock(true) && (await file.stat()).ino === await inodeOf(path)) {
-      return { [Symbol.asyncDispose]: close };
+      if (await keepsOut(path)) return { [Symbol.asyncDispose]: close };
+      await close();
+      return "impossible";
     }
   } catch (error) {
     await close();
@@ -222,6 +225,12 @@ async function lock(path: string): Promise<AsyncDisposable | "impossible" | unde
   }
   await close();
   return undefined;
+}
+
+/** Whether a file that is locked cannot be locked again: file systems of clusters may let all. */
+async function keepsOut(path: string): Promise<boolean> {
+  using second = await Deno.open(path, { read: true, write: true });
+  return !(await second.tryLock(true));
 }
 
 async function isSecret(path: string): Promise<boolean> {

@@ -1,73 +1,17 @@
 /**
- * Folders for passing use, and what is left of them by a process that was killed. Each holds a file
- * that its process keeps locked: the system gives the lock back however the process ends, so that a
- * later one can tell what nobody uses any more, whatever numbers processes have. Removed is only
- * what has such a file and no owner; what cannot be judged, and what holds a finished checkpoint,
- * is named.
+ * What is left of folders for passing use by a process that was killed. Removed is only what had an
+ * owner (owner.ts) and has none any more; what cannot be judged, and what holds a finished
+ * checkpoint, is named.
  */
 import { join } from "node:path";
-import { quote, RequestError, SpaceError } from "../errors.ts";
+import { quote, SpaceError } from "../errors.ts";
 import type { Reporter } from "../report.ts";
 import { size } from "../size.ts";
 import type { Disk } from "./disk.ts";
-
-/** The file whose lock says that a folder is in use. */
-export const OWNER_FILE = ".sluice-owner";
+import { claimOf, OWNER_FILE } from "./owner.ts";
 
 /** The warning that tells of such a folder: of this machine, not of what is being made. */
 export const LEFT_BEHIND = "left-behind";
-
-/** What an owner file says: which process of which machine. */
-function ownerText(disk: Disk): Uint8Array<ArrayBuffer> {
-  const owner = { host: disk.hostName() ?? null, process: Deno.pid };
-  return new TextEncoder().encode(JSON.stringify(owner));
-}
-
-/**
- * Say that a folder is in use, until the result is disposed of or this process ends. On a file
- * system that knows no locks only the file says it, by the number of the process.
- *
- * @throws {SpaceError} the file cannot be made.
- * @throws {RequestError} another process looks whether it is in use.
- */
-export async function own(disk: Disk, folder: string): Promise<AsyncDisposable> {
-  const path = join(folder, OWNER_FILE);
-  const text = ownerText(disk);
-  // Under its name it is never seen without its lock.
-  await using writer = await disk.create(`${path}-new`, text.length);
-  await writer.write(0, text);
-  const lock = await disk.lock(`${path}-new`);
-  if (lock === "impossible") {
-    await disk.rename(`${path}-new`, path);
-    return { [Symbol.asyncDispose]: () => Promise.resolve() };
-  }
-  if (!lock) {
-    throw new RequestError(
-      `Cannot use ${quote(folder)}: another run is at it. Wait until that is done.`,
-    );
-  }
-  await disk.rename(`${path}-new`, path);
-  return lock;
-}
-
-/** How often, and after how many milliseconds, it is looked again whether a folder is owned. */
-const LOOKS = { times: 20, apart: 25 };
-
-/**
- * Wait a moment for whoever has just made a folder to say that it is in use, which takes less.
- *
- * @param done Told true, there is nothing to wait for.
- */
-export async function comesToOwn(
-  disk: Disk,
-  folder: string,
-  done: () => Promise<boolean>,
-): Promise<void> {
-  for (let look = 0; look < LOOKS.times; look++) {
-    if (await done() || await disk.lstat(join(folder, OWNER_FILE))) return;
-    await new Promise((resolve) => setTimeout(resolve, LOOKS.apart));
-  }
-}
 
 /** Something of worth in a folder that nobody uses. */
 export interface Rescued {
@@ -158,66 +102,6 @@ export async function removeOwned(disk: Disk, folder: string): Promise<void> {
     if (name !== OWNER_FILE) await disk.remove(join(folder, name), { recursive: true });
   }
   await disk.remove(folder, { recursive: true });
-}
-
-/** Whose a folder is; one whose owner is dead is the caller's until the claim is disposed of. */
-export interface Claim extends AsyncDisposable {
-  readonly owner: "alive" | "dead" | "unknown";
-}
-
-/** Write into a folder that was claimed that this process owns it from now on. */
-export async function takeOver(disk: Disk, folder: string): Promise<void> {
-  const text = ownerText(disk);
-  await using writer = await disk.reopen(join(folder, OWNER_FILE), text.length);
-  await writer.write(0, text);
-}
-
-/**
- * See whose a folder is, and claim it where its owner is dead.
- *
- * @throws {SpaceError} the system refuses it.
- */
-export async function claimOf(disk: Disk, folder: string): Promise<Claim> {
-  const without = (owner: Claim["owner"]): Claim => ({
-    owner,
-    [Symbol.asyncDispose]: () => Promise.resolve(),
-  });
-  try {
-    let path = join(folder, OWNER_FILE);
-    await comesToOwn(disk, folder, async () => await disk.lstat(`${path}-new`) === undefined);
-    // Killed before the file had its name.
-    if (!(await disk.lstat(path))) path += "-new";
-    if ((await disk.lstat(path))?.kind !== "file") return without("unknown");
-    const { host, process } = await ownerOf(disk, path);
-    const here = disk.hostName();
-    if (host !== undefined && here !== undefined && host !== here) return without("unknown");
-    const lock = await disk.lock(path);
-    if (lock === "impossible") {
-      const known = process === undefined || host === undefined || host !== here
-        ? undefined
-        : await disk.isAlive(process);
-      return without(known === undefined ? "unknown" : known ? "alive" : "dead");
-    }
-    return lock ? { owner: "dead", ...lock } : without("alive");
-  } catch (error) {
-    // Another user's.
-    if (error instanceof SpaceError) return without("unknown");
-    throw error;
-  }
-}
-
-/** The machine and the process that an owner file names. */
-async function ownerOf(
-  disk: Disk,
-  path: string,
-): Promise<{ readonly host: string | undefined; readonly process: number | undefined }> {
-  await using reader = await disk.open(path, { growing: true });
-  const text = new TextDecoder().decode(await reader.read(0, Math.min(reader.size, 1000)));
-  const [, process] = /"process":(\d+)/.exec(text) ?? [];
-  return {
-    host: /"host":"([^"]*)"/.exec(text)?.[1],
-    process: process === undefined ? undefined : Number(process),
-  };
 }
 
 /** Bytes of all files in a folder. */

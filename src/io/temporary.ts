@@ -7,7 +7,8 @@ import { quote } from "../errors.ts";
 import { RECORD_FILE } from "./names.ts";
 import type { Reporter } from "../report.ts";
 import { type Disk, disk as machine, makeTemporary } from "./disk.ts";
-import { own, OWNER_FILE, removeOwned, sweep } from "./left_behind.ts";
+import { removeOwned, sweep } from "./left_behind.ts";
+import { own, OWNER_FILE } from "./owner.ts";
 
 const PREFIX = "sluice-";
 

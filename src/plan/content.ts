@@ -6,7 +6,7 @@ import { isTied, type Model } from "../family.ts";
 import type { Content, PlannedWeight, StoredWeight } from "../format.ts";
 import { classOf, headOf } from "../formats/architectures.ts";
 import { hasHead } from "../families/mod.ts";
-import { checkHalves } from "../formats/bytes.ts";
+import { checkCast } from "../formats/bytes.ts";
 import { torchName } from "../formats/config_json.ts";
 import { isObject } from "../json.ts";
 import { bytesFrom, floatsFrom } from "../number.ts";
@@ -191,6 +191,6 @@ export function copied<B extends ArrayBufferLike>(
 ): Uint8Array<ArrayBuffer | B> {
   if (to === dtype || !isFloat(to) || !isFloat(dtype)) return bytes;
   const values = bytesFrom(to, floatsFrom(dtype, bytes));
-  if (to === "f16") checkHalves(values, name);
+  if (to === "f16") checkCast(values, to, name);
   return values;
 }

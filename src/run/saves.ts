@@ -5,12 +5,13 @@
  * no more than some fifty times what saving takes, and the unit at hand.
  */
 import type { Carried } from "../carry.ts";
-import { quote, RequestError } from "../errors.ts";
+import { HubError, quote, RequestError } from "../errors.ts";
 import type { Distribution } from "../metrics/distribution.ts";
 import type { Plan } from "../plan/planned.ts";
 import type { Unit } from "../plan/tasks.ts";
 import type { StepCounter, TensorReport, Warning } from "../report.ts";
 import type { CarryFile, Resumption } from "../sink.ts";
+import type { TensorSource, Unchecked } from "../source.ts";
 import { byteLength, sum } from "../tensor.ts";
 import type { Trace } from "../trace.ts";
 import type { PlannedOutput, SharedOptions } from "./context.ts";
@@ -33,6 +34,17 @@ export interface JournalSave {
   readonly at: string;
   readonly units: readonly FinishedUnit[];
   readonly carry: CarryFile | null;
+  /**
+   * Bytes of the source that the units so far were made of, and that were not yet compared with the
+   * hashes of its files; absent where nothing is to be compared.
+   */
+  readonly unchecked?: readonly Unchecked[];
+}
+
+/** A record that takes all saves before it back: they were made of bytes that were damaged. */
+export interface JournalRetraction {
+  readonly at: string;
+  readonly retracted: string;
 }
 
 /** What came of a unit. */
@@ -61,7 +73,10 @@ export function readRecords(
 ): { readonly head: JournalHead; readonly saves: readonly JournalSave[] } | undefined {
   const [head, ...rest] = records as readonly [JournalHead?, ...object[]];
   // Others note there what is theirs.
-  const saves = rest.filter((record): record is JournalSave => "units" in record);
+  const retracted = rest.findLastIndex((record) => "retracted" in record);
+  const saves = rest.slice(retracted + 1).filter((record): record is JournalSave =>
+    "units" in record
+  );
   return head?.journal === 1 ? { head, saves } : undefined;
 }
 
@@ -88,6 +103,8 @@ interface Kept {
   readonly resumption: Resumption;
   readonly finished: readonly FinishedUnit[];
   readonly carry: CarryFile | null;
+  /** What these were made of, as far as nobody has compared it yet. */
+  readonly unchecked: readonly Unchecked[];
   /** Units that are finished and saved, by an earlier run or by this one. */
   saved: number;
   unsaved: FinishedUnit[];
@@ -107,6 +124,7 @@ export interface SavedPart {
  */
 export class Saves implements Disposable {
   readonly #kept: readonly Kept[];
+  readonly #source: TensorSource;
   readonly #share: number;
   readonly #asked: AbortSignal | undefined;
   readonly #stop: AbortController;
@@ -117,6 +135,8 @@ export class Saves implements Disposable {
 
   private constructor(kept: readonly Kept[], given: SharedOptions) {
     this.#kept = kept;
+    this.#source = given.source;
+    this.#source.recheck?.(kept.flatMap(({ unchecked }) => unchecked));
     this.#share = given.saveShare ?? SAVE_SHARE;
     this.#asked = given.signal;
     this.#stop = given.halt ?? new AbortController();
@@ -255,12 +275,23 @@ export class Saves implements Disposable {
     try {
       return await work();
     } catch (error) {
-      if (intact && this.#asked?.aborted && !this.#isSaved) {
+      if (error instanceof HubError && error.kind === "damaged") await this.#retract(error);
+      else if (intact && this.#asked?.aborted && !this.#isSaved) {
         // What the unit at hand has written is none of a finished one.
         for (const { state } of parts) state.output.takePieces();
         await this.#save(parts, shared);
       }
       throw error;
+    }
+  }
+
+  /** What is saved was made of bytes that may have been others: nobody is to go on with it. */
+  async #retract({ message }: HubError): Promise<void> {
+    const record: JournalRetraction = { at: new Date().toISOString(), retracted: message };
+    for (const kept of this.#kept) {
+      if (kept.saved === 0) continue;
+      await kept.resumption.append(record);
+      kept.saved = 0;
     }
   }
 
@@ -281,7 +312,7 @@ export class Saves implements Disposable {
   ): Promise<void> {
     using _ = trace.begin("write");
     const begun = performance.now();
-    for (const { index, state } of parts) await saveOne(this.#kept[index]!, state);
+    for (const { index, state } of parts) await saveOne(this.#kept[index]!, state, this.#source);
     this.#since = performance.now();
     this.#seconds = (this.#since - begun) / 1000;
   }
@@ -296,7 +327,15 @@ async function openKept(
   const resumption = sink.resumption!;
   const ingredients = await ingredientsOf(plan, given);
   const key = await keyOf(ingredients);
-  const nothing = { plan, resumption, finished: [], carry: null, saved: 0, unsaved: [] };
+  const nothing = {
+    plan,
+    resumption,
+    finished: [],
+    carry: null,
+    unchecked: [],
+    saved: 0,
+    unsaved: [],
+  };
   if (resumption.records.length === 0) {
     const head: JournalHead = {
       journal: 1,
@@ -320,8 +359,8 @@ async function openKept(
     );
   }
   const finished = known.saves.flatMap(({ units }) => units);
-  const carry = known.saves.at(-1)?.carry ?? null;
-  return { ...nothing, finished, carry, saved: finished.length };
+  const { carry = null, unchecked = [] } = known.saves.at(-1) ?? {};
+  return { ...nothing, finished, carry, unchecked, saved: finished.length };
 }
 
 /** What the units to come of an output need of those before. */
@@ -331,9 +370,10 @@ function carriedOf({ plan, saved, unsaved }: Kept, { streams, calibration }: Run
   return [streams, left ? calibration : undefined].filter((part) => part !== undefined);
 }
 
-async function saveOne(kept: Kept, state: RunState): Promise<void> {
+async function saveOne(kept: Kept, state: RunState, source: TensorSource): Promise<void> {
   const { resumption, unsaved } = kept;
   await state.output.flush();
+  const unchecked = source.unchecked?.();
   const carried = carriedOf(kept, state);
   const carry = carried.length === 0 ? undefined : await resumption.saveCarry(
     async (to) => {
@@ -344,6 +384,7 @@ async function saveOne(kept: Kept, state: RunState): Promise<void> {
     at: new Date().toISOString(),
     units: unsaved,
     carry: carry ?? null,
+    ...(unchecked && unchecked.length > 0 ? { unchecked } : {}),
   };
   await resumption.append(save);
   kept.saved += unsaved.length;

@@ -8,17 +8,8 @@ import { join } from "node:path";
 import { quote, RequestError, SpaceError } from "../errors.ts";
 import type { Disk } from "../io/disk.ts";
 import { type Journal, type JournalText, openJournal, readJournal } from "../io/journal.ts";
-import {
-  type Claim,
-  claimOf,
-  comesToOwn,
-  discard,
-  LEFT_BEHIND,
-  own,
-  removeOwned,
-  sweep,
-  takeOver,
-} from "../io/left_behind.ts";
+import { discard, LEFT_BEHIND, removeOwned, sweep } from "../io/left_behind.ts";
+import { type Claim, claimOf, comesToOwn, own, takeOver } from "../io/owner.ts";
 import { PARTIAL } from "../io/names.ts";
 import type { Reporter } from "../report.ts";
 

@@ -131,6 +131,8 @@ export async function openHub(
       staging.schedule(order.map(({ name, rows }) => source.locate(name, rows)));
     },
     verified: () => staging.verified(),
+    unchecked: () => staging.unchecked(),
+    recheck: (given) => staging.recheck(given),
     [Symbol.asyncDispose]: () => open.disposeAsync(),
   });
 }

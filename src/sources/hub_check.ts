@@ -2,7 +2,7 @@
  * Hashing a file as it streams by, and parts of it that were given out before the whole could be
  * hashed.
  */
-import { CheckpointError, quote } from "../errors.ts";
+import { HubError, quote } from "../errors.ts";
 import type { HubClient, HubFile, Span } from "../hub/client.ts";
 import type { Hashing, HashThread } from "./hash_thread.ts";
 
@@ -12,6 +12,8 @@ import type { Hashing, HashThread } from "./hash_thread.ts";
  */
 export interface Handed extends Span {
   readonly digest: Promise<string | undefined>;
+  /** The same, once it is known. */
+  arrived?: string | undefined;
 }
 
 /** Follows a file from its first byte to its last. */
@@ -49,8 +51,8 @@ export class StreamCheck {
   /**
    * After the last byte.
    *
-   * @throws {HubError} of kind `damaged`: the file is not what the repository promises.
-   * @throws {CheckpointError} the file is, but bytes of it that were given out before were others.
+   * @throws {HubError} of kind `damaged`: the file is not what the repository promises, or it is,
+   * and bytes of it that were given out before were others.
    */
   async finish(): Promise<void> {
     const { path, repo, hash: { hex } } = this.#file;
@@ -59,11 +61,11 @@ export class StreamCheck {
     for (const [i, { begin, end, digest }] of this.handed.entries()) {
       const given = await digest;
       if (given === undefined || given === parts[i]) continue;
-      throw new CheckpointError(
+      throw new HubError(
         `Cannot use ${quote(path)} of ${quote(repo.id)}: bytes ${begin} to ${end} came otherwise ` +
           `when they were read alone than in the whole file, whose hash is right. They were ` +
           `damaged on their way: run the same command again.`,
-        { file: path, offset: begin },
+        { kind: "damaged" },
       );
     }
   }

@@ -111,9 +111,14 @@ export class Copy {
     return this.#served;
   }
 
+  /** Whether it is complete and its hash was found right. */
+  get isRight(): boolean {
+    return this.#settled && !this.#fault;
+  }
+
   /** Whether it is complete, well, and nobody reads it just now. */
   get isIdle(): boolean {
-    return this.#settled && !this.#fault && this.#reading === 0;
+    return this.isRight && this.#reading === 0;
   }
 
   /**

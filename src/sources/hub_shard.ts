@@ -9,6 +9,7 @@ import type { NetworkThread } from "../hub/network_thread.ts";
 import type { Buffers } from "../hub/buffer_pool.ts";
 import type { Disk, DiskReader } from "../io/disk.ts";
 import { sha256 } from "../io/digest.ts";
+import type { Unchecked } from "../source.ts";
 import type { HashThread } from "./hash_thread.ts";
 import { type Handed, StreamCheck } from "./hub_check.ts";
 import { BATCH, type BatchBytes, batches, Copy } from "./hub_copy.ts";
@@ -45,6 +46,9 @@ export class Shard {
   #head: Promise<Uint8Array<ArrayBuffer>> | undefined;
   /** Given out, and not checked yet. */
   #handed: Handed[] = [];
+  /** Given out of a copy whose hash is not known yet; absent where nobody will ask. */
+  #served: Omit<Unchecked, "file">[] | undefined;
+  #cachedRight = false;
   /** Digests of spans that are right, kept from a copy that had to go. */
   readonly #known = new Map<string, string>();
 
@@ -124,15 +128,50 @@ export class Shard {
   ): Promise<Uint8Array<ArrayBuffer | B>> {
     if (span.begin === span.end) return new Uint8Array();
     if (this.isCached) return await this.#readCached(span, into);
-    return await this.#copy?.read(span, into) ?? await this.#readRange(span, into);
+    const copy = this.#copy;
+    const bytes = await copy?.read(span, into);
+    if (!bytes) return await this.#readRange(span, into);
+    // Only while the network is what is waited for: else the copy was there before.
+    if (!copy!.isRight) this.#served?.push({ ...span, sha256: sha256(bytes) });
+    return bytes;
+  }
+
+  /** From now on `unchecked` tells what was given out of a copy, too. */
+  keepServed(): void {
+    this.#served ??= [];
+  }
+
+  /** What was given out and not checked yet, where it can be. */
+  unchecked(): Unchecked[] {
+    const { path: file } = this.file;
+    if (this.isCached) {
+      // Whatever was read of it: the file is what will be looked at.
+      return this.#cachedReader && !this.#cachedRight
+        ? [{ file, begin: 0, end: 0, sha256: sha256(new Uint8Array()) }]
+        : [];
+    }
+    const handed = this.#handed.flatMap(({ begin, end, arrived }) =>
+      arrived === undefined ? [] : [{ file, begin, end, sha256: arrived }]
+    );
+    return [...handed, ...this.#served?.map((span) => ({ file, ...span })) ?? []];
+  }
+
+  /** Check what an earlier process was given, too, where it can be. */
+  recheck({ begin, end, sha256 }: Unchecked): void {
+    if (this.isCached) this.#openCached();
+    if (!this.isCached && !this.#checkable) return;
+    this.#handed.push({ begin, end, digest: Promise.resolve(sha256), arrived: sha256 });
   }
 
   async #readCached<B extends ArrayBufferLike = ArrayBuffer>(
     { begin, end }: Span,
     into?: Uint8Array<B>,
   ): Promise<Uint8Array<ArrayBuffer | B>> {
-    this.#cachedReader ??= this.#context.disk.open(this.#cached!);
-    return await (await this.#cachedReader).read(begin, end, into);
+    return await (await this.#openCached()).read(begin, end, into);
+  }
+
+  #openCached(): Promise<DiskReader> {
+    return this.#cachedReader ??= this.#context.disk.open(this.#cached!);
   }
 
   async #readRange<B extends ArrayBufferLike = ArrayBuffer>(
@@ -142,7 +181,8 @@ export class Shard {
     const { promise, resolve } = Promise.withResolvers<string | undefined>();
     const known = this.#known.get(keyOf(span));
     // Remembered before they arrive: a copy that is begun meanwhile must compare them too.
-    if (this.#checkable && known === undefined) this.#handed.push({ ...span, digest: promise });
+    const handed: Handed = { ...span, digest: promise };
+    if (this.#checkable && known === undefined) this.#handed.push(handed);
     let digest: string | undefined;
     try {
       for (let again = false;; again = true) {
@@ -159,6 +199,7 @@ export class Shard {
         }
       }
     } finally {
+      handed.arrived = digest;
       resolve(digest);
     }
   }
@@ -175,6 +216,7 @@ export class Shard {
     try {
       await this.#copied;
       copy.settle();
+      if (this.#served) this.#served = [];
     } catch (error) {
       // Told to those who read the copy or ask whether it was right.
       copy.settle({ error });
@@ -229,8 +271,7 @@ export class Shard {
    * Resolves when all that was given out was compared with the repository's hash: waits for the
    * copy, or reads the file once more.
    *
-   * @throws {HubError | CheckpointError} it is not what the repository promises, or could not be
-   * read to the end.
+   * @throws {HubError} it is not what the repository promises, or could not be read to the end.
    */
   async check(): Promise<void> {
     await this.#copied;
@@ -270,6 +311,7 @@ export class Shard {
 
   async #hashCached(): Promise<void> {
     await this.#checked((check) => this.#follow(this.#cachedBytes(), check));
+    this.#cachedRight = true;
   }
 
   async *#cachedBytes(): AsyncGenerator<BatchBytes, void, undefined> {

@@ -5,6 +5,7 @@
  */
 import type { HubFile, Span } from "../hub/client.ts";
 import type { Reporter } from "../report.ts";
+import type { Unchecked } from "../source.ts";
 import { Shard, type ShardContext } from "./hub_shard.ts";
 import { type FileSpan, Uses } from "./hub_uses.ts";
 import { size } from "../size.ts";
@@ -97,7 +98,7 @@ export class Staging implements AsyncDisposable {
    * Resolves when every byte given out was compared with the hashes of the repository, but for
    * files that do not fit the budget.
    *
-   * @throws {HubError | CheckpointError} something is not what the repository promises.
+   * @throws {HubError} something is not what the repository promises.
    */
   async verified(): Promise<void> {
     await this.#turn;
@@ -105,6 +106,17 @@ export class Staging implements AsyncDisposable {
     for (const shard of this.#shards.values()) {
       if (shard.isUnchecked && (shard.isCached || this.#uses)) await shard.check();
     }
+  }
+
+  /** What `verified` would still have to see to. */
+  unchecked(): Unchecked[] {
+    return [...this.#shards.values()].flatMap((shard) => shard.unchecked());
+  }
+
+  /** See to what an earlier process was given, too, and keep what a later one needs to. */
+  recheck(given: readonly Unchecked[]): void {
+    for (const shard of this.#shards.values()) shard.keepServed();
+    for (const span of given) this.#shards.get(span.file)?.recheck(span);
   }
 
   /** Remove every copy. Transfers must have been aborted. */

@@ -7,6 +7,7 @@ import assert from "node:assert/strict";
 import { dirname } from "node:path";
 import { openWasm } from "../../src/backends/wasm/mod.ts";
 import { RequestError, SpaceError } from "../../src/errors.ts";
+import { disk as machine } from "../../src/io/disk.ts";
 import type { RunReport } from "../../src/report/run_report.ts";
 import { openFolderSink } from "../../src/sinks/folder.ts";
 import { attempt, outcomeOf } from "../resume_given.ts";
@@ -60,7 +61,8 @@ function suite(
             const error = firstOf(thrown);
             assert.ok(error instanceof SpaceError || error instanceof RequestError, String(error));
             assert.match(error.message, /^Cannot [^\n]*\.$/);
-            became = await isFolder(out) ? "made all the same" : "began anew";
+            const made = (await machine.lstat(out))?.kind === "folder";
+            became = made ? "made all the same" : "began anew";
           }
           assert.ok(twin.failed > 0 || became === "did without");
           if (became === "made all the same") await same(report);
@@ -83,15 +85,6 @@ function suite(
       };
     },
   };
-}
-
-async function isFolder(path: string): Promise<boolean> {
-  try {
-    return (await Deno.lstat(path)).isDirectory;
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return false;
-    throw error;
-  }
 }
 
 /** The disk is full. */

@@ -1,6 +1,9 @@
 /** Suites of the plan of faults that are tests of their own, and how they are run from here. */
 
-/** Tests of one file, by a name in the plan of faults. */
+import { sum } from "../../src/tensor.ts";
+import { COUNT, COUNTED } from "../hub_given.ts";
+
+/** Tests of one file, by a name in the plan of faults; with `env` there are as many cases as it asks. */
 export interface Elsewhere {
   readonly id: string;
   readonly file: string;
@@ -9,17 +12,26 @@ export interface Elsewhere {
   readonly env?: Readonly<Record<string, string>>;
 }
 
+/** What makes the tests of the Hub as fine as the plan of faults has them. */
+const FINE: Readonly<Record<string, Readonly<Record<string, string>>>> = {
+  N1: { SLUICE_FAULT_STEP: "256" },
+  N2: { SLUICE_FAULT_STEP: "32" },
+  N3: { SLUICE_FAULT_STEP: "256" },
+  C1: { SLUICE_FAULT_FLIPS: "1500" },
+};
+
 const HUB = "tests/sources_hub_test.ts";
 const PUBLISH = "tests/publish_faults_test.ts";
 
 /** In the order of the plan of faults. */
 export const ELSEWHERE: readonly Elsewhere[] = [
-  ...[1, 2, 3, 4, 5, 6, 7, 8, 9].map((n) => ({
-    id: `N${n}`,
+  ...["N1", "N2", "N3", "N4", "N5", "N6", "N7", "N8", "N9", "C1", "C3"].map((id) => ({
+    id,
     file: HUB,
-    filter: RegExp(`^N${n}:`),
+    filter: RegExp(`^${id}:`),
+    ...(FINE[id] ? { env: FINE[id] } : {}),
   })),
-  ...[1, 3].map((n) => ({ id: `C${n}`, file: HUB, filter: RegExp(`^C${n}:`) })),
+  { id: "N5", file: PUBLISH, filter: /^N5:/, env: { SLUICE_FAULT_STEP: "256" } },
   { id: "D4", file: "tests/sinks_test.ts" },
   { id: "K2", file: "tests/kills_test.ts", env: { SLUICE_KILLS: "200" } },
   {
@@ -38,19 +50,35 @@ export const ELSEWHERE: readonly Elsewhere[] = [
   { id: "W2", file: "tests/run_test.ts", filter: /NaN/ },
   ...[1, 2, 3, 4, 5].map((n) => ({ id: `U${n}`, file: PUBLISH, filter: RegExp(`^U${n}:`) })),
   { id: "M1", file: "tests/publish_test.ts", filter: /memory stays flat/ },
-  { id: "T1", file: HUB, filter: /any mix of faults/ },
+  { id: "T1", file: HUB, filter: /any mix of faults/, env: { SLUICE_FAULT_ROUNDS: "200" } },
 ];
 
-/** Run them; how many there are, how many failed, and what was printed where some did. */
+/** What became of tests. */
+export interface Ran {
+  readonly count: number;
+  readonly failed: number;
+  /** Cases that they counted; 0 where they count none. */
+  readonly cases: number;
+  /** What was printed. */
+  readonly text: string;
+}
+
+/** Run them; all that is drawn in them comes of the seed. */
 export async function runElsewhere(
   { file, filter, env = {} }: Elsewhere,
-): Promise<{ readonly count: number; readonly failed: number; readonly text: string }> {
+  seed: number,
+): Promise<Ran> {
   const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
     args: ["test", "-A", file, ...(filter ? ["--filter", `/${filter.source}/`] : [])],
-    env: { ...env, NO_COLOR: "1" },
+    env: { ...env, [COUNT]: "1", SLUICE_FAULT_SEED: `${seed}`, NO_COLOR: "1" },
   }).output();
   const text = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes)).join("");
   const [, passed, bad] = /^(?:ok|FAILED) \| (\d+) passed.*? \| (\d+) failed/m.exec(text) ?? [];
   const failed = passed === undefined ? 1 : Number(bad);
-  return { count: Number(passed ?? 0) + failed, failed: code === 0 ? failed : failed || 1, text };
+  return {
+    count: Number(passed ?? 0) + failed,
+    failed: code === 0 ? failed : failed || 1,
+    cases: sum([...text.matchAll(COUNTED)], ([, cases]) => Number(cases)),
+    text,
+  };
 }

@@ -12,6 +12,9 @@ import { SUITES } from "./suites.ts";
 // deno-lint-ignore no-console -- the counts are for whoever runs this
 const print = console.log;
 
+/** Milliseconds after which it is told again how far a suite is. */
+const MINUTE = 60_000;
+
 /** Run what is asked for; how many failed. */
 async function runAll(what: Asked): Promise<number> {
   const { seed, only, index } = what;
@@ -26,8 +29,12 @@ async function runAll(what: Asked): Promise<number> {
     await using cases = await open(seed);
     const chosen = chosenOf(what, cases.count);
     const counts = new Map<string, number>();
-    let failed = 0;
-    for (const i of chosen) {
+    let [failed, told] = [0, begun];
+    for (const [done, i] of chosen.entries()) {
+      if (performance.now() - told > MINUTE) {
+        told = performance.now();
+        print(`${id}  ${done} of ${chosen.length} cases, ${failed} failed`);
+      }
       try {
         const became = await cases.run(i);
         counts.set(became, (counts.get(became) ?? 0) + 1);
@@ -39,18 +46,19 @@ async function runAll(what: Asked): Promise<number> {
       }
     }
     failures += failed;
-    const told = [...counts].map(([became, n]) => `${n} ${became}`).join(", ");
+    const outcomes = [...counts].map(([became, n]) => `${n} ${became}`).join(", ");
     const seconds = Math.round((performance.now() - begun) / 1000);
-    print(`${id}  ${title}: ${chosen.length} cases, ${failed} failed; ${told}; ${seconds} s`);
+    print(`${id}  ${title}: ${chosen.length} cases, ${failed} failed; ${outcomes}; ${seconds} s`);
   }
   for (const tests of ELSEWHERE) {
-    if (only !== undefined && tests.id !== only) continue;
+    if (index !== undefined || only !== undefined && tests.id !== only) continue;
     const begun = performance.now();
-    const { count, failed, text } = await runElsewhere(tests);
+    const { count, failed, cases, text } = await runElsewhere(tests, seed);
     failures += failed;
     if (failed > 0) print(text);
     const seconds = Math.round((performance.now() - begun) / 1000);
-    print(`${tests.id}  ${tests.file}: ${count} tests, ${failed} failed; ${seconds} s`);
+    const counted = cases > 0 ? ` of ${cases} cases` : "";
+    print(`${tests.id}  ${tests.file}: ${count} tests${counted}, ${failed} failed; ${seconds} s`);
   }
   return failures;
 }
@@ -59,7 +67,7 @@ async function runAll(what: Asked): Promise<number> {
 async function main(args: readonly string[]): Promise<number> {
   const counted = SUITES.map(({ id }) => id);
   try {
-    const what = asked(args, [...counted, ...ELSEWHERE.map(({ id }) => id)], counted);
+    const what = asked(args, [...new Set([...counted, ...ELSEWHERE.map(({ id }) => id)])], counted);
     if (what.help) {
       print(USAGE.trimEnd());
       return 0;

@@ -6,6 +6,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { openWasm } from "../../src/backends/wasm/mod.ts";
+import { disk as machine } from "../../src/io/disk.ts";
 import { openFolderSink } from "../../src/sinks/folder.ts";
 import { attempt, outcomeOf, type Work } from "../resume_given.ts";
 import { folder } from "../run_given.ts";
@@ -58,7 +59,7 @@ async function recorded(work: Omit<Work, "backend" | "out">, { overwrite = false
       const named: string[] = [];
       const ready = index === twin.log.length - settled;
       if (ready) assert.ok((await Deno.stat(out)).isDirectory, "what was committed is lost");
-      if (!overwrite && await isThere(out)) {
+      if (!overwrite && await machine.lstat(out)) {
         // It was committed: the name is there with all that it is the name of.
         assert.deepEqual(await outcomeOf(out, report), expected);
         // What else the run had there, the next one removes, or names where it cannot be judged.
@@ -89,16 +90,6 @@ async function recorded(work: Omit<Work, "backend" | "out">, { overwrite = false
     },
     [Symbol.asyncDispose]: () => kept.disposeAsync(),
   };
-}
-
-async function isThere(path: string): Promise<boolean> {
-  try {
-    await Deno.lstat(path);
-    return true;
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return false;
-    throw error;
-  }
 }
 
 const RUNS = [

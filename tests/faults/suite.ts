@@ -17,7 +17,7 @@ export interface Cases extends AsyncDisposable {
 export interface Suite {
   readonly id: string;
   readonly title: string;
-  /** How many of its cases the ordinary tests run. */
+  /** How many of its cases the ordinary tests run; 0 where each takes minutes. */
   readonly share: number;
   /** Why it cannot be run here, if it cannot. */
   readonly absent?: string | undefined;
