@@ -138,15 +138,13 @@ export { granularityFiles } from "./src/granularity/page.ts";
 export { inspect, type Inspection } from "./src/inspect.ts";
 export { verify, type VerifyReport } from "./src/verify.ts";
 export {
-  type NamedRecipe,
-  parseOutputs,
-  parseRecipe,
   type Recipe,
   RECIPE_OPTIONS,
   recipeFromOptions,
   type Rule,
   RULE_OPTIONS,
 } from "./src/recipe.ts";
+export { type NamedRecipe, parseOutputs, parseRecipe } from "./src/recipe_file.ts";
 export { type Option, type OptionValue, type OptionValues, parseOption } from "./src/option.ts";
 export { type RunStatus, runStatus } from "./src/run/status.ts";
 export { doneUnits, work, type Worked, type WorkOptions } from "./src/run/worker.ts";

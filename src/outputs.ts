@@ -6,7 +6,7 @@ import { quote, UnsupportedError } from "./errors.ts";
 import { type Beside, besideOf } from "./plan/outputs.ts";
 import type { Plan, WindowsRequest } from "./plan/planned.ts";
 import { needsCalibration, plan } from "./plan.ts";
-import type { NamedRecipe } from "./recipe.ts";
+import type { NamedRecipe } from "./recipe_file.ts";
 import type { TensorSource } from "./source.ts";
 import { sum } from "./tensor.ts";
 

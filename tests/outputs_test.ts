@@ -12,7 +12,7 @@ import type { EvaluationInput } from "../src/forward/streams.ts";
 import { planOutputs } from "../src/outputs.ts";
 import { requestOf } from "../src/plan/planned.ts";
 import { plan } from "../src/plan.ts";
-import { type NamedRecipe, parseOutputs } from "../src/recipe.ts";
+import { type NamedRecipe, parseOutputs } from "../src/recipe_file.ts";
 import type { Event } from "../src/report.ts";
 import type { RunReport } from "../src/report/run_report.ts";
 import { run, runOutputs } from "../src/run.ts";

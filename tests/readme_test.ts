@@ -17,7 +17,8 @@ import {
 import { FORMATS } from "../src/formats/mod.ts";
 import { type Option, recipeKey } from "../src/option.ts";
 import { parseBatch } from "../src/terminal/batch_file.ts";
-import { parseRecipe, RECIPE_OPTIONS, RULE_OPTIONS } from "../src/recipe.ts";
+import { RECIPE_OPTIONS, RULE_OPTIONS } from "../src/recipe.ts";
+import { parseRecipe } from "../src/recipe_file.ts";
 import { PRESETS } from "../src/schemes/mod.ts";
 import { COMMANDS } from "../src/terminal/commands/mod.ts";
 import { EXIT } from "../src/terminal/faults.ts";

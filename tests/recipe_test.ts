@@ -1,6 +1,7 @@
 /** Recipes: from flags, JSON and YAML; patterns; refusals. */
 import assert from "node:assert/strict";
-import { matches, parseRecipe, recipeFromOptions } from "../src/recipe.ts";
+import { matches, recipeFromOptions } from "../src/recipe.ts";
+import { parseRecipe } from "../src/recipe_file.ts";
 
 Deno.test("recipeFromOptions() makes one rule for every linear weight", () => {
   const recipe = recipeFromOptions({ scheme: "w4a16", "group-size": "64", scale: "mse" }, [

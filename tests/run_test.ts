@@ -13,7 +13,7 @@ import { disk } from "../src/io/disk.ts";
 import { bytesFrom, floatsFrom } from "../src/number.ts";
 import { requestOf } from "../src/plan/planned.ts";
 import { plan } from "../src/plan.ts";
-import { parseRecipe } from "../src/recipe.ts";
+import { parseRecipe } from "../src/recipe_file.ts";
 import { run } from "../src/run.ts";
 import { schemeKind } from "../src/schemes/mod.ts";
 import { openFolderSink } from "../src/sinks/folder.ts";

@@ -70,6 +70,7 @@ const LAYERS: readonly (readonly string[])[] = [
   ["corpora/", "graph/", "observers/"],
   ["schemes/"],
   ["formats/", "methods/"],
+  ["recipe_file"],
   ["recipe"],
   ["plan/"],
   ["forward/"],

@@ -19,15 +19,8 @@ import type { OptionValue } from "../../option.ts";
 import { MAX_SEED } from "../../corpora/random.ts";
 import { boundFlag } from "./bounds.ts";
 import { hubClient } from "./model.ts";
-import {
-  type NamedRecipe,
-  parseOutputs,
-  parseRecipe,
-  type Recipe,
-  RECIPE_OPTIONS,
-  recipeFromOptions,
-  RULE_OPTIONS,
-} from "../../recipe.ts";
+import { type Recipe, RECIPE_OPTIONS, recipeFromOptions, RULE_OPTIONS } from "../../recipe.ts";
+import { type NamedRecipe, parseOutputs, parseRecipe } from "../../recipe_file.ts";
 import type { Reporter } from "../../report.ts";
 import type { TensorSource } from "../../source.ts";
 import type { EvaluationInput } from "../../forward/streams.ts";

@@ -6,7 +6,7 @@ import { join, relative, resolve, sep } from "node:path";
 import { quote, RequestError } from "../../errors.ts";
 import { unstored } from "../../formats/unstored.ts";
 import { nameKey } from "../../io/names.ts";
-import type { NamedRecipe } from "../../recipe.ts";
+import type { NamedRecipe } from "../../recipe_file.ts";
 import type { Host, ParsedArguments } from "../command.ts";
 import { BITS_FLAGS } from "./bits.ts";
 import { BOUND_FLAGS } from "./bounds.ts";

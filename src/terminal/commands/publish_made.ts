@@ -6,7 +6,8 @@
 import { dirname, resolve } from "node:path";
 import { disk } from "../../io/disk.ts";
 import { RECORD_FILE } from "../../io/names.ts";
-import { parseRecipe, type Recipe } from "../../recipe.ts";
+import type { Recipe } from "../../recipe.ts";
+import { parseRecipe } from "../../recipe_file.ts";
 import { steers } from "../../report/certificate.ts";
 import { differenceFrom, type RunRecord } from "../../report/record.ts";
 import { sweepStages } from "../../sinks/stage.ts";
