@@ -34,3 +34,12 @@ export const POOL_BYTES = 512 * 2 ** 20;
 
 /** Bytes that are kept of each token behind each block to tell how far two models are apart. */
 export const STREAM_ERROR_BYTES = 8;
+
+/** Files or parts that are sent at the same time. */
+export const SENT_AT_ONCE = 4;
+
+/**
+ * Bytes that sending holds in buffers. Files and parts are read as they go, however large they are;
+ * measured on Linux with Deno 2.9 are up to 18 MB for each that is on its way.
+ */
+export const SENDING_BYTES: number = SENT_AT_ONCE * 18e6;

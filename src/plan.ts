@@ -39,7 +39,7 @@ import { byteLength, elementCount, sum } from "./tensor.ts";
 export function plan(
   recipe: Recipe,
   source: TensorSource,
-  { device, evaluation: asked, calibration: given, budgets = {}, resume = false, beside }: {
+  { device, evaluation: asked, calibration: given, budgets = {}, ...more }: {
     device: DeviceLimits;
     evaluation?: WindowsRequest;
     /** Required when a method of the recipe is calibrated; not used when none is. */
@@ -49,8 +49,11 @@ export function plan(
     resume?: boolean;
     /** What the run holds of other outputs that it makes (`planOutputs`). */
     beside?: Beside;
+    /** Bytes that the process holds for what else it does meanwhile, as sending to the Hub. */
+    aside?: number;
   },
 ): Plan {
+  const { resume = false, beside, aside = 0 } = more;
   checkOps(device);
   refuseUnusable(source);
   refuseUnsettled(recipe);
@@ -79,7 +82,7 @@ export function plan(
   };
   const { units, windows, memory, places } = fit(({ sliceBytes, windows, places }) => {
     const units = arrange(sliceTasks(stored, { format, device: { ...device, sliceBytes } }), model);
-    const buffers = (source.bufferBytes ?? 0) + (beside?.onHost ?? 0) +
+    const buffers = aside + (source.bufferBytes ?? 0) + (beside?.onHost ?? 0) +
       (windows.evaluation || windows.calibration
         ? TOKENIZER_BYTES * (source.files.get("tokenizer.json")?.size ?? 0)
         : 0) +

@@ -24,7 +24,8 @@ import {
 } from "./publish/plan.ts";
 import { firstDifference, readFiles, readHead } from "./publish/remote.ts";
 import { createBranch, createRepo } from "./publish/repository.ts";
-import { Sender, SENDING_BYTES, SENT_AT_ONCE } from "./publish/sender.ts";
+import { SENDING_BYTES, SENT_AT_ONCE } from "./limits.ts";
+import { Sender } from "./publish/sender.ts";
 import type { SentFile } from "./publish/sent_file.ts";
 import { type Content, uploadFiles } from "./publish/upload.ts";
 import { parseObject } from "./json.ts";

@@ -3,6 +3,7 @@
  * is safe, answers read whole, files sent a few at a time. What travels goes through `Transport`,
  * which keeps the token at home and secrets out of errors.
  */
+import { SENT_AT_ONCE } from "../limits.ts";
 import { HubError, quote } from "../errors.ts";
 import type { Ask } from "../hub/refusals.ts";
 import {
@@ -16,15 +17,6 @@ import type { FileBlob } from "./file_blob.ts";
 
 /** Bytes of an answer that are read; commits of thousands of files are answered in less. */
 const ANSWER_LIMIT = 16 * 2 ** 20;
-
-/** Files or parts that are sent at the same time. */
-export const SENT_AT_ONCE = 4;
-
-/**
- * Bytes that sending holds in buffers. Files and parts are read as they go, however large they are;
- * measured on Linux with Deno 2.9 are up to 18 MB for each that is on its way.
- */
-export const SENDING_BYTES: number = SENT_AT_ONCE * 18e6;
 
 /**
  * How much longer a silence may be than when reading (10 seconds): a commit takes up to a minute,

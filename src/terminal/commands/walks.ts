@@ -13,6 +13,7 @@ import { outputsNeedCalibration, planOutputs } from "../../outputs.ts";
 import type { Recipe } from "../../recipe.ts";
 import type { NamedRecipe } from "../../recipe_file.ts";
 import type { Reporter } from "../../report.ts";
+import { SENDING_BYTES } from "../../limits.ts";
 import { size, sizeToGive } from "../../size.ts";
 import type { TensorSource } from "../../source.ts";
 import type { EvaluationInput } from "../../forward/streams.ts";
@@ -211,8 +212,10 @@ export async function plansFor(
     ...(calibration ? { calibration: request(calibration) } : {}),
     ...(evaluation ? { evaluation: request(evaluation) } : {}),
   };
+  const uploads = parsed.knows("upload-repo") && parsed.has("upload-repo");
+  const aside = uploads ? SENDING_BYTES : 0;
   return await planInRoom(
-    (budgets) => planOutputs(recipes, source, { device, ...walks, budgets, resume }),
+    (budgets) => planOutputs(recipes, source, { device, ...walks, budgets, resume, aside }),
     { budgets: budgetsOf(parsed, { staged: source.schedule !== undefined }), device, host },
   );
 }
