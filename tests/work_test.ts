@@ -85,6 +85,21 @@ for (const after of [1, 3, 5, 8]) {
     }));
 }
 
+Deno.test("workers that do not agree how many there are do all shards, and none waits for ever", () =>
+  shared({ ...SHARDS, method: "gptq" }, async (around) => {
+    const { made, source, backend, inputs, path, job, alone, merged } = around;
+    const folder = await WorkFolder.create(disk, path, job);
+    const given = { folder, source, backend, ...inputs };
+    // Of shard 3 each holds the other to be its worker; and one comes twice.
+    await Promise.all([
+      work(made, { ...given, index: 0, count: 2 }),
+      work(made, { ...given, index: 1, count: 3 }),
+      work(made, { ...given, index: 1, count: 3 }),
+    ]);
+    assert.deepEqual(await folder.undone(), []);
+    assert.deepEqual(await merged(folder), await alone());
+  }));
+
 Deno.test("what a worker that died was at is done by another, and its leftovers are of no account", () =>
   shared(RTN, async ({ made, source, backend, path, job, alone, merged }) => {
     const folder = await WorkFolder.create(disk, path, job);

@@ -57,7 +57,7 @@ export class ShardWorker implements ShardExchange, AsyncDisposable {
   }
 
   static async open(plan: Plan, place: Place): Promise<ShardWorker> {
-    return new ShardWorker(plan, place, await place.folder.lease(nameOf(place.index)));
+    return new ShardWorker(plan, place, await place.folder.lease(nameOf(place)));
   }
 
   /** Do all blocks, together with whoever else is at them; the names of those it stored. */
@@ -216,7 +216,8 @@ export class ShardWorker implements ShardExchange, AsyncDisposable {
   /** Whether another worker is there whose shard it is. */
   async #isAttended(shard: number): Promise<boolean> {
     const owner = shard % this.#count;
-    return owner !== this.#index && await this.#folder.isLeased(nameOf(owner));
+    return owner !== this.#index &&
+      await this.#folder.isLeased(nameOf({ index: owner, count: this.#count }));
   }
 
   /** Whether the block at hand is stored, and all windows stand behind it. */
@@ -268,7 +269,10 @@ export interface Place {
   readonly signal: AbortSignal | undefined;
 }
 
-/** The lease by which a worker tells that it is there. */
-function nameOf(index: number): string {
-  return `worker-${index}`;
+/**
+ * The lease by which a worker tells that it is there. It says of how many, too: of workers that
+ * count otherwise, each would wait for the other.
+ */
+function nameOf({ index, count }: Pick<Place, "index" | "count">): string {
+  return `worker-${index}-of-${count}`;
 }
