@@ -18,7 +18,14 @@ import {
   recipeOf,
   ruleWith,
 } from "./bits/recipe.ts";
-import { lossesOf, modelHash, type Sensitivities, sensitivitiesOf } from "./bits/sensitivities.ts";
+import {
+  lossesOf,
+  type LossKeeper,
+  measurementOf,
+  modelHash,
+  type Sensitivities,
+  sensitivitiesOf,
+} from "./bits/sensitivities.ts";
 import { RequestError, UnsupportedError } from "./errors.ts";
 import type { EvaluationInput } from "./forward/streams.ts";
 import type { Model } from "./family.ts";
@@ -168,34 +175,36 @@ function candidatesOf({ base, groups }: BitOptions): Candidate[][] {
  * Measure what every group loses by every option, that group alone rounded to nearest: the KL
  * divergence from the original, or what gradients of the text's likelihood say of it.
  *
+ * @param options.keeper Keeps what is measured of candidates one by one, so that a measurement that
+ * was stopped goes on.
  * @throws what `divergences` or `gradientLosses` throws.
  */
 export async function measureSensitivities(
   source: TensorSource,
   work: BitOptions,
-  { by = "divergence", backend, windows, report, signal }: Measuring & {
+  { by = "divergence", backend, windows, report, keeper, signal }: Measuring & {
     readonly report?: Reporter;
+    readonly keeper?: LossKeeper | undefined;
     readonly signal?: AbortSignal;
   },
 ): Promise<Sensitivities> {
   const { base, groups, model } = work;
   const candidates = candidatesOf(work);
-  const measure = by === "gradient" ? gradientLosses : divergences;
-  const found = await measure(source, candidates.flat(), {
-    model,
-    backend,
-    input: windows,
-    ...(report ? { report } : {}),
-    signal,
-  });
+  const request = requestOf({ ...windows, seqLen: windows.windows[0]!.length });
+  const text = recordedWindows(request, windows);
+  const about = { by, model: await modelHash(source), text };
+  const measurement = await measurementOf(work, { ...about, windows: windows.windows });
+  const whole = await keeper?.find(measurement);
+  if (whole) return whole;
+  const how = { model, backend, input: windows, ...(report ? { report } : {}), signal };
+  const known = await keeper?.load(measurement) ?? [];
+  const keep = keeper && ((losses: readonly number[]) => keeper.save(measurement, losses));
+  const found = by === "gradient"
+    ? await gradientLosses(source, candidates.flat(), how)
+    : await divergences(source, candidates.flat(), { ...how, known, keep });
   let first = 0;
   const losses = candidates.map(({ length }) => found.slice(first, first += length));
-  const request = requestOf({ ...windows, seqLen: windows.windows[0]!.length });
-  return sensitivitiesOf({ base, groups }, losses, {
-    by,
-    model: await modelHash(source),
-    text: recordedWindows(request, windows),
-  });
+  return sensitivitiesOf({ base, groups }, losses, { ...about, measurement });
 }
 
 /**

@@ -33,6 +33,8 @@ import {
  * nearest; never below 0.
  *
  * @param candidates In the order of their blocks.
+ * @param options.known Of the first candidates, as an earlier measurement had them.
+ * @param options.keep Called with those of the first candidates, whenever more are known.
  * @throws {UnsupportedError} the device, or the budget for hidden states, holds no candidate.
  * @throws {CheckpointError} a tensor is missing or holds NaN, or what comes of a candidate is not
  * finite.
@@ -40,7 +42,10 @@ import {
 export async function divergences(
   source: TensorSource,
   candidates: readonly Candidate[],
-  options: BenchOptions,
+  { known = [], keep, ...options }: BenchOptions & {
+    readonly known?: readonly number[];
+    readonly keep?: ((found: readonly number[]) => Promise<void>) | undefined;
+  },
 ): Promise<number[]> {
   const { input } = options;
   const { together } = divergenceNeeds(source, candidates, options);
@@ -55,15 +60,19 @@ export async function divergences(
   for (let block = 0; block < blocks; block++) await through(bench, block, { streams: [ends] });
   const here = await bench.embedded();
   let at = 0;
-  const found: number[] = [];
-  for (let first = 0; first < inBlocks.length; first += together) {
+  const found: number[] = [...known];
+  for (let first = known.length; first < inBlocks.length; first += together) {
     const batch = inBlocks.slice(first, first + together);
     for (; at < batch[0]!.block; at++) await through(bench, at, { streams: [here] });
     found.push(...await measure(bench, batch, { here, ends }));
     // On the way of the batch, the original has gone to where its last candidate begins.
     at = batch.at(-1)!.block;
+    await keep?.(found);
   }
-  for (const head of heads) found.push(await measureHead(bench, head, ends));
+  for (const head of heads.slice(Math.max(0, known.length - inBlocks.length))) {
+    found.push(await measureHead(bench, head, ends));
+    await keep?.(found);
+  }
   await source.verified?.();
   return found;
 }

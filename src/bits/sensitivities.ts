@@ -4,7 +4,7 @@
  * and to the text it was measured on. Refuses another model's, and what it does not hold.
  */
 import { RequestError } from "../errors.ts";
-import { sha256 } from "../hash.ts";
+import { hashWindows, sha256 } from "../hash.ts";
 import { isObject, parseObject } from "../json.ts";
 import type { RecordedWindows } from "../report/record.ts";
 import type { OptionValues } from "../option.ts";
@@ -12,6 +12,7 @@ import { rtn } from "../methods/rtn.ts";
 import type { Scheme } from "../scheme.ts";
 import type { TensorSource } from "../source.ts";
 import type { Recipe } from "../recipe.ts";
+import { VERSION } from "../version.ts";
 import { type Group, KEPT } from "./groups.ts";
 import { isCompensated } from "./recipe.ts";
 
@@ -26,6 +27,8 @@ export interface Sensitivities {
   readonly model: string;
   /** The windows; null where nothing is known of them. */
   readonly text: RecordedWindows | null;
+  /** See {@linkcode measurementOf}; absent where they were not measured for themselves. */
+  readonly measurement?: string;
   /**
    * What an option's name meant: its scheme for the first weight, and how that was rounded; by
    * gradients also whether errors were taken to make up for each other, as GPTQ's do, and to be
@@ -92,7 +95,7 @@ function meanings({ base, groups }: Work, by: SensitivityKind): Sensitivities["o
 export function sensitivitiesOf(
   work: Work,
   losses: readonly (readonly number[])[],
-  about: Pick<Sensitivities, "by" | "model" | "text">,
+  about: Pick<Sensitivities, "by" | "model" | "text" | "measurement">,
 ): Sensitivities {
   return {
     version: 1,
@@ -107,6 +110,28 @@ export function sensitivitiesOf(
   };
 }
 
+/** A hash of what a measurement is of: of two that have one, the losses are the same. */
+export async function measurementOf(
+  work: Work,
+  { windows, ...about }: Pick<Sensitivities, "by" | "model" | "text"> & {
+    readonly windows: readonly Uint32Array<ArrayBuffer>[];
+  },
+): Promise<string> {
+  const groups = work.groups.map(({ names, options }) => [names, options.map(({ name }) => name)]);
+  const options = meanings(work, about.by);
+  const all = [VERSION, about, await hashWindows(windows), options, groups];
+  return await sha256(JSON.stringify(all));
+}
+
+/** Where losses are kept while they are measured, so that a measurement that was stopped goes on. */
+export interface LossKeeper {
+  /** What an earlier measurement came to, if it was of the same. */
+  find(of: string): Promise<Sensitivities | undefined>;
+  /** Of the first candidates of a measurement; none where nothing is known of it. */
+  load(of: string): Promise<readonly number[]>;
+  save(of: string, losses: readonly number[]): Promise<void>;
+}
+
 /**
  * Read a file of sensitivities.
  *
@@ -119,6 +144,11 @@ export function parseSensitivities(text: string, file: string, model: string): S
   };
   const root = parseObject(text) ?? refuse("it holds no JSON object");
   const { version, by, groups, options } = root;
+  if (root.unfinished !== undefined) {
+    refuse(
+      "their measurement was stopped. Run the command that measures them again, and it goes on",
+    );
+  }
   if (version !== 1) {
     refuse(`its version is ${JSON.stringify(version)}, this Sluice reads version 1`);
   }

@@ -34,6 +34,44 @@ Deno.test("plan measures, keeps what it measured and the recipe it chose, and bo
     assert.equal((await sluice(words)).out, planOf(first.out).slice(1));
   }));
 
+Deno.test("a measurement that was stopped goes on by the same command, and is not made twice", () =>
+  inFolder(async (folder) => {
+    // Under a budget candidates are measured one by one.
+    const measure = (file: string) => [
+      ...[...PLAN, "--target-bpw", "4.5", "--sensitivity-samples", "1", "--max-ram", "600MB"],
+      ...["--options", "W3A16,W4A16", "--save-sensitivities", `${folder}/${file}`],
+    ];
+    const whole = await sluice(measure("whole.json"));
+    assert.equal(whole.code, 0, whole.err);
+    const stop = new AbortController();
+    let saves = 0;
+    const stopped = await sluice(measure("losses.json"), {
+      signal: stop.signal,
+      async writeText(path, text) {
+        await Deno.writeTextFile(path, text);
+        if (++saves === 5) stop.abort(new Error("stopped"));
+      },
+    });
+    assert.notEqual(stopped.code, 0);
+    const early = await sluice([
+      ...[...PLAN, "--target-bpw", "4.5", "--sensitivities", `${folder}/losses.json`],
+    ]);
+    assert.match(early.err, /their measurement was stopped\. Run the command that measures them/);
+    const again = await sluice(measure("losses.json"));
+    assert.equal(again.code, 0, again.err);
+    assert.match(again.err, /going on after 5 that .*losses\.json has/);
+    assert.equal(again.out, whole.out);
+    const [one, two] = await Promise.all(
+      ["whole", "losses"].map((name) => Deno.readTextFile(`${folder}/${name}.json`)),
+    );
+    assert.deepEqual(JSON.parse(two!), JSON.parse(one!));
+    const third = await sluice(measure("losses.json"));
+    assert.match(third.err, /losses\.json has these sensitivities: they are not measured again/);
+    assert.equal(third.out, whole.out);
+    const other = await sluice([...measure("losses.json"), "--options", "W2A16,W4A16"]);
+    assert.doesNotMatch(other.err, /going on after|not measured again/, "another measurement");
+  }));
+
 Deno.test("a memory that measuring does not keep to is refused before it begins, with what would do", () =>
   inFolder(async () => {
     const words = [...PLAN, "--target-bpw", "4.5", "--sensitivity-samples", "4", "--max-ram"];

@@ -2,7 +2,7 @@
 import type { Backend, DeviceLimits } from "../../backend.ts";
 import { RequestError, UnsupportedError } from "../../errors.ts";
 import type { BitOptions, BitsTarget, ChosenBits } from "../../bits.ts";
-import type { Sensitivities } from "../../bits/sensitivities.ts";
+import type { LossKeeper, Sensitivities } from "../../bits/sensitivities.ts";
 import { type Recipe, recipeDocument } from "../../recipe.ts";
 import type { Reporter } from "../../report.ts";
 import { isApart } from "../../plan/held.ts";
@@ -300,6 +300,21 @@ async function sensitivitiesFor(
   return { sensitivities, sensed: undefined };
 }
 
+/** Where losses are kept while they are measured, if they are to be kept at all. */
+async function keeperFor(
+  source: TensorSource,
+  { parsed, host }: Pick<Choosing, "parsed" | "host">,
+): Promise<LossKeeper | undefined> {
+  const file = parsed.get("save-sensitivities");
+  if (file === undefined) return undefined;
+  const { modelHash } = await import("../../bits/sensitivities.ts");
+  const { keeperIn } = await import("./kept_losses.ts");
+  const tell = (line: string) => {
+    if (!(parsed.knows("quiet") && parsed.get("quiet"))) host.err.write(`sluice: ${line}\n`);
+  };
+  return keeperIn(String(file), { host, model: await modelHash(source), tell });
+}
+
 async function measured(
   work: BitOptions,
   { parsed, source, open, host, report }: Choosing,
@@ -346,6 +361,7 @@ async function measured(
     backend,
     windows,
     report,
+    keeper: await keeperFor(source, { parsed, host }),
     signal: host.signal,
   });
   return { sensitivities, sensed: prepared };
