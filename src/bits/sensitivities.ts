@@ -146,7 +146,7 @@ export function parseSensitivities(text: string, file: string, model: string): S
   const { version, by, groups, options } = root;
   if (root.unfinished !== undefined) {
     refuse(
-      "their measurement was stopped. Run the command that measures them again, and it goes on",
+      "their measurement was stopped. Run the command that measures them, and it goes on",
     );
   }
   if (version !== 1) {
