@@ -123,7 +123,7 @@ export async function measurementOf(
   return await sha256(JSON.stringify(all));
 }
 
-/** Where losses are kept while they are measured, so that a measurement that was stopped goes on. */
+/** Where losses are kept while they are measured, so that a stopped measurement goes on. */
 export interface LossKeeper {
   /** What an earlier measurement came to, if it was of the same. */
   find(of: string): Promise<Sensitivities | undefined>;
