@@ -13,7 +13,10 @@ import { JSON_FLAG, warningsTo } from "./messages.ts";
 
 /** `sluice status FOLDER` */
 export const statusCommand: Command = {
-  arguments: [{ name: "folder", help: "what --output of the run says, or --work-dir of the plan" }],
+  arguments: [{
+    name: "folder",
+    help: "what --output of the run says, of several outputs one, or --work-dir of the plan",
+  }],
   flags: [JSON_FLAG],
   examples: [
     ["status out", "units that are finished, and whether the run goes on"],
