@@ -47,7 +47,8 @@ function shown(
 ): string {
   const words = {
     running: "goes on",
-    stopped: "stopped; the same command goes on",
+    // What no unit was saved of is removed when the command begins again.
+    stopped: `stopped; the same command ${units === 0 ? "begins again" : "goes on"}`,
     unknown: "not finished; whether it goes on cannot be told",
     finished: "finished",
   };
