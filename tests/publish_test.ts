@@ -308,6 +308,17 @@ Deno.test("checkPublish() compares the namespace with the rights of the token, a
   }, { tokens });
 });
 
+Deno.test("checkPublish() takes names alone, and asks nothing of the Hub for others", async () => {
+  await withStage(async ({ hub, options }) => {
+    const before = hub.log.length;
+    for (const name of ["hf://me/tiny", "https://huggingface.co/me/tiny", "me/tiny@main", "tiny"]) {
+      const { message } = await refusal(RequestError, checkPublish(name, options));
+      assert.match(message, /say where on the Hub, as org\/name/);
+    }
+    assert.equal(hub.log.length, before);
+  });
+});
+
 Deno.test("a proposal needs no rights in the namespace, and what the Hub does not say is no refusal", async () => {
   await withStage(async ({ hub, options }) => {
     const as = (repo: string, more = {}) =>

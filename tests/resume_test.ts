@@ -3,7 +3,7 @@
  * not; what is not the same run, or not there any more as it was written, is refused.
  */
 import assert from "node:assert/strict";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { openWasm } from "../src/backends/wasm/mod.ts";
 import { HubError, RequestError, SpaceError } from "../src/errors.ts";
 import { type Disk, disk } from "../src/io/disk.ts";
@@ -554,6 +554,10 @@ Deno.test("status tells how far a run is, and what is done", async () => {
   await goesOn(run, 3);
   assert.equal((await runStatus(work.out)).state, "finished");
   await assert.rejects(runStatus(work.model), /neither a checkpoint of Sluice nor a run/);
+  await assert.rejects(
+    runStatus(dirname(work.out)),
+    /each output in it has a run of its own\. Give one of them: "[^"]*"/,
+  );
 });
 
 Deno.test("the plan has as much room for the carry as it takes, twice", async () => {

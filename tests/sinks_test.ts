@@ -163,6 +163,19 @@ Deno.test("a folder that fills up under the output's name meanwhile is not repla
   });
 });
 
+Deno.test("an output that has the name of one that is not done, or lies within one, is refused", async () => {
+  await withFolder(async (folder) => {
+    for (const path of ["out.sluice-partial", "out.SLUICE-partial-0123abcd/in"]) {
+      await assert.rejects(
+        openFolderSink(`${folder}/${path}`),
+        (error) =>
+          error instanceof RequestError && /is where a run leaves its files/.test(error.message),
+      );
+    }
+    assert.deepEqual(await tree(folder), []);
+  });
+});
+
 Deno.test("a path through a link is refused", async () => {
   if (Deno.build.os === "windows") return;
   await withFolder(async (folder) => {

@@ -54,7 +54,7 @@ export async function parsePlan(text: string, name: string): Promise<ReadPlan> {
   };
   const root = parseObject(text);
   if (root?.plan !== 1 || !isObject(root.content)) {
-    return refuse("it is not what `planJson` writes. Save one by `plan`");
+    return refuse("it is not what `planJson` writes. Plan anew");
   }
   const { version, sha256: written, content } = root as unknown as SavedPlan;
   if (version !== VERSION) {

@@ -223,7 +223,8 @@ async function reach(name: string, options: PlanOptions) {
 /** The repository and branch, if they can be named so. */
 function checkTarget(name: string, { branch = "main", hub }: PlanOptions): RepoSpec {
   const repo = parseRepoSpec(name);
-  if (!repo || repo.revision !== undefined || !repo.id.includes("/")) {
+  // An address is no name: the card, the question and the command that goes on show what was given.
+  if (repo?.id !== name || !name.includes("/")) {
     throw new RequestError(
       `Cannot publish to ${quote(name)}: say where on the Hub, as org/name ` +
         `(letters, digits, dots, dashes and underscores).`,

@@ -2,7 +2,7 @@
 import { join, resolve } from "node:path";
 import { quote, RequestError } from "../errors.ts";
 import { type Disk, disk as machine } from "../io/disk.ts";
-import { RECORD_FILE } from "../io/names.ts";
+import { PARTIAL, RECORD_FILE } from "../io/names.ts";
 import { lookAtStage } from "../sinks/stage.ts";
 import { sum } from "../tensor.ts";
 import { readRecords } from "./saves.ts";
@@ -58,6 +58,13 @@ export async function runStatus(
     };
   }
   if ((await disk.stat(join(target, RECORD_FILE)))?.kind !== "file") {
+    const outputs = await outputsIn(target, disk);
+    if (outputs.length > 0) {
+      throw new RequestError(
+        `Cannot tell how far a run into ${quote(folder)} is: each output in it has a run of its ` +
+          `own. Give one of them: ${outputs.map((name) => quote(join(folder, name))).join(", ")}.`,
+      );
+    }
     throw new RequestError(
       `Cannot tell how far a run into ${quote(folder)} is: there is neither a checkpoint of ` +
         "Sluice nor a run that could go on. Give the folder that the run writes.",
@@ -74,4 +81,15 @@ export async function runStatus(
     saved: null,
     command: null,
   };
+}
+
+/** Folders within one that are outputs, or will be: a recipe or a batch has several. */
+async function outputsIn(folder: string, disk: Disk): Promise<string[]> {
+  if ((await disk.stat(folder))?.kind !== "folder") return [];
+  const names = await disk.list(folder);
+  const made = await Promise.all(names.map(async (name) => {
+    if (PARTIAL.test(name)) return name.replace(PARTIAL, "");
+    return (await disk.stat(join(folder, name, RECORD_FILE)))?.kind === "file" ? name : undefined;
+  }));
+  return [...new Set(made.filter((name) => name !== undefined))];
 }

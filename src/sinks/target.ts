@@ -2,7 +2,7 @@
 import { join, parse, sep } from "node:path";
 import { quote, RequestError } from "../errors.ts";
 import type { Disk } from "../io/disk.ts";
-import { isWeights } from "../io/names.ts";
+import { isWeights, nameKey, PARTIAL } from "../io/names.ts";
 
 /**
  * Refuse an output path that leads through a link, or where there is something that may not be
@@ -20,6 +20,13 @@ export async function checkTarget(
   const { root } = parse(target);
   const parts = target.slice(root.length).split(sep).filter((part) => part !== "");
   if (parts.length === 0) refuse("it is the root of the disk. Give a new folder.");
+  // Other runs would take it for what a stopped one has left.
+  const partial = parts.find((part) => PARTIAL.test(nameKey(part)));
+  if (partial !== undefined) {
+    refuse(
+      `${quote(partial)} is where a run leaves its files until it is done. Give another name.`,
+    );
+  }
   let place = root;
   for (const [depth, part] of parts.entries()) {
     place = join(place, part);

@@ -444,6 +444,16 @@ Deno.test("an interrupted quantize exits with 75, and the same command goes on; 
       status.out,
       /^command +sluice quantize \.\/model --scheme W8A16 .* --output folder$/m,
     );
+    // As a kill leaves it before the first save.
+    const journal = `${folder}/out.sluice-partial/journal.jsonl`;
+    const whole = await Deno.readTextFile(journal);
+    await Deno.writeTextFile(journal, whole.slice(0, whole.indexOf("\n") + 1));
+    const unsaved = await sluice(["status", `${folder}/out`]);
+    assert.match(
+      unsaved.out,
+      /^run +stopped; the same command begins again\nsaved +0 of 4 units$/m,
+    );
+    await Deno.writeTextFile(journal, whole);
     const other = await sluice(words.map((word) => word === "W8A16" ? "NF4" : word));
     assert.equal(other.code, 1);
     assert.match(

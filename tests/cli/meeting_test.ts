@@ -139,6 +139,12 @@ Deno.test("what is merged can be published, and the place says how far it is and
     await refused(/another job is in it/, ...plan, "--double-quant", "--work-dir", PLACE);
     assert.match(await does("status", PLACE), /done +0 of 6 units\nwaiting .* and 3 more/);
     await refused(/6 of 6 units are not done/, "merge", PLACE, "--output", `${folder}/early`);
+    const itself = ["merge", PLACE, "--upload-repo", "me/job", "--yes"];
+    // Before anything is merged: else that nothing is done would be told.
+    await refused(
+      /it has files that Sluice did not write \("job\.json"/,
+      ...itself,
+    );
     assert.match(await does("work", PLACE), /did 6 of 6 units; all are done: sluice merge hf:/);
     assert.match(await does("status", PLACE), /done +6 of 6 units\nnext +sluice merge hf:/);
 

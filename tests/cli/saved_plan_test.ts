@@ -29,6 +29,11 @@ Deno.test("a saved plan makes what its command line makes, and refuses what it h
     const recordOf = async (name: string) =>
       JSON.parse(await Deno.readTextFile(`${folder}/${name}/sluice.json`));
     assert.deepEqual((await recordOf("made")).scores, (await recordOf("alone")).scores);
+    // What the plan has settled is not said again: that would be refused.
+    assert.match(
+      (await recordOf("made")).command,
+      /^sluice quantize sample --plan file --device wasm --threads 1 --output folder$/,
+    );
 
     const out = ["--output", `${folder}/none`];
     const refusals: [words: string[], says: RegExp][] = [

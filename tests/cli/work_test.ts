@@ -135,7 +135,10 @@ Deno.test("a job file has an index for each worker, and no more workers than the
       assert.match(text, /work '.*a job' --worker-index|work .*a job.* --worker-index/);
     }
     assert.match(await print("slurm", job, "--workers", "40"), /#SBATCH --array=0-5\n/);
-    const documents = parseAllDocuments(await print("kubernetes", job, "--workers", "3"));
+    const kubernetes = await print("kubernetes", job, "--workers", "3");
+    // kubectl waits for half a minute unless told.
+    assert.match(kubernetes, /^# .*kubectl wait --for=condition=complete --timeout=-1s \\$/m);
+    const documents = parseAllDocuments(kubernetes);
     const [work, merge] = documents.map((document) => document.toJS());
     const { spec } = work;
     assert.equal(work.apiVersion, "batch/v1");

@@ -245,7 +245,9 @@ function kubernetes({ folder, isOnHub, result, workers, program, image }: Work):
     isOnHub
       ? `# ${ABOUT}. No volume is shared. The token: kubectl create secret generic sluice --from-literal=HF_TOKEN=…`
       : `# ${ABOUT}. The claim "sluice" is a volume that all nodes write (ReadWriteMany).`,
-    `# Begin: kubectl apply -f job.yaml. Then: kubectl wait --for=condition=complete job/sluice-work`,
+    // Without a timeout it would give up after half a minute; below 0 it waits for a week.
+    `# Begin: kubectl apply -f job.yaml. Then: kubectl wait --for=condition=complete --timeout=-1s \\`,
+    `#   job/sluice-work \\`,
     `#   && kubectl patch job sluice-merge -p '{"spec":{"suspend":false}}'`,
     ...jobs.map((job) => stringify(job, { lineWidth: 0 }).trimEnd()).join("\n---\n").split("\n"),
     "",

@@ -2,8 +2,10 @@
 import type { TensorSource } from "../../source.ts";
 import type { Command, ParsedArguments } from "../command.ts";
 import { shellWord } from "../text.ts";
+import { PLAN_FLAG } from "./flags.ts";
 import { MESSAGE_FLAGS } from "./messages.ts";
 import { PUBLISH_FLAGS } from "./publish.ts";
+import { SETTLED } from "./saved_plan.ts";
 import type { Texts } from "./walks.ts";
 
 /** Flags that say where the result goes and what is told of it, and nothing of the result. */
@@ -36,7 +38,10 @@ export function commandLine(
 ): string {
   const [model] = parsed.arguments as [string];
   const names = new Map([["calibration", calibration?.corpus], ["corpus", evaluation?.corpus]]);
-  const words = flags.filter(({ name }) => parsed.has(name) && !ASIDE.has(name))
+  // Beside a plan, what it has settled is refused.
+  const isSettled = (name: string) => parsed.has(PLAN_FLAG.name) && SETTLED.has(name);
+  const words = flags
+    .filter(({ name }) => parsed.has(name) && !ASIDE.has(name) && !isSettled(name))
     .flatMap(({ name, repeat, path, placeholder = "file" }) =>
       (repeat ? parsed.all(name) : [parsed.get(name)!]).map((value) =>
         value === true

@@ -16,6 +16,7 @@ import {
   checkRepo,
   PUBLISH_FLAGS,
   publishCheckpoint,
+  publishedPaths,
   publishLine,
   refuseUnpublished,
 } from "./publish.ts";
@@ -58,6 +59,10 @@ export const mergeCommand: Command = {
       stack,
     });
     await checkApart(folder.job.words[0]!, output.path);
+    // Files of others there, as those of the job itself.
+    if (upload !== undefined) {
+      await checkRepo(String(upload), { parsed, host }, publishedPaths(plan));
+    }
     const sink = stack.use(
       await openFolderSink(output.path, {
         overwrite: parsed.get("overwrite") === true,

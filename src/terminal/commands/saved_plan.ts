@@ -27,8 +27,8 @@ import { wordsOf } from "./flag_words.ts";
 /** Flags that say which texts a plan is for. */
 const TEXT_FLAGS: readonly Flag[] = [...CALIBRATION_FLAGS, EVALUATE_FLAG, ...EVALUATION_FLAGS];
 
-/** Flags whose values a plan has settled. */
-const SETTLED: ReadonlySet<string> = new Set(
+/** Flags whose values a plan has settled, and that are refused beside it. */
+export const SETTLED: ReadonlySet<string> = new Set(
   [...RECIPE_FLAGS, ...BITS_FLAGS, ...BOUND_FLAGS, ...TEXT_FLAGS].map(({ name }) => name),
 );
 

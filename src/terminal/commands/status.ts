@@ -13,7 +13,10 @@ import { JSON_FLAG, warningsTo } from "./messages.ts";
 
 /** `sluice status FOLDER` */
 export const statusCommand: Command = {
-  arguments: [{ name: "folder", help: "what --output of the run says, or --work-dir of the plan" }],
+  arguments: [{
+    name: "folder",
+    help: "what --output of the run says, of several outputs one, or --work-dir of the plan",
+  }],
   flags: [JSON_FLAG],
   examples: [
     ["status out", "units that are finished, and whether the run goes on"],
@@ -44,7 +47,8 @@ function shown(
 ): string {
   const words = {
     running: "goes on",
-    stopped: "stopped; the same command goes on",
+    // What no unit was saved of is removed when the command begins again.
+    stopped: `stopped; the same command ${units === 0 ? "begins again" : "goes on"}`,
     unknown: "not finished; whether it goes on cannot be told",
     finished: "finished",
   };
