@@ -259,6 +259,48 @@ Deno.test("a line of the journal that was not written whole is as if it had neve
   await goesOn(run, 1);
 });
 
+Deno.test("a run whose saves find no room goes on without them, says so once, and leaves nothing of them", async () => {
+  await using backend = await openWasm({ threads: 1 });
+  await using at = await given();
+  const work = WORKS["gptq that repairs errors, measured"]!;
+  const whole = { ...work, model: at.model, backend, out: `${at.path}/whole` };
+  const expected = await outcomeOf(whole.out, await attempt(whole));
+  let refused = 0;
+  const full: Disk = {
+    ...disk,
+    async create(path, size, options) {
+      const writer = await disk.create(path, size, options);
+      if (!path.endsWith(join("carry", "new"))) return writer;
+      const refuse = () => {
+        refused++;
+        return Promise.reject(
+          new SpaceError(`Cannot write "${path}": the disk is full.`, { path }),
+        );
+      };
+      return {
+        ...writer,
+        write: refuse,
+        [Symbol.asyncDispose]: () => writer[Symbol.asyncDispose](),
+      };
+    },
+  };
+  const told: string[] = [];
+  const out = `${at.path}/made`;
+  const report = await attempt({ ...whole, out }, {
+    disk: full,
+    report(event) {
+      if (event.type === "warning") told.push(event.message);
+      if (event.type === "advanced" && refused > 0) {
+        assert.deepEqual([...Deno.readDirSync(join(`${out}.sluice-partial`, "carry"))], []);
+      }
+    },
+  });
+  assert.deepEqual(await outcomeOf(out, report), expected);
+  assert.ok(refused > 1, "each save is tried");
+  const said = told.filter((message) => /could not be saved: .*the disk is full/.test(message));
+  assert.equal(said.length, 1);
+});
+
 Deno.test("a journal, files or a carry that were damaged are refused by a sentence", async () => {
   await using run = await begun();
   const { work, stage, expected } = run;

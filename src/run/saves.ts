@@ -5,11 +5,11 @@
  * no more than some fifty times what saving takes, and the unit at hand.
  */
 import type { Carried } from "../carry.ts";
-import { HubError, quote, RequestError } from "../errors.ts";
+import { HubError, quote, RequestError, SpaceError } from "../errors.ts";
 import type { Distribution } from "../metrics/distribution.ts";
 import type { Plan } from "../plan/planned.ts";
 import type { Unit } from "../plan/tasks.ts";
-import type { StepCounter, TensorReport, Warning } from "../report.ts";
+import type { Reporter, StepCounter, TensorReport, Warning } from "../report.ts";
 import type { CarryFile, Resumption } from "../sink.ts";
 import type { TensorSource, Unchecked } from "../source.ts";
 import { byteLength, sum } from "../tensor.ts";
@@ -66,6 +66,13 @@ export const SAVE_SHARE = 0.02;
  * made: what is over in a few seconds is not saved at all.
  */
 const FIRST_SAVE = { seconds: 0.1, perByte: 1 / 500e6 };
+
+/** The carry could not be written: nothing else is the worse for it. */
+class CarryError extends SpaceError {
+  constructor(cause: SpaceError) {
+    super(cause.message, { path: cause.path, cause });
+  }
+}
 
 /** What a journal says. */
 export function readRecords(
@@ -132,11 +139,15 @@ export class Saves implements Disposable {
   #intact = true;
   #seconds: number | undefined;
   #since = performance.now();
+  readonly #report: Reporter | undefined;
+  /** Whether it was said that there is no room for saves. */
+  #told = false;
 
   private constructor(kept: readonly Kept[], given: SharedOptions) {
     this.#kept = kept;
     this.#source = given.source;
     this.#source.recheck?.(kept.flatMap(({ unchecked }) => unchecked));
+    this.#report = given.report;
     this.#share = given.saveShare ?? SAVE_SHARE;
     this.#asked = given.signal;
     this.#stop = given.halt ?? new AbortController();
@@ -237,8 +248,27 @@ export class Saves implements Disposable {
         windows: shared.counter.done,
       });
     }
-    if (this.#asked?.aborted || this.#due()) await this.#save(parts, shared);
+    if (this.#asked?.aborted) await this.#save(parts, shared);
+    else if (this.#due()) await this.#tryToSave(parts, shared);
     this.#asked?.throwIfAborted();
+  }
+
+  /** Save, or where there is no room for it go on without, until the next save is due. */
+  async #tryToSave(parts: readonly SavedPart[], shared: Shared): Promise<void> {
+    try {
+      await this.#save(parts, shared);
+    } catch (error) {
+      if (!(error instanceof CarryError)) throw error;
+      this.#since = performance.now();
+      if (this.#told) return;
+      this.#told = true;
+      this.#report?.({
+        type: "warning",
+        code: "not-saved",
+        message: `What this run goes on with after a stop could not be saved: ${error.message} ` +
+          "It works on, and tries again; a stop loses what was done since the last save.",
+      });
+    }
   }
 
   /** Do what comes after all units, which changes nothing that is carried. */
@@ -379,7 +409,9 @@ async function saveOne(kept: Kept, state: RunState, source: TensorSource): Promi
     async (to) => {
       for (const part of carried) await part.save(to);
     },
-  );
+  ).catch((error) => {
+    throw error instanceof SpaceError ? new CarryError(error) : error;
+  });
   const save: JournalSave = {
     at: new Date().toISOString(),
     units: unsaved,

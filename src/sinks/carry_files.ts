@@ -5,7 +5,7 @@
 import { createHash } from "node:crypto";
 import { join } from "node:path";
 import type { CarryReader, CarryWriter } from "../carry.ts";
-import { quote, RequestError } from "../errors.ts";
+import { quote, RequestError, SpaceError } from "../errors.ts";
 import type { Disk } from "../io/disk.ts";
 import type { CarryFile } from "../sink.ts";
 
@@ -26,6 +26,16 @@ export class CarryFiles {
     if (await this.#disk.lstat(path)) await this.#disk.remove(path);
     const hash = createHash("sha256");
     let size = 0;
+    await using undo = new AsyncDisposableStack();
+    undo.defer(async () => {
+      // What is half there takes room that the output may need.
+      try {
+        if (await this.#disk.lstat(path)) await this.#disk.remove(path);
+      } catch (error) {
+        // Why it is half there is what matters; the next save removes it.
+        if (!(error instanceof SpaceError)) throw error;
+      }
+    });
     {
       await using writer = await this.#disk.create(path, 0, { lasting: true });
       await fill({
@@ -42,6 +52,7 @@ export class CarryFiles {
     }
     const sha256 = hash.digest("hex");
     await this.#disk.rename(path, join(this.#folder, sha256));
+    undo.move();
     await this.#disk.syncFolder(this.#folder);
     return { sha256, bytes: size };
   }

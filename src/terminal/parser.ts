@@ -97,7 +97,7 @@ function toParserOptions(flag: Flag, knows: (flag: string) => boolean): ParserOp
   const short = flag.short ? `-${flag.short}, ` : "";
   const option = new ParserOption(`${short}--${name}${value}`, text).helpGroup(`${group}:`);
   if (flag.repeat) option.argParser((word, before: string[] = []) => [...before, word]);
-  if (type !== "boolean" || flag.default === false) return [option];
+  if (type !== "boolean") return [option];
   return [option, new ParserOption(`--no-${name}`).hideHelp()];
 }
 

@@ -145,3 +145,12 @@ Deno.test("a flag whose value was left out is named, not what comes after it", a
     });
   }
 });
+
+Deno.test("every boolean can be said no, as a batch says what is false", async () => {
+  const words = ["plan", "sample", "--scheme", "NF4", "--device", "wasm"];
+  const plain = await sluice(words);
+  const no = await sluice([...words, "--no-evaluate"]);
+  assert.deepEqual(no, plain);
+  const both = await sluice([...words, "--no-evaluate", "--evaluate"]);
+  assert.match(both.err, /Cannot use --no-evaluate and --evaluate together/);
+});

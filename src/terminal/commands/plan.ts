@@ -3,6 +3,7 @@ import { quote } from "../../errors.ts";
 import { isHubPlace } from "../../meeting/names.ts";
 import { size } from "../../size.ts";
 import type { Command, Host, ParsedArguments } from "../command.ts";
+import { shellWord } from "../text.ts";
 import { BITS_FLAGS } from "./bits.ts";
 import { BOUND_FLAGS } from "./bounds.ts";
 import { BUDGET_FLAGS } from "./budgets.ts";
@@ -29,9 +30,8 @@ async function showAndShare(parsed: ParsedArguments, host: Host): Promise<void> 
   const begun = await beginJob(String(word), { parsed, host, report: () => {}, stack });
   const { place, bytes, unitBytes } = begun;
   await showPlanned(parsed, host);
-  const isOnHub = isHubPlace(place.path);
   const open = (await place.undone()).length;
-  const name = isOnHub ? place.path : "FOLDER";
+  const name = shellWord(String(word));
   const exchanged = bytes.exchanged > 0
     ? `, and ${size(bytes.exchanged)} at most of what workers exchange`
     : "";
@@ -43,7 +43,7 @@ async function showAndShare(parsed: ParsedArguments, host: Host): Promise<void> 
       ? `sluice: all units in ${quote(place.path)} are done: sluice merge ${name}\n`
       : `sluice: ${open} units wait in ${quote(place.path)} for workers: sluice work ${name}\n`,
   );
-  if (!isOnHub) return;
+  if (!isHubPlace(place.path)) return;
   host.err.write(
     `sluice: each worker sends its units from its temporary folder, which holds ${
       size(2 * unitBytes)
