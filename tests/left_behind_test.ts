@@ -253,3 +253,23 @@ Deno.test("a temporary folder goes when it is disposed of, unless it is to be ke
   assert.deepEqual(names(path), []);
   await Deno.remove(path);
 });
+
+Deno.test("a process that has ended is not alive, though its parent has not asked for it yet", {
+  ignore: Deno.build.os !== "linux",
+}, async () => {
+  // A shell that starts one that ends at once, and is then another program, which asks for nobody.
+  const parent = new Deno.Command("sh", {
+    args: ["-c", "sh -c 'exit 0' & echo $!; exec sleep 30"],
+    stdout: "piped",
+  }).spawn();
+  const reader = parent.stdout.getReader();
+  const child = Number(new TextDecoder().decode((await reader.read()).value));
+  const isThere = async () => (await Deno.readTextFile(`/proc/${child}/stat`)).includes(") Z");
+  while (!(await isThere())) await new Promise((resolve) => setTimeout(resolve, 5));
+  assert.equal(await disk.isAlive(child), false);
+  assert.equal(await disk.isAlive(parent.pid), true);
+  assert.equal(await disk.isAlive(2 ** 30), false);
+  await reader.cancel();
+  parent.kill("SIGKILL");
+  await parent.status;
+});

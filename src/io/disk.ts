@@ -253,8 +253,22 @@ async function inodeOf(path: string): Promise<number | null | undefined> {
 
 async function isAlive(process: number): Promise<boolean | undefined> {
   if (Deno.build.os !== "linux" || !(await may("read", "/proc"))) return undefined;
-  return await entry("look at", `/proc/${process}`, Deno.stat) !== undefined;
+  const path = `/proc/${process}/stat`;
+  return await attempt("look at", path, async () => {
+    try {
+      const text = await Deno.readTextFile(path);
+      // After its name, in parentheses, its state: Z and X are of one that has ended, and that its
+      // parent has not asked for yet.
+      return !/^[ZX]/.test(text.slice(text.lastIndexOf(")") + 2));
+    } catch (fault) {
+      if (isSystemFault(fault) && GONE.has(fault.code ?? "")) return false;
+      throw fault;
+    }
+  });
 }
+
+/** What is said of a process that is not there, or ends while it is looked at. */
+const GONE: ReadonlySet<string> = new Set(["ENOENT", "ESRCH"]);
 
 /** What file systems say that know no locks. */
 const NO_LOCKS: ReadonlySet<string> = new Set(["ENOTSUP", "EOPNOTSUPP", "ENOSYS", "ENOLCK"]);
