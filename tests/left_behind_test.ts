@@ -257,9 +257,10 @@ Deno.test("a temporary folder goes when it is disposed of, unless it is to be ke
 Deno.test("a process that has ended is not alive, though its parent has not asked for it yet", {
   ignore: Deno.build.os !== "linux",
 }, async () => {
-  // A shell that starts one that ends at once, and is then another program, which asks for nobody.
+  // A shell that becomes another program, which asks for nobody; and its child, which ends then.
+  const ending = "until grep -q sleep /proc/$PPID/comm; do :; done";
   const parent = new Deno.Command("sh", {
-    args: ["-c", "sh -c 'exit 0' & echo $!; exec sleep 30"],
+    args: ["-c", `sh -c '${ending}' & echo $!; exec sleep 30`],
     stdout: "piped",
   }).spawn();
   const reader = parent.stdout.getReader();
