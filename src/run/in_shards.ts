@@ -11,7 +11,7 @@ import type { CarryReader, CarryWriter } from "../carry.ts";
 import { SpaceError } from "../errors.ts";
 import { machineTiming } from "../hub/timing.ts";
 import type { Plan } from "../plan/planned.ts";
-import type { ShardPlace } from "./meeting_place.ts";
+import type { ShardPlace, Share } from "./meeting_place.ts";
 import { performStored, performUnit, type Work } from "./shared_unit.ts";
 
 /** Milliseconds between two looks for what others make: the first, and the most. */
@@ -32,6 +32,9 @@ export class ShardWorker implements ShardExchange, AsyncDisposable {
   readonly #index: number;
   readonly #count: number;
   readonly #plan: Plan;
+  /** The units of the first block and of the last. */
+  readonly #first: number;
+  readonly #last: number;
   readonly #signal: AbortSignal | undefined;
   /** Says that this worker is there; undefined where another process has its number. */
   readonly #presence: AsyncDisposable | undefined;
@@ -40,7 +43,6 @@ export class ShardWorker implements ShardExchange, AsyncDisposable {
   readonly #held = new Map<number, AsyncDisposable>();
   /** The unit before which windows stand, and the shards whose they are. */
   #standing: { readonly unit: number; readonly shards: readonly number[] } | undefined;
-
   #patience = WAITS.first;
 
   private constructor(
@@ -49,6 +51,9 @@ export class ShardWorker implements ShardExchange, AsyncDisposable {
     presence: AsyncDisposable | undefined,
   ) {
     this.#plan = plan;
+    const isBlock = ({ place }: Plan["units"][number]) => typeof place === "number";
+    this.#first = plan.units.findIndex(isBlock);
+    this.#last = plan.units.findLastIndex(isBlock);
     this.#folder = folder;
     this.#index = index;
     this.#count = count;
@@ -136,8 +141,7 @@ export class ShardWorker implements ShardExchange, AsyncDisposable {
   /** Take this worker's shards of the block at hand, and those of workers that are not there. */
   async #takeOwn(shards: number): Promise<void> {
     for (let shard = 0; shard < shards; shard++) {
-      const own = this.#presence !== undefined && shard % this.#count === this.#index;
-      if (!own && await this.#isAttended(shard)) continue;
+      if (await this.#isAttended(shard)) continue;
       // One whose windows stand behind the block was seen at all of its stops.
       if (await this.#folder.shards.has(this.#unit + 1, BEFORE, shard)) continue;
       const lease = await this.#folder.lease(this.#leaseOf(this.#unit, shard));
@@ -244,14 +248,6 @@ export class ShardWorker implements ShardExchange, AsyncDisposable {
     return missing;
   }
 
-  get #first(): number {
-    return this.#plan.units.findIndex(({ place }) => typeof place === "number");
-  }
-
-  get #last(): number {
-    return this.#plan.units.findLastIndex(({ place }) => typeof place === "number");
-  }
-
   #leaseOf(unit: number, shard: number): string {
     return `${unit}-shard-${shard}`;
   }
@@ -262,10 +258,8 @@ export class ShardWorker implements ShardExchange, AsyncDisposable {
 }
 
 /** Where a worker is, and which it is. */
-export interface Place {
+export interface Place extends Share {
   readonly folder: ShardPlace;
-  readonly index: number;
-  readonly count: number;
   readonly signal: AbortSignal | undefined;
 }
 
@@ -273,6 +267,6 @@ export interface Place {
  * The lease by which a worker tells that it is there. It says of how many, too: of workers that
  * count otherwise, each would wait for the other.
  */
-function nameOf({ index, count }: Pick<Place, "index" | "count">): string {
+function nameOf({ index, count }: Share): string {
   return `worker-${index}-of-${count}`;
 }

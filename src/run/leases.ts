@@ -29,19 +29,17 @@ export async function takeLease(
   folder: string,
   name: string,
 ): Promise<AsyncDisposable | undefined> {
-  const before = await numbersOf(disk, folder, name);
+  const before = await leasesOf(disk, folder, name);
   const last = before.at(-1);
-  if (last !== undefined) {
-    const holder = await readWhole(disk, join(folder, `${name}.${last}`, HOLDER_FILE));
+  if (last) {
+    const holder = await last.holder();
     // One that was given back in between was its holder's to the end: what it was at is done.
     if (holder === undefined || await goesOn(disk, holder)) return undefined;
   }
-  const place = join(folder, `${name}.${(last ?? -1) + 1}`);
+  const place = join(folder, `${name}.${(last?.number ?? -1) + 1}`);
   const renew = () => putWhole(disk, join(place, HOLDER_FILE), holderText(disk));
   if (!await appear(disk, place)) return undefined;
-  for (const number of before) {
-    await disk.remove(join(folder, `${name}.${number}`), { recursive: true });
-  }
+  for (const { path } of before) await disk.remove(path, { recursive: true });
   let renewing = Promise.resolve();
   const timer = setInterval(
     () =>
@@ -69,10 +67,8 @@ export async function takeLease(
  */
 export async function leaseHolders(disk: Disk, folder: string): Promise<Map<string, string>> {
   const found = new Map<string, string>();
-  for (const lease of await disk.list(folder)) {
-    const [, name] = /^([^.]+)\.\d+$/.exec(lease) ?? [];
-    if (name === undefined) continue;
-    const text = await readWhole(disk, join(folder, lease, HOLDER_FILE));
+  for (const { name, holder } of await leasesOf(disk, folder)) {
+    const text = await holder();
     if (text === undefined || !await goesOn(disk, text)) continue;
     const { host, process } = parseObject(text)!;
     found.set(name, `${typeof host === "string" ? host : "a machine"}, process ${process}`);
@@ -82,20 +78,20 @@ export async function leaseHolders(disk: Disk, folder: string): Promise<Map<stri
 
 /** Whether some process has something, as {@linkcode takeLease} takes it. */
 export async function isLeased(disk: Disk, folder: string, name: string): Promise<boolean> {
-  const last = (await numbersOf(disk, folder, name)).at(-1);
-  if (last === undefined) return false;
-  const holder = await readWhole(disk, join(folder, `${name}.${last}`, HOLDER_FILE));
+  const holder = await (await leasesOf(disk, folder, name)).at(-1)?.holder();
   return holder !== undefined && await goesOn(disk, holder);
 }
 
-/** The numbers of a name's leases, in order. */
-async function numbersOf(disk: Disk, folder: string, name: string): Promise<number[]> {
-  const numbers: number[] = [];
-  for (const found of await disk.list(folder)) {
-    const [, of, number] = /^([^.]+)\.(\d+)$/.exec(found) ?? [];
-    if (of === name) numbers.push(Number(number));
-  }
-  return numbers.sort((a, b) => a - b);
+/** The leases of a name, or all, in order; each with what its holder file says, if it is there. */
+async function leasesOf(disk: Disk, folder: string, wanted?: string) {
+  const found = (await disk.list(folder)).flatMap((lease) => {
+    const [, name, number] = /^([^.]+)\.(\d+)$/.exec(lease) ?? [];
+    if (name === undefined || wanted !== undefined && name !== wanted) return [];
+    const path = join(folder, lease);
+    const holder = () => readWhole(disk, join(path, HOLDER_FILE));
+    return [{ name, number: Number(number), path, holder }];
+  });
+  return found.sort((a, b) => a.number - b.number);
 }
 
 /** Make a lease, whole from the beginning; `false` where another has it. */

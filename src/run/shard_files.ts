@@ -6,13 +6,11 @@
  *
  *   calibration/00003/before.1  calibration/00003/0.1  calibration/00003/0-moved.1
  */
-import { createHash } from "node:crypto";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import type { CarryReader, CarryWriter } from "../carry.ts";
 import { quote, RequestError, SpaceError } from "../errors.ts";
 import { type Disk, makeFolders } from "../io/disk.ts";
-
-const HASH_BYTES = 32;
+import { HASH_BYTES, readHashed, writeHashed } from "../io/hashed_files.ts";
 
 /** See the head of this file. */
 export class ShardFiles {
@@ -42,29 +40,13 @@ export class ShardFiles {
     if (await this.has(block, what, shard)) return;
     const path = this.#path(block, what, shard);
     await using made = new AsyncDisposableStack();
-    await makeFolders(this.#disk, join(path, ".."), made);
+    await makeFolders(this.#disk, dirname(path), made);
     made.move();
-    const temporary = `${path}-${crypto.randomUUID().slice(0, 8)}`;
-    const hash = createHash("sha256");
-    {
-      await using writer = await this.#disk.create(temporary, 0, { lasting: true });
-      let size = 0;
-      const write = async (bytes: Uint8Array<ArrayBuffer>) => {
-        const at = size;
-        size += bytes.length;
-        await writer.write(at, bytes);
-      };
-      await save({
-        async write(bytes) {
-          hash.update(bytes);
-          await write(bytes);
-        },
-      });
-      await write(new Uint8Array(hash.digest()));
-      await writer.sync();
-    }
-    await this.#disk.rename(temporary, path);
-    await this.#disk.syncFolder(join(path, ".."));
+    await writeHashed(this.#disk, `${path}-${crypto.randomUUID().slice(0, 8)}`, {
+      fill: save,
+      nameOf: () => path,
+      trailing: true,
+    });
   }
 
   /**
@@ -82,25 +64,15 @@ export class ShardFiles {
   ): Promise<void> {
     const path = this.#path(block, what, shard);
     await using reader = await this.#disk.open(path);
-    const hash = createHash("sha256");
-    const end = reader.size - HASH_BYTES;
-    let at = 0;
+    const bytes = reader.size - HASH_BYTES;
     const refuse = (): never => {
       throw new RequestError(
         `Cannot go on with ${quote(path)}: its bytes are not those that were written. Remove it, ` +
           "and have it made again.",
       );
     };
-    await restore({
-      async read(size) {
-        if (at + size > end) return refuse();
-        const bytes = await reader.read(at, at += size);
-        hash.update(bytes);
-        return bytes;
-      },
-    });
-    const written = at === end ? await reader.read(end, reader.size) : undefined;
-    if (!written || hash.digest("hex") !== written.toHex()) refuse();
+    const sha256 = await readHashed(reader, { bytes, take: restore, refuse });
+    if ((await reader.read(bytes, reader.size)).toHex() !== sha256) refuse();
   }
 
   /** Blocks of which something is there, in order. */

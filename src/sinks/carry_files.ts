@@ -2,11 +2,11 @@
  * The carry of a run on disk: files that have their SHA-256 as their name, of which the last is
  * kept. Each is read back against its name.
  */
-import { createHash } from "node:crypto";
 import { join } from "node:path";
 import type { CarryReader, CarryWriter } from "../carry.ts";
-import { quote, RequestError, SpaceError } from "../errors.ts";
+import { quote, RequestError } from "../errors.ts";
 import type { Disk } from "../io/disk.ts";
+import { readHashed, writeHashed } from "../io/hashed_files.ts";
 import type { CarryFile } from "../sink.ts";
 
 /** Files of a carry in a folder that is there. */
@@ -24,37 +24,10 @@ export class CarryFiles {
     const path = join(this.#folder, "new");
     // A run that was stopped may have left one.
     if (await this.#disk.lstat(path)) await this.#disk.remove(path);
-    const hash = createHash("sha256");
-    let size = 0;
-    await using undo = new AsyncDisposableStack();
-    undo.defer(async () => {
-      // What is half there takes room that the output may need.
-      try {
-        if (await this.#disk.lstat(path)) await this.#disk.remove(path);
-      } catch (error) {
-        // Why it is half there is what matters; the next save removes it.
-        if (!(error instanceof SpaceError)) throw error;
-      }
+    return await writeHashed(this.#disk, path, {
+      fill,
+      nameOf: (sha256) => join(this.#folder, sha256),
     });
-    {
-      await using writer = await this.#disk.create(path, 0, { lasting: true });
-      await fill({
-        async write(bytes) {
-          const at = size;
-          size += bytes.length;
-          const writing = writer.write(at, bytes);
-          // The hash is computed while the disk takes the bytes.
-          hash.update(bytes);
-          await writing;
-        },
-      });
-      await writer.sync();
-    }
-    const sha256 = hash.digest("hex");
-    await this.#disk.rename(path, join(this.#folder, sha256));
-    undo.move();
-    await this.#disk.syncFolder(this.#folder);
-    return { sha256, bytes: size };
   }
 
   /** Read one, all of it. */
@@ -74,17 +47,7 @@ export class CarryFiles {
       refuse("is not there, or does not have the bytes that were written");
     }
     await using reader = await this.#disk.open(path);
-    const hash = createHash("sha256");
-    let at = 0;
-    await take({
-      read: async (size) => {
-        if (at + size > bytes) return refuse("holds less than is to be read of it");
-        const part = await reader.read(at, at += size);
-        hash.update(part);
-        return part;
-      },
-    });
-    if (at !== bytes || hash.digest("hex") !== sha256) {
+    if (await readHashed(reader, { bytes, take, refuse }) !== sha256) {
       refuse("does not have the bytes that were written");
     }
   }
