@@ -154,6 +154,26 @@ Deno.test("of many that take a lease at once one has it, whether it is new or ha
     }
   }));
 
+Deno.test("a lease goes from hand to hand: one holds it, none is lost, none fails", () =>
+  shared(RTN, async ({ path, job }) => {
+    const folder = await WorkFolder.create(disk, path, job);
+    let [holding, held] = [0, 0];
+    const worker = async () => {
+      for (let round = 0; round < 50; round++) {
+        const lease = await folder.lease(1);
+        if (!lease) continue;
+        assert.equal(++holding, 1);
+        held++;
+        await new Promise((resolve) => setTimeout(resolve));
+        holding--;
+        await lease[Symbol.asyncDispose]();
+      }
+    };
+    await Promise.all(Array.from({ length: 8 }, worker));
+    assert.ok(held > 0);
+    assert.deepEqual(await disk.list(join(path, "leases")), []);
+  }));
+
 Deno.test("a unit whose bytes or record are not those that were written is refused", () =>
   shared(RTN, async ({ made, source, backend, path, job, alone, merged }) => {
     const folder = await WorkFolder.create(disk, path, job);

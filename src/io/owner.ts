@@ -7,6 +7,7 @@
 import { join } from "node:path";
 import { quote, RequestError, SpaceError } from "../errors.ts";
 import type { Disk } from "./disk.ts";
+import { codeOf } from "./system_faults.ts";
 
 /** The file whose lock says that a folder is in use. */
 export const OWNER_FILE = ".sluice-owner";
@@ -131,7 +132,7 @@ async function claimByName(
   try {
     await disk.rename(path, aside);
   } catch (error) {
-    if (error instanceof SpaceError && isMissing(error.cause)) return undefined;
+    if (codeOf(error) === "ENOENT") return undefined;
     throw error;
   }
   // Another has claimed it since it was looked at.
@@ -148,10 +149,6 @@ async function claimByName(
       claimed = false;
     },
   };
-}
-
-function isMissing(cause: unknown): boolean {
-  return cause instanceof Error && "code" in cause && cause.code === "ENOENT";
 }
 
 /** The machine and the process that an owner file names. */

@@ -32,6 +32,12 @@ export function isSystemFault(error: unknown): error is Error & { code?: string 
     "code" in error && typeof error.code === "string" && /^E[A-Z0-9]+$/.test(error.code);
 }
 
+/** The system's code in a refusal, `ENOENT`; undefined where there is none. */
+export function codeOf(error: unknown): string | undefined {
+  const cause = error instanceof SpaceError ? error.cause : undefined;
+  return isSystemFault(cause) ? cause.code : undefined;
+}
+
 function advise(fault: Error & { code?: string }): string {
   switch (fault.code) {
     case "EACCES":

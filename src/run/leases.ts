@@ -7,6 +7,7 @@
 import { dirname, join } from "node:path";
 import { SpaceError } from "../errors.ts";
 import type { Disk } from "../io/disk.ts";
+import { codeOf } from "../io/system_faults.ts";
 import { putWhole, readWhole } from "../io/whole_files.ts";
 import { parseObject } from "../json.ts";
 
@@ -39,7 +40,7 @@ export async function takeLease(
   const place = join(folder, `${name}.${(last?.number ?? -1) + 1}`);
   const renew = () => putWhole(disk, join(place, HOLDER_FILE), holderText(disk));
   if (!await appear(disk, place)) return undefined;
-  for (const { path } of before) await disk.remove(path, { recursive: true });
+  for (const { path } of before) await vanish(disk, path);
   let renewing = Promise.resolve();
   const timer = setInterval(
     () =>
@@ -54,7 +55,7 @@ export async function takeLease(
     [Symbol.asyncDispose]: async () => {
       clearInterval(timer);
       await renewing;
-      if (await disk.lstat(place)) await disk.remove(place, { recursive: true });
+      await vanish(disk, place);
     },
   };
 }
@@ -94,20 +95,46 @@ async function leasesOf(disk: Disk, folder: string, wanted?: string) {
   return found.sort((a, b) => a.number - b.number);
 }
 
-/** Make a lease, whole from the beginning; `false` where another has it. */
+/** What the system says of a rename onto a folder that another process has made. */
+const TAKEN: ReadonlySet<unknown> = new Set(["ENOTEMPTY", "EEXIST"]);
+
+/** Make a lease, whole from the beginning; `false` where another has it, or had it just now. */
 async function appear(disk: Disk, place: string): Promise<boolean> {
-  const own = `${place}-${crypto.randomUUID().slice(0, 8)}`;
+  const own = beside(place);
   await disk.makeFolder(own);
   await putWhole(disk, join(own, HOLDER_FILE), holderText(disk));
   try {
     await disk.rename(own, place);
   } catch (error) {
     await disk.remove(own, { recursive: true });
+    if (TAKEN.has(codeOf(error))) return false;
+    // Systems that name it otherwise.
     if (error instanceof SpaceError && await disk.lstat(place)) return false;
     throw error;
   }
   await disk.syncFolder(dirname(place));
   return true;
+}
+
+/**
+ * Take a lease away, at once: while its file went before its folder, another could appear in the
+ * empty folder.
+ */
+async function vanish(disk: Disk, place: string): Promise<void> {
+  const aside = beside(place);
+  try {
+    await disk.rename(place, aside);
+  } catch (error) {
+    // It had run out, and whoever has taken the next has removed it.
+    if (codeOf(error) === "ENOENT") return;
+    throw error;
+  }
+  await disk.remove(aside, { recursive: true });
+}
+
+/** A name for a lease that is not there yet, or no more. */
+function beside(place: string): string {
+  return `${place}-${crypto.randomUUID().slice(0, 8)}`;
 }
 
 function holderText(disk: Disk): string {

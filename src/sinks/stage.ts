@@ -5,12 +5,13 @@
  * have left of either is removed, unless a run can go on with it or it cannot be judged.
  */
 import { join } from "node:path";
-import { quote, RequestError, SpaceError } from "../errors.ts";
+import { quote, RequestError } from "../errors.ts";
 import type { Disk } from "../io/disk.ts";
 import { type Journal, type JournalText, openJournal, readJournal } from "../io/journal.ts";
 import { discard, LEFT_BEHIND, removeOwned, sweep } from "../io/left_behind.ts";
 import { type Claim, claimOf, comesToOwn, own, takeOver } from "../io/owner.ts";
 import { PARTIAL } from "../io/names.ts";
+import { codeOf } from "../io/system_faults.ts";
 import type { Reporter } from "../report.ts";
 
 /** In a stage: the files of the output, what it replaces meanwhile, the journal, and the carry. */
@@ -127,8 +128,7 @@ export async function unlessRaced<T>(path: string, work: () => Promise<T>): Prom
   try {
     return await work();
   } catch (error) {
-    const cause = error instanceof SpaceError ? error.cause : undefined;
-    if (!(cause instanceof Error && "code" in cause && RACED.has(cause.code))) throw error;
+    if (!RACED.has(codeOf(error))) throw error;
     throw busy(path);
   }
 }
