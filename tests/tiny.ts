@@ -77,15 +77,15 @@ export const TINY_CONFIG = {
   torch_dtype: "bfloat16",
 };
 
-/** The tensors of a Llama of two blocks. */
+/** The tensors of a Llama of two blocks, or so many. */
 export function tinyTensors(
   dtype: "bf16" | "f16" | "f32" = "bf16",
-  { tied = false } = {},
+  { tied = false, blocks = 2 } = {},
 ): TensorInfo[] {
   const tensor = (name: string, ...shape: number[]): TensorInfo => ({ name, dtype, shape });
   return [
     tensor("model.embed_tokens.weight", 96, 64),
-    ...[0, 1].flatMap((i) => {
+    ...Array.from({ length: blocks }).flatMap((_, i) => {
       const block = `model.layers.${i}`;
       return [
         tensor(`${block}.input_layernorm.weight`, 64),

@@ -49,8 +49,10 @@ export interface SharedJob {
 export async function shared(
   options: Record<string, unknown>,
   test: (around: SharedJob) => Promise<void>,
+  { blocks = 2 } = {},
 ): Promise<void> {
-  const model = await makeCheckpoint(tinyTensors(), { config: TINY_CONFIG });
+  const config = { ...TINY_CONFIG, num_hidden_layers: blocks };
+  const model = await makeCheckpoint(tinyTensors("bf16", { blocks }), { config });
   const path = await Deno.makeTempDir();
   await using backend = await openWasm({ threads: 1 });
   await using source = await openCheckpoint(model);

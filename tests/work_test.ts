@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { disk } from "../src/io/disk.ts";
 import { HOLDER_FILE } from "../src/run/leases.ts";
+import type { Reporter } from "../src/report.ts";
 import { work } from "../src/run/worker.ts";
 import { WorkFolder } from "../src/run/work_folder.ts";
 import { FLOAT, RTN, SHARDS, shared, STATIC } from "./work_given.ts";
@@ -84,6 +85,83 @@ for (const after of [1, 3, 5, 8]) {
       assert.deepEqual(await disk.list(join(path, "leases")), []);
     }));
 }
+
+Deno.test("on the original's states windows walk once for all workers", () =>
+  shared({ ...FLOAT, method: "gptq" }, async (around) => {
+    const { made, source, backend, inputs, path, job, alone, merged } = around;
+    const folder = await WorkFolder.create(disk, path, job);
+    const walked = async (act: (report: Reporter) => Promise<unknown>) => {
+      let windows = 0;
+      await act((event) => {
+        if (event.type === "advanced") windows++;
+      });
+      return windows;
+    };
+    const count = 4;
+    const given = { folder, count, source, backend, ...inputs };
+    const shares = Array.from(
+      Array(count).keys(),
+      (index) => walked((report) => work(made, { ...given, index, report })),
+    );
+    const all = (await Promise.all(shares)).reduce((sum, windows) => sum + windows);
+    const own = await WorkFolder.create(disk, `${path}-one`, job);
+    const one = await walked((report) =>
+      work(made, { ...given, folder: own, index: 0, count: 1, report })
+    );
+    assert.ok(one > 0);
+    assert.ok(all < 2 * one, `${all} windows, where one machine has ${one}`);
+    assert.deepEqual(await merged(folder), await alone());
+  }, { blocks: 6 }));
+
+for (const after of [1, 12, 30]) {
+  Deno.test(`states of a worker that ends after ${after} windows are gone on from`, () =>
+    shared({ ...FLOAT, method: "awq+gptq" }, async (around) => {
+      const { made, source, backend, inputs, path, job, alone, merged } = around;
+      const folder = await WorkFolder.create(disk, path, job);
+      const given = { folder, count: 3, source, backend, ...inputs };
+      const ends = new AbortController();
+      let windows = 0;
+      const report = ({ type }: { readonly type: string }) => {
+        if (type === "advanced" && ++windows === after) ends.abort(new Error("the worker ends"));
+      };
+      const first = work(made, { ...given, index: 1, report, signal: ends.signal });
+      await assert.rejects(first, /the worker ends/);
+      // What a person has removed is made again.
+      const [lost] = await folder.shards.blocks();
+      if (lost !== undefined) await folder.shards.remove(lost);
+      await Promise.all([0, 2].map((index) => work(made, { ...given, index })));
+      assert.deepEqual(await folder.undone(), []);
+      assert.equal((await folder.shards.blocks()).length, 0);
+      assert.deepEqual(await merged(folder), await alone());
+      assert.equal(await disk.lstat(join(path, "calibration")), undefined);
+      assert.deepEqual(await disk.list(join(path, "leases")), []);
+    }, { blocks: 6 }));
+}
+
+Deno.test("states that are not those that were written are refused, and made again without them", () =>
+  shared({ ...FLOAT, method: "gptq" }, async (around) => {
+    const { made, source, backend, inputs, path, job, alone, merged } = around;
+    const folder = await WorkFolder.create(disk, path, job);
+    const given = { folder, index: 0, count: 2, source, backend, ...inputs };
+    const ends = new AbortController();
+    const report = ({ type }: { readonly type: string }) => {
+      if (type === "quantized") ends.abort(new Error("the worker ends"));
+    };
+    await assert.rejects(work(made, { ...given, report, signal: ends.signal }), /the worker ends/);
+    const [unit] = await folder.shards.blocks();
+    assert.ok(unit !== undefined);
+    const file = join(path, "calibration", String(unit).padStart(5, "0"), "before.0");
+    const bytes = await Deno.readFile(file);
+    bytes[100]! ^= 1;
+    await Deno.writeFile(file, bytes);
+    await assert.rejects(work(made, given), {
+      name: "RequestError",
+      message: /its bytes are not those that were written\. Remove it, and have it made again\.$/,
+    });
+    await Deno.remove(file);
+    await work(made, given);
+    assert.deepEqual(await merged(folder), await alone());
+  }, { blocks: 6 }));
 
 Deno.test("workers that do not agree how many there are do all shards, and none waits for ever", () =>
   shared({ ...SHARDS, method: "gptq" }, async (around) => {

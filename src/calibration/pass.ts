@@ -216,6 +216,7 @@ export class Calibration implements AsyncDisposable, Carried {
    * be restored: nothing is left of what was kept.
    */
   async walkAlone(shards: readonly number[]): Promise<void> {
+    await this.#forgetTraining();
     for (const kept of [this.#quantized, this.#original]) await kept?.drop();
     this.#at = undefined;
     this.#held = shards;
@@ -253,16 +254,21 @@ export class Calibration implements AsyncDisposable, Carried {
 
   /** Forget what a block was trained for, and send every window through it. */
   async passTrained({ graph, quantized, signal }: Omit<Pass, "to" | "observe">): Promise<void> {
-    if (this.#targets !== this.#original) await this.#targets?.[Symbol.asyncDispose]();
-    this.#targets = undefined;
+    await this.#forgetTraining();
     const own = this.#quantized;
-    own.hold();
     await this.#toEnd({ graph, tensors: quantized, signal }, {
       source: own,
       targets: own,
       passed: (tokens) => this.count(graph, tokens / this.#tables.tokens),
     });
     for (const kept of [this.#quantized, this.#original]) await kept?.settle(graph, undefined);
+  }
+
+  /** Forget what a block was trained for, and hold no inputs of it. */
+  async #forgetTraining(): Promise<void> {
+    if (this.#targets !== this.#original) await this.#targets?.[Symbol.asyncDispose]();
+    this.#targets = undefined;
+    this.#quantized.hold();
   }
 
   /** Send every window from a place of a block to its end, and keep what it is there. */

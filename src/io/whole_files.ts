@@ -1,6 +1,7 @@
 /** Small files that others read while they are written anew: each reader sees one text, whole. */
 import { dirname } from "node:path";
 import type { Disk } from "./disk.ts";
+import { codeOf } from "./system_faults.ts";
 
 /**
  * Write a file under a name of its own, flush it, and give it its name.
@@ -30,8 +31,8 @@ export async function readWhole(disk: Disk, path: string): Promise<string | unde
     await using reader = await disk.open(path, { growing: true });
     return new TextDecoder().decode(await reader.read(0, reader.size));
   } catch (error) {
-    // Removed or replaced in between.
-    if (!(await disk.lstat(path))) return undefined;
+    // Removed in between.
+    if (codeOf(error) === "ENOENT") return undefined;
     throw error;
   }
 }

@@ -15,6 +15,8 @@ export interface SharedBytes {
   readonly units: number;
   /** What workers that calibrate together exchange at once, at most: 0 where they do not. */
   readonly exchanged: number;
+  /** What each worker adds to that. */
+  readonly exchangedByEach: number;
 }
 
 /** Whether blocks are calibrated by all workers together, each on its shards of the windows. */
@@ -26,11 +28,15 @@ export function isInShards({ calibration, recipe }: Pick<Plan, "calibration" | "
 export function sharedBytes(plan: Plan, device: DeviceLimits): SharedBytes {
   const { model, calibration, propagate, tuned, files } = plan;
   const units = sum(files, ({ size, head }) => size - head.length);
-  if (!model || !calibration || !isInShards(plan)) return { units, exchanged: 0 };
+  if (!model || !calibration) return { units, exchanged: 0, exchangedByEach: 0 };
   // Before a block and before the next.
   const states = carryBytes(model, { calibration }, { device, propagate, tuned });
+  // Before the last block that windows have reached; of each worker before that which it is at, and
+  // before one more.
+  if (!isInShards(plan)) return { units, exchanged: states / 2, exchangedByEach: states };
   // Of a block, and of the next, which some may be at already.
-  return { units, exchanged: states + 2 * Math.max(...sumsOf(plan, calibration)) };
+  const sums = 2 * Math.max(...sumsOf(plan, calibration));
+  return { units, exchanged: states + sums, exchangedByEach: 0 };
 }
 
 /** Bytes of what is gathered of all shards, by block. */

@@ -86,6 +86,11 @@ export interface Unit {
   readonly tasks: readonly TensorTask[];
 }
 
+/** Whether a unit is a block of the model. */
+export function isBlock({ place }: Pick<Unit, "place">): boolean {
+  return typeof place === "number";
+}
+
 /** The tasks of some units that choose codes. */
 export function quantizeTasks(units: readonly Unit[]): QuantizeTask[] {
   return units.flatMap(({ tasks }) => tasks).filter((task) => task.kind === "quantize");

@@ -30,7 +30,7 @@ export function openCalibration(
   counter: StepCounter,
   { known, exchange }: {
     readonly known?: Calibration | undefined;
-    readonly exchange?: ShardExchange;
+    readonly exchange?: ShardExchange | undefined;
   } = {},
 ): Calibration | undefined {
   if (!planned || !model) return undefined;

@@ -5,20 +5,14 @@
  * N sends shards I, I + N, …, and those of workers that are not there. A shard whose worker dies in
  * a block is taken over by one that waits for it, which begins the block again.
  */
-import type { Calibration } from "../calibration/pass.ts";
 import type { ShardExchange } from "../calibration/gathering.ts";
 import type { CarryReader, CarryWriter } from "../carry.ts";
 import { SpaceError } from "../errors.ts";
-import { machineTiming } from "../hub/timing.ts";
 import type { Plan } from "../plan/planned.ts";
-import type { ShardPlace, Share } from "./meeting_place.ts";
-import { performStored, performUnit, type Work } from "./shared_unit.ts";
-
-/** Milliseconds between two looks for what others make: the first, and the most. */
-const WAITS = { first: 5, most: 500 };
-
-/** What is saved of windows before a block. */
-const BEFORE = "before";
+import { isBlock } from "../plan/tasks.ts";
+import { BEFORE, type Place, type ShardPlace, type Share } from "./meeting_place.ts";
+import { Patience } from "./patience.ts";
+import { type Calibrating, performStored, performUnit, type Work } from "./shared_unit.ts";
 
 /** A shard was taken over: the block is begun again with it. */
 class TakenOver extends Error {}
@@ -36,6 +30,7 @@ export class ShardWorker implements ShardExchange, AsyncDisposable {
   readonly #first: number;
   readonly #last: number;
   readonly #signal: AbortSignal | undefined;
+  readonly #patience: Patience;
   /** Says that this worker is there; undefined where another process has its number. */
   readonly #presence: AsyncDisposable | undefined;
   /** The unit at hand, and the leases of shards that this worker sends through it. */
@@ -43,7 +38,6 @@ export class ShardWorker implements ShardExchange, AsyncDisposable {
   readonly #held = new Map<number, AsyncDisposable>();
   /** The unit before which windows stand, and the shards whose they are. */
   #standing: { readonly unit: number; readonly shards: readonly number[] } | undefined;
-  #patience = WAITS.first;
 
   private constructor(
     plan: Plan,
@@ -51,13 +45,13 @@ export class ShardWorker implements ShardExchange, AsyncDisposable {
     presence: AsyncDisposable | undefined,
   ) {
     this.#plan = plan;
-    const isBlock = ({ place }: Plan["units"][number]) => typeof place === "number";
     this.#first = plan.units.findIndex(isBlock);
     this.#last = plan.units.findLastIndex(isBlock);
     this.#folder = folder;
     this.#index = index;
     this.#count = count;
     this.#signal = signal;
+    this.#patience = new Patience(signal);
     this.#presence = presence;
   }
 
@@ -66,7 +60,7 @@ export class ShardWorker implements ShardExchange, AsyncDisposable {
   }
 
   /** Do all blocks, together with whoever else is at them; the names of those it stored. */
-  async blocks(work: Work & { readonly calibration: Calibration }): Promise<string[]> {
+  async blocks(work: Calibrating): Promise<string[]> {
     const did: string[] = [];
     const walked = new Set<number>();
     for (;;) {
@@ -96,12 +90,12 @@ export class ShardWorker implements ShardExchange, AsyncDisposable {
         const isHeld = await folder.isLeased(this.#leaseOf(front, shard));
         if (!isHeld && !(await this.#isAttended(shard))) return front;
       }
-      await this.#wait();
+      await this.#patience.wait();
     }
   }
 
   /** Do the block at hand; whether this worker stored it. */
-  async #block(work: Work & { readonly calibration: Calibration }): Promise<boolean> {
+  async #block(work: Calibrating): Promise<boolean> {
     const { calibration } = work;
     const [folder, unit] = [this.#folder, this.#unit];
     try {
@@ -155,7 +149,7 @@ export class ShardWorker implements ShardExchange, AsyncDisposable {
   }
 
   /** Bring the windows of the shards that are held before the block. */
-  async #stand({ calibration, original }: Work & { readonly calibration: Calibration }) {
+  async #stand({ calibration, original }: Calibrating) {
     const shards = this.#shards;
     const { unit, shards: standing } = this.#standing ?? {};
     if (unit === this.#unit && String(shards) === String(standing)) return;
@@ -206,15 +200,10 @@ export class ShardWorker implements ShardExchange, AsyncDisposable {
           if (!(await this.has(stop, shard))) throw new TakenOver();
         }
       }
-      await this.#wait();
+      await this.#patience.wait();
     }
-    this.#patience = WAITS.first;
+    this.#patience.end();
     await this.#read(stop, shard, restore);
-  }
-
-  async #wait(): Promise<void> {
-    await machineTiming.wait(this.#patience, this.#signal);
-    this.#patience = Math.min(WAITS.most, 1.5 * this.#patience);
   }
 
   /** Whether another worker is there whose shard it is. */
@@ -255,12 +244,6 @@ export class ShardWorker implements ShardExchange, AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#presence?.[Symbol.asyncDispose]();
   }
-}
-
-/** Where a worker is, and which it is. */
-export interface Place extends Share {
-  readonly folder: ShardPlace;
-  readonly signal: AbortSignal | undefined;
 }
 
 /**

@@ -62,7 +62,7 @@ export interface MeetingPlace {
   sweep(): Promise<void>;
 }
 
-/** A place in which workers exchange much, and often: see in_shards.ts. */
+/** A place in which workers exchange much, and often: see in_shards.ts and on_float.ts. */
 export interface ShardPlace extends MeetingPlace {
   /** What they exchange. */
   readonly shards: ShardFiles;
@@ -70,4 +70,13 @@ export interface ShardPlace extends MeetingPlace {
   lease(what: number | string): Promise<AsyncDisposable | undefined>;
   /** Whether some worker has it. */
   isLeased(what: number | string): Promise<boolean>;
+}
+
+/** What workers exchange of windows that stand before a block. */
+export const BEFORE = "before";
+
+/** Where a worker is, and which it is. */
+export interface Place extends Share {
+  readonly folder: ShardPlace;
+  readonly signal: AbortSignal | undefined;
 }

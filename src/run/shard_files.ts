@@ -8,9 +8,10 @@
  */
 import { dirname, join } from "node:path";
 import type { CarryReader, CarryWriter } from "../carry.ts";
-import { quote, RequestError, SpaceError } from "../errors.ts";
+import { quote, RequestError } from "../errors.ts";
 import { type Disk, makeFolders } from "../io/disk.ts";
 import { HASH_BYTES, readHashed, writeHashed } from "../io/hashed_files.ts";
+import { codeOf } from "../io/system_faults.ts";
 
 /** See the head of this file. */
 export class ShardFiles {
@@ -98,7 +99,7 @@ export class ShardFiles {
     try {
       await this.#disk.rename(folder, aside);
     } catch (error) {
-      if (error instanceof SpaceError && !(await this.#disk.lstat(folder))) return;
+      if (codeOf(error) === "ENOENT") return;
       throw error;
     }
     await this.#disk.remove(aside, { recursive: true });

@@ -23,6 +23,13 @@ export interface Work extends Pick<Context, "plan" | "report" | "trace"> {
   readonly warnings: readonly Warning[];
   readonly calibration: Calibration | undefined;
   readonly original: ModelWeights;
+  /** Windows need not go past the unit at hand. */
+  readonly stay?: boolean;
+}
+
+/** What is shared where blocks are calibrated. */
+export interface Calibrating extends Work {
+  readonly calibration: Calibration;
 }
 
 /** Do a unit, and store it where workers meet. */
@@ -48,13 +55,13 @@ export async function performUnit(
   work: Work,
   sink: Sink = NOWHERE,
 ): Promise<TensorReport[]> {
-  const { plan, calibration, trace, original } = work;
+  const { plan, calibration, trace, original, stay } = work;
   trace.enter(unit.name);
   const tensors: TensorReport[] = [];
   const { reads } = stepOf([{ plan, unit }]);
   await inContext(work, { sink, reads, tensors }, async (context) => {
     const step = stepOf([{ plan, unit, context, calibration }]);
-    await performStep(step, { original, scope: context.scope });
+    await performStep(step, { original, scope: context.scope, stay });
     await context.output.flush();
   });
   return tensors;

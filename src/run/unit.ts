@@ -68,14 +68,19 @@ export interface PartInContext extends Part {
  */
 export async function performStep(
   { parts, calibrated, reads, fromBlock }: Step<PartInContext>,
-  { original, scope }: { readonly original: ModelWeights; readonly scope: Scope },
+  { original, scope, stay = false }: {
+    readonly original: ModelWeights;
+    readonly scope: Scope;
+    /** Windows need not go past the unit. */
+    readonly stay?: boolean | undefined;
+  },
 ): Promise<LoadedBlock | undefined> {
   const [{ plan: { model }, unit: { place }, context: first }] = parts as readonly [PartInContext];
   let loaded: LoadedBlock | undefined;
   if (calibrated.length > 0) {
     const graphs = graphsOf(model!);
     const graph = graphs[place as number]!;
-    const last = place === graphs.length - 1;
+    const last = stay || place === graphs.length - 1;
     loaded = await first.trace.time("load", () => LoadedBlock.load(graph, original, { scope }));
     await calibrateBlocks(graph, calibrated, { last, original, loaded });
     for (const { part: { context }, task } of fromBlock) {

@@ -1,18 +1,20 @@
 /**
  * A worker of many: does units of a plan that are not done, into a place where all meet, in any
  * number and whenever they come. Units without calibration do not depend on each other; blocks that
- * are calibrated on the original's hidden states (`calibrate-on float`) depend only on those, and a
- * worker sends the windows through the blocks of others as they were; blocks that are calibrated on
- * the quantized model's are done by all together (in_shards.ts).
+ * are calibrated on the original's hidden states (`calibrate-on float`) depend only on those, which
+ * one worker writes for all (on_float.ts) or, where a place takes no states, each makes for itself;
+ * blocks that are calibrated on the quantized model's are done by all together (in_shards.ts).
  */
 import { quote, RequestError, UnsupportedError } from "../errors.ts";
 import { originalWeights } from "../forward/weights.ts";
 import type { Plan } from "../plan/planned.ts";
 import { isInShards } from "../plan/shared.ts";
+import { isBlock } from "../plan/tasks.ts";
 import { type Event, StepCounter, type Warning } from "../report.ts";
 import { Trace } from "../trace.ts";
 import { openCalibration } from "./calibrated.ts";
 import { type DoneUnit, type SharedOptions, started } from "./context.ts";
+import { FloatWorker } from "./on_float.ts";
 import { ShardWorker } from "./in_shards.ts";
 import type { MeetingPlace, Share } from "./meeting_place.ts";
 import { performStored, walkPast, type Work } from "./shared_unit.ts";
@@ -67,8 +69,7 @@ export async function work(
   plan: Plan,
   { folder, index, count, ...given }: WorkOptions,
 ): Promise<Worked> {
-  const { together } = folder;
-  const shareable = isShareable(plan, { together: together !== undefined });
+  const shareable = isShareable(plan, { together: folder.together !== undefined });
   if (shareable !== true) {
     throw new UnsupportedError(`Cannot share the plan among machines: ${shareable}.`, {
       what: "work-dir",
@@ -77,8 +78,10 @@ export async function work(
   }
   const { signal, source, backend } = given;
   const { units } = plan;
-  const inShards = isInShards(plan) ? together : undefined;
-  const isBlock = (unit: number) => typeof units[unit]!.place === "number";
+  const inShards = isInShards(plan);
+  // One that is alone on the original's states has them in memory.
+  const together = inShards || plan.calibration && count > 1 ? folder.together : undefined;
+  const isApart = (unit: number) => !together || !isBlock(units[unit]!);
   const warnings: Warning[] = [];
   const report = (event: Event) => {
     if (event.type === "warning") warnings.push({ code: event.code, message: event.message });
@@ -92,20 +95,22 @@ export async function work(
   const did: string[] = [];
   // What each does alone, and then what all do together.
   for await (const turn of folder.turns({ index, count })) {
-    const wanted = new Set(turn.filter((unit) => !inShards || !isBlock(unit)));
+    const wanted = new Set(turn.filter(isApart));
     if (wanted.size > 0) {
-      await using calibration = inShards
+      await using calibration = together
         ? undefined
         : openCalibration(plan, { ...given, report }, counter);
       did.push(...await pass({ ...common, calibration }, { folder, wanted }));
     }
     signal?.throwIfAborted();
-    if (!inShards || !(await folder.undone()).some(isBlock)) continue;
-    await using shards = await ShardWorker.open(plan, { folder: inShards, index, count, signal });
+    if (!together || (await folder.undone()).every(isApart)) continue;
+    const place = { folder: together, index, count, signal };
+    await using shards = inShards ? await ShardWorker.open(plan, place) : undefined;
     await using calibration = openCalibration(plan, { ...given, report }, counter, {
       exchange: shards,
     })!;
-    did.push(...await shards.blocks({ ...common, calibration }));
+    const work = { ...common, calibration };
+    did.push(...await (shards ?? new FloatWorker(plan, place)).blocks(work));
   }
   const left = await folder.undone();
   return { did, left: left.map((unit) => plan.units[unit]!.name) };

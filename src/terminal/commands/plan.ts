@@ -32,12 +32,15 @@ async function showAndShare(parsed: ParsedArguments, host: Host): Promise<void> 
   await showPlanned(parsed, host);
   const open = (await place.undone()).length;
   const name = shellWord(String(word));
-  const exchanged = bytes.exchanged > 0
-    ? `, and ${size(bytes.exchanged)} at most of what workers exchange`
-    : "";
-  host.err.write(
-    `sluice: until it is merged ${quote(place.path)} takes ${size(bytes.units)}${exchanged}\n`,
-  );
+  const takes = [size(bytes.units)];
+  if (place.together && bytes.exchanged > 0) {
+    takes.push(`${size(bytes.exchanged)} at most of what workers exchange`);
+    if (bytes.exchangedByEach > 0) {
+      takes.push(`${size(bytes.exchangedByEach)} more for each worker`);
+    }
+  }
+  const list = new Intl.ListFormat("en").format(takes);
+  host.err.write(`sluice: until it is merged ${quote(place.path)} takes ${list}\n`);
   host.err.write(
     open === 0
       ? `sluice: all units in ${quote(place.path)} are done: sluice merge ${name}\n`
