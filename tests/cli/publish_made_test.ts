@@ -85,6 +85,50 @@ for (
   }
 }
 
+Deno.test({
+  name: "a merge that is killed before its commit is committed by the same command",
+  ignore: Deno.build.os === "windows",
+  fn: () =>
+    withHub(async (hub, folder) => {
+      const job = `${folder}/job`;
+      const texts = ["--num-samples", "2", "--seq-len", "32", "--calibrate-on", "float"];
+      const flags = ["--group-size", "64", "--device", "wasm", "--threads", "1", ...texts];
+      for (const words of [["plan", "sample", ...flags, "--work-dir", job], ["work", job]]) {
+        assert.equal((await run(hub, folder, words)).code, 0);
+      }
+      const command = ["merge", job, ...UPLOAD];
+      const silence = Promise.withResolvers<void>();
+      let silent = false;
+      const change = async (answer: Answer) => {
+        silent = true;
+        await silence.promise;
+        return answer;
+      };
+      hub.faults.add({ kind: "answer", change, path: "/preupload/" });
+      const child = spawn(hub, folder, TOKEN, command);
+      await until(() => silent);
+      child.kill("SIGKILL");
+      await child.output();
+      silence.resolve();
+      hub.faults.clear();
+      const made = await hashesOf(`${folder}/out`);
+      const { code, stdout, stderr } = await spawn(hub, folder, TOKEN, command).output();
+      const said = new TextDecoder().decode(stdout) + new TextDecoder().decode(stderr);
+      assert.equal(code, 0, said);
+      assert.match(said, /out is there already, whole; it is published now/);
+      assert.equal(commits(hub), 1);
+      // That of another job is not.
+      const other = ["plan", "sample", ...flags, "--scheme", "W3A16", "--work-dir", `${job}-8`];
+      for (const words of [other, ["work", `${job}-8`]]) {
+        assert.equal((await run(hub, folder, words)).code, 0);
+      }
+      const refused = await spawn(hub, folder, TOKEN, ["merge", `${job}-8`, ...UPLOAD]).output();
+      assert.equal(refused.code, 1);
+      assert.match(new TextDecoder().decode(refused.stderr), /its recipe differs/);
+      assert.deepEqual(await hashesOf(`${folder}/out`), made);
+    }),
+});
+
 /** Run a command line against a Hub. */
 function run(hub: FakeHub, folder: string, words: readonly string[]): Promise<Outcome> {
   const env: Readonly<Record<string, string>> = {

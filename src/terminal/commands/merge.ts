@@ -20,6 +20,7 @@ import {
   publishLine,
   refuseUnpublished,
 } from "./publish.ts";
+import { publishWhole, wholeOutput } from "./publish_made.ts";
 import { quantizeCommand } from "./quantize.ts";
 import { openJob, OWN_FLAGS } from "./shared_job.ts";
 
@@ -46,6 +47,7 @@ export const mergeCommand: Command = {
     if (parsed.get("output") === undefined && upload === undefined) {
       throw new RequestError("Cannot merge: say where the result goes, --output and a new folder.");
     }
+    const made = await wholeOutput(parsed, host);
     await using stack = new AsyncDisposableStack();
     const output = await placeOf(parsed, host, stack);
     if (upload !== undefined) await checkRepo(String(upload), { parsed, host });
@@ -58,6 +60,10 @@ export const mergeCommand: Command = {
       report: views.report,
       stack,
     });
+    if (made) {
+      const publishing = { parsed, host, backend, views };
+      return await publishWhole(made, { planned: plan, texts: inputs, ...publishing });
+    }
     await checkApart(folder.job.words[0]!, output.path);
     // Files of others there, as those of the job itself.
     if (upload !== undefined) {

@@ -1,11 +1,13 @@
 /**
- * `quantize --upload-repo` where the output is there, whole: a run was killed, or the Hub could not
- * be reached, between its last rename and the commit. The same command makes the commit. Refused:
- * an output that is not what the command would make.
+ * `--upload-repo` where the output is there, whole: `quantize` or `merge` was killed, or the Hub
+ * could not be reached, between its last rename and the commit. The same command makes the commit.
+ * Refused: an output that is not what the command would make.
  */
 import { dirname, resolve } from "node:path";
+import type { Backend } from "../../backend.ts";
 import { disk } from "../../io/disk.ts";
 import { RECORD_FILE } from "../../io/names.ts";
+import type { Plan } from "../../plan/planned.ts";
 import type { Recipe } from "../../recipe.ts";
 import { parseRecipe } from "../../recipe_file.ts";
 import { steers } from "../../report/certificate.ts";
@@ -42,9 +44,15 @@ export async function wholeOutput(
 ): Promise<WholeOutput | undefined> {
   const output = parsed.get("output");
   if (output === undefined || !parsed.has("upload-repo")) return undefined;
-  if (parsed.get("overwrite") === true || parsed.get("restart") === true) return undefined;
+  if (["overwrite", "restart"].some((flag) => isGiven(parsed, flag))) return undefined;
   const record = await recordIn(String(output), host);
   return record && { path: String(output), record };
+}
+
+/** Whether a flag that a command may have was given, and not as its opposite. */
+function isGiven(parsed: ParsedArguments, flag: string): boolean {
+  const value = parsed.knows(flag) ? parsed.get(flag) : undefined;
+  return value !== undefined && value !== false;
 }
 
 /**
@@ -62,8 +70,7 @@ export async function publishMade(
     readonly host: Host;
   },
 ): Promise<void> {
-  const repo = String(parsed.get("upload-repo"));
-  await checkRepo(repo, { parsed, host });
+  await checkRepo(String(parsed.get("upload-repo")), { parsed, host });
   await using stack = new AsyncDisposableStack();
   const views = stack.use(await beginViews(parsed, host));
   const { report } = views;
@@ -79,16 +86,37 @@ export async function publishMade(
   const planned = saved?.of(source) ??
     await planFor(recipe, source, { parsed, device: backend, texts, host, resume });
   const line = commandLine(command, { parsed, source, texts });
-  const other = differenceFrom(record, planned, {
-    calibration: texts.calibration,
-    evaluation: texts.evaluation,
-  }) ?? (asked.searched && record.command !== line ? "command" : undefined);
-  if (other !== undefined) throw otherThere(path, other);
+  const other = asked.searched && record.command !== line ? "command" : undefined;
+  await publishWhole({ path, record }, { planned, texts, other, parsed, host, backend, views });
+}
+
+/**
+ * Publish an output that is there, if it is that of a plan.
+ *
+ * @param options.other What is known to differ.
+ * @throws {RequestError} it is another.
+ */
+export async function publishWhole(
+  { path, record }: WholeOutput,
+  { planned, texts, other, parsed, host, backend, views }: {
+    readonly planned: Plan;
+    readonly texts: Partial<Parameters<typeof differenceFrom>[2]>;
+    readonly other?: string | undefined;
+    readonly parsed: ParsedArguments;
+    readonly host: Host;
+    readonly backend: Backend;
+    readonly views: Watch;
+  },
+): Promise<void> {
+  const repo = String(parsed.get("upload-repo"));
+  const { calibration, evaluation } = texts;
+  const differs = differenceFrom(record, planned, { calibration, evaluation }) ?? other;
+  if (differs !== undefined) throw otherThere(path, differs);
   if (record.certificate) refuseUnkept(record.certificate, record.bits_per_weight);
   if (!parsed.get("quiet")) {
     host.err.write(`sluice: ${visible(path)} is there already, whole; it is published now\n`);
     for (const flag of ["report", "metrics", "timeline"]) {
-      if (parsed.get(flag) === undefined || parsed.get(flag) === false) continue;
+      if (!isGiven(parsed, flag)) continue;
       host.err.write(
         `sluice: --${flag} tells of a run, and nothing is run: ${
           flag === "metrics" ? "they stay" : "it stays"
