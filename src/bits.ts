@@ -199,9 +199,14 @@ export async function measureSensitivities(
   const how = { model, backend, input: windows, ...(report ? { report } : {}), signal };
   const known = await keeper?.load(measurement) ?? [];
   const keep = keeper && ((losses: readonly number[]) => keeper.save(measurement, losses));
-  const found = by === "gradient"
-    ? await gradientLosses(source, candidates.flat(), how)
-    : await divergences(source, candidates.flat(), { ...how, known, keep });
+  const all = candidates.flat();
+  let found = known;
+  if (by === "divergence") found = await divergences(source, all, { ...how, known, keep });
+  else if (known.length < all.length) {
+    // These are not known one after another.
+    found = await gradientLosses(source, all, how);
+    await keep?.(found);
+  }
   let first = 0;
   const losses = candidates.map(({ length }) => found.slice(first, first += length));
   return sensitivitiesOf({ base, groups }, losses, { ...about, measurement });

@@ -8,7 +8,6 @@ import { type BitOptions, chooseByLoss, type ChosenBits } from "./bits.ts";
 import { ruleWith } from "./bits/recipe.ts";
 import type { Sensitivities } from "./bits/sensitivities.ts";
 import { RequestError } from "./errors.ts";
-import type { TokenScores } from "./evaluator.ts";
 import { chainNamed } from "./methods/mod.ts";
 import { type Recipe, recipeDocument } from "./recipe.ts";
 import type { Limit, Reporter } from "./report.ts";
@@ -19,7 +18,7 @@ import {
   ofWindows,
   steers,
   useOf,
-  windowScores,
+  type WindowScores,
 } from "./report/certificate.ts";
 import type { PreparedWindows } from "./windows.ts";
 
@@ -52,9 +51,9 @@ export interface GuaranteeOptions {
   readonly maxTries: number;
   /**
    * Quantize by a recipe and measure it on all windows that were drawn, the same ones in the same
-   * order each time.
+   * order each time: see `windowScores`.
    */
-  measure(recipe: Recipe): Promise<TokenScores>;
+  measure(recipe: Recipe): Promise<WindowScores>;
   readonly report?: Reporter;
 }
 
@@ -122,7 +121,7 @@ export async function guarantee(
   const attempt = async (method: string, most: number): Promise<boolean> => {
     const chosen = chooseByLoss(withMethod(work, method), sensitivities, most);
     if (!chosen || tried.some((one) => isSame(one.chosen.recipe, chosen.recipe))) return false;
-    const scores = windowScores(await measure(chosen.recipe));
+    const scores = await measure(chosen.recipe);
     const judging = ofWindows(scores, (window) => !steers(window));
     const limits = limitsOf(judging, bounds, { tries: maxTries });
     const steering = useOf(limitsOf(ofWindows(scores, steers), bounds, {

@@ -25,6 +25,7 @@ import {
   limitsOf,
   steers,
   useOf,
+  type WindowScores,
   windowScores,
 } from "../src/report/certificate.ts";
 import { run } from "../src/run.ts";
@@ -234,9 +235,10 @@ function made(
   return {
     measured,
     truth,
-    measure(recipe: Recipe): Promise<TokenScores> {
+    measure(recipe: Recipe): Promise<WindowScores> {
       measured.push(recipe);
-      return Promise.resolve(scoresOf(hard.map((factor) => factor * truth(recipe))));
+      const scores = scoresOf(hard.map((factor) => factor * truth(recipe)));
+      return Promise.resolve(windowScores(scores));
     },
   };
 }

@@ -57,11 +57,21 @@ export class JobsFailed extends Error {
   }
 }
 
-/** Something stopped a run, and the same command goes on with it. */
-export class RunStays extends Error {
-  override readonly name = "RunStays";
+/** Something stopped a command, and the same one goes on. */
+export class GoesOn extends Error {
+  override readonly name: string = "GoesOn";
   /** What it will do. */
   readonly next: string;
+  /** @param after What is done, in words. */
+  constructor(after: string, { cause }: { readonly cause: unknown }) {
+    super("A command was stopped", { cause });
+    this.next = `The same command goes on after ${after}.`;
+  }
+}
+
+/** Something stopped a run, and the same command goes on with it. */
+export class RunStays extends GoesOn {
+  override readonly name = "RunStays";
   /** How many units are done. */
   readonly units: number;
   constructor(
@@ -71,9 +81,8 @@ export class RunStays extends Error {
       readonly cause: unknown;
     },
   ) {
-    super("A run was stopped", { cause });
+    super(`${units} of ${plural(of, "unit")}`, { cause });
     this.units = units;
-    this.next = `The same command goes on after ${units} of ${plural(of, "unit")}.`;
   }
 }
 
@@ -105,7 +114,7 @@ export function describeFault(
     const message = fault.code === "interrupted" ? "Stopped." : fault.message;
     return { ...fault, message, kept: { checkpoint, next } };
   }
-  if (error instanceof RunStays) {
+  if (error instanceof GoesOn) {
     const fault = describeFault(error.cause, knows);
     const message = fault.code === "interrupted" ? "Stopped." : fault.message;
     return { ...fault, message: `${message} ${error.next}` };

@@ -128,25 +128,69 @@ Deno.test("a bound that is not kept ends with the best that was found, and exit 
     assert.equal((await sluice(verify)).code, 2);
   }));
 
-Deno.test("a search that is interrupted leaves nothing", () =>
-  inFolder(async (folder) => {
-    const stop = new AbortController();
-    let tries = 0;
-    const { code } = await sluice([
-      ...["quantize", "sample", ...SEARCH, "--max-kl", "0.05", "--output", `${folder}/out`],
-    ], {
-      signal: stop.signal,
-      err: {
-        isTerminal: false,
-        columns: 100,
-        write(text) {
-          if (/try \d/.test(text) && ++tries === 1) stop.abort(new Interrupted());
-        },
+/** Run a command line, and stop it where it has said something so many times. */
+async function stopped(words: readonly string[], says: RegExp, times: number): Promise<string> {
+  const stop = new AbortController();
+  let said = "";
+  const { code } = await sluice(words, {
+    signal: stop.signal,
+    err: {
+      isTerminal: false,
+      columns: 100,
+      write(text) {
+        said += text;
+        if (said.match(says)?.length === times) stop.abort(new Interrupted());
       },
-    });
-    assert.equal(code, 75);
-    assert.equal(tries, 1);
-    assert.deepEqual(names(folder), []);
+    },
+  });
+  assert.equal(code, 75, said);
+  return said;
+}
+
+Deno.test("a search that is interrupted goes on by the same command, and measures nothing twice", () =>
+  inFolder(async (folder) => {
+    const search = [
+      ...["quantize", "sample", ...SEARCH, "--max-kl", "0.05", "--max-tries", "4"],
+      ...["--options", "W3A16,W4A16,W8A16"],
+    ];
+    const made = (out: string) => [...search, "--output", `${folder}/${out}`];
+    const whole = await sluice(made("whole"));
+    assert.equal(whole.code, 0, whole.err);
+    const tries = whole.err.match(/try \d of/g)!.length;
+    assert.ok(tries > 2);
+    const early = await stopped(made("out"), /measuring sensitivities/g, 1);
+    assert.match(early, /Stopped\. Nothing was left behind/);
+    for (const times of [1, 2]) {
+      const said = await stopped(made("out"), /try \d of/g, times);
+      assert.match(
+        said,
+        /same command goes on after \d+ losses and \d (try|tries) that were measured\./,
+      );
+      assert.deepEqual(names(folder), ["out.sluice-search", "whole"]);
+    }
+    const last = await sluice(made("out"));
+    assert.equal(last.code, 0, last.err);
+    assert.match(
+      last.err,
+      /what .*out\.sluice-search has of an earlier search is not measured again/,
+    );
+    assert.equal(last.err.match(/try \d of/g)!.length, tries);
+    assert.deepEqual(names(folder), ["out", "whole"]);
+    const [one, other] = ["whole", "out"].map((out) => recordOf(`${folder}/${out}`));
+    assert.deepEqual(other!.scores, one!.scores);
+    assert.deepEqual(other!.certificate, one!.certificate);
+    assert.deepEqual(
+      await Deno.readFile(`${folder}/out/model.safetensors`),
+      await Deno.readFile(`${folder}/whole/model.safetensors`),
+    );
+
+    await stopped(made("anew"), /try \d of/g, 1);
+    const anew = await sluice([...made("anew"), "--restart"]);
+    assert.equal(anew.code, 0, anew.err);
+    assert.doesNotMatch(anew.err, /an earlier search/);
+    assert.deepEqual(names(folder), ["anew", "out", "whole"]);
+    await stopped([...made("none"), "--no-resume"], /try \d of/g, 1);
+    assert.deepEqual(names(folder), ["anew", "out", "whole"]);
   }));
 
 Deno.test("bounds that make no sense, and texts that cannot judge, are refused while planning", () =>

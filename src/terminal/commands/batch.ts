@@ -10,7 +10,7 @@ import { size } from "../../size.ts";
 import { type BatchFile, type Job, parseBatch } from "../batch_file.ts";
 import { BatchState } from "../batch_state.ts";
 import type { Command, Host, ParsedArguments } from "../command.ts";
-import { describeFault, JobsFailed, RunStays } from "../faults.ts";
+import { describeFault, GoesOn, JobsFailed } from "../faults.ts";
 import { jsonLine } from "../json.ts";
 import { parseArguments } from "../parser.ts";
 import { table } from "../table.ts";
@@ -98,7 +98,7 @@ async function batch(parsed: ParsedArguments, host: Host): Promise<void> {
       if (!isDry) await state.finish(job.name, key);
     } catch (error) {
       if (host.signal.aborted) {
-        const isKept = error instanceof RunStays;
+        const isKept = error instanceof GoesOn;
         ended.push(
           isKept ? { job, state: "stopped", seconds: seconds() } : { job, state: "not begun" },
         );

@@ -3,6 +3,7 @@ import type { Backend, DeviceLimits } from "../../backend.ts";
 import { RequestError, UnsupportedError } from "../../errors.ts";
 import type { BitOptions, BitsTarget, ChosenBits } from "../../bits.ts";
 import type { LossKeeper, Sensitivities } from "../../bits/sensitivities.ts";
+import type { KeptSearch } from "./kept_search.ts";
 import { type Recipe, recipeDocument } from "../../recipe.ts";
 import type { Reporter } from "../../report.ts";
 import { isApart } from "../../plan/held.ts";
@@ -201,6 +202,8 @@ export interface Choosing {
   open(): Promise<Backend>;
   readonly host: Host;
   readonly report: Reporter;
+  /** Where what is measured is kept beside the output. */
+  readonly kept?: KeptSearch | undefined;
 }
 
 /** What bits are chosen by. */
@@ -302,11 +305,10 @@ async function sensitivitiesFor(
 
 /** Where losses are kept while they are measured, if they are to be kept at all. */
 async function keeperFor(
-  source: TensorSource,
-  { parsed, host }: Pick<Choosing, "parsed" | "host">,
+  { parsed, source, host, kept }: Choosing,
 ): Promise<LossKeeper | undefined> {
   const file = parsed.get("save-sensitivities");
-  if (file === undefined) return undefined;
+  if (file === undefined) return kept?.losses;
   const { modelHash } = await import("../../bits/sensitivities.ts");
   const { keeperIn } = await import("./kept_losses.ts");
   const tell = (line: string) => {
@@ -317,8 +319,9 @@ async function keeperFor(
 
 async function measured(
   work: BitOptions,
-  { parsed, source, open, host, report }: Choosing,
+  choosing: Choosing,
 ): Promise<Omit<BitsWork, "work">> {
+  const { parsed, source, open, host, report } = choosing;
   const { measureSensitivities, sensitivityMemory } = await import("../../bits.ts");
   const samples = Number(parsed.get("sensitivity-samples") ?? USUAL_SAMPLES);
   // The calibration that follows warns of the text, too.
@@ -361,7 +364,7 @@ async function measured(
     backend,
     windows,
     report,
-    keeper: await keeperFor(source, { parsed, host }),
+    keeper: await keeperFor(choosing),
     signal: host.signal,
   });
   return { sensitivities, sensed: prepared };

@@ -13,6 +13,8 @@ import {
   confidenceSentence,
   limitSentence,
   steers,
+  type WindowScores,
+  windowScores,
 } from "../../report/certificate.ts";
 import { type Certificate, recordedWindows } from "../../report/record.ts";
 import { type PreparedWindows, windowsOf } from "../../windows.ts";
@@ -137,29 +139,31 @@ async function search(
   };
 }
 
-/** Quantize by a recipe, keep nothing of it, and tell what was measured. */
+/** Quantize by a recipe, keep nothing of it but what was measured, and tell that. */
 async function measure(
   recipe: Recipe,
   texts: Required<Texts>,
-  { parsed, source, backend, host, report }: Choosing & { readonly backend: Backend },
-): Promise<TokenScores> {
-  const [{ run }, { openNowhere }] = await Promise.all([
+  { parsed, source, backend, host, report, kept }: Choosing & { readonly backend: Backend },
+): Promise<WindowScores> {
+  const [{ run }, { openNowhere }, { ingredientsOf, keyOf }] = await Promise.all([
     import("../../run.ts"),
     import("../../sinks/nowhere.ts"),
+    import("../../run/key.ts"),
   ]);
   const planned = await planFor(recipe, source, { parsed, device: backend, texts, host });
   await using stack = new AsyncDisposableStack();
   const inputs = await inputsOf(texts, { plans: [planned], host, stack });
-  await using sink = openNowhere();
-  const { tokens } = await run(planned, {
-    source,
-    backend,
-    sink,
-    report,
-    signal: host.signal,
-    ...inputs,
-  });
-  return tokens!;
+  const make = async () => {
+    await using sink = openNowhere();
+    const { signal } = host;
+    const { tokens } = await run(planned, { source, backend, sink, report, signal, ...inputs });
+    return windowScores(tokens!);
+  };
+  if (!kept) return await make();
+  return await kept.tried(
+    await keyOf(await ingredientsOf(planned, { source, backend, ...inputs })),
+    make,
+  );
 }
 
 /** What all tries warn of is told once. */
@@ -200,15 +204,15 @@ export function refuseUnkept(
 export async function chooseRecipe(
   base: Recipe,
   bits: ReturnType<typeof askedBits>,
-  { parsed, source, backend, host, report: told }:
-    & Pick<Choosing, "parsed" | "source" | "host" | "report">
+  { parsed, source, backend, host, kept, report: told }:
+    & Pick<Choosing, "parsed" | "source" | "host" | "kept" | "report">
     & { readonly backend: Backend },
 ): Promise<{ readonly recipe: Recipe } & Partial<Found>> {
   if (!bits) return { recipe: base };
   using views = openViews(parsed, host);
   const open = () => Promise.resolve(backend);
   const { report } = views;
-  const choosing = { parsed, source, device: backend, backend, open, host, report };
+  const choosing = { parsed, source, device: backend, backend, open, host, kept, report };
   const tell = (text: string) => parsed.get("quiet") || host.err.write(text);
   let made: SettledBits & Partial<Found>;
   if ("within" in bits) {

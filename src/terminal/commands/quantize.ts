@@ -45,6 +45,7 @@ import {
 import { Halt } from "./halt.ts";
 import { chooseRecipe, refuseUnkept } from "./guarantee.ts";
 import { beginViews, MESSAGE_FLAGS, openViews, shownWarnings } from "./messages.ts";
+import type { KeptSearch } from "./kept_search.ts";
 import { checkApart, openModel } from "./model.ts";
 import { askedOutputs } from "./output_folders.ts";
 import { keptOf, placeOf } from "./output_place.ts";
@@ -212,8 +213,13 @@ async function quantize(given: ParsedArguments, host: Host): Promise<void> {
   const reading = { ...host, signal: halt.controller.signal };
   const source = await openModel(model, { parsed, host: reading, report: views.report, stack });
   const backend = stack.use(await openDevice(parsed, views.report));
-  const choosing = { parsed, source, backend, host, report: views.report };
-  const found = await chooseRecipe(base, bits, choosing);
+  const kept = bits && resume
+    ? stack.use(await keptSearch(place!.path, { parsed, host }))
+    : undefined;
+  const choosing = { parsed, source, backend, host, kept, report: views.report };
+  const found = await chooseRecipe(base, bits, choosing).catch((cause) => {
+    throw kept?.stopped(cause) ?? cause;
+  });
   const texts = found.texts ?? await readTexts(parsed, {
     source,
     recipes: [{ name: "", recipe: found.recipe }],
@@ -256,6 +262,7 @@ async function quantize(given: ParsedArguments, host: Host): Promise<void> {
         async commit() {
           await growing.commit();
           whole = true;
+          await kept?.remove();
         },
       },
       report: views.report,
@@ -289,6 +296,16 @@ async function quantize(given: ParsedArguments, host: Host): Promise<void> {
       cause,
     });
   }
+}
+
+/** What an earlier search for bits has measured, and where this one keeps it. */
+async function keptSearch(
+  output: string,
+  { parsed, host }: { readonly parsed: ParsedArguments; readonly host: Host },
+): Promise<KeptSearch> {
+  const { KeptSearch } = await import("./kept_search.ts");
+  const tell = (line: string) => parsed.get("quiet") || host.err.write(`sluice: ${line}\n`);
+  return await KeptSearch.open(output, { restart: parsed.get("restart") === true, tell });
 }
 
 /** @throws {RequestError} nothing is stored, and it is said where, or nothing is measured. */
