@@ -56,10 +56,10 @@ export class BatchState {
     return new BatchState(folder, { host, done: keys(jobs), begun: keys(begun) });
   }
 
-  /** Whether a job was done, or begun, with this key. */
+  /** Whether a job was done, or begun, with this key or one that begins with it. */
   knows(name: string, key: string): "done" | "begun" | undefined {
-    if (this.#done.get(name) === key) return "done";
-    return this.#begun.get(name) === key ? "begun" : undefined;
+    if (this.#done.get(name)?.startsWith(key)) return "done";
+    return this.#begun.get(name)?.startsWith(key) ? "begun" : undefined;
   }
 
   /** A job begins whose outputs are not there. */

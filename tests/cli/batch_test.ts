@@ -55,6 +55,7 @@ Deno.test("a batch does every model by every recipe, goes on after a failure, an
     assert.match(err, /3 jobs of 6 failed; the same command tries them again\.\n$/);
 
     const before = await Deno.stat(`${folder}/out/tiny-w8/model.safetensors`);
+    const { mtime: written } = await Deno.stat(`${folder}/tiny/model.safetensors`);
     const again = await sluice(["batch", file, "--json"]);
     assert.equal(again.code, 1);
     const lines = again.out.trim().split("\n").map((line) => JSON.parse(line));
@@ -66,6 +67,17 @@ Deno.test("a batch does every model by every recipe, goes on after a failure, an
     assert.ok(jobs[0].bits_per_weight > 8 && jobs[0].bytes > 0);
     const after = await Deno.stat(`${folder}/out/tiny-w8/model.safetensors`);
     assert.deepEqual(after.mtime, before.mtime, "it was made again");
+
+    // Another model in the folder is another job, whose output is taken; one that is gone is none.
+    const weights = `${folder}/tiny/model.safetensors`;
+    await Deno.utime(weights, 1, 1);
+    const replaced = await sluice(["batch", file]);
+    assert.equal(replaced.err.match(/--overwrite/g)?.length, 3);
+    await Deno.utime(weights, before.mtime!, written!);
+    await Deno.rename(`${folder}/tiny`, `${folder}/elsewhere`);
+    const gone = await sluice(["batch", file]);
+    assert.equal(gone.out.match(/tiny-.* done before /g)?.length, 3);
+    await Deno.rename(`${folder}/elsewhere`, `${folder}/tiny`);
 
     // Other flags are another job, whose folder is taken.
     const text = await Deno.readTextFile(file);
@@ -106,7 +118,7 @@ Deno.test("a batch that was killed before it noted a job does not do it again, a
     assert.deepEqual([Object.keys(jobs).length, begun], [3, {}]);
     const { "tiny-nf4": nf4, "tiny-own": own, ...rest } = jobs;
     // As the process leaves it that is killed behind the last rename of a job.
-    const killed = { version: 1, jobs: rest, begun: { "tiny-nf4": nf4, "tiny-own": `${own}0` } };
+    const killed = { version: 1, jobs: rest, begun: { "tiny-nf4": nf4, "tiny-own": `0${own}` } };
     await Deno.writeTextFile(state, JSON.stringify(killed));
     const before = await Deno.stat(`${folder}/out/tiny-nf4/model.safetensors`);
     const { code, out, err } = await sluice(["batch", file]);

@@ -5,6 +5,8 @@
 import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { quote, RequestError } from "../../errors.ts";
+import { disk } from "../../io/disk.ts";
+import { open } from "../../open.ts";
 import type { RunRecord } from "../../report/record.ts";
 import { size } from "../../size.ts";
 import { type BatchFile, type Job, parseBatch } from "../batch_file.ts";
@@ -71,10 +73,10 @@ async function batch(parsed: ParsedArguments, host: Host): Promise<void> {
   const codes: JobsFailed["code"][] = [];
   for (const [i, job] of asked.jobs.entries()) {
     const { given, folders } = commands[i]!;
-    const key = keyOf(job, host);
     const began = performance.now();
     const seconds = () => (performance.now() - began) / 1000;
     try {
+      const key = await keyOf(job, host);
       const known = isDry ? undefined : state.knows(job.name, key);
       const there = await recordsOf(folders, host);
       // What is whole may still have to be published.
@@ -184,9 +186,19 @@ function jobHost(
   return { ...host, otherOutputs, out: { ...host.out, isTerminal: false, columns: 80, write } };
 }
 
-/** What a job's output depends on, as a hash. */
-function keyOf({ words }: Job, { version }: Host): string {
-  return createHash("sha256").update(JSON.stringify([version, words])).digest("hex");
+/**
+ * What a job's output depends on, as a key: of its words, and of the model, whose folder may have
+ * got another since. Where that is gone, the key is the beginning of the one it had; a repository
+ * of the Hub is what it was when the job was done.
+ *
+ * @throws {CheckpointError} the folder holds no model.
+ */
+async function keyOf({ words, model }: Job, { version }: Host): Promise<string> {
+  const hash = (value: unknown) => createHash("sha256").update(JSON.stringify(value)).digest("hex");
+  const key = hash([version, words]);
+  if (model === "sample" || !(await disk.stat(model))) return key;
+  await using source = await open(model);
+  return `${key}-${hash([source.id, source.changed])}`;
 }
 
 /** The records of a job's outputs, if all are there. */
