@@ -53,7 +53,7 @@ export async function reachToWrite(
     );
   }
   const { id, sender } = repository;
-  await checkRights(sender, { repo: id, pullRequest: false, signal });
+  await checkRights(sender, { repo: id, pullRequest: false, doing: "work in", signal });
   const found = await findRepo(repository.asking());
   if (found && found.id !== id) {
     throw new RequestError(

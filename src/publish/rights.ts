@@ -14,6 +14,8 @@ export interface Goal {
   readonly repo: string;
   /** A proposal may be made wherever one may read. */
   readonly pullRequest: boolean;
+  /** What cannot be done without the right, as "publish to". */
+  readonly doing?: string;
   readonly signal: AbortSignal | undefined;
 }
 
@@ -24,9 +26,9 @@ export interface Goal {
  */
 export async function checkRights(
   sender: Sender,
-  { repo, pullRequest, signal }: Goal,
+  { repo, pullRequest, doing = "publish to", signal }: Goal,
 ): Promise<void> {
-  const ask: Ask = { doing: `publish to ${quote(repo)}` };
+  const ask: Ask = { doing: `${doing} ${quote(repo)}` };
   const said = await sender.json(sender.home("/api/whoami-v2"), {
     ask,
     again: "always",
