@@ -19,6 +19,9 @@ const CONTROL = /[\u0000-\u001f\u007f-\u009f]/;
 /** What the names of stages end in, in which outputs grow (sinks/stage.ts). */
 export const PARTIAL = /\.sluice-partial(?:-[0-9a-f]{8})?$/;
 
+/** What the name of a file ends in that has what a search for an output's bits has measured. */
+export const SEARCH_SUFFIX = ".sluice-search";
+
 /**
  * Why `name` is no plain file name (with no folder in it), or `true`. The reason continues a
  * sentence after the name.

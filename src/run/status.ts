@@ -2,7 +2,7 @@
 import { join, resolve } from "node:path";
 import { quote, RequestError } from "../errors.ts";
 import { type Disk, disk as machine } from "../io/disk.ts";
-import { PARTIAL, RECORD_FILE } from "../io/names.ts";
+import { PARTIAL, RECORD_FILE, SEARCH_SUFFIX } from "../io/names.ts";
 import { lookAtStage } from "../sinks/stage.ts";
 import { sum } from "../tensor.ts";
 import { readRecords } from "./saves.ts";
@@ -63,6 +63,12 @@ export async function runStatus(
       throw new RequestError(
         `Cannot tell how far a run into ${quote(folder)} is: each output in it has a run of its ` +
           `own. Give one of them: ${outputs.map((name) => quote(join(folder, name))).join(", ")}.`,
+      );
+    }
+    if (await disk.lstat(`${target}${SEARCH_SUFFIX}`)) {
+      throw new RequestError(
+        `Cannot tell how far a run into ${quote(folder)} is: its bits are still searched for. ` +
+          "If that was stopped, the same command goes on with what it has measured.",
       );
     }
     throw new RequestError(

@@ -168,6 +168,8 @@ Deno.test("a search that is interrupted goes on by the same command, and measure
       );
       assert.deepEqual(names(folder), ["out.sluice-search", "whole"]);
     }
+    const status = await sluice(["status", `${folder}/out`]);
+    assert.match(status.err, /its bits are still searched for\. If that was stopped, the same/);
     const last = await sluice(made("out"));
     assert.equal(last.code, 0, last.err);
     assert.match(

@@ -8,13 +8,11 @@ import type { LossKeeper } from "../../bits/sensitivities.ts";
 import { RequestError, SpaceError } from "../../errors.ts";
 import { disk } from "../../io/disk.ts";
 import { type Journal, openJournal, readJournal } from "../../io/journal.ts";
+import { SEARCH_SUFFIX } from "../../io/names.ts";
 import { isObject } from "../../json.ts";
 import type { WindowScores } from "../../report/certificate.ts";
 import { GoesOn } from "../faults.ts";
 import { visible } from "../text.ts";
-
-/** What its name adds to the output's. */
-export const SEARCH_SUFFIX = ".sluice-search";
 
 /** Losses of the next candidates of a measurement. */
 interface LossRecord {
