@@ -4,22 +4,12 @@
  * packed is packed at the end of the block, because a later stage may still divide the rows of a
  * weight that makes its input.
  */
-import type { Backend, Scope, Tensor } from "../backend.ts";
-import { CheckpointError, quote } from "../errors.ts";
-import type { Model } from "../family.ts";
-import type { LoadedBlock } from "../forward/loaded_block.ts";
-import type { MatrixRows, TapeTensors } from "../forward/backward.ts";
-import type { ModelWeights } from "../forward/weights.ts";
+import type { Scope, Tensor } from "../backend.ts";
 import { Pace } from "../pace.ts";
 import type { BlockGraph, Stage } from "../graph/block_graph.ts";
-import type { Matrix } from "../graph/matrices.ts";
-import { residualEdge } from "../graph/residual.ts";
 import { scaleColumns } from "../linalg/channels.ts";
 import type { Rounder, SmoothableWeight } from "../method.ts";
-import { type Observer, openObservations, type Statistics } from "../observer.ts";
-import type { Gram } from "../linalg/panels.ts";
-import { gram } from "../observers/gram.ts";
-import { addBias } from "../ops/mod.ts";
+import type { Observer } from "../observer.ts";
 import { type StageSmoothing, stageSmoothing } from "../plan/smoothing.ts";
 import type { QuantizeTask, TensorTask } from "../plan/tasks.ts";
 import {
@@ -29,61 +19,18 @@ import {
   tuningOf,
   windowsTogether,
 } from "../plan/tuning.ts";
-import type { Reporter } from "../report.ts";
-import { schemeKind } from "../schemes/mod.ts";
-import type { Trace } from "../trace.ts";
+import type { BlockContext } from "./block_context.ts";
+import { BlockTensors } from "./block_tensors.ts";
 import { Group } from "./group.ts";
 import { CalibrationMeasure } from "./output_error.ts";
-import { type OpenGathering, StageGathering } from "./gathering.ts";
-import type { Calibration, Gathers, Pass } from "./pass.ts";
-import {
-  type Difference,
-  observeInputs,
-  observeResiduals,
-  type TargetMover,
-} from "./propagation.ts";
-import {
-  productOf,
-  type QuantizedSlice,
-  type QuantizedWeight,
-  unscaled,
-} from "./quantized_weight.ts";
-import { moveScales, type Smoothable } from "./smoothing.ts";
+import type { TargetMover } from "./propagation.ts";
+import { type QuantizedSlice, type QuantizedWeight, unscaled } from "./quantized_weight.ts";
 import { Roundings } from "./roundings.ts";
-import { UntoldFacts } from "./untold_facts.ts";
+import { moveScales } from "./smoothing.ts";
+import { type ObservedInput, StageInputs } from "./stage_inputs.ts";
 import { outputLoss, predictionLoss } from "./training_loss.ts";
 import { type TrainedSlice, tuneBlock } from "./tuning.ts";
-
-/** What quantizing a block takes. */
-export interface BlockContext {
-  /** What becomes of the block's tensors. */
-  readonly tasks: readonly TensorTask[];
-  /** Whether targets are moved. */
-  readonly propagate: boolean;
-  /** Whether windows go on through the weights as they were. */
-  readonly float: boolean;
-  readonly backend: Backend;
-  readonly calibration: Calibration;
-  /** The block as the checkpoint has it. */
-  readonly original: LoadedBlock;
-  /** The model as the checkpoint has it. */
-  readonly model: Model;
-  readonly originals: ModelWeights;
-  /** Where what lasts until the block is packed is allocated. */
-  readonly scope: Scope;
-  readonly report: Reporter;
-  readonly trace: Trace;
-  /** Measure the error of each weight's output. */
-  readonly metrics?: boolean;
-  readonly signal?: AbortSignal | undefined;
-}
-
-/** A block's quantized weights, and its norms and biases that took over scales. */
-export interface QuantizedBlock {
-  readonly weights: ReadonlyMap<string, QuantizedWeight>;
-  /** By name, in the dtype they are stored in, on the device. */
-  readonly vectors: ReadonlyMap<string, Tensor>;
-}
+import { UntoldFacts } from "./untold_facts.ts";
 
 /**
  * Quantize one block, and send every window through it, or if it is the `last` only as far as it
@@ -94,7 +41,7 @@ export async function quantizeBlock(
   graph: BlockGraph,
   contexts: readonly BlockContext[],
   { last }: { readonly last: boolean },
-): Promise<QuantizedBlock[]> {
+): Promise<BlockTensors[]> {
   const works = contexts.map((context) => new BlockWork(graph, context));
   const [first] = works as [BlockWork];
   for (const work of works) work.begin();
@@ -102,7 +49,7 @@ export async function quantizeBlock(
     using scope = contexts[0]!.backend.scope();
     const asked = works.map((work) => work.ask(stage));
     const observers = new Set(asked.flatMap(({ observers }) => observers));
-    const observed = await first.observe(stage, observers, scope);
+    const observed = await first.inputs.observe(stage, observers, scope);
     for (const [i, work] of works.entries()) {
       const own = asked[i]!;
       // Methods take what was seen though they need not have it; what others ask for is not theirs.
@@ -111,9 +58,9 @@ export async function quantizeBlock(
     }
   }
   for (const work of works) await work.tune();
-  if (!last) await first.finish();
+  if (!last) await first.inputs.finish({ trained: first.isTrained });
   for (const work of works) await work.tellFacts();
-  return works;
+  return works.map(({ tensors }) => tensors);
 }
 
 /** What a stage is to be quantized by. */
@@ -132,15 +79,9 @@ interface Smoothed {
   readonly strength: number;
 }
 
-/** What is known of a stage's input. */
-interface Observed {
-  readonly statistics: Statistics;
-  readonly mover: TargetMover | undefined;
-}
-
-class BlockWork implements TapeTensors, Smoothable, QuantizedBlock {
-  readonly weights = new Map<string, QuantizedWeight>();
-  readonly vectors = new Map<string, Tensor>();
+class BlockWork {
+  readonly tensors: BlockTensors;
+  readonly inputs: StageInputs;
   readonly #graph: BlockGraph;
   readonly #context: BlockContext;
   readonly #tasks: ReadonlyMap<string, TensorTask>;
@@ -150,44 +91,20 @@ class BlockWork implements TapeTensors, Smoothable, QuantizedBlock {
   readonly #trained = new Map<string, TrainedSlice[]>();
   /** Read together at the end of the block. */
   readonly #untold = new UntoldFacts();
-  #inputFactor: Tensor | undefined;
 
   constructor(graph: BlockGraph, context: BlockContext) {
     this.#graph = graph;
     this.#context = context;
+    this.tensors = new BlockTensors(context.original);
+    this.inputs = new StageInputs(graph, context, this.tensors);
     this.#pace = new Pace(context.backend, context.signal);
     this.#tasks = new Map(context.tasks.map((task) => [task.name, task]));
     this.#tuning = tuningOf(context.tasks);
   }
 
-  /** A product of the quantized stream: from the codes, or as it was. */
-  product(matrix: Matrix, x: Tensor, scope: Scope): Tensor {
-    const weight = this.weights.get(matrix.name);
-    if (!weight) return this.#context.original.product(matrix, x, scope);
-    const y = productOf(weight, x, scope);
-    if (matrix.bias) scope.backend.run(addBias, { b: this.vector(matrix.bias), y });
-    return y;
-  }
-
-  *rowsOf(matrix: Matrix): Iterable<MatrixRows> {
-    const weight = this.weights.get(matrix.name);
-    if (!weight) return yield* this.#context.original.rowsOf(matrix);
-    for (const { rows: { from }, quantized } of weight.slices) {
-      const { dequantize } = schemeKind(quantized.scheme);
-      yield { from, values: (scope) => dequantize(quantized, scope) };
-    }
-  }
-
-  vector(name: string): Tensor {
-    return this.vectors.get(name) ?? this.#context.original.vector(name);
-  }
-
-  replace(name: string, tensor: Tensor): void {
-    this.vectors.set(name, tensor);
-  }
-
-  weight(name: string): QuantizedWeight {
-    return this.weights.get(name)!;
+  /** Whether the block is trained in the end. */
+  get isTrained(): boolean {
+    return this.#tuning !== undefined;
   }
 
   /** Before the first stage. */
@@ -212,7 +129,7 @@ class BlockWork implements TapeTensors, Smoothable, QuantizedBlock {
   async quantizeStage(
     stage: Stage,
     { groups, smoothing, fixing, observed, scope }: AskedStage & {
-      readonly observed: Observed;
+      readonly observed: ObservedInput;
       readonly scope: Scope;
     },
   ): Promise<void> {
@@ -221,7 +138,7 @@ class BlockWork implements TapeTensors, Smoothable, QuantizedBlock {
       await this.#smooth(smoothing, groups, { ...observed, roundings });
     // A fixed scale is for the input as its linears get it.
     const inputs = smoothing && fixing.length > 0
-      ? await this.#look(stage, new Set(fixing), scope)
+      ? await this.inputs.look(stage, new Set(fixing), scope)
       : observed.statistics;
     for (const group of groups) {
       const rounder = await roundings.of(group);
@@ -255,7 +172,7 @@ class BlockWork implements TapeTensors, Smoothable, QuantizedBlock {
         : outputLoss(backend, graph.width(graph.block.output));
       return await tuneBlock(graph, {
         weights: this.#slicesInTraining(),
-        tensors: this,
+        tensors: this.tensors,
         windows,
         schedule,
         loss,
@@ -266,14 +183,14 @@ class BlockWork implements TapeTensors, Smoothable, QuantizedBlock {
       });
     });
     for (const name of this.#trained.keys()) {
-      const weight = this.weight(name);
+      const weight = this.tensors.weight(name);
       weight.facts = { ...weight.facts, tuning };
     }
   }
 
   #slicesInTraining(): Map<string, TrainedSlice[]> {
     return new Map([...this.#trained].map(([name, slices]) => {
-      const { rowFactors } = this.weight(name);
+      const { rowFactors } = this.tensors.weight(name);
       const all = slices.map((slice) => ({
         ...slice,
         rowFactors: rowFactors?.slice(slice.rows.from, slice.rows.to),
@@ -282,113 +199,11 @@ class BlockWork implements TapeTensors, Smoothable, QuantizedBlock {
     }));
   }
 
-  /** The last stage, or all of a block that was trained; then windows stand at the next. */
-  async finish(): Promise<void> {
-    using _ = this.#context.trace.begin("walk");
-    const { calibration } = this.#context;
-    const way = this.#way();
-    if (this.#tuning) await calibration.passTrained(way);
-    else await calibration.pass(way);
-    this.#inputFactor = undefined;
-  }
-
-  async #walkTo(to: Stage, gathers: Gathers<StageGathering>): Promise<StageGathering> {
-    using _ = this.#context.trace.begin("walk");
-    const gathered = await this.#context.calibration.gather({ ...this.#way(), to }, gathers);
-    this.#inputFactor = undefined;
-    return gathered;
-  }
-
-  /** How windows go on from where they stand. */
-  #way(): Omit<Pass, "to" | "observe"> {
-    const { float, original, signal } = this.#context;
-    return {
-      graph: this.#graph,
-      quantized: float ? original : this,
-      original,
-      // The original has no scales to make up for.
-      inputFactor: float ? undefined : this.#inputFactor,
-      signal,
-    };
-  }
-
-  /**
-   * Bring every window to a stage; what its input is like there, and how targets are to be moved
-   * for it.
-   */
-  async observe(
-    stage: Stage,
-    observers: ReadonlySet<Observer>,
-    scope: Scope,
-  ): Promise<Observed> {
-    const { propagate, calibration: { length }, trace, signal } = this.#context;
-    const { channels } = stage;
-    const open: OpenGathering<StageGathering> = (at) => {
-      const observations = openObservations([...observers], { channels, ...length, ...at, signal });
-      const { scope } = at;
-      return propagate && observers.has(gram)
-        ? new StageGathering(observations, this.#difference(stage, scope))
-        : new StageGathering(observations);
-    };
-    const { observations, difference } = await this.#walkTo(stage, { open, scope });
-    const statistics = await observations.finish();
-    if (observers.has(gram)) checkFinite(statistics.of(gram), stage);
-    const mover = await trace.time(
-      "solve",
-      () => difference?.finish(statistics.of(gram), scope),
-    );
-    if (difference && !mover) this.#warnOfTargets(stage);
-    return { statistics, mover };
-  }
-
-  #warnOfTargets({ matrices }: Stage): void {
-    this.#context.report({
-      type: "warning",
-      code: "no-propagation",
-      message: `Errors are not propagated to ${matrices.map(({ name }) => name).join(", ")}: the ` +
-        "Gram matrix of their input cannot be factored, with ten times the damping either.",
-    });
-  }
-
-  /** What a stage's input is like after scales were moved. */
-  async #look(stage: Stage, observers: ReadonlySet<Observer>, scope: Scope): Promise<Statistics> {
-    const { calibration, signal } = this.#context;
-    const { channels } = stage;
-    const { length } = calibration;
-    const seen = await calibration.look({
-      graph: this.#graph,
-      tensors: this,
-      inputFactor: this.#inputFactor,
-      signal,
-    }, {
-      open: (at) =>
-        new StageGathering(
-          openObservations([...observers], { channels, ...length, ...at, signal }),
-        ),
-      scope,
-    });
-    return await seen.observations.finish();
-  }
-
-  #difference(stage: Stage, scope: Scope): Difference {
-    const { channels } = stage;
-    const options = { scope, signal: this.#context.signal };
-    const edge = residualEdge(this.#graph, stage);
-    if (!edge) return observeInputs(channels, options);
-    const { linear: { rows, bias }, times } = edge;
-    return observeResiduals({
-      channels,
-      rows,
-      times,
-      bias: bias === undefined ? undefined : this.vector(bias),
-    }, options);
-  }
-
   /** Find the scales that are moved to what makes a stage's input, and move them. */
   async #smooth(
     { methods, source }: StageSmoothing,
     groups: readonly Group[],
-    { statistics, mover, roundings }: Observed & { readonly roundings: Roundings },
+    { statistics, mover, roundings }: ObservedInput & { readonly roundings: Roundings },
   ): Promise<Smoothed | undefined> {
     using _ = this.#context.trace.begin("scales");
     const { backend, report, scope, signal } = this.#context;
@@ -415,8 +230,8 @@ class BlockWork implements TapeTensors, Smoothable, QuantizedBlock {
       if (!found) continue;
       // Rows of a weight that was rounded change, and with them its scales, which are told of.
       if (source.kind === "linear") await this.tellFacts();
-      const moved = await moveScales(source, found.scales, { block: this, scope });
-      this.#inputFactor = moved.inputFactor;
+      const moved = await moveScales(source, found.scales, { block: this.tensors, scope });
+      this.inputs.factor = moved.inputFactor;
       return { scales: moved.scales, strength: found.strength };
     }
     return undefined;
@@ -436,7 +251,7 @@ class BlockWork implements TapeTensors, Smoothable, QuantizedBlock {
   /** Choose the codes of one weight. */
   async #round(
     task: QuantizeTask,
-    { group, rounder, mover, smoothed, statistics, inputScale }: Observed & {
+    { group, rounder, mover, smoothed, statistics, inputScale }: ObservedInput & {
       group: Group;
       rounder: Rounder;
       smoothed: Smoothed | undefined;
@@ -496,7 +311,7 @@ class BlockWork implements TapeTensors, Smoothable, QuantizedBlock {
         ...(inputScale === undefined ? {} : { inputScale }),
       },
     };
-    this.weights.set(name, weight);
+    this.tensors.weights.set(name, weight);
     this.#untold.add({ weight, losses, measure });
     await this.#pace.keep();
   }
@@ -506,21 +321,6 @@ class BlockWork implements TapeTensors, Smoothable, QuantizedBlock {
     using _ = this.#context.trace.begin("round");
     await this.#untold.tell(this.#context.backend);
   }
-}
-
-/**
- * @throws {CheckpointError} the input of a stage is not finite, which no weight of the stage can
- * help.
- */
-function checkFinite({ diagonal }: Gram, { matrices }: Stage): void {
-  const channel = diagonal.findIndex((square) => !Number.isFinite(square));
-  if (channel < 0) return;
-  const { name } = matrices[0]!;
-  throw new CheckpointError(
-    `Cannot calibrate ${quote(name)}: channel ${channel} of its input is NaN or infinite on the ` +
-      "calibration text. Look for such values in the tensors before it.",
-    { tensor: name },
-  );
 }
 
 /** f32[1, 1] */

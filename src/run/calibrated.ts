@@ -1,6 +1,7 @@
 /** Blocks quantized with calibration (calibration/block.ts tells how), packed and written. */
 import type { Tensor } from "../backend.ts";
-import { quantizeBlock, type QuantizedBlock } from "../calibration/block.ts";
+import { quantizeBlock } from "../calibration/block.ts";
+import type { BlockTensors } from "../calibration/block_tensors.ts";
 import type { ShardExchange } from "../calibration/gathering.ts";
 import { Calibration, type CalibrationInput } from "../calibration/pass.ts";
 import { type QuantizedWeight, unscaled } from "../calibration/quantized_weight.ts";
@@ -128,7 +129,7 @@ export async function calibrateBlocks(
 
 /** Pack and write what became of a block. */
 async function storeBlock(
-  { weights, vectors }: QuantizedBlock,
+  { weights, vectors }: BlockTensors,
   { tasks, context, loaded }: {
     readonly tasks: readonly TensorTask[];
     readonly context: Context;
