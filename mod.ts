@@ -88,7 +88,7 @@ export {
   windowsOf,
 } from "./src/windows.ts";
 export type { EvaluationInput } from "./src/forward/streams.ts";
-export type { CalibrationInput } from "./src/calibration/pass.ts";
+export type { CalibrationInput } from "./src/calibration/input.ts";
 export { type Advice, advise, type Proposal } from "./src/advise.ts";
 export {
   HARDWARE,

@@ -6,7 +6,7 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import type { Backend } from "../src/backend.ts";
 import { openWasm } from "../src/backends/wasm/mod.ts";
-import type { CalibrationInput } from "../src/calibration/pass.ts";
+import type { CalibrationInput } from "../src/calibration/input.ts";
 import { RequestError, UnsupportedError } from "../src/errors.ts";
 import type { EvaluationInput } from "../src/forward/streams.ts";
 import { planOutputs } from "../src/outputs.ts";

@@ -1,7 +1,7 @@
 /** Runs that are stopped, and go on: of a small model, into one folder. */
 import assert from "node:assert/strict";
 import type { Backend } from "../src/backend.ts";
-import type { CalibrationInput } from "../src/calibration/pass.ts";
+import type { CalibrationInput } from "../src/calibration/input.ts";
 import type { EvaluationInput } from "../src/forward/streams.ts";
 import { type Disk, disk as machine } from "../src/io/disk.ts";
 import { requestOf } from "../src/plan/planned.ts";

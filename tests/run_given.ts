@@ -4,7 +4,7 @@
  */
 import { join } from "node:path";
 import type { Backend } from "../src/backend.ts";
-import type { CalibrationInput } from "../src/calibration/pass.ts";
+import type { CalibrationInput } from "../src/calibration/input.ts";
 import { requestOf } from "../src/plan/planned.ts";
 import { plan } from "../src/plan.ts";
 import { recipeFromOptions } from "../src/recipe.ts";

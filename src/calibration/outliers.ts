@@ -7,7 +7,8 @@
  * Refused: architectures that Sluice does not run, checkpoints that are quantized already.
  */
 import type { Backend } from "../backend.ts";
-import { Calibration, type CalibrationInput } from "./pass.ts";
+import type { CalibrationInput } from "./input.ts";
+import { Calibration } from "./pass.ts";
 import { UnsupportedError } from "../errors.ts";
 import { checkShapes } from "../families/mod.ts";
 import { countFloats } from "../linalg/float_counts.ts";

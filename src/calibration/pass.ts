@@ -10,41 +10,25 @@ import type { Model, State } from "../family.ts";
 import { embedWindows } from "../forward/embedding.ts";
 import type { HiddenStates } from "../forward/hidden_states.ts";
 import { Pace } from "../pace.ts";
-import type { SpillStore } from "../forward/spill_file.ts";
 import type { States } from "../forward/states.ts";
 import { ModelTables } from "../forward/tables.ts";
-import { type BlockTensors, copyOf, walk } from "../forward/walk.ts";
+import { type BlockTensors, walk } from "../forward/walk.ts";
 import type { ModelWeights } from "../forward/weights.ts";
 import { type BlockGraph, graphsOf, type Stage } from "../graph/block_graph.ts";
 import { originalPlace, placeOf, stateWidths } from "../graph/stops.ts";
-import { type ResidualEdge, residualEdge } from "../graph/residual.ts";
 import type { ObserveOptions } from "../observer.ts";
 import { scaleColumns } from "../linalg/channels.ts";
 import { sum } from "../tensor.ts";
 import type { Streams } from "../graph/stops.ts";
+import { gapAt } from "./gap.ts";
 import { type Gathering, handOver, type OpenGathering, type ShardExchange } from "./gathering.ts";
+import type { CalibrationInput } from "./input.ts";
 import { type Keeping, KeptStates } from "./kept_states.ts";
 import type { Gap } from "./propagation.ts";
 import { TrainingWindows } from "./training_windows.ts";
 import { requestOf } from "../plan/planned.ts";
 import { keepStacks, shardWindows } from "../plan/stacks.ts";
-import { add, scaleCap } from "../ops/mod.ts";
-import type { TextFacts } from "../report.ts";
 import type { StepCounter } from "../report.ts";
-
-/** Tokens to calibrate on, and where hidden states may go. */
-export interface CalibrationInput extends Partial<TextFacts> {
-  /** Token ids, one array per window, all of one length. */
-  readonly windows: readonly Uint32Array<ArrayBuffer>[];
-  /** Bytes of hidden states kept on the device. */
-  readonly stateBudget: number;
-  /** Most tokens that walk together, as the plan has it. */
-  readonly stackTokens?: number;
-  /** Parts of the windows whose sums are made apart, as the plan has it. */
-  readonly shards?: number;
-  /** Where the rest goes, in bf16; required when the budget is smaller than the states. */
-  readonly spill?: SpillStore;
-}
 
 /** One way of all windows from a stop to the next. */
 export interface Pass {
@@ -438,47 +422,6 @@ export class Calibration implements AsyncDisposable, Carried {
     await this.#original?.[Symbol.asyncDispose]();
     await this.#targets?.[Symbol.asyncDispose]();
   }
-}
-
-/** What is to be made up for at a stage. */
-function gapAt(
-  graph: BlockGraph,
-  stage: Stage,
-  { original, quantized, scope }: {
-    readonly original: States;
-    readonly quantized: States;
-    readonly scope: Scope;
-  },
-): Gap {
-  const edge = residualEdge(graph, stage);
-  if (!edge) {
-    return { original: original.get(stage.input), quantized: quantized.get(stage.input) };
-  }
-  // Where nothing is missing of the sum, the original's stream has it already.
-  const [sum] = graph.readersOf(edge.state);
-  const whole = sum?.op === "add" && graph.placeOf(sum.to) < originalPlace(graph, stage);
-  return {
-    original: whole ? original.get(sum.to) : sumOf([...edge.beside, edge], original, scope),
-    quantized: sumOf(edge.beside, quantized, scope),
-  };
-}
-
-/** Σ times·state; the state itself where there is one. */
-function sumOf(
-  terms: ResidualEdge["beside"],
-  states: States,
-  scope: Scope,
-): Tensor {
-  const [{ state, times }, ...others] = terms as [ResidualEdge["beside"][number]];
-  const first = states.get(state);
-  if (others.length === 0 && times === 1) return first;
-  const { backend } = scope;
-  const x = copyOf(first, scope);
-  if (times !== 1) backend.run(scaleCap, { x }, { times, cap: 0 });
-  for (const { state, times: other } of others) {
-    backend.run(add, { y: states.get(state), x }, { times: 1, other });
-  }
-  return x;
 }
 
 /** The kept input of a stage, as scales that were moved since have made it. */

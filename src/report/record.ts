@@ -6,7 +6,7 @@
  * what does not apply is null.
  */
 import { RECORD_FILE } from "../io/names.ts";
-import type { CalibrationInput } from "../calibration/pass.ts";
+import type { CalibrationInput } from "../calibration/input.ts";
 import type { Score } from "../evaluator.ts";
 import { plainNumbers } from "../json.ts";
 import { type EnergyEstimate, energyOf, type EnergyTable } from "../plan/energy.ts";

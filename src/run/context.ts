@@ -1,6 +1,6 @@
 /** The state of a run, and what it was asked to do. */
 import type { Backend } from "../backend.ts";
-import type { CalibrationInput } from "../calibration/pass.ts";
+import type { CalibrationInput } from "../calibration/input.ts";
 import type { Certificate } from "../report/record.ts";
 import type { Distribution } from "../metrics/distribution.ts";
 import type { TokenScores } from "../evaluator.ts";

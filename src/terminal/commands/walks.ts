@@ -4,7 +4,7 @@
  */
 import type { Backend, DeviceLimits } from "../../backend.ts";
 import { evaluableModel, modelWithOutliers } from "../../plan/model.ts";
-import type { CalibrationInput } from "../../calibration/pass.ts";
+import type { CalibrationInput } from "../../calibration/input.ts";
 import { stateWidths } from "../../graph/stops.ts";
 import { RequestError, UnsupportedError } from "../../errors.ts";
 import type { PreparedWindows } from "../../windows.ts";
