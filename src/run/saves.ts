@@ -15,48 +15,15 @@ import type { TensorSource, Unchecked } from "../source.ts";
 import { byteLength, sum } from "../tensor.ts";
 import type { Trace } from "../trace.ts";
 import type { PlannedOutput, SharedOptions } from "./context.ts";
-import { changesOf, type Ingredients, ingredientsOf, keyOf } from "./key.ts";
-import type { Output, StoredPiece } from "./output.ts";
-
-/** The journal's first record: of what run it is. */
-export interface JournalHead {
-  readonly journal: 1;
-  readonly key: string;
-  readonly ingredients: Ingredients;
-  /** As others can repeat it. */
-  readonly command: string | null;
-  readonly units: readonly string[];
-  readonly bytes: number;
-}
-
-/** A record for each save: units that were finished since the one before, and the carry then. */
-export interface JournalSave {
-  readonly at: string;
-  readonly units: readonly FinishedUnit[];
-  readonly carry: CarryFile | null;
-  /**
-   * Bytes of the source that the units so far were made of, and that were not yet compared with the
-   * hashes of its files; absent where nothing is to be compared.
-   */
-  readonly unchecked?: readonly Unchecked[];
-}
-
-/** A record that takes all saves before it back: they were made of bytes that were damaged. */
-export interface JournalRetraction {
-  readonly at: string;
-  readonly retracted: string;
-}
-
-/** What came of a unit. */
-export interface FinishedUnit {
-  readonly name: string;
-  readonly pieces: readonly StoredPiece[];
-  readonly tensors: readonly TensorReport[];
-  readonly distributions: readonly (readonly [name: string, distribution: Distribution])[];
-  readonly warnings: readonly Warning[];
-  /** Steps of windows that were counted by its end. */
-  readonly windows: number;
-}
+import {
+  type FinishedUnit,
+  type JournalHead,
+  type JournalRetraction,
+  type JournalSave,
+  readRecords,
+} from "./journal_records.ts";
+import { changesOf, ingredientsOf, keyOf } from "./key.ts";
+import type { Output } from "./output.ts";
 
 /** The share of a run's time that saving may take, unless something else is asked for. */
 export const SAVE_SHARE = 0.02;
@@ -72,19 +39,6 @@ class CarryError extends SpaceError {
   constructor(cause: SpaceError) {
     super(cause.message, { path: cause.path, cause });
   }
-}
-
-/** What a journal says. */
-export function readRecords(
-  records: readonly unknown[],
-): { readonly head: JournalHead; readonly saves: readonly JournalSave[] } | undefined {
-  const [head, ...rest] = records as readonly [JournalHead?, ...object[]];
-  // Others note there what is theirs.
-  const retracted = rest.findLastIndex((record) => "retracted" in record);
-  const saves = rest.slice(retracted + 1).filter((record): record is JournalSave =>
-    "units" in record
-  );
-  return head?.journal === 1 ? { head, saves } : undefined;
 }
 
 /** What an output of a run is made of that goes on from unit to unit. */

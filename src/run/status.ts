@@ -5,7 +5,7 @@ import { type Disk, disk as machine } from "../io/disk.ts";
 import { PARTIAL, RECORD_FILE, SEARCH_SUFFIX } from "../io/names.ts";
 import { lookAtStage } from "../sinks/stage.ts";
 import { sum } from "../tensor.ts";
-import { readRecords } from "./saves.ts";
+import { readRecords } from "./journal_records.ts";
 
 /** How far a run is. */
 export interface RunStatus {

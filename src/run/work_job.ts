@@ -6,7 +6,7 @@ import { quote, RequestError } from "../errors.ts";
 import { isObject, parseObject } from "../json.ts";
 import { sum } from "../tensor.ts";
 import type { Ingredients } from "./key.ts";
-import type { FinishedUnit } from "./saves.ts";
+import type { FinishedUnit } from "./journal_records.ts";
 
 /** What is to be done: `job.json`. */
 export interface WorkJob {

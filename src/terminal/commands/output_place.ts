@@ -4,7 +4,7 @@
  */
 import { join } from "node:path";
 import { RequestError } from "../../errors.ts";
-import { readRecords } from "../../run/saves.ts";
+import { readRecords } from "../../run/journal_records.ts";
 import type { Sink } from "../../sink.ts";
 import type { Host, ParsedArguments } from "../command.ts";
 import { RunStays } from "../faults.ts";
