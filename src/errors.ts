@@ -53,18 +53,18 @@ export class RequestError extends Error {
   }
 }
 
-/** A device was lost or has no memory left. */
+/** A device was lost, has no memory left, or computes wrongly. */
 export class DeviceError extends Error {
   override readonly name = "DeviceError";
-  /** `memory` can be cured by smaller slices, `lost` and `kernel` cannot. */
-  readonly kind: "memory" | "lost" | "kernel" | "absent";
+  /** `memory` can be cured by smaller slices, `lost`, `kernel` and `wrong` (results) cannot. */
+  readonly kind: "memory" | "lost" | "kernel" | "absent" | "wrong";
   readonly backend: string;
   /** Bytes asked for, when memory ran out. */
   readonly bytes: number | undefined;
   constructor(
     message: string,
     { kind, backend, bytes, cause }: {
-      kind: "memory" | "lost" | "kernel" | "absent";
+      kind: DeviceError["kind"];
       backend: string;
       bytes?: number;
       cause?: unknown;

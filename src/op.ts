@@ -3,6 +3,7 @@
  * computes it. Every kernel on every backend is tested against the definition
  * (tests/conformance/backend.ts).
  */
+import type { Sampling } from "./sampling.ts";
 import { BITS, type DType, elementCount, type Shape } from "./tensor.ts";
 
 /** Dtypes a device tensor may have. */
@@ -61,6 +62,8 @@ export interface Op {
   work?(dims: Dims, scalars: Scalars): number;
   /** Why dims and scalars do not fit together, or `true`. */
   check?(dims: Dims, scalars: Scalars): true | string;
+  /** How calls are held against the definition while they run; they are not where it is absent. */
+  readonly sampling?: Sampling;
   /**
    * The definition: plain, in float64 where it matters, slow. `dtypes` tells what the tensors were
    * before widening.

@@ -88,7 +88,9 @@ export interface FoundDevice extends AsyncDisposable {
 
 /**
  * Find a device to plan for. `auto` takes a real GPU if there is one and the CPU otherwise; a
- * software adapter is used only when asked for (`webgpu`), and reported. A GPU is open then, and a
+ * software adapter is used only when asked for (`webgpu`), and reported. What a GPU computes is
+ * checked in part (backends/spot_checks.ts): its `read` and `finish` may throw a `DeviceError` of
+ * kind `wrong`. A GPU is open then, and a
  * BLAS that was asked for too; the CPU's threads, and a BLAS that must be looked for, wait for
  * `open`.
  *
@@ -156,7 +158,8 @@ async function openGpu(
         message: `The WebGPU adapter "${gpu.description}" is software: \`device\` wasm is faster.`,
       });
     }
-    return gpu;
+    const { withSpotChecks } = await import("./backends/spot_checks.ts");
+    return withSpotChecks(gpu);
   } catch (error) {
     if (auto && error instanceof DeviceError && error.kind === "absent") return undefined;
     throw error;

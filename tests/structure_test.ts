@@ -59,6 +59,7 @@ const LAYERS: readonly (readonly string[])[] = [
     "option",
     "pace",
     "report",
+    "sampling",
     "scheme",
     "sink",
     "source",

@@ -4,6 +4,7 @@
  */
 import wgsl from "../../shaders/activation.wgsl" with { type: "text" };
 import type { Activation } from "../family.ts";
+import { U } from "../sampling.ts";
 
 /** WGSL of `activation` and `activation_slope`, to be put before a shader that calls it. */
 export const ACTIVATION_WGSL: string = wgsl;
@@ -52,6 +53,32 @@ export function activationSlope(x: number, kind: number): number {
 /** Why `kind` is no activation, or `true`. */
 export function checkActivation({ kind = 0 }: Readonly<Record<string, number>>): true | string {
   return kind in ACTIVATIONS || `kind must be 0 (silu) to 3 (relu), got ${kind}`;
+}
+
+/**
+ * By how much an activation may be off. exp is off by 3 + 2|x| units in WGSL, the rest is a sum, a
+ * division of 2.5 units and products. Below −87.3, where e^−x is more than 2^126, WGSL says nothing
+ * of a division by it; SiLU is less than 1.1e-36 there and may be 0. GELU's erf is off by 2e-7 at
+ * most, and by rounding; that by tanh takes an exponential of 1.6·(x + 0.045·x³), whose own
+ * rounding counts as much as it is long. `other` is what the activation is multiplied by.
+ */
+export function activationBound(x: number, want: number, kind: number, other = 1): number {
+  // Its cube is not far from the end of f32.
+  if (!(Math.abs(x) < 1e10)) return Infinity;
+  const far = 1.1e-36 * (1 + Math.abs(other));
+  const steps = (units: number) => 2 * units * U * Math.abs(want) + far;
+  switch (ACTIVATIONS[kind]) {
+    case "silu":
+      return steps(8 + 2 * Math.abs(x));
+    case "gelu":
+      return Math.abs(x * other) * (2.5e-7 + 8 * U) + steps(8);
+    case "gelu_tanh": {
+      const u = Math.min(100, 1.6 * (Math.abs(x) + 0.045 * Math.abs(x) ** 3));
+      return steps(8 + 8 * u);
+    }
+    default:
+      return steps(1);
+  }
 }
 
 /** 1 − erf(x): a series near 0, a continued fraction far from it; within 1e-14. */

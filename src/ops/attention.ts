@@ -3,6 +3,7 @@ import wgsl from "../../shaders/attention.wgsl" with { type: "text" };
 import scores from "../../shaders/attention_scores.wgsl" with { type: "text" };
 import vectors from "../../shaders/attention_vectors.wgsl" with { type: "text" };
 import { type Arrays, defineOp, type Dims, type Op, type Scalars, type Variant } from "../op.ts";
+import { type Draw, type Part, type Seen, U, type Values } from "../sampling.ts";
 import { SOFT_CAP_WGSL, softCap } from "./soft_cap.ts";
 import { unroll } from "./unroll.ts";
 
@@ -67,6 +68,75 @@ export function* queriesOf(
   }
 }
 
+/** The first tokens of a window as one head sees them, to be checked: a window by themselves. */
+function someHead({ T = 0, Q = 0, K = 1 }: Dims, scalars: Scalars, draw: Draw): Part {
+  const { head_dim = 1, length = 1, biased = 0 } = scalars;
+  const head = draw(Q / head_dim);
+  const keys = Math.floor(head / (Q / K));
+  const first = draw(T / length) * length;
+  const tokens = Math.min(length, 24);
+  return {
+    ranges: {
+      T: [first, first + tokens],
+      Q: [head * head_dim, (head + 1) * head_dim],
+      K: [keys * head_dim, (keys + 1) * head_dim],
+      ...(biased ? { B: [head, head + 1], S: [0, tokens] } : {}),
+    },
+    scalars: { length: tokens },
+  };
+}
+
+/**
+ * A score is off by δ = (d + 3)·u·scale·|q||k|, of which a cap leaves as much at most, and adds 12
+ * units of itself and a bias a rounding of it; an exponential relatively by δ and WGSL's 3 +
+ * 2|score| units; numerator and denominator are sums of at most T such terms, so the quotient is
+ * off by twice all that times Σp|v|.
+ */
+function attentionBound(view: Seen): Float64Array {
+  const { before: { q, k, v, bias }, dims, scalars, want } = view;
+  const { T = 0, Q = 0 } = dims;
+  const { head_dim = 1, scale = 0 } = scalars;
+  const norm = (values: Values, from: number) =>
+    Math.hypot(...values.subarray(from, from + head_dim));
+  let most = 0;
+  for (let i = 0; i < q!.length; i += head_dim) most = Math.max(most, norm(q!, i));
+  let key = 0;
+  for (let i = 0; i < k!.length; i += head_dim) key = Math.max(key, norm(k!, i));
+  const { cap = 0, biased = 0 } = scalars;
+  const steepest = biased ? Math.max(0, ...Array.from(bias!, Math.abs)) : 0;
+  const reach = scale * most * key;
+  const shape = (cap === 0 ? 0 : 12 * cap) + steepest;
+  const sizes = new Float32Array(T * Q);
+  const arrays = {
+    q: Float32Array.from(q!),
+    k: Float32Array.from(k!),
+    v: Float32Array.from(v!, Math.abs),
+    bias: Float32Array.from(bias!),
+    o: sizes,
+  };
+  average(arrays, dims, scalars);
+  const span = 2 * (reach + steepest);
+  const relative = 2 * ((head_dim + 3) * reach + shape + 2 * (3 + 2 * span) + T + 8) * U;
+  return Float64Array.from(want.o!, (_, i) => relative * sizes[i]! + 1e-38);
+}
+
+/** The definition. */
+function average(arrays: Arrays, dims: Dims, scalars: Scalars): void {
+  const { v, o } = arrays;
+  const { Q = 0, K = 0 } = dims;
+  const { head_dim = 1 } = scalars;
+  for (const { i, head, keys, from, scores } of queriesOf(arrays, dims, scalars)) {
+    const most = scores.reduce((max, score) => Math.max(max, score), -Infinity);
+    const weights = scores.map((score) => Math.exp(score - most));
+    const total = weights.reduce((sum, weight) => sum + weight, 0);
+    for (let d = 0; d < head_dim; d++) {
+      let sum = 0;
+      weights.forEach((weight, n) => sum += weight * v![(from + n) * K + keys + d]!);
+      o![i * Q + head * head_dim + d] = sum / total;
+    }
+  }
+}
+
 const plain = {
   name: "attention",
   inputs: { q: "f32[T, Q]", k: "f32[T, K]", v: "f32[T, K]", bias: "f32[B, S]" },
@@ -86,21 +156,8 @@ const plain = {
     Math.ceil(head_dim / 64),
   ],
   check: checkAttention,
-  reference(arrays, dims, scalars) {
-    const { v, o } = arrays;
-    const { Q = 0, K = 0 } = dims;
-    const { head_dim = 1 } = scalars;
-    for (const { i, head, keys, from, scores } of queriesOf(arrays, dims, scalars)) {
-      const most = scores.reduce((max, score) => Math.max(max, score), -Infinity);
-      const weights = scores.map((score) => Math.exp(score - most));
-      const total = weights.reduce((sum, weight) => sum + weight, 0);
-      for (let d = 0; d < head_dim; d++) {
-        let sum = 0;
-        weights.forEach((weight, n) => sum += weight * v![(from + n) * K + keys + d]!);
-        o![i * Q + head * head_dim + d] = sum / total;
-      }
-    }
-  },
+  sampling: { part: someHead, bounds: { o: attentionBound } },
+  reference: average,
 } as const satisfies Op;
 
 /** Attention in vectors, a workgroup for `part` dimensions of a head: 64 or 128. */

@@ -60,6 +60,14 @@ function codebook(
   return { table, order, bounds: midpoints(order.map((code) => table[code]!)), zero };
 }
 
+/** Whether a number is within four f32 roundings of one of the bounds between codes. */
+export function nearBound(level: number, bounds: ArrayLike<number>): boolean {
+  for (let i = 0; i < bounds.length; i++) {
+    if (Math.abs(level - bounds[i]!) <= 2 ** -22 * Math.abs(bounds[i]!)) return true;
+  }
+  return false;
+}
+
 /** NF4, as bitsandbytes rounds to it. */
 export const NF4: Codebook = codebook(NF4_TABLE, [...NF4_TABLE.keys()], 7);
 

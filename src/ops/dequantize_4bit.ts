@@ -6,7 +6,7 @@ import tables from "../../shaders/codebook.wgsl" with { type: "text" };
 import wgsl from "../../shaders/dequantize_4bit.wgsl" with { type: "text" };
 import { CODEBOOKS } from "./codebook.ts";
 import { defineOp, spread } from "../op.ts";
-import { check4bit } from "./quantize_4bit.ts";
+import { check4bit, someBlocks } from "./quantize_4bit.ts";
 
 /** The values of NF4 or FP4 codes: table[code]·absmax of the block. */
 export const dequantize4bit = defineOp({
@@ -17,6 +17,7 @@ export const dequantize4bit = defineOp({
   wgsl: tables + wgsl,
   workgroups: ({ N = 0 }) => spread(N),
   check: check4bit,
+  sampling: { part: someBlocks },
   reference({ codes, absmax, w }, { N = 0 }, { block = 1, kind = 0 }) {
     const { table } = CODEBOOKS[kind]!;
     for (let i = 0; i < N; i++) {

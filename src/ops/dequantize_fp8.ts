@@ -1,7 +1,7 @@
 /** For metrics, for the quantized model's forward pass, and for checkpoints read back, in fp8. */
 import wgsl from "../../shaders/dequantize_fp8.wgsl" with { type: "text" };
 import { defineOp, spread } from "../op.ts";
-import { checkTiles, tileOf } from "./grid.ts";
+import { checkTiles, tiledRows, tileOf } from "./grid.ts";
 
 /** The values of E4M3 codes: code·scale of the tile. */
 export const dequantizeFp8 = defineOp({
@@ -12,6 +12,7 @@ export const dequantizeFp8 = defineOp({
   wgsl,
   workgroups: ({ R = 0, C = 0 }) => spread(R * C),
   check: checkTiles,
+  sampling: { part: tiledRows },
   reference({ codes, scale, w }, dims, scalars) {
     const { R = 0, C = 0 } = dims;
     for (let r = 0; r < R; r++) {

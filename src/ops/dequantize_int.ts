@@ -1,7 +1,7 @@
 /** For metrics, for the quantized model's forward pass, and for checkpoints read back. */
 import wgsl from "../../shaders/dequantize_int.wgsl" with { type: "text" };
 import { defineOp, spread } from "../op.ts";
-import { checkTiles, tileOf } from "./grid.ts";
+import { checkTiles, tiledRows, tileOf } from "./grid.ts";
 
 /** The values codes stand for: (code − zero)·scale. */
 export const dequantizeInt = defineOp({
@@ -12,6 +12,7 @@ export const dequantizeInt = defineOp({
   wgsl,
   workgroups: ({ R = 0, C = 0 }) => spread(R * C),
   check: checkTiles,
+  sampling: { part: tiledRows },
   reference({ codes, scale, zero, w }, dims, scalars) {
     const { R = 0, C = 0 } = dims;
     for (let r = 0; r < R; r++) {

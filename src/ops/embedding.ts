@@ -1,6 +1,7 @@
 /** The first step of a forward pass; the table comes in slices that fit the device. */
 import wgsl from "../../shaders/embedding.wgsl" with { type: "text" };
 import { defineOp, spread } from "../op.ts";
+import { stretch } from "../sampling.ts";
 
 /**
  * Rows of a slice of the embedding table: tokens with first ≤ id < first + V get theirs, the
@@ -13,6 +14,16 @@ export const embedding = defineOp({
   scalars: { first: "u32" },
   wgsl,
   workgroups: ({ T = 0, C = 0 }) => spread(T * C),
+  sampling: {
+    // Two columns of the table: as many as a word holds of narrow floats.
+    part: ({ T = 0, C = 0 }, _scalars, draw) => ({
+      ranges: {
+        T: stretch(T, draw, { most: 256 }),
+        C: stretch(C, draw, { most: 2, step: 2 }),
+      },
+    }),
+    updates: true,
+  },
   reference({ ids, table, x }, { T = 0, V = 0, C = 0 }, { first = 0 }) {
     for (let t = 0; t < T; t++) {
       const row = ids![t]! - first;

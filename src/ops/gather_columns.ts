@@ -3,6 +3,7 @@
  */
 import wgsl from "../../shaders/gather_columns.wgsl" with { type: "text" };
 import { defineOp, spread } from "../op.ts";
+import { someRows } from "../sampling.ts";
 
 /** y[t, n] = x[t, columns[n]]; every column is below C. */
 export const gatherColumns = defineOp({
@@ -11,6 +12,11 @@ export const gatherColumns = defineOp({
   outputs: { y: "f32[T, N]" },
   wgsl,
   workgroups: ({ T = 0, N = 0 }) => spread(T * N),
+  sampling: {
+    part: ({ T = 0, C = 0 }, _scalars, draw) => ({
+      ranges: { T: someRows(T, draw, { width: C }) },
+    }),
+  },
   reference({ x, columns, y }, { T = 0, C = 0, N = 0 }) {
     for (let t = 0; t < T; t++) {
       for (let n = 0; n < N; n++) y![t * N + n] = x![t * C + columns![n]!]!;

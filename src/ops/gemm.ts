@@ -7,6 +7,7 @@ import vectors from "../../shaders/gemm_vectors.wgsl" with { type: "text" };
 import tile from "../../shaders/matmul_tile.wgsl" with { type: "text" };
 import type { Backend, Tensor } from "../backend.ts";
 import { defineOp, type Dims, type Op, type Scalars } from "../op.ts";
+import { type Draw, type Part, type Range, type Seen, U } from "../sampling.ts";
 import { onTiles } from "./tiles.ts";
 
 /**
@@ -43,6 +44,7 @@ const plain = {
   workgroups: (_dims, { m = 0, n = 0 }) => [Math.ceil(n / 64), Math.ceil(m / 64), 1],
   work: (_dims, { m = 0, n = 0, k = 0 }) => m * n * k,
   check,
+  sampling: { part: partOfGemm, updates: true, bounds: { c: gemmBound } },
   reference({ a, b, c }, { D = 0, E = 0, F = 0 }, scalars) {
     const { m = 0, n = 0, k = 0, c_row = 0, c_column = 0, add = 0, alpha = 1 } = scalars;
     const { a_row = 0, a_column = 0, a_transposed = 0 } = scalars;
@@ -128,6 +130,59 @@ function check(dims: Dims, scalars: Scalars): true | string {
   return (scalars.a_transposed ? outside("a", k, m) : outside("a", m, k)) ??
     (scalars.b_transposed ? outside("b", k, n) : outside("b", n, k)) ??
     outside("c", m, n) ?? true;
+}
+
+/** The longest products that are checked. */
+const MOST_DEPTH = 2 ** 14;
+
+/** Some rows and columns of c that are wanted, to be checked. */
+function partOfGemm(_dims: Dims, scalars: Scalars, draw: Draw): Part | undefined {
+  const { m = 0, n = 0, k = 0, half = 0, diagonal = 0, a_transposed, b_transposed } = scalars;
+  if (k > MOST_DEPTH) return undefined;
+  const row = draw(m);
+  const block = Math.floor((row + diagonal) / HALF_BLOCK);
+  const rows: Range = [row, Math.min(row + 2, m, (block + 1) * HALF_BLOCK - diagonal)];
+  // Of what is wanted of these rows.
+  const from = half === HALF.upper ? block * HALF_BLOCK : 0;
+  const to = half === HALF.lower ? Math.min(n, (block + 1) * HALF_BLOCK) : n;
+  if (from >= to) return undefined;
+  const column = from + draw(to - from);
+  const columns: Range = [column, Math.min(column + 8, to)];
+  const place = (name: string, of: Range, by: Range, transposed?: number) => {
+    const at = (range: Range, first = 0): Range => [first + range[0], first + range[1]];
+    const [height, width] = transposed ? [by, of] : [of, by];
+    return [at(height, scalars[`${name}_row`]), at(width, scalars[`${name}_column`])] as const;
+  };
+  const [A, D] = place("a", rows, [0, k], a_transposed);
+  const [B, E] = place("b", columns, [0, k], b_transposed);
+  const [C, F] = place("c", rows, columns);
+  const origin = { a_row: 0, a_column: 0, b_row: 0, b_column: 0, c_row: 0, c_column: 0 };
+  const size = { m: rows[1] - rows[0], n: columns[1] - columns[0] };
+  return { ranges: { A, D, B, E, C, F }, scalars: { ...origin, ...size, half: 0, diagonal: 0 } };
+}
+
+/** Sums of k products and one more, in whatever order, are within (k + 3)·u·Σ|terms|. */
+function gemmBound({ before, dims, scalars }: Seen): Float64Array {
+  const { a, b, c } = before;
+  const { D = 0, E = 0, F = 0 } = dims;
+  const { m = 0, n = 0, k = 0, c_row = 0, c_column = 0, add = 0, alpha = 1 } = scalars;
+  const at = (name: "a" | "b", row: number, depth: number, width: number) => {
+    const [r, l] = scalars[`${name}_transposed`] ? [depth, row] : [row, depth];
+    return (scalars[`${name}_row`]! + r) * width + scalars[`${name}_column`]! + l;
+  };
+  const allowed = new Float64Array(c!.length);
+  for (let i = 0; i < m; i++) {
+    for (let j = 0; j < n; j++) {
+      if (!isWanted(i, j, scalars)) continue;
+      const place = (c_row + i) * F + c_column + j;
+      let size = add ? Math.abs(c![place]!) : 0;
+      for (let l = 0; l < k; l++) {
+        size += Math.abs(alpha * a![at("a", i, l, D)]! * b![at("b", j, l, E)]!);
+      }
+      allowed[place] = (k + 3) * U * size;
+    }
+  }
+  return allowed;
 }
 
 /** A rectangle of a matrix on a device: f32[rows, columns] from an element on. */

@@ -5,6 +5,7 @@
  */
 import { E4M3_MAX, roundHalfEven, roundTo } from "../number.ts";
 import type { Dims, Scalars } from "../op.ts";
+import { type Draw, type Part, type Seen, someRows, stretch } from "../sampling.ts";
 
 /**
  * `scale_dtype` by number, with its smallest normal number: no scale is below it, so none is lost
@@ -161,4 +162,69 @@ export function rangeOf(
     high = Math.max(high, value);
   }
   return { low, high };
+}
+
+/** Rows of whole tiles, to be checked; undefined where a tile has many. */
+export function wholeTiles(
+  { R = 0, C = 0 }: Dims,
+  { tile_rows = 1 }: Scalars,
+  draw: Draw,
+): Part | undefined {
+  if (Math.min(tile_rows, R) * C > MOST_OF_A_TILE) return undefined;
+  const [from, to] = someRows(R, draw, { width: C, step: tile_rows });
+  return { ranges: { R: [from, to], A: [from / tile_rows, Math.ceil(to / tile_rows)] } };
+}
+
+/** Elements of tiles that are checked as a whole. */
+const MOST_OF_A_TILE = 2 ** 17;
+
+/** Rows of one tile, to be checked, or of some tiles of one row each. */
+export function tiledRows(
+  dims: Dims,
+  scalars: Scalars,
+  draw: Draw,
+): Part | undefined {
+  const { R = 0, C = 0, A = 0 } = dims;
+  const { tile_rows = 1 } = scalars;
+  if (tile_rows === 1) return wholeTiles(dims, scalars, draw);
+  const [tile] = stretch(A, draw, { most: 1 });
+  const first = tile * tile_rows;
+  const [from, to] = someRows(Math.min(tile_rows, R - first), draw, { width: C });
+  return { ranges: { R: [first + from, first + to], A: [tile, tile + 1] } };
+}
+
+/** Whether a number is within 1e-4 of halfway between two whole ones. */
+export function nearHalf(level: number): boolean {
+  return Math.abs(level - Math.floor(level) - 0.5) < 1e-4;
+}
+
+/** Each weight divided by the scale of its tile, as an IEEE f32 division gives it. */
+export function quotients({ before, dims, scalars }: Seen): Float32Array {
+  const { C = 1 } = dims;
+  return Float32Array.from(
+    before.w!,
+    (w, i) => w / before.scale![tileOf(Math.floor(i / C), i % C, dims, scalars)]!,
+  );
+}
+
+/**
+ * A scale may be the one of a quotient 2.5 units off, rounded to its dtype again: the interval that
+ * such quotients reach.
+ */
+export function scaleBound({ before: { low, high }, want: { scale }, scalars }: Seen): number[] {
+  const { bits = 0, grid = 0, scale_dtype = 0 } = scalars;
+  const { dtype } = SCALE_DTYPES[scale_dtype]!;
+  const steps = [(2 ** bits - 1) / 2, 2 ** (bits - 1) - 1, 2 ** bits - 1, E4M3_MAX][grid]!;
+  return Array.from(scale!, (right, i) => {
+    if (!Number.isFinite(right)) return 0;
+    const [from, to] = [low![i]!, high![i]!];
+    const range = grid === 2
+      ? Math.max(0, to) - Math.min(0, from)
+      : Math.max(Math.abs(from), Math.abs(to));
+    return Math.max(
+      ...[1 - 2 ** -22, 1 + 2 ** -22].map((off) =>
+        Math.abs(roundTo(dtype, Math.fround(range / steps * off)) - right)
+      ),
+    );
+  });
 }

@@ -4,9 +4,25 @@ import vectors from "../../shaders/matmul_packed_vectors.wgsl" with { type: "tex
 import tile from "../../shaders/matmul_tile.wgsl" with { type: "text" };
 import blocks from "../../shaders/matmul_x_y.wgsl" with { type: "text" };
 import { defineOp, type Op } from "../op.ts";
-import { checkColumns } from "./matmul_nt.ts";
+import type { Seen } from "../sampling.ts";
+import { checkColumns, partOfProduct, productBound } from "./matmul_nt.ts";
 import { onTiles } from "./tiles.ts";
 import { checkPacked, fieldOf } from "./unpack_bits.ts";
+
+/** As of any product, with one more rounding for (code − zero)·scale. */
+function packedBound(view: Seen): Float64Array {
+  const { before: { x, w, scale, zero }, dims, scalars: { bits = 0, column = 0 } } = view;
+  const { R = 0, C = 0, P = 0, G = 1 } = dims;
+  const weights = new Float64Array(R * C);
+  for (let r = 0; r < R; r++) {
+    for (let c = 0; c < C; c++) {
+      const group = r * G + Math.floor(c / (C / G));
+      const code = fieldOf(w!, { start: r * P, column: c, bits });
+      weights[r * C + c] = (code - zero![group]!) * scale![group]!;
+    }
+  }
+  return productBound(view, { x: x!, w: weights, column, extra: 3 });
+}
 
 const plain = {
   name: "matmul_packed",
@@ -22,6 +38,7 @@ const plain = {
     const verdict = checkPacked(dims, scalars);
     return verdict === true ? checkColumns(dims, scalars) : verdict;
   },
+  sampling: { part: partOfProduct, bounds: { y: packedBound } },
   reference({ x, w, scale, zero, y }, dims, { bits = 0, column = 0 }) {
     const { T = 0, R = 0, C = 0, P = 0, G = 1, Y = 0 } = dims;
     const row = new Float32Array(C);

@@ -2,6 +2,7 @@
 import wgsl from "../../shaders/pack_bits.wgsl" with { type: "text" };
 import { defineOp, spread } from "../op.ts";
 import { checkPacked } from "./unpack_bits.ts";
+import { someRows } from "../sampling.ts";
 
 /**
  * Codes as a dense bitstream, lowest bit first along each row of whole 32-bit words; a field holds
@@ -16,6 +17,11 @@ export const packBits = defineOp({
   wgsl,
   workgroups: ({ R = 0, P = 0 }) => spread(R * P),
   check: checkPacked,
+  sampling: {
+    part: ({ R = 0, C = 0 }, _scalars, draw) => ({
+      ranges: { R: someRows(R, draw, { width: C }) },
+    }),
+  },
   reference({ codes, packed }, { R = 0, C = 0, P = 0 }, { bits = 0 }) {
     packed!.fill(0);
     for (let r = 0; r < R; r++) {

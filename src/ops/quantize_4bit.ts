@@ -1,10 +1,11 @@
 /** For the schemes NF4 and FP4 (QLoRA, arXiv 2305.14314). */
 import tables from "../../shaders/codebook.wgsl" with { type: "text" };
 import wgsl from "../../shaders/quantize_4bit.wgsl" with { type: "text" };
-import { CODEBOOKS } from "./codebook.ts";
+import { CODEBOOKS, nearBound } from "./codebook.ts";
 import { defineOp, type Dims, type Scalars, spread } from "../op.ts";
 import { rankBlock } from "./blocks.ts";
 import { MAX_EXTENT } from "./grid.ts";
+import { type Draw, type Part, someRows, type Values } from "../sampling.ts";
 
 /** Why N elements do not fit P bytes of codes and B blocks, or `true`. */
 export function check4bit(
@@ -19,6 +20,25 @@ export function check4bit(
   const blocks = Math.ceil(N / block);
   return (P === bytes && B === blocks) ||
     `N = ${N} in blocks of ${block} needs P = ${bytes} and B = ${blocks}, got P = ${P} and B = ${B}`;
+}
+
+/** Some blocks of a flattened weight, to be checked; those of an odd size two by two. */
+export function someBlocks(
+  { N = 0, B = 0 }: Dims,
+  { block = 1 }: Scalars,
+  draw: Draw,
+): Part {
+  const [from, to] = someRows(B, draw, { width: block, step: block % 2 + 1 });
+  const [first, last] = [from * block, Math.min(N, to * block)];
+  return { ranges: { N: [first, last], P: [first / 2, Math.ceil(last / 2)], B: [from, to] } };
+}
+
+/** Codes of a 4-bit tensor, two to a byte. */
+export function nibbles(codes: Values): Uint8Array {
+  return Uint8Array.from(
+    { length: codes.length * 2 },
+    (_, i) => i % 2 ? codes[i >> 1]! & 15 : codes[i >> 1]! >> 4,
+  );
 }
 
 /**
@@ -36,6 +56,20 @@ export const quantize4bit = defineOp({
   wgsl: tables + wgsl,
   workgroups: ({ N = 0 }) => spread(Math.ceil(N / 8)),
   check: check4bit,
+  sampling: {
+    part: someBlocks,
+    ties: {
+      codes: {
+        near: ({ before: { w }, want: { absmax }, scalars: { block = 1, kind = 0 } }) =>
+          Array.from(
+            w!,
+            (x, i) => nearBound(x / absmax![Math.floor(i / block)]!, CODEBOOKS[kind]!.bounds),
+          ),
+        unpack: nibbles,
+      },
+    },
+    updates: true,
+  },
   reference({ w, codes, absmax }, { N = 0, P = 0, B = 0 }, { block = 0, kind = 0, given = 0 }) {
     const { order, bounds, zero } = CODEBOOKS[kind]!;
     const nibbles = new Uint8Array(P * 2).fill(zero);

@@ -1,8 +1,11 @@
 /** The last step of rounding to fp8. */
 import wgsl from "../../shaders/quantize_fp8.wgsl" with { type: "text" };
-import { f32ToE4m3 } from "../number.ts";
+import { e4m3ToF32, f32ToE4m3 } from "../number.ts";
 import { defineOp, spread } from "../op.ts";
-import { checkTiles, tileOf } from "./grid.ts";
+import { midpoints, nearBound } from "./codebook.ts";
+import { checkTiles, quotients, tiledRows, tileOf } from "./grid.ts";
+
+const E4M3_BOUNDS = midpoints(Array.from({ length: 127 }, (_, code) => e4m3ToF32(code)));
 
 /** Codes of a weight in E4M3: the value nearest to w/scale, ties to even, saturating at ±448. */
 export const quantizeFp8 = defineOp({
@@ -13,6 +16,15 @@ export const quantizeFp8 = defineOp({
   wgsl,
   workgroups: ({ R = 0, C = 0 }) => spread(Math.ceil(R * C / 4)),
   check: checkTiles,
+  sampling: {
+    part: tiledRows,
+    ties: {
+      codes: {
+        near: (view) =>
+          Array.from(quotients(view), (level) => nearBound(Math.abs(level), E4M3_BOUNDS)),
+      },
+    },
+  },
   reference({ w, scale, codes }, dims, scalars) {
     const { R = 0, C = 0 } = dims;
     for (let r = 0; r < R; r++) {

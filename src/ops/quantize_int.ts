@@ -1,7 +1,16 @@
 /** The last step of rounding to an integer grid, and the one that GPTQ and AWQ end with too. */
 import wgsl from "../../shaders/quantize_int.wgsl" with { type: "text" };
 import { defineOp, spread } from "../op.ts";
-import { checkGrid, checkTiles, codeOf, codeRange, tileOf } from "./grid.ts";
+import {
+  checkGrid,
+  checkTiles,
+  codeOf,
+  codeRange,
+  nearHalf,
+  quotients,
+  tiledRows,
+  tileOf,
+} from "./grid.ts";
 
 /** Codes of a weight: clamp(rn(w/scale) + zero), with the scale and zero point of the tile. */
 export const quantizeInt = defineOp({
@@ -14,6 +23,10 @@ export const quantizeInt = defineOp({
   check(dims, scalars) {
     const verdict = checkGrid(scalars);
     return verdict === true ? checkTiles(dims, scalars) : verdict;
+  },
+  sampling: {
+    part: tiledRows,
+    ties: { codes: { near: (view) => Array.from(quotients(view), nearHalf) } },
   },
   reference({ w, scale, zero, codes }, dims, scalars) {
     const { R = 0, C = 0 } = dims;

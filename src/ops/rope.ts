@@ -1,6 +1,26 @@
 /** Positions of tokens, put into queries and keys. */
 import wgsl from "../../shaders/rope.wgsl" with { type: "text" };
 import { defineOp, spread } from "../op.ts";
+import { type Seen, someRows, U } from "../sampling.ts";
+
+/**
+ * Two products and a sum: three roundings of at most |x1·cos| + |x2·sin|; what is not turned is
+ * exact.
+ */
+function ropeBound(
+  { before: { x, cos, sin }, dims: { D = 0, H = 1 }, scalars }: Seen,
+): Float64Array {
+  const { head_dim = 1, adjacent = 0 } = scalars;
+  return Float64Array.from(x!, (_, i) => {
+    const [t, d] = [Math.floor(i / D), i % D % head_dim];
+    if (d >= 2 * H) return 0;
+    const [h, second] = adjacent ? [d >> 1, d % 2 === 1] : [d % H, d >= H];
+    const step = adjacent ? 1 : H;
+    const partner = second ? i - step : i + step;
+    const [c, s] = [cos![t * H + h]!, sin![t * H + h]!];
+    return 3 * U * (Math.abs(x![i]! * c) + Math.abs(x![partner]! * s));
+  });
+}
 
 /**
  * Rotary position embedding in place (RoFormer, arXiv 2104.09864): of the first 2H values of each
@@ -17,6 +37,13 @@ export const rope = defineOp({
   check: ({ D = 0, H = 0 }, { head_dim = 0 }) =>
     head_dim > 0 && D % head_dim === 0 && 2 * H <= head_dim ||
     `D = ${D} must be a multiple of head_dim = ${head_dim}, which must hold 2H = ${2 * H} values`,
+  sampling: {
+    part: ({ T = 0, D = 0 }, _scalars, draw) => ({
+      ranges: { T: someRows(T, draw, { width: D }) },
+    }),
+    updates: true,
+    bounds: { x: ropeBound },
+  },
   reference({ cos, sin, x }, { T = 0, D = 0, H = 1 }, { head_dim = 1, adjacent = 0 }) {
     for (let t = 0; t < T; t++) {
       for (let head = 0; head < D; head += head_dim) {

@@ -2,6 +2,7 @@
 import wgsl from "../../shaders/subtract.wgsl" with { type: "text" };
 import type { Scope, Tensor } from "../backend.ts";
 import { defineOp, spread } from "../op.ts";
+import { ELEMENTWISE } from "../sampling.ts";
 
 /** y = a − b. */
 export const subtract = defineOp({
@@ -10,6 +11,7 @@ export const subtract = defineOp({
   outputs: { y: "f32[N]" },
   wgsl,
   workgroups: ({ N = 0 }) => spread(N),
+  sampling: ELEMENTWISE,
   reference({ a, b, y }, { N = 0 }) {
     for (let i = 0; i < N; i++) y![i] = a![i]! - b![i]!;
   },

@@ -2,6 +2,7 @@
 import wgsl from "../../shaders/unpack_bits.wgsl" with { type: "text" };
 import { defineOp, type Dims, type Scalars, spread } from "../op.ts";
 import { checkGrid } from "./grid.ts";
+import { someRows } from "../sampling.ts";
 
 /** Why P words do not hold a row of C codes, or `true`. */
 export function checkPacked({ C = 0, P = 0 }: Dims, { bits = 0 }: Scalars): true | string {
@@ -37,6 +38,11 @@ export const unpackBits = defineOp({
   wgsl,
   workgroups: ({ R = 0, C = 0 }) => spread(Math.ceil(R * C / 4)),
   check: checkPacked,
+  sampling: {
+    part: ({ R = 0, C = 0 }, _scalars, draw) => ({
+      ranges: { R: someRows(R, draw, { width: C }) },
+    }),
+  },
   reference({ packed, codes }, { R = 0, C = 0, P = 0 }, { bits = 0 }) {
     for (let r = 0; r < R; r++) {
       for (let c = 0; c < C; c++) {

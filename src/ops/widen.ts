@@ -2,6 +2,7 @@
 import wgsl from "../../shaders/widen.wgsl" with { type: "text" };
 import type { Scope, Tensor } from "../backend.ts";
 import { defineOp, spread } from "../op.ts";
+import { ELEMENTWISE } from "../sampling.ts";
 
 /** Narrow floats to f32, exactly. */
 export const widen = defineOp({
@@ -10,6 +11,7 @@ export const widen = defineOp({
   outputs: { y: "f32[N]" },
   wgsl,
   workgroups: ({ N = 0 }) => spread(N),
+  sampling: ELEMENTWISE,
   reference({ x, y }) {
     y!.set(x!);
   },

@@ -25,7 +25,8 @@ import { caseOf, Draw, DRAWING } from "./draw.ts";
 import { DRAWS } from "./draws.ts";
 import { type Case, equal, type View } from "./judge.ts";
 
-const CASES: readonly Case[] = [
+/** Every listed case. */
+export const CASES: readonly Case[] = [
   ...memoryCases,
   ...gridCases,
   ...codebookCases,

@@ -11,7 +11,8 @@ import { layerNormVjp } from "../../src/ops/layer_norm_vjp.ts";
 import { nllVjp, NO_LABEL } from "../../src/ops/nll_vjp.ts";
 import { rmsNormVjp } from "../../src/ops/rms_norm_vjp.ts";
 import { scaleCapVjp } from "../../src/ops/scale_cap_vjp.ts";
-import { activationBound, freshState } from "./cases_model.ts";
+import { activationBound } from "../../src/ops/activation.ts";
+import { freshState } from "./cases_model.ts";
 import {
   blank,
   FLOATS,

@@ -3,46 +3,21 @@
  * columns.
  */
 import assert from "node:assert/strict";
-import { codeRange, partOf, tileOf } from "../../src/ops/grid.ts";
+import { codeRange } from "../../src/ops/grid.ts";
 import { columnStats } from "../../src/ops/column_stats.ts";
 import { copy } from "../../src/ops/copy.ts";
 import { diagonal } from "../../src/ops/diagonal.ts";
 import { factorBlock } from "../../src/ops/factor_block.ts";
-import { gemm, isWanted } from "../../src/ops/gemm.ts";
-import { gptqBlock } from "../../src/ops/gptq_block.ts";
+import { gemm } from "../../src/ops/gemm.ts";
+import { followColumns, gptqBlock } from "../../src/ops/gptq_block.ts";
 import { mirror } from "../../src/ops/mirror.ts";
-import { nearestValue } from "../../src/ops/nearest.ts";
 import { permuteColumns } from "../../src/ops/permute_columns.ts";
 import { permuteGram } from "../../src/ops/permute_gram.ts";
 import { rowDots } from "../../src/ops/row_dots.ts";
 import { scaleRows } from "../../src/ops/scale_rows.ts";
 import { subtract } from "../../src/ops/subtract.ts";
 import { blank, floats, gaussian, integers, normal, uniform, whole } from "./given.ts";
-import { type Case, type Judge, U, type View, within } from "./judge.ts";
-
-/** A product of k terms and one more: any order of summing keeps it within (k + 3)·u·Σ|terms|. */
-function gemmBound({ before, dims, scalars }: View): Float64Array {
-  const { a, b, c } = before;
-  const { D = 0, E = 0, F = 0 } = dims;
-  const { m = 0, n = 0, k = 0, c_row = 0, c_column = 0, add = 0, alpha = 1 } = scalars;
-  const at = (name: "a" | "b", row: number, depth: number, width: number) => {
-    const [r, l] = scalars[`${name}_transposed`] ? [depth, row] : [row, depth];
-    return (scalars[`${name}_row`]! + r) * width + scalars[`${name}_column`]! + l;
-  };
-  const allowed = new Float64Array(c!.length);
-  for (let i = 0; i < m; i++) {
-    for (let j = 0; j < n; j++) {
-      if (!isWanted(i, j, scalars)) continue;
-      const place = (c_row + i) * F + c_column + j;
-      let size = add ? Math.abs(c![place]!) : 0;
-      for (let l = 0; l < k; l++) {
-        size += Math.abs(alpha * a![at("a", i, l, D)]! * b![at("b", j, l, E)]!);
-      }
-      allowed[place] = (k + 3) * U * size;
-    }
-  }
-  return allowed;
-}
+import { type Case, type Judge, judgesOf, U, within } from "./judge.ts";
 
 const WHOLE_PRODUCT = {
   a_row: 0,
@@ -81,7 +56,7 @@ function product(
       c: normal("f32", shape(m, n), { seed: 53 }),
     },
     scalars: { ...all, ...places },
-    judge: { c: within(gemmBound) },
+    judge: judgesOf(gemm),
   };
 }
 
@@ -114,7 +89,7 @@ function productInVectors(
       c: around([m, n], { row: c_row, column: c_column, seed: 63 }),
     },
     scalars: { ...all, a_row, a_column, b_row, b_column, c_row, c_column },
-    judge: { c: within(gemmBound) },
+    judge: judgesOf(gemm),
   };
 }
 
@@ -168,56 +143,27 @@ const inverseFactor: Judge = ({ before: { m }, got: { t }, dims, scalars }) => {
   }
 };
 
-/**
- * GPTQ's codes depend on those before them, so one tie may change a row. The loop is followed with
- * the values that were chosen: each must be a nearest one within the rounding of the weight it was
- * chosen for, and each error that of its value.
- */
-const followed: Judge = ({ before, got, dims, scalars }) => {
-  const { R = 0, C = 0, G = 1 } = dims;
-  const { first = 0, count = 0, panel = 0 } = scalars;
-  const { v, scale, zero, order, factor } = before;
-  for (let r = 0; r < R; r++) {
-    let [loss, slack] = [before.loss![r]!, 0];
-    for (let i = 0; i < count; i++) {
-      const column = first + i;
-      const row = (column - panel) * C;
-      const at = r * C + column;
-      let weight = before.w![at]!;
-      let size = Math.abs(weight);
-      for (let k = 0; k < i; k++) {
-        const share = got.e![r * C + first + k]! * v![row + first + k]!;
-        weight -= share;
-        size += Math.abs(share);
-      }
-      const tile = tileOf(r, order![column]!, dims, scalars);
-      const params = { scale: scale![tile]!, zero: zero![tile]! };
-      const by = factor![partOf(r, R, G) * C + order![column]!]!;
-      // Rounding of the sum, of a product, and of divisions, which WGSL may get wrong by 2.5 units.
-      const near = (i + 4) * U * size + 5 * U * Math.abs(weight);
-      const values = [-near, 0, near].map((shift) =>
-        nearestValue(Math.fround((weight + shift) * by), params, scalars) / by
-      );
-      const value = got.w![at]!;
-      const fits = values.some((one) => Math.abs(one - value) <= 8 * U * Math.abs(one));
-      assert.ok(fits, `w[${r}, ${column}] is ${value}, not ${values[1]}`);
-      const error = (weight - value) / v![row + column]!;
-      const allowed = (near + 8 * U * Math.abs(value)) / Math.abs(v![row + column]!) +
-        4 * U * Math.abs(error);
-      assert.ok(
-        Math.abs(got.e![at]! - error) <= allowed,
-        `e[${r}, ${column}] is ${got.e![at]}, not ${error} ± ${allowed}`,
-      );
-      loss += error * error / 2;
-      slack += Math.abs(error) * allowed + allowed ** 2;
+/** The loop is followed with what was chosen, and what is not of the block stays as it was. */
+const followed: Judge = (view) => {
+  const { before, got, dims: { R = 0, C = 0 }, scalars: { first = 0, count = 0 } } = view;
+  const losses = Array.from({ length: R }, (_, r) => ({ loss: before.loss![r]!, slack: 0 }));
+  for (const { row, error, allowed, wrong } of followColumns(view)) {
+    if (wrong) {
+      const { output, index, right } = wrong;
+      const place = `${output}[${row}, ${index % C}]`;
+      assert.fail(`${place} is ${got[output]![index]}, not ${right} ± ${wrong.allowed}`);
     }
+    losses[row]!.loss += error * error / 2;
+    losses[row]!.slack += Math.abs(error) * allowed + allowed ** 2;
+  }
+  losses.forEach(({ loss, slack }, r) => {
     assert.ok(Math.abs(got.loss![r]! - loss) <= slack + 80 * U * Math.abs(loss), `loss[${r}]`);
     for (let c = 0; c < C; c++) {
       if (c >= first && c < first + count) continue;
       assert.equal(got.w![r * C + c], before.w![r * C + c], "a column outside the block");
       assert.equal(got.e![r * C + c], before.e![r * C + c], "a column outside the block");
     }
-  }
+  });
 };
 
 /** Lower triangular, with a diagonal away from 0: what V looks like. */
@@ -418,16 +364,7 @@ export const calibrationCases: readonly Case[] = [
       x: normal("f32", [t, c], { seed: 78 }),
       stats: floats("f32", [3, c], gaussian(3 * c, 79, 0.5)),
     },
-    judge: {
-      stats: within(({ before: { x, stats }, dims: { T = 0, C = 0 } }) =>
-        Float64Array.from({ length: 3 * C }, (_, i) => {
-          if (i < 2 * C) return 0;
-          let size = Math.abs(stats![i]!);
-          for (let row = 0; row < T; row++) size += Math.abs(x![row * C + i - 2 * C]!);
-          return (T + 1) * U * size;
-        })
-      ),
-    },
+    judge: judgesOf(columnStats),
   })),
 
   ...[[1, 0, 1, 0], [40, 0, 40, 0], [70, 0, 70, 0], [150, 64, 86, 64], [150, 128, 86, 64]].map((

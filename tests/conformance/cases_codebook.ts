@@ -2,44 +2,27 @@
  * Conformance cases of bitsandbytes' ops (4-bit codebooks, the 8-bit dynamic map, int8 rows), and
  * of tables of levels that were found.
  */
-import { CODEBOOKS, DYNAMIC_MAP, midpoints } from "../../src/ops/codebook.ts";
+import { CODEBOOKS, DYNAMIC_MAP, midpoints, nearBound } from "../../src/ops/codebook.ts";
 import { dequantize4bit } from "../../src/ops/dequantize_4bit.ts";
 import { dequantizeCodebook } from "../../src/ops/dequantize_codebook.ts";
 import { dequantizeDynamic8 } from "../../src/ops/dequantize_dynamic8.ts";
+import { nearHalf } from "../../src/ops/grid.ts";
 import { quantize4bit } from "../../src/ops/quantize_4bit.ts";
 import { quantizeCodebook } from "../../src/ops/quantize_codebook.ts";
 import { quantizeDynamic8 } from "../../src/ops/quantize_dynamic8.ts";
 import { quantizeRowsInt8 } from "../../src/ops/quantize_rows_int8.ts";
+import { blank, FLOATS, floats, gaussian, type Given, integers, normal, whole } from "./given.ts";
 import {
-  blank,
-  FLOATS,
-  floats,
-  gaussian,
-  type Given,
-  integers,
-  normal,
-  type Values,
-  whole,
-} from "./given.ts";
-import { type Case, equal, equalButTies, type Judge, type View, within } from "./judge.ts";
+  type Case,
+  equal,
+  equalButTies,
+  type Judge,
+  judgesOf,
+  type View,
+  within,
+} from "./judge.ts";
 import { bf16ToF32, f32ToBf16 } from "../../src/number.ts";
-import { brokenWeights, nearBound, nearHalf, ODD_ROWS, oddWeights } from "./weights.ts";
-/** Codes of a 4-bit tensor, two to a byte. */
-function nibbles(codes: Values): Uint8Array {
-  return Uint8Array.from(
-    { length: codes.length * 2 },
-    (_, i) => i % 2 ? codes[i >> 1]! & 15 : codes[i >> 1]! >> 4,
-  );
-}
-
-const codes4bit: Judge = equalButTies(({ before: { w }, want: { absmax }, scalars }) => {
-  const { block = 1, kind = 0 } = scalars;
-  return Array.from(
-    w!,
-    (x, i) => nearBound(x / absmax![Math.floor(i / block)]!, CODEBOOKS[kind]!.bounds),
-  );
-}, nibbles);
-
+import { brokenWeights, ODD_ROWS, oddWeights } from "./weights.ts";
 const codesDynamic8: Judge = equalButTies(({ before: { x }, want: { absmax }, scalars }) => {
   const { block = 1, offset = 0 } = scalars;
   return Array.from(
@@ -104,7 +87,7 @@ export const codebookCases: readonly Case[] = [
           absmax: blank("f32", [Math.ceil(n / block)]),
         },
         scalars: { block, kind, given: 0 },
-        judge: { codes: codes4bit, absmax: equal },
+        judge: judgesOf(quantize4bit),
       }))
     )
   ),
@@ -118,7 +101,7 @@ export const codebookCases: readonly Case[] = [
         absmax: blank("f32", [7]),
       },
       scalars: { block: 40, kind, given: 0 },
-      judge: { codes: codes4bit },
+      judge: judgesOf(quantize4bit),
     },
     {
       op: quantize4bit,
@@ -129,7 +112,7 @@ export const codebookCases: readonly Case[] = [
         absmax: blank("f32", [5]),
       },
       scalars: { block: 40, kind, given: 0 },
-      judge: { codes: codes4bit },
+      judge: judgesOf(quantize4bit),
     },
     {
       op: quantize4bit,
@@ -145,7 +128,7 @@ export const codebookCases: readonly Case[] = [
         absmax: blank("f32", [1]),
       },
       scalars: { block: 64, kind, given: 0 },
-      judge: { codes: codes4bit },
+      judge: judgesOf(quantize4bit),
     },
     ...[1, 1.5].map(everyNumber).map((numbers) => ({
       op: quantize4bit,
@@ -156,7 +139,7 @@ export const codebookCases: readonly Case[] = [
         absmax: blank("f32", [numbers.length / 16]),
       },
       scalars: { block: 16, kind, given: 0 },
-      judge: { codes: codes4bit },
+      judge: judgesOf(quantize4bit),
     })),
     ...[[3, 32], [1033, 64]].map(([n = 0, block = 0]) => ({
       op: quantize4bit,
@@ -171,7 +154,7 @@ export const codebookCases: readonly Case[] = [
         ),
       },
       scalars: { block, kind, given: 1 },
-      judge: { codes: codes4bit },
+      judge: judgesOf(quantize4bit),
     })),
     ...[[1, 32], [3, 32], [65, 64], [1033, 64]].map(([n = 0, block = 0]) => ({
       op: dequantize4bit,

@@ -1,10 +1,9 @@
 /** Conformance cases of the ops that round to integer and fp8 grids, one scale a tile. */
 import assert from "node:assert/strict";
-import { midpoints } from "../../src/ops/codebook.ts";
-import { e4m3ToF32, roundTo } from "../../src/number.ts";
+import { roundTo } from "../../src/number.ts";
 import { dequantizeFp8 } from "../../src/ops/dequantize_fp8.ts";
 import { dequantizeInt } from "../../src/ops/dequantize_int.ts";
-import { eachTile, SCALE_DTYPES, tileOf } from "../../src/ops/grid.ts";
+import { eachTile, SCALE_DTYPES } from "../../src/ops/grid.ts";
 import { quantizeFp8 } from "../../src/ops/quantize_fp8.ts";
 import { quantizeInt } from "../../src/ops/quantize_int.ts";
 import { scaleParams } from "../../src/ops/scale_params.ts";
@@ -21,8 +20,8 @@ import {
   type Values,
   whole,
 } from "./given.ts";
-import { type Case, equalButTies, type Judge, type View, within } from "./judge.ts";
-import { brokenWeights, nearBound, nearHalf, ODD_ROWS, oddWeights } from "./weights.ts";
+import { type Case, equal, type Judge, judgesOf } from "./judge.ts";
+import { brokenWeights, ODD_ROWS, oddWeights } from "./weights.ts";
 /**
  * Shapes of weights and of the tiles they are cut into: whole tensor, rows, groups, blocks, with
  * short last tiles too.
@@ -60,45 +59,11 @@ function scales(shape: readonly [number, number]): Given {
   return floats("f32", shape, values);
 }
 
-/** Each weight divided by the scale of its tile, as an IEEE f32 division gives it. */
-function quotients({ before, dims, scalars }: View): Float32Array {
-  const { C = 1 } = dims;
-  return Float32Array.from(
-    before.w!,
-    (w, i) => w / before.scale![tileOf(Math.floor(i / C), i % C, dims, scalars)]!,
-  );
-}
-
-const E4M3_BOUNDS = midpoints(
-  Array.from({ length: 127 }, (_, code) => e4m3ToF32(code)),
-);
-
-/**
- * A scale may be the one of a quotient 2.5 units off, rounded to its dtype again: the interval that
- * such quotients reach.
- */
-function scaleBound({ before: { low, high }, want: { scale }, scalars, exact }: View): number[] {
-  const { bits = 0, grid = 0, scale_dtype = 0 } = scalars;
-  const { dtype } = SCALE_DTYPES[scale_dtype]!;
-  const steps = [(2 ** bits - 1) / 2, 2 ** (bits - 1) - 1, 2 ** bits - 1, 448][grid]!;
-  return Array.from(scale!, (right, i) => {
-    if (exact || !Number.isFinite(right)) return 0;
-    const [from, to] = [low![i]!, high![i]!];
-    const range = grid === 2
-      ? Math.max(0, to) - Math.min(0, from)
-      : Math.max(Math.abs(from), Math.abs(to));
-    return Math.max(
-      ...[1 - 2 ** -22, 1 + 2 ** -22].map((off) =>
-        Math.abs(roundTo(dtype, Math.fround(range / steps * off)) - right)
-      ),
-    );
-  });
-}
-
-/** A zero point whose quotient is near a tie may be the next one. */
-const zeroPoint: Judge = equalButTies(({ before: { low }, want: { scale } }) =>
-  Array.from(low!, (from, i) => nearHalf(Math.min(0, from) / scale![i]!))
-);
+/** Scales are exact where divisions are. */
+const rangeJudges: Readonly<Record<string, Judge>> = {
+  ...judgesOf(scaleParams),
+  scale: (view, output) => (view.exact ? equal : judgesOf(scaleParams).scale!)(view, output),
+};
 
 /**
  * Scales found by search: as small an error as the definition's, up to what f32 sums of errors can
@@ -138,12 +103,6 @@ const foundScales: Judge = ({ before, dims, scalars, got, want }) => {
     );
   });
 };
-
-const codesInt: Judge = equalButTies((view) => Array.from(quotients(view), nearHalf));
-
-const codesFp8: Judge = equalButTies((view) =>
-  Array.from(quotients(view), (level) => nearBound(Math.abs(level), E4M3_BOUNDS))
-);
 
 const RANGES = [
   ...[[-1, 1], [0, 0], [-0.5, 3], [0.25, 3], [-3, -0.25], [-7.5, 0], [1e-40, 2e-40], [-1e-42, 0]],
@@ -197,10 +156,22 @@ export const gridCases: readonly Case[] = [
           zero: blank("i8", [13, 5]),
         },
         scalars: { bits, grid, scale_dtype },
-        judge: { scale: within(scaleBound), zero: zeroPoint },
+        judge: rangeJudges,
       }))
     )
   ),
+  ...[0, 1, 2, 3].map((grid) => ({
+    op: scaleParams,
+    note: "ranges of usual weights",
+    tensors: {
+      low: floats("f32", [33, 7], gaussian(231, 93, 0.02).map((x) => -Math.abs(x))),
+      high: floats("f32", [33, 7], gaussian(231, 94, 0.02).map(Math.abs)),
+      scale: blank("f32", [33, 7]),
+      zero: blank("i8", [33, 7]),
+    },
+    scalars: { bits: 4, grid, scale_dtype: 1 },
+    judge: rangeJudges,
+  })),
   ...[0, 1, 2, 3].flatMap((grid) =>
     [0, 1, 2].map((scale_dtype) => ({
       op: scaleParams,
@@ -212,7 +183,7 @@ export const gridCases: readonly Case[] = [
         zero: blank("i8", [1, 6]),
       },
       scalars: { bits: 4, grid, scale_dtype },
-      judge: { scale: within(scaleBound), zero: zeroPoint },
+      judge: rangeJudges,
     }))
   ),
 
@@ -229,7 +200,7 @@ export const gridCases: readonly Case[] = [
           codes: blank("i8", shape),
         },
         scalars: { bits, grid, ...scalars },
-        judge: { codes: codesInt },
+        judge: judgesOf(quantizeInt),
       }))
     )
   ),
@@ -242,7 +213,7 @@ export const gridCases: readonly Case[] = [
       codes: blank("i8", [5, 65]),
     },
     scalars: { bits, grid: 2, tile_rows: 1, tile_columns: 32 },
-    judge: { codes: codesInt },
+    judge: judgesOf(quantizeInt),
   })),
   {
     op: quantizeInt,
@@ -254,7 +225,7 @@ export const gridCases: readonly Case[] = [
       codes: blank("i8", [7, 40]),
     },
     scalars: { bits: 4, grid: 0, tile_rows: 1, tile_columns: 40 },
-    judge: { codes: codesInt },
+    judge: judgesOf(quantizeInt),
   },
   ...FLOATS.flatMap((dtype) =>
     [0, 2].map((grid) => ({
@@ -293,7 +264,7 @@ export const gridCases: readonly Case[] = [
         codes: blank("f8_e4m3", shape),
       },
       scalars,
-      judge: { codes: codesFp8 },
+      judge: judgesOf(quantizeFp8),
     })),
     {
       op: dequantizeFp8,
@@ -314,7 +285,7 @@ export const gridCases: readonly Case[] = [
       codes: blank("f8_e4m3", [7, 40]),
     },
     scalars: { tile_rows: 1, tile_columns: 40 },
-    judge: { codes: codesFp8 },
+    judge: judgesOf(quantizeFp8),
   },
 
   ...FLOATS.flatMap((dtype) =>

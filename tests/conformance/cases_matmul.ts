@@ -4,56 +4,15 @@
  */
 import { matmulColumns } from "../../src/ops/matmul_columns.ts";
 import { matmulInt8 } from "../../src/ops/matmul_int8.ts";
-import { matmulNt } from "../../src/ops/matmul_nt.ts";
+import { matmulNt, productBound } from "../../src/ops/matmul_nt.ts";
 import { matmulPacked } from "../../src/ops/matmul_packed.ts";
-import { fieldOf } from "../../src/ops/unpack_bits.ts";
 import { outlierColumns } from "../../src/ops/outlier_columns.ts";
 import { rescaleInt8 } from "../../src/ops/rescale_int8.ts";
-import { type Case, U, type View, within } from "./judge.ts";
-import { blank, FLOATS, floats, gaussian, integers, normal, type Values, whole } from "./given.ts";
+import { type Case, judgesOf, U, type View, within } from "./judge.ts";
+import { blank, FLOATS, floats, gaussian, integers, normal, whole } from "./given.ts";
 
 /**
- * |fl(Σ xᵢwᵢ) − Σ xᵢwᵢ| ≤ n·u·Σ|xᵢ||wᵢ| for n products summed in any order (Higham, Accuracy and Stability §3.1); `extra` roundings
- * are in each product. Columns of y that are not written may not change at all.
- */
-function productBound(
-  { before, dims }: View,
-  { x, w, column, extra }: { x: Values; w: ArrayLike<number>; column: number; extra: number },
-): Float64Array {
-  const { T = 0, R = 0, C = 0, Y = 0 } = dims;
-  const allowed = new Float64Array(before.y!.length);
-  for (let t = 0; t < T; t++) {
-    for (let r = 0; r < R; r++) {
-      let size = 0;
-      for (let c = 0; c < C; c++) size += Math.abs(x[t * C + c]! * w[r * C + c]!);
-      allowed[t * Y + column + r] = (C + extra) * U * size;
-    }
-  }
-  return allowed;
-}
-
-function matmulBound(view: View): Float64Array {
-  const { before: { x, w }, scalars: { column = 0 } } = view;
-  return productBound(view, { x: x!, w: w!, column, extra: 2 });
-}
-
-/** As `matmulBound`, with one more rounding for (code − zero)·scale. */
-function packedBound(view: View): Float64Array {
-  const { before: { x, w, scale, zero }, dims, scalars: { bits = 0, column = 0 } } = view;
-  const { R = 0, C = 0, P = 0, G = 1 } = dims;
-  const weights = new Float64Array(R * C);
-  for (let r = 0; r < R; r++) {
-    for (let c = 0; c < C; c++) {
-      const group = r * G + Math.floor(c / (C / G));
-      const code = fieldOf(w!, { start: r * P, column: c, bits });
-      weights[r * C + c] = (code - zero![group]!) * scale![group]!;
-    }
-  }
-  return productBound(view, { x: x!, w: weights, column, extra: 3 });
-}
-
-/**
- * As `matmulBound` over the columns listed, with 4 roundings in w·absmax/127; the sum may begin
+ * As of other products over the columns listed, with 4 roundings in w·absmax/127; the sum may begin
  * with what is in y.
  */
 function columnsBound(view: View): Float64Array {
@@ -91,7 +50,7 @@ export const matmulCases: readonly Case[] = [
         y: blank("f32", [t, r]),
       },
       scalars: { column: 0 },
-      judge: { y: within(matmulBound) },
+      judge: judgesOf(matmulNt),
     }))
   ),
   ...FLOATS.flatMap((dtype) =>
@@ -106,7 +65,7 @@ export const matmulCases: readonly Case[] = [
         y: normal("f32", [t, y], { seed: 15 }),
       },
       scalars: { column },
-      judge: { y: within(matmulBound) },
+      judge: judgesOf(matmulNt),
     }))
   ),
   ...FLOATS.map((dtype) => ({
@@ -118,7 +77,7 @@ export const matmulCases: readonly Case[] = [
       y: blank("f32", [5, 6]),
     },
     scalars: { column: 0 },
-    judge: { y: within(matmulBound) },
+    judge: judgesOf(matmulNt),
   })),
   {
     op: matmulNt,
@@ -129,7 +88,7 @@ export const matmulCases: readonly Case[] = [
       y: blank("f32", [2, 3]),
     },
     scalars: { column: 0 },
-    judge: { y: within(matmulBound) },
+    judge: judgesOf(matmulNt),
   },
 
   ...[2, 3, 4, 5, 6, 7, 8].flatMap((bits) =>
@@ -152,7 +111,7 @@ export const matmulCases: readonly Case[] = [
         y: normal("f32", [t, r + 2], { seed: 24 }),
       },
       scalars: { bits, column: 1 },
-      judge: { y: within(packedBound) },
+      judge: judgesOf(matmulPacked),
     }))
   ),
 

@@ -13,137 +13,8 @@ import { layerNorm } from "../../src/ops/layer_norm.ts";
 import { rmsNorm } from "../../src/ops/rms_norm.ts";
 import { rope } from "../../src/ops/rope.ts";
 import { scaleCap } from "../../src/ops/scale_cap.ts";
-import { type Case, U, type View, within } from "./judge.ts";
-import { blank, FLOATS, floats, gaussian, integers, normal, type Values, whole } from "./given.ts";
-
-/**
- * Half the D roundings of the sum (the root halves them), and some units for the root, its inverse,
- * the weight and two products.
- */
-function rmsBound({ want, before: { weight }, scalars, dims: { D = 0 } }: View): Float64Array {
-  const { plus = 0 } = scalars;
-  // Where a weight is about −1, rounding their sum counts for more.
-  const worse = (i: number) => {
-    const w = Math.abs(weight![i % D]!);
-    return plus === 0 ? 1 : (w + plus) / Math.max(1e-30, Math.abs(weight![i % D]! + plus));
-  };
-  return Float64Array.from(want.y!, (value, i) => ((D / 2 + 10) + worse(i)) * U * Math.abs(value));
-}
-
-/**
- * The mean is off by C roundings of the mean |x|, a difference by as much and one rounding, and the
- * root by half the C + 2 roundings of the squares' sum and what those differences come to: the
- * mean's error squared adds to the variance.
- */
-function layerNormBound({ before: { x, weight, bias }, want, scalars, dims }: View): Float64Array {
-  const { T = 0, C = 0 } = dims;
-  const allowed = new Float64Array(T * C);
-  for (let t = 0; t < T; t++) {
-    const row = Array.from(x!.subarray(t * C, (t + 1) * C));
-    const size = row.reduce((sum, value) => sum + Math.abs(value), 0) / C;
-    const mean = row.reduce((sum, value) => sum + value, 0) / C;
-    const variance = row.reduce((sum, value) => sum + (value - mean) ** 2, 0) / C + scalars.eps!;
-    const off = (C + 2) * U * size;
-    const deviation = Math.sqrt(variance);
-    const relative = (C / 2 + 12) * U + 2 * off / deviation + (off / deviation) ** 2;
-    row.forEach((value, c) => {
-      const w = Math.abs(weight![c]!);
-      const own = Math.abs(value - mean) / deviation * w;
-      const difference = (off + 2 * U * (Math.abs(value) + size)) / deviation * w;
-      const sum = U * (Math.abs(want.y![t * C + c]!) + Math.abs(bias![c]!));
-      allowed[t * C + c] = own * relative + difference + 4 * sum;
-    });
-  }
-  return allowed;
-}
-
-/**
- * Two products and a sum: three roundings of at most |x1·cos| + |x2·sin|; what is not turned is
- * exact.
- */
-function ropeBound(
-  { before: { x, cos, sin }, dims: { D = 0, H = 1 }, scalars }: View,
-): Float64Array {
-  const { head_dim = 1, adjacent = 0 } = scalars;
-  return Float64Array.from(x!, (_, i) => {
-    const [t, d] = [Math.floor(i / D), i % D % head_dim];
-    if (d >= 2 * H) return 0;
-    const [h, second] = adjacent ? [d >> 1, d % 2 === 1] : [d % H, d >= H];
-    const step = adjacent ? 1 : H;
-    const partner = second ? i - step : i + step;
-    const [c, s] = [cos![t * H + h]!, sin![t * H + h]!];
-    return 3 * U * (Math.abs(x![i]! * c) + Math.abs(x![partner]! * s));
-  });
-}
-
-/**
- * A score is off by δ = (d + 3)·u·scale·|q||k|, of which a cap leaves as much at most, and adds 12
- * units of itself and a bias a rounding of it; an exponential relatively by δ and WGSL's 3 +
- * 2|score| units; numerator and denominator are sums of at most T such terms, so the quotient is
- * off by twice all that times Σp|v|.
- */
-function attentionBound(view: View): Float64Array {
-  const { before: { q, k, v, bias }, dims, scalars, want } = view;
-  const { T = 0, Q = 0 } = dims;
-  const { head_dim = 1, scale = 0 } = scalars;
-  const norm = (values: Values, from: number) =>
-    Math.hypot(...values.subarray(from, from + head_dim));
-  let most = 0;
-  for (let i = 0; i < q!.length; i += head_dim) most = Math.max(most, norm(q!, i));
-  let key = 0;
-  for (let i = 0; i < k!.length; i += head_dim) key = Math.max(key, norm(k!, i));
-  const { cap = 0, biased = 0 } = scalars;
-  const steepest = biased ? Math.max(0, ...Array.from(bias!, Math.abs)) : 0;
-  const reach = scale * most * key;
-  const shape = (cap === 0 ? 0 : 12 * cap) + steepest;
-  const sizes = new Float32Array(T * Q);
-  const arrays = {
-    q: Float32Array.from(q!),
-    k: Float32Array.from(k!),
-    v: Float32Array.from(v!, Math.abs),
-    bias: Float32Array.from(bias!),
-    o: sizes,
-  };
-  attention.reference(arrays, dims, scalars);
-  const span = 2 * (reach + steepest);
-  const relative = 2 * ((head_dim + 3) * reach + shape + 2 * (3 + 2 * span) + T + 8) * U;
-  return Float64Array.from(want.o!, (_, i) => relative * sizes[i]! + 1e-38);
-}
-
-/**
- * exp is off by 3 + 2|x| units in WGSL, the rest is a sum, a division of 2.5 units and products.
- * Below −87.3, where e^−x is more than 2^126, WGSL says nothing of a division by it; SiLU is less than
- * 1.1e-36 there and may be 0. GELU's erf
- * is off by 2e-7 at most, and by rounding; that by tanh takes an exponential of 1.6·(x + 0.045·x³),
- * whose own rounding counts as much as it is long. `other` is what the activation is multiplied by.
- */
-export function activationBound(x: number, want: number, kind: number, other = 1): number {
-  const far = 1.1e-36 * (1 + Math.abs(other));
-  const steps = (units: number) => 2 * units * U * Math.abs(want) + far;
-  switch (ACTIVATIONS[kind]) {
-    case "silu":
-      return steps(8 + 2 * Math.abs(x));
-    case "gelu":
-      return Math.abs(x * other) * (2.5e-7 + 8 * U) + steps(8);
-    case "gelu_tanh": {
-      const u = Math.min(100, 1.6 * (Math.abs(x) + 0.045 * Math.abs(x) ** 3));
-      return steps(8 + 8 * u);
-    }
-    default:
-      return steps(1);
-  }
-}
-
-function actBound({ before: { x }, want, scalars }: View): Float64Array {
-  return Float64Array.from(want.x!, (value, i) => activationBound(x![i]!, value, scalars.kind!));
-}
-
-function gateBound({ before: { gate, up }, want, scalars }: View): Float64Array {
-  return Float64Array.from(
-    want.gate!,
-    (value, i) => activationBound(gate![i]!, value, scalars.kind!, up![i]!),
-  );
-}
+import { type Case, judgesOf, U, type View, within } from "./judge.ts";
+import { blank, FLOATS, floats, gaussian, integers, normal, whole } from "./given.ts";
 
 /**
  * Of a capped number the tanh is off by 5 units of 1 in any kernel, and by the rounding of its
@@ -151,15 +22,6 @@ function gateBound({ before: { gate, up }, want, scalars }: View): Float64Array 
  */
 function capBound({ want, scalars: { cap = 0 } }: View): Float64Array {
   return Float64Array.from(want.x!, (value) => 4 * U * Math.abs(value) + 12 * U * cap);
-}
-
-/** Two products and a sum; a sum alone is exact. */
-function addBound({ before: { x, y }, scalars: { times = 1, other = 1 } }: View): Float64Array {
-  const roundings = times === 1 && Math.abs(other) === 1 ? 0 : 3;
-  return Float64Array.from(
-    x!,
-    (value, i) => roundings * U * (Math.abs(times * value) + Math.abs(other * y![i]!)),
-  );
 }
 
 /**
@@ -264,7 +126,7 @@ export const modelCases: readonly Case[] = [
         y: blank("f32", [t, c]),
       },
       scalars: { eps: 1e-5, plus: 0 },
-      judge: { y: within(rmsBound) },
+      judge: judgesOf(rmsNorm),
     }))
   ),
   ...[[3, 1, 33, 1], [5, 3, 32, 0], [2, 4, 65, 1]].map(([t = 0, heads = 0, d = 0, plus = 0]) => ({
@@ -276,7 +138,7 @@ export const modelCases: readonly Case[] = [
       y: blank("f32", [t, heads * d]),
     },
     scalars: { eps: 1e-6, plus },
-    judge: { y: within(rmsBound) },
+    judge: judgesOf(rmsNorm),
   })),
   ...FLOATS.flatMap((dtype) =>
     [[1, 1], [3, 33], [5, 257], [2, 2049]].map(([t = 0, c = 0]) => ({
@@ -288,7 +150,7 @@ export const modelCases: readonly Case[] = [
         y: blank("f32", [t, c]),
       },
       scalars: { eps: 1e-5 },
-      judge: { y: within(layerNormBound) },
+      judge: judgesOf(layerNorm),
     }))
   ),
   {
@@ -301,7 +163,7 @@ export const modelCases: readonly Case[] = [
       y: blank("f32", [2, 5]),
     },
     scalars: { eps: 1e-5 },
-    judge: { y: within(layerNormBound) },
+    judge: judgesOf(layerNorm),
   },
   {
     op: rmsNorm,
@@ -312,7 +174,7 @@ export const modelCases: readonly Case[] = [
       y: blank("f32", [65600, 2]),
     },
     scalars: { eps: 1e-6, plus: 0 },
-    judge: { y: within(rmsBound) },
+    judge: judgesOf(rmsNorm),
   },
   ...[[1, 1, 1, 2], [3, 2, 3, 6], [17, 3, 32, 64], [33, 9, 16, 32], [5, 3, 3, 13], [9, 2, 8, 64]]
     .flatMap(([t = 0, heads = 0, h = 0, d = 0]) =>
@@ -324,7 +186,7 @@ export const modelCases: readonly Case[] = [
           x: normal("f32", [t, heads * d], { seed: 58 }),
         },
         scalars: { head_dim: d, adjacent },
-        judge: { x: within(ropeBound) },
+        judge: judgesOf(rope),
       }))
     ),
   ...[[1, 1, 1, 1, 0], [3, 2, 1, 8, 0], [33, 3, 3, 31, 0], [65, 9, 3, 64, 0], [130, 4, 2, 16, 0]]
@@ -352,7 +214,7 @@ export const modelCases: readonly Case[] = [
         o: blank("f32", [t, heads * d]),
       },
       scalars: { head_dim: d, window, scale: d ** -0.5, cap: 0, biased: 0, length },
-      judge: { o: within(attentionBound) },
+      judge: judgesOf(attention),
     })),
   ...[[1, 1, 1, 1, 0], [33, 3, 1, 31, 0], [130, 4, 2, 16, 40], [99, 2, 1, 8, 0, 33]].flatMap((
     [t = 0, heads = 0, shared = 0, d = 0, window = 0, length = t],
@@ -375,7 +237,7 @@ export const modelCases: readonly Case[] = [
         o: blank("f32", [t, heads * d]),
       },
       scalars: { head_dim: d, window, scale: d ** -0.5, cap, biased, length },
-      judge: { o: within(attentionBound) },
+      judge: judgesOf(attention),
     }))
   ),
   {
@@ -389,7 +251,7 @@ export const modelCases: readonly Case[] = [
       o: blank("f32", [40, 32]),
     },
     scalars: { head_dim: 16, window: 0, scale: 0.25, cap: 0, biased: 0, length: 40 },
-    judge: { o: within(attentionBound) },
+    judge: judgesOf(attention),
   },
   ...ACTIVATIONS.flatMap((_, kind) => [
     ...[1, 33, 257].flatMap((n) => [
@@ -400,13 +262,13 @@ export const modelCases: readonly Case[] = [
           gate: normal("f32", [n], { seed: 68, scale: 4 }),
         },
         scalars: { kind },
-        judge: { gate: within(gateBound) },
+        judge: judgesOf(gate),
       },
       {
         op: act,
         tensors: { x: normal("f32", [n], { seed: 69, scale: 3 }) },
         scalars: { kind },
-        judge: { x: within(actBound) },
+        judge: judgesOf(act),
       },
     ]),
     {
@@ -417,7 +279,7 @@ export const modelCases: readonly Case[] = [
         gate: floats("f32", [6], [-100, 100, -85, 0, -20, 3e4]),
       },
       scalars: { kind },
-      judge: { gate: within(gateBound) },
+      judge: judgesOf(gate),
     },
   ]),
   ...[1, 33, 257].flatMap((n) =>
@@ -433,7 +295,7 @@ export const modelCases: readonly Case[] = [
       op: add,
       tensors: { y: normal("f32", [n], { seed: 74 }), x: normal("f32", [n], { seed: 75 }) },
       scalars: { times, other },
-      judge: { x: within(addBound) },
+      judge: judgesOf(add),
     }))
   ),
   {
@@ -444,7 +306,7 @@ export const modelCases: readonly Case[] = [
       x: floats("f32", [2 ** 22 + 67], new Float32Array(2 ** 22 + 67).fill(1)),
     },
     scalars: { times: 1, other: 1 },
-    judge: { x: within(addBound) },
+    judge: judgesOf(add),
   },
   ...[[1, 1, 1], [3, 9, 4], [5, 70, 65], [65, 4, 300]].map(([t = 0, c = 0, n = 0]) => ({
     op: gatherColumns,

@@ -1,12 +1,13 @@
 /** Deterministic inputs for the conformance cases: seeded numbers, and tensors made of them. */
 import type { Scope } from "../../src/backend.ts";
-import { f32ToBf16, f32ToE4m3, f32ToF16, widenAll } from "../../src/number.ts";
+import { f32ToBf16, f32ToE4m3, f32ToF16 } from "../../src/number.ts";
 import type { DeviceDType } from "../../src/op.ts";
 import { uniform } from "../../src/corpora/random.ts";
 import type { Quantized } from "../../src/scheme.ts";
+import { type Values, valuesOf } from "../../src/sampling.ts";
 import { elementCount, type Shape } from "../../src/tensor.ts";
 
-export { uniform };
+export { uniform, type Values, valuesOf };
 
 /** A tensor to be: its bytes, and its elements as numbers. */
 export interface Given {
@@ -94,29 +95,4 @@ export function withInputScale(quantized: Quantized, value: number, scope: Scope
   const input_scale = scope.alloc("f32", [1, 1]);
   scope.backend.write(input_scale, new Uint8Array(Float32Array.of(value).buffer));
   return { ...quantized, tensors: { ...tensors, input_scale } };
-}
-
-/** Elements of a tensor as numbers: floats widened, integers as they are. */
-export type Values = Float32Array | Int32Array | Uint32Array | Int8Array | Uint8Array;
-
-/** Read the elements of a tensor from its bytes. */
-export function valuesOf(dtype: DeviceDType, bytes: Uint8Array): Values {
-  const { buffer } = bytes.slice();
-  switch (dtype) {
-    case "f32":
-      return new Float32Array(buffer);
-    case "bf16":
-    case "f16":
-      return widenAll(dtype, new Uint16Array(buffer));
-    case "f8_e4m3":
-      return widenAll(dtype, new Uint8Array(buffer));
-    case "i32":
-      return new Int32Array(buffer);
-    case "u32":
-      return new Uint32Array(buffer);
-    case "i8":
-      return new Int8Array(buffer);
-    case "u8":
-      return new Uint8Array(buffer);
-  }
 }

@@ -3,27 +3,19 @@
  * definition.
  */
 import assert from "node:assert/strict";
-import type { Dims, Op, Scalars } from "../../src/op.ts";
+import type { Op, Scalars } from "../../src/op.ts";
+import { type Seen, U } from "../../src/sampling.ts";
 import type { Given, Values } from "./given.ts";
 
-/** Half a unit in the last place of f32, relative: the error of one rounding. */
-export const U = 2 ** -24;
+export { U };
 
 /** What a judge sees of one run. */
-export interface View {
-  readonly dims: Dims;
-  readonly scalars: Scalars;
-  /** Every argument before the run, as numbers. */
-  readonly before: Readonly<Record<string, Values>>;
-  /** The outputs that the definition gives. */
-  readonly want: Readonly<Record<string, Values>>;
+export interface View extends Seen {
   /**
    * Equally right outputs: what the definition gives when subnormal numbers are taken for zero, as
    * a GPU may.
    */
   readonly also: Readonly<Record<string, Values>>;
-  /** What the backend gave. */
-  readonly got: Readonly<Record<string, Values>>;
   /**
    * Whether arithmetic is IEEE f32; WGSL lets division, exp and sqrt be a few units off, and
    * subnormals be zero.
@@ -103,6 +95,20 @@ export function equalButTies(
       `${differ} of ${got!.length} codes differ at ties`,
     );
   };
+}
+
+/** Judges of an op's outputs by what it says itself of how far they may be off. */
+export function judgesOf({ sampling }: Op): Record<string, Judge> {
+  const judges = [
+    ...Object.entries(sampling?.bounds ?? {}).map(([output, bound]) =>
+      [output, within(bound)] as const
+    ),
+    ...Object.entries(sampling?.ties ?? {}).map(([output, { near, unpack }]) =>
+      [output, equalButTies(near, unpack)] as const
+    ),
+  ];
+  assert.ok(judges.length > 0, "the op says nothing of its outputs");
+  return Object.fromEntries(judges);
 }
 
 /**

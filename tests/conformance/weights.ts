@@ -1,18 +1,5 @@
-/**
- * What the cases of the quantizing ops share: weights that find what rounding gets wrong, and what
- * counts as a tie.
- */
+/** What the cases of the quantizing ops share: weights that find what rounding gets wrong. */
 import { floats, gaussian, type Given } from "./given.ts";
-
-/** Whether a number is within 1e-4 of halfway between two whole ones. */
-export function nearHalf(level: number): boolean {
-  return Math.abs(level - Math.floor(level) - 0.5) < 1e-4;
-}
-
-/** Whether a number is within four f32 roundings of one of the bounds between codes. */
-export function nearBound(level: number, bounds: ArrayLike<number>): boolean {
-  return Array.from(bounds).some((bound) => Math.abs(level - bound) <= 2 ** -22 * Math.abs(bound));
-}
 
 /**
  * Rows of weights that find what rounding gets wrong: zeros, subnormals, one spike, all equal,

@@ -15,10 +15,3 @@ export const C2: Suite = absent({
   title: "flipped bits in blocks of Xet",
   absent: "Xet's own protocol is not used: files come over plain HTTP, whole, and are hashed (C1)",
 });
-
-/** Of a GPU that computes wrongly. */
-export const G3: Suite = absent({
-  id: "G3",
-  title: "a GPU whose results are wrong",
-  absent: "a run does not compute again on the CPU what a GPU gave it",
-});

@@ -1,5 +1,5 @@
 /** Every suite of faults. */
-import { C2, G3 } from "./absent_cases.ts";
+import { C2 } from "./absent_cases.ts";
 import { D1, D2 } from "./disk_cases.ts";
 import { D3, D5 } from "./full_cases.ts";
 import { G1 } from "./gpu_cases.ts";
@@ -12,6 +12,7 @@ import { X1 } from "./sharing_cases.ts";
 import { K5 } from "./signal_cases.ts";
 import type { Suite } from "./suite.ts";
 import { W1 } from "./weight_cases.ts";
+import { G3 } from "./wrong_cases.ts";
 
 /** In the order of the plan of faults. */
 export const SUITES: readonly Suite[] = [

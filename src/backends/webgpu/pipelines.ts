@@ -7,7 +7,7 @@ import prelude from "../../../shaders/prelude.wgsl" with { type: "text" };
 import { argumentsOf, type DeviceDType, type Op, parseSignature } from "../../op.ts";
 import type { Faults } from "./faults.ts";
 
-/** Values of the shaders' `<argument>_dtype` constants. */
+/** Values of the shaders' `<argument>_dtype` constants; integers leave the shader's own. */
 const DTYPE_CODES: Partial<Record<DeviceDType, number>> = { f32: 0, bf16: 1, f16: 2, f8_e4m3: 3 };
 
 /** An op compiled for the dtypes of its arguments. */
@@ -49,8 +49,9 @@ export class Pipelines {
   #compile(op: Op, dtypes: readonly DeviceDType[]): Kernel {
     const constants: Record<string, number> = {};
     argumentsOf(op).forEach(([name, signature], i) => {
-      if (parseSignature(signature).dtypes.length > 1) {
-        constants[`${name}_dtype`] = DTYPE_CODES[dtypes[i]!]!;
+      const code = DTYPE_CODES[dtypes[i]!];
+      if (code !== undefined && parseSignature(signature).dtypes.length > 1) {
+        constants[`${name}_dtype`] = code;
       }
     });
     const layout = this.#layout(Object.keys(op.inputs).length, Object.keys(op.outputs).length);
