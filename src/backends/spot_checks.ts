@@ -220,8 +220,7 @@ class Checker {
       if (difference === undefined) continue;
       this.#wrong ??= new DeviceError(
         `The GPU "${this.#gpu.description}" computes wrongly: ${difference.told}. Its results cannot ` +
-          "be trusted: use another driver, or `device` wasm. What was saved before has passed " +
-          "such checks; `restart` makes it anew, too.",
+          "be trusted, and a run does not go on from them: use another driver, or `device` wasm.",
         { kind: "wrong", backend: this.#gpu.name },
       );
     }

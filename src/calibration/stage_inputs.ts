@@ -83,7 +83,7 @@ export class StageInputs {
     };
     const { observations, difference } = await this.#walkTo(stage, { open, scope });
     const statistics = await observations.finish();
-    if (observers.has(gram)) checkFinite(statistics.of(gram), stage);
+    if (observers.has(gram)) checkFinite(statistics.of(gram), stage, scope);
     const mover = await trace.time(
       "solve",
       () => difference?.finish(statistics.of(gram), scope),
@@ -152,13 +152,19 @@ export class StageInputs {
  * @throws {CheckpointError} the input of a stage is not finite, which no weight of the stage can
  * help.
  */
-function checkFinite({ diagonal }: Gram, { matrices }: Stage): void {
+function checkFinite(
+  { diagonal }: Gram,
+  { matrices }: Stage,
+  { backend }: Scope,
+): void {
   const channel = diagonal.findIndex((square) => !Number.isFinite(square));
   if (channel < 0) return;
   const { name } = matrices[0]!;
   throw new CheckpointError(
     `Cannot calibrate ${quote(name)}: channel ${channel} of its input is NaN or infinite on the ` +
-      "calibration text. Look for such values in the tensors before it.",
+      `calibration text. Look for such values in the tensors before it${
+        backend.name === "webgpu" ? ", or try `device` wasm" : ""
+      }.`,
     { tensor: name },
   );
 }

@@ -29,7 +29,10 @@ export interface JournalSave {
   readonly unchecked?: readonly Unchecked[];
 }
 
-/** A record that takes all saves before it back: they were made of bytes that were damaged. */
+/**
+ * A record that takes all saves before it back: they were made of bytes that were damaged, or by a
+ * device that computes wrongly.
+ */
 export interface JournalRetraction {
   readonly at: string;
   readonly retracted: string;

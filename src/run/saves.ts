@@ -5,7 +5,7 @@
  * no more than some fifty times what saving takes, and the unit at hand.
  */
 import type { Carried } from "../carry.ts";
-import { HubError, quote, RequestError, SpaceError } from "../errors.ts";
+import { DeviceError, HubError, quote, RequestError, SpaceError } from "../errors.ts";
 import type { Distribution } from "../metrics/distribution.ts";
 import type { Plan } from "../plan/planned.ts";
 import type { Unit } from "../plan/tasks.ts";
@@ -259,7 +259,7 @@ export class Saves implements Disposable {
     try {
       return await work();
     } catch (error) {
-      if (error instanceof HubError && error.kind === "damaged") await this.#retract(error);
+      if (isInDoubt(error)) await this.#retract(error);
       else if (intact && this.#asked?.aborted && !this.#isSaved) {
         // What the unit at hand has written is none of a finished one.
         for (const { state } of parts) state.output.takePieces();
@@ -269,8 +269,8 @@ export class Saves implements Disposable {
     }
   }
 
-  /** What is saved was made of bytes that may have been others: nobody is to go on with it. */
-  async #retract({ message }: HubError): Promise<void> {
+  /** What is saved is in doubt: nobody is to go on with it. */
+  async #retract({ message }: Error): Promise<void> {
     const record: JournalRetraction = { at: new Date().toISOString(), retracted: message };
     for (const kept of this.#kept) {
       if (kept.saved === 0) continue;
@@ -300,6 +300,12 @@ export class Saves implements Disposable {
     this.#since = performance.now();
     this.#seconds = (this.#since - begun) / 1000;
   }
+}
+
+/** Whether what was done before may be wrong: it was made of other bytes, or by a wrong device. */
+function isInDoubt(error: unknown): error is Error {
+  return error instanceof HubError && error.kind === "damaged" ||
+    error instanceof DeviceError && error.kind === "wrong";
 }
 
 /** What a journal knows of an output; begun where there is none. */
