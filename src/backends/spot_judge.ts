@@ -134,7 +134,10 @@ function isTame(value: number): boolean {
 }
 
 /** The same numbers with 0 for those that are not normal in f32. */
-function withoutSubnormals(dtype: string, bytes: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
+export function withoutSubnormals(
+  dtype: string,
+  bytes: Uint8Array<ArrayBuffer>,
+): Uint8Array<ArrayBuffer> {
   if (dtype !== "f32" && dtype !== "bf16") return bytes;
   const copy = bytes.slice();
   const words = dtype === "f32" ? new Uint32Array(copy.buffer) : new Uint16Array(copy.buffer);

@@ -8,6 +8,7 @@ import { Buffer } from "node:buffer";
 import fc from "fast-check";
 import type { Backend, Tensor } from "../../src/backend.ts";
 import { referenceBackend } from "../../src/backends/reference.ts";
+import { withoutSubnormals } from "../../src/backends/spot_judge.ts";
 import { argumentsOf, bindDims, deviceBytes, fittingVariants, type Op } from "../../src/op.ts";
 import { OPS } from "../../src/ops/mod.ts";
 import { backwardCases } from "./cases_backward.ts";
@@ -91,18 +92,6 @@ async function runCase(
       return [name, valuesOf(dtype, bytes)];
     }),
   );
-}
-
-/** The same f32 numbers with 0 for the subnormal ones; other dtypes as they are. */
-function withoutSubnormals(dtype: string, bytes: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
-  if (dtype !== "f32" && dtype !== "bf16") return bytes;
-  const copy = bytes.slice();
-  const words = dtype === "f32" ? new Uint32Array(copy.buffer) : new Uint16Array(copy.buffer);
-  const exponent = dtype === "f32" ? 0x7f800000 : 0x7f80;
-  words.forEach((word, i) => {
-    if ((word & exponent) === 0) words[i] = 0;
-  });
-  return copy;
 }
 
 /** What the definition of a case's op gives, and gives where subnormal numbers are taken for 0. */
