@@ -75,6 +75,8 @@ export interface DeviceOptions {
    * is the library to open. What is found and cannot be used is reported.
    */
   readonly blas?: BlasChoice;
+  /** Hold a part of what a GPU computes against the definitions (backends/spot_checks.ts): true. */
+  readonly checkDevice?: boolean;
   readonly report?: Reporter;
 }
 
@@ -88,11 +90,9 @@ export interface FoundDevice extends AsyncDisposable {
 
 /**
  * Find a device to plan for. `auto` takes a real GPU if there is one and the CPU otherwise; a
- * software adapter is used only when asked for (`webgpu`), and reported. What a GPU computes is
- * checked in part (backends/spot_checks.ts): its `read` and `finish` may throw a `DeviceError` of
- * kind `wrong`. A GPU is open then, and a
+ * software adapter is used only when asked for (`webgpu`), and reported. A GPU is open then, and a
  * BLAS that was asked for too; the CPU's threads, and a BLAS that must be looked for, wait for
- * `open`.
+ * `open`. Where a GPU is checked, `read` and `finish` may throw a `DeviceError` of kind `wrong`.
  *
  * @throws {RequestError} a GPU was asked for, and what is of the CPU alone.
  * @throws {DeviceError} of kind `absent`: `webgpu` was asked for and there is no adapter, or a BLAS
@@ -145,7 +145,7 @@ function opened(backend: Backend): FoundDevice {
 /** The GPU; undefined where `auto` finds none that is real. */
 async function openGpu(
   device: "auto" | "webgpu",
-  { report }: DeviceOptions,
+  { checkDevice = true, report }: DeviceOptions,
 ): Promise<Backend | undefined> {
   const { openWebgpu } = await import("./backends/webgpu/mod.ts");
   const auto = device === "auto";
@@ -158,6 +158,7 @@ async function openGpu(
         message: `The WebGPU adapter "${gpu.description}" is software: \`device\` wasm is faster.`,
       });
     }
+    if (!checkDevice) return gpu;
     const { withSpotChecks } = await import("./backends/spot_checks.ts");
     return withSpotChecks(gpu);
   } catch (error) {

@@ -223,12 +223,20 @@ export const DEVICE_FLAGS: readonly Flag[] = [
     default: "auto",
     group: DEVICE_GROUP,
   },
+  {
+    name: "check-device",
+    type: "boolean",
+    help: "compute a part of what a GPU does on the CPU, too, and stop where they differ",
+    default: true,
+    group: DEVICE_GROUP,
+  },
 ];
 
 /** The device that the flags ask for; see `findDevice` for what is open of it. */
 export function findDeviceFor(parsed: ParsedArguments, report: Reporter): Promise<FoundDevice> {
   return findDevice(parsed.get("device") as "auto" | "webgpu" | "wasm", {
     report,
+    checkDevice: parsed.get("check-device") !== false,
     ...(parsed.has("blas") ? { blas: String(parsed.get("blas")) } : {}),
     ...(parsed.has("threads") ? { threads: Number(parsed.get("threads")) } : {}),
   });
