@@ -8,8 +8,9 @@ import type { WebgpuBackend } from "../../src/backends/webgpu/mod.ts";
 import { DeviceError } from "../../src/errors.ts";
 import { ABSENT_GPU, openTestGpu } from "../adapter.ts";
 import { attempt, outcomeOf } from "../resume_given.ts";
-import { folder, tinyWindows, withOwn } from "../run_given.ts";
-import { livelyNorms, makeCheckpoint, randoms, TINY_CONFIG, tinyTensors } from "../tiny.ts";
+import { folder, withOwn } from "../run_given.ts";
+import { randoms } from "../tiny.ts";
+import { gpuWork } from "./gpu_given.ts";
 import type { Suite } from "./suite.ts";
 
 const CASES = 60;
@@ -32,22 +33,8 @@ export const G1: Suite = {
   absent: ABSENT_GPU,
   async open(seed) {
     await using undo = new AsyncDisposableStack();
-    const at = undo.use(await folder());
-    const base = await Deno.realPath(at.path);
     // Others share this one; those that are lost are their own.
-    const whole = undo.use(await openTestGpu());
-    const model = await makeCheckpoint(tinyTensors(), {
-      config: TINY_CONFIG,
-      change: livelyNorms("bf16"),
-    });
-    undo.defer(() => Deno.remove(model, { recursive: true }));
-    const calibrated = {
-      model,
-      options: { scheme: "W4A16", "group-size": 32, method: "gptq" },
-      evaluation: { windows: tinyWindows(3, 12), stateBudget: 1e7 },
-      calibration: { windows: tinyWindows(5, 40), stateBudget: 1e7 },
-    };
-    const out = `${base}/whole`;
+    const { gpu: whole, calibrated, out } = await gpuWork(undo);
     const { backend, counted } = lostAt(whole, Infinity);
     const expected = await outcomeOf(out, await attempt({ ...calibrated, backend, out }));
     const next = randoms(seed);

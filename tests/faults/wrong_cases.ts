@@ -11,11 +11,12 @@ import type { Backend } from "../../src/backend.ts";
 import { withSpotChecks } from "../../src/backends/spot_checks.ts";
 import { CheckpointError, DeviceError } from "../../src/errors.ts";
 import type { Op } from "../../src/op.ts";
-import { ABSENT_GPU, openTestGpu } from "../adapter.ts";
+import { ABSENT_GPU } from "../adapter.ts";
 import { afterEach, flip, wordsOf } from "../flipped.ts";
 import { attempt, outcomeOf, type Work } from "../resume_given.ts";
-import { folder, tinyWindows } from "../run_given.ts";
-import { livelyNorms, makeCheckpoint, randoms, TINY_CONFIG, tinyTensors } from "../tiny.ts";
+import { folder } from "../run_given.ts";
+import { randoms } from "../tiny.ts";
+import { gpuWork } from "./gpu_given.ts";
 import type { Suite } from "./suite.ts";
 
 const KINDS = ["all words from a call on", "a word from a call on", "a word once"] as const;
@@ -76,21 +77,7 @@ export const G3: Suite = {
   absent: ABSENT_GPU,
   async open(seed) {
     await using undo = new AsyncDisposableStack();
-    const at = undo.use(await folder());
-    const base = await Deno.realPath(at.path);
-    const gpu = undo.use(await openTestGpu());
-    const model = await makeCheckpoint(tinyTensors(), {
-      config: TINY_CONFIG,
-      change: livelyNorms("bf16"),
-    });
-    undo.defer(() => Deno.remove(model, { recursive: true }));
-    const calibrated = {
-      model,
-      options: { scheme: "W4A16", "group-size": 32, method: "gptq" },
-      evaluation: { windows: tinyWindows(3, 12), stateBudget: 1e7 },
-      calibration: { windows: tinyWindows(5, 40), stateBudget: 1e7 },
-    };
-    const out = `${base}/whole`;
+    const { gpu, calibrated, out } = await gpuWork(undo);
     const { counts, report } = await callsOf(gpu, { ...calibrated, out });
     const expected = await outcomeOf(out, report);
     const next = randoms(seed);
