@@ -491,7 +491,7 @@ Deno.test("a thread that was ended tells those who read by it", async () => {
 Deno.test("what came before a silence counts, on either thread", async () => {
   const bytes = Uint8Array.from({ length: 900_000 }, (_, i) => i * 7 + (i >> 8));
   await using hub = await startHub({ "big.safetensors": bytes });
-  const client = clientOf(hub, { idleTimeout: 150 });
+  const client = clientOf(hub, { idleTimeout: 400 });
   const file = await fileOf(client, "big.safetensors");
   using thread = new NetworkThread();
   for (const by of [undefined, thread.fetching]) {

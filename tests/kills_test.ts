@@ -3,11 +3,12 @@
  * end is what an uninterrupted one makes, to the byte and the bit. More of them: SLUICE_KILLS=200.
  */
 import assert from "node:assert/strict";
+import { setTimeout } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { RequestError } from "../src/errors.ts";
 import { disk } from "../src/io/disk.ts";
 import { openFolderSink } from "../src/sinks/folder.ts";
-import { runStatus } from "../src/run/status.ts";
+import { type RunStatus, runStatus } from "../src/run/status.ts";
 import { bytesOf } from "./run_given.ts";
 import { randoms } from "./tiny.ts";
 
@@ -18,19 +19,34 @@ const SEEDS = [11, 12];
 const IN_A_ROW = 5;
 const CHILD = fileURLToPath(new URL("resume_child.ts", import.meta.url));
 
-/** Begin a run, and kill it after some milliseconds unless it is done by then. */
+/**
+ * Begin a run, and kill it unless it is done by then: some milliseconds after it began, or after it
+ * has saved more than an earlier one.
+ */
 async function spawn(
   out: string,
-  after?: number,
+  { after, saved = false }: { readonly after?: number; readonly saved?: boolean } = {},
 ): Promise<{ readonly killed: boolean; readonly lines: readonly Record<string, unknown>[] }> {
   const child = new Deno.Command(Deno.execPath(), {
     args: ["run", "-A", "--quiet", CHILD, out],
     stdout: "piped",
     stderr: "piped",
   }).spawn();
-  const timer = after === undefined ? undefined : setTimeout(() => child.kill("SIGKILL"), after);
-  const { code, signal, stdout, stderr } = await child.output();
-  clearTimeout(timer);
+  const ended = new AbortController();
+  const killing = async () => {
+    if (after === undefined) return;
+    const units = await unitsOf(out);
+    while (saved && await unitsOf(out) <= units) await setTimeout(10, undefined, ended);
+    await setTimeout(after, undefined, ended);
+    child.kill("SIGKILL");
+  };
+  const [{ code, signal, stdout, stderr }] = await Promise.all([
+    child.output().finally(() => ended.abort()),
+    killing().catch((error) => {
+      // It was done before.
+      if (!ended.signal.aborted) throw error;
+    }),
+  ]);
   const lines = new TextDecoder().decode(stdout).split("\n").filter((line) => line.endsWith("}"))
     .map((line) => JSON.parse(line) as Record<string, unknown>);
   const killed = signal === "SIGKILL";
@@ -38,16 +54,24 @@ async function spawn(
   return { killed, lines };
 }
 
-/** Milliseconds since a run was last saved; undefined where it was not. */
-async function sinceSave(out: string): Promise<number | undefined> {
+/** How far a run is; undefined where nothing is there yet. */
+async function statusOf(out: string): Promise<RunStatus | undefined> {
   try {
-    const { saved } = await runStatus(out);
-    return saved === null ? undefined : Date.now() - Date.parse(saved);
+    return await runStatus(out);
   } catch (error) {
-    // Nothing is there yet.
     if (error instanceof RequestError) return undefined;
     throw error;
   }
+}
+
+async function unitsOf(out: string): Promise<number> {
+  return (await statusOf(out))?.units ?? 0;
+}
+
+/** Milliseconds since a run was last saved; undefined where it was not. */
+async function sinceSave(out: string): Promise<number | undefined> {
+  const saved = (await statusOf(out))?.saved ?? null;
+  return saved === null ? undefined : Date.now() - Date.parse(saved);
 }
 
 Deno.test({
@@ -68,9 +92,15 @@ Deno.test({
         while (kills < KILLS) {
           const out = `${folder}/${seed}/out-${runs++}`;
           for (let row = 0;; row++) {
-            const patience = row < IN_A_ROW && kills < KILLS ? (next() + 1) / 2 * took : undefined;
+            const moment = (next() + 1) / 2 * took;
+            // However slow the machine is, some are killed that have something to go on with.
+            const saved = row % 2 === 1;
+            const kill = { after: saved ? moment / 6 : moment, saved };
             const started = performance.now();
-            const { killed, lines } = await spawn(out, patience);
+            const { killed, lines } = await spawn(
+              out,
+              row < IN_A_ROW && kills < KILLS ? kill : {},
+            );
             // The first run may have been slow.
             if (!killed && row === 0) took = Math.min(took, performance.now() - started);
             for (const line of lines) if (line.type === "resumed") after.push(Number(line.units));

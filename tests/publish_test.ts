@@ -604,7 +604,7 @@ Deno.test("storage that goes silent is given up after a while, and asked again",
   await withStage(async (stage) => {
     const { hub, folder, options } = stage;
     hub.faults.add({ kind: "delay", ms: 60_000, on: "storage", method: "PUT" });
-    await publish(folder, NAME, { ...options, hub: { ...options.hub, idleTimeout: 25 } });
+    await publish(folder, NAME, { ...options, hub: { ...options.hub, idleTimeout: 500 } });
     assert.deepEqual(await download(stage), await expected(folder));
   });
 });

@@ -136,7 +136,7 @@ Deno.test("N1: cuts at every step of a shard, closed, reset or silent, lose noth
   }
   const { failed } = await withFaults(cases, {
     ways: [WAYS[0]!],
-    client: { idleTimeout: 150 },
+    client: { idleTimeout: 500 },
   });
   assert.deepEqual(failed, []);
 });

@@ -9,7 +9,7 @@ import { quote, RequestError } from "../errors.ts";
 import type { Disk } from "../io/disk.ts";
 import { type Journal, type JournalText, openJournal, readJournal } from "../io/journal.ts";
 import { discard, LEFT_BEHIND, removeOwned, sweep } from "../io/left_behind.ts";
-import { type Claim, claimOf, comesToOwn, own, takeOver } from "../io/owner.ts";
+import { type Claim, claimOf, claimSoon, comesToOwn, own, takeOver } from "../io/owner.ts";
 import { PARTIAL } from "../io/names.ts";
 import { codeOf } from "../io/system_faults.ts";
 import type { Reporter } from "../report.ts";
@@ -101,8 +101,9 @@ export async function lookAtStage(
   const stage = stageOf(target);
   const path = join(stage, STAGE.journal);
   if ((await disk.lstat(path))?.kind !== "file") return undefined;
+  const { records } = await readJournal(disk, path);
   await using claim = await claimOf(disk, stage);
-  return { owner: claim.owner, records: (await readJournal(disk, path)).records };
+  return { owner: claim.owner, records };
 }
 
 /** The journal of a stage that holds finished units; undefined where there are none. */
@@ -177,7 +178,7 @@ export async function takeStage(
     return undefined;
   }
   await using undo = new AsyncDisposableStack();
-  const owner = undo.use(await claimOf(disk, stage));
+  const owner = undo.use(await claimSoon(disk, stage));
   if (owner.owner === "alive" || !(await disk.lstat(stage))) throw busy(path);
   if (owner.owner === "unknown") {
     refuse(
