@@ -109,7 +109,8 @@ export async function claimOf(disk: Disk, folder: string): Promise<Claim> {
 }
 
 /**
- * The same, for whoever wants to go on with it: one that only looks whose it is has it for a moment.
+ * The same, for whoever wants to go on with it: one that only looks whose it is has it for a
+ * moment.
  *
  * @throws {SpaceError} the system refuses it.
  */
