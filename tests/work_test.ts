@@ -1,7 +1,7 @@
 /** Machines that share a plan: whoever does which unit, and whenever, one machine's bytes come of it. */
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { disk } from "../src/io/disk.ts";
+import { type Disk, disk } from "../src/io/disk.ts";
 import { HOLDER_FILE } from "../src/run/leases.ts";
 import type { Reporter } from "../src/report.ts";
 import { work } from "../src/run/worker.ts";
@@ -162,6 +162,41 @@ Deno.test("states that are not those that were written are refused, and made aga
     await work(made, given);
     assert.deepEqual(await merged(folder), await alone());
   }, { blocks: 6 }));
+
+for (
+  const { options, file } of [
+    { options: { ...SHARDS, method: "gptq" }, file: /00001.[\d-]+\w*\.1-\w+$/ },
+    { options: { ...SHARDS, method: "gptq" }, file: /00003.[\d-]+\w*\.1-\w+$/ },
+    { options: { ...SHARDS, method: "gptq" }, file: /00002.before\.1-\w+$/ },
+    { options: { ...FLOAT, method: "gptq" }, file: /00003.before\.0-\w+$/ },
+  ]
+) {
+  Deno.test(`what others did while a worker slept is no fault of its: at ${file.source}`, () =>
+    shared(options, async ({ made, source, backend, inputs, path, job, alone, merged }) => {
+      const folder = await WorkFolder.create(disk, path, job);
+      const given = { source, backend, ...inputs };
+      let slept = false;
+      const sleepy: Disk = {
+        ...disk,
+        async rename(from, to) {
+          if (file.test(from) && !slept) {
+            slept = true;
+            // Its leases run out, and another comes.
+            await Deno.remove(join(path, "leases"), { recursive: true });
+            await Deno.mkdir(join(path, "leases"));
+            await work(made, { ...given, folder, index: 0, count: 3 });
+          }
+          await disk.rename(from, to);
+        },
+      };
+      const late = await WorkFolder.open(sleepy, path);
+      await work(made, { ...given, folder: late, index: 1, count: 4 });
+      assert.ok(slept);
+      assert.deepEqual(await folder.undone(), []);
+      assert.deepEqual(await merged(folder), await alone());
+      assert.equal(await disk.lstat(join(path, "calibration")), undefined);
+    }, { blocks: 3 }));
+}
 
 Deno.test("workers that do not agree how many there are do all shards, and none waits for ever", () =>
   shared({ ...SHARDS, method: "gptq" }, async (around) => {

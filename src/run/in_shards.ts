@@ -8,6 +8,7 @@
 import type { ShardExchange } from "../calibration/gathering.ts";
 import type { CarryReader, CarryWriter } from "../carry.ts";
 import { SpaceError } from "../errors.ts";
+import { codeOf } from "../io/system_faults.ts";
 import type { Plan } from "../plan/planned.ts";
 import { isBlock } from "../plan/tasks.ts";
 import { BEFORE, type Place, type ShardPlace, type Share } from "./meeting_place.ts";
@@ -106,7 +107,7 @@ export class ShardWorker implements ShardExchange, AsyncDisposable {
           const stored = await this.#perform(work);
           for (const shard of unit === this.#last ? [] : this.#shards) {
             const save = (to: CarryWriter) => calibration.saveShard(shard, to);
-            await folder.shards.put(unit + 1, { what: BEFORE, shard, save });
+            await this.#write(unit + 1, { what: BEFORE, shard, save });
           }
           this.#standing = { unit: unit + 1, shards: this.#shards };
           if (await this.#isOver()) await folder.shards.remove(unit);
@@ -183,7 +184,17 @@ export class ShardWorker implements ShardExchange, AsyncDisposable {
     shard: number,
     save: (to: CarryWriter) => Promise<void>,
   ): Promise<void> {
-    await this.#folder.shards.put(this.#unit, { what: stop, shard, save });
+    await this.#write(this.#unit, { what: stop, shard, save });
+  }
+
+  /** Write a shard's bytes; whoever has done the block meanwhile has removed the folder for them. */
+  async #write(unit: number, made: Parameters<ShardPlace["shards"]["put"]>[1]): Promise<void> {
+    try {
+      await this.#folder.shards.put(unit, made);
+    } catch (error) {
+      if (codeOf(error) === "ENOENT" && await this.#isOver()) throw new Overtaken();
+      throw error;
+    }
   }
 
   async take(

@@ -105,7 +105,12 @@ export class FloatWorker {
       this.#standing = from + 1;
       if (from + 1 < to && await this.#folder.done(from + 1)) continue;
       const save = (into: CarryWriter) => work.calibration.save(into);
-      await shards.put(from + 1, { what: BEFORE, shard: SHARD, save });
+      try {
+        await shards.put(from + 1, { what: BEFORE, shard: SHARD, save });
+      } catch (error) {
+        // Whoever took over from this one, which was held up, has done the block and tidied.
+        if (codeOf(error) !== "ENOENT" || !(await this.#folder.done(from + 1))) throw error;
+      }
     }
     await this.#tidy();
     return true;
