@@ -27,6 +27,7 @@ import { createBranch, createRepo } from "./publish/repository.ts";
 import { SENDING_BYTES, SENT_AT_ONCE } from "./limits.ts";
 import { Sender } from "./publish/sender.ts";
 import type { SentFile } from "./publish/sent_file.ts";
+import { KeptUploads } from "./publish/kept_uploads.ts";
 import { type Content, uploadFiles } from "./publish/upload.ts";
 import { parseObject } from "./json.ts";
 import type { Verdict } from "./format.ts";
@@ -75,6 +76,11 @@ export interface PublishOptions extends PlanOptions {
   readonly created?: boolean;
   /** The first line of the commit. */
   readonly title?: string;
+  /**
+   * Remember, in `<folder>.sluice-upload`, which parts of files the Hub has, until all is committed:
+   * publishing that was stopped goes on from there.
+   */
+  readonly resume?: boolean;
   readonly report?: (event: PublishEvent) => void;
 }
 
@@ -125,6 +131,9 @@ export async function publish(
   const parent = plan.parent ?? await readHead(asking);
   await using opened = new AsyncDisposableStack();
   const contents = await openFiles(plan, disk, opened);
+  const kept = options.resume
+    ? opened.use(await KeptUploads.open(disk, folder, { to: plan.url }))
+    : undefined;
   let done = 0;
   const sent = await uploadFiles(contents, {
     ...asking,
@@ -139,6 +148,7 @@ export async function publish(
       report({ type: "uploading", done, total: plan.bytes });
     },
     committing: () => report({ type: "committing" }),
+    memory: kept?.memory,
   });
   const found = await readFiles(sent.commit, asking);
   const missing = firstDifference(sent.files, found);
@@ -149,6 +159,7 @@ export async function publish(
       advice: "Look at the repository, then run the same command again.",
     });
   }
+  await kept?.remove();
   const result: PublishReport = {
     repo: plan.repo,
     url: plan.url,

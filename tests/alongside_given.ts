@@ -48,7 +48,7 @@ export const QUANTIZE = "quantize sample --scheme W4A16 --method rtn --group-siz
 export const UPLOAD = ["--yes", "--upload-repo", NAME];
 const COMMAND = [...QUANTIZE.split(" "), "--max-shard-size", "1MB", ...UPLOAD];
 
-/** The program as a process of its own, with a canary for a token. */
+/** The program as a process of its own, with a canary for a token; what it makes goes to `out`. */
 export function spawn(
   hub: FakeHub,
   folder: string,
@@ -56,7 +56,10 @@ export function spawn(
   words: readonly string[] = COMMAND,
 ): Deno.ChildProcess {
   return new Deno.Command(Deno.execPath(), {
-    args: ["run", "-A", "--quiet", CLI, ...words, "--output", `${folder}/out`],
+    args: [
+      ...["run", "-A", "--quiet", CLI, ...words],
+      ...(words[0] === "publish" ? [] : ["--output", `${folder}/out`]),
+    ],
     env: { HF_ENDPOINT: hub.endpoint, HF_TOKEN: token, HF_HOME: folder, HF_HUB_OFFLINE: "0" },
     stdout: "piped",
     stderr: "piped",

@@ -22,6 +22,9 @@ export const PARTIAL = /\.sluice-partial(?:-[0-9a-f]{8})?$/;
 /** What the name of a file ends in that has what a search for an output's bits has measured. */
 export const SEARCH_SUFFIX = ".sluice-search";
 
+/** What the name of a folder ends in that remembers how far the upload of another is. */
+export const UPLOAD_SUFFIX = ".sluice-upload";
+
 /**
  * Why `name` is no plain file name (with no folder in it), or `true`. The reason continues a
  * sentence after the name.

@@ -15,6 +15,7 @@ import { type LargeFile, sendLargeFiles } from "./large_files.ts";
 import { hashBlob } from "./hash_blob.ts";
 import type { LargeObject } from "./lfs_batch.ts";
 import type { Sender } from "./sender.ts";
+import type { UploadMemory } from "./upload_memory.ts";
 import type { SentFile } from "./sent_file.ts";
 
 /** Files that the Hub is asked about at once; it takes 256. */
@@ -45,6 +46,8 @@ export interface UploadOptions {
   /** Hears of bytes that are on their way, or there; of negative ones when a try has failed. */
   readonly sent: (bytes: number) => void;
   readonly committing: () => void;
+  /** Remembers parts for a process that goes on with the upload. */
+  readonly memory?: UploadMemory | undefined;
 }
 
 /** The commit that holds the files. */
@@ -63,7 +66,7 @@ export async function uploadFiles(
   contents: ReadonlyMap<string, Content>,
   options: UploadOptions,
 ): Promise<Uploaded> {
-  const { sender, repo, sent, signal, committing } = options;
+  const { sender, repo, sent, signal, committing, memory } = options;
   const ask: Ask = { doing: `publish to ${quote(repo.id)}`, repo };
   const large = await largeOf(contents, { ...options, ask });
   const found = new Map<string, LargeFile>();
@@ -71,7 +74,10 @@ export async function uploadFiles(
     if (!(content instanceof FileBlob)) found.set(path, content);
     else if (large.has(path)) found.set(path, await hashed(path, content, options));
   }
-  await sendLargeFiles([...found.values()], { sender, repo, ask, signal, sent, present: sent });
+  await sendLargeFiles([...found.values()], {
+    ...{ sender, repo, ask, signal, sent, present: sent },
+    ...(memory ? { memory } : {}),
+  });
   committing();
   const lines: unknown[] = [headerLine(options)];
   const files: SentFile[] = [];

@@ -16,6 +16,7 @@ import {
 import type { Answer } from "../fake_hub/answer.ts";
 import { type FakeHub, TOKEN } from "../fake_hub/mod.ts";
 import { hashesOf } from "../publish_given.ts";
+import { SENT_AT_ONCE } from "../../src/limits.ts";
 import { names, type Outcome, sluice } from "./host.ts";
 
 /** Commits of the branch, the repository's own first one not counted. */
@@ -83,6 +84,68 @@ for (
         }),
     });
   }
+}
+
+for (const command of ["merge", "publish"]) {
+  Deno.test({
+    name: `${command} that is killed while it sends sends no part again that storage has`,
+    ignore: Deno.build.os === "windows",
+    fn: () =>
+      withHub(async (hub, folder) => {
+        const [job, out] = [`${folder}/job`, `${folder}/out`];
+        const flags = [
+          "--scheme",
+          "W8A16",
+          "--method",
+          "rtn",
+          "--device",
+          "wasm",
+          "--threads",
+          "1",
+        ];
+        for (const words of [["plan", "sample", ...flags, "--work-dir", job], ["work", job]]) {
+          assert.equal((await run(hub, folder, words)).code, 0);
+        }
+        if (command === "publish") await run(hub, folder, ["merge", job, "--output", out]);
+        const words = command === "merge"
+          ? ["merge", job, ...UPLOAD]
+          : ["publish", out, NAME, "--yes", "--device", "wasm"];
+        for (let kill = 1; kill <= 2; kill++) {
+          const silence = Promise.withResolvers<void>();
+          let silent = 0;
+          // Each process is killed while one part waits for its answer, and others are there.
+          const change = async (answer: Answer) => {
+            silent++;
+            await silence.promise;
+            return answer;
+          };
+          hub.faults.add(
+            {
+              ...{ kind: "answer", change, on: "storage", method: "PUT" },
+              ...{ skip: 15 * kill, times: 1000 },
+            } as const,
+          );
+          const child = spawn(hub, folder, TOKEN, words);
+          await until(() => silent > 0);
+          child.kill("SIGKILL");
+          await child.output();
+          silence.resolve();
+          hub.faults.clear();
+          assert.equal(commits(hub), 0);
+          assert.ok(names(folder).includes("out.sluice-upload"));
+          assert.equal((await Deno.stat(`${out}.sluice-upload`)).mode! & 0o777, 0o700);
+        }
+        const there = [...partsTaken(hub).keys()].length;
+        assert.ok(there > 6);
+        const { code, stderr } = await spawn(hub, folder, TOKEN, words).output();
+        assert.equal(code, 0, new TextDecoder().decode(stderr));
+        assert.deepEqual(names(folder).filter((name) => name.startsWith("out")), ["out"]);
+        assert.equal(commits(hub), 1);
+        // Those whose answers had come.
+        const twice = [...partsTaken(hub).values()].filter((times) => times > 1).length;
+        assert.ok(twice <= 2 * SENT_AT_ONCE, `${twice} of ${there} parts were sent twice`);
+      }),
+  });
 }
 
 Deno.test({

@@ -240,6 +240,7 @@ export async function publishCheckpoint(
     ...(verified ? { verified } : {}),
     known,
     created: alongside?.created ?? false,
+    resume: true,
     report: (event) => {
       if (event.type !== "uploading" || parsed.get("quiet")) return;
       const percent = Math.floor(event.done / Math.max(1, event.total) * 10) * 10;
