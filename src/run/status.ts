@@ -25,7 +25,17 @@ export interface RunStatus {
   readonly saved: string | null;
   /** As others can repeat it. */
   readonly command: string | null;
+  /** Whether its bits are still searched for; nothing else was begun then. */
+  readonly searching: boolean;
 }
+
+/** What a run whose journal says nothing has. */
+const UNTOLD = {
+  ...{ units: null, of: null, unit: null, writtenBytes: null, totalBytes: null },
+  ...{ carryBytes: null, saved: null, command: null },
+};
+
+const STATES = { alive: "running", dead: "stopped", unknown: "unknown" } as const;
 
 /**
  * How far the run into a folder is.
@@ -44,9 +54,8 @@ export async function runStatus(
     const { head, saves } = known;
     const units = saves.flatMap(({ units }) => units);
     const last = saves.at(-1);
-    const states = { alive: "running", dead: "stopped", unknown: "unknown" } as const;
     return {
-      state: states[found.owner],
+      state: STATES[found.owner],
       units: units.length,
       of: head.units.length,
       unit: units.at(-1)?.name ?? null,
@@ -55,6 +64,7 @@ export async function runStatus(
       carryBytes: last?.carry?.bytes ?? 0,
       saved: last?.at ?? null,
       command: head.command,
+      searching: false,
     };
   }
   if ((await disk.stat(join(target, RECORD_FILE)))?.kind !== "file") {
@@ -66,27 +76,14 @@ export async function runStatus(
       );
     }
     if (await disk.lstat(`${target}${SEARCH_SUFFIX}`)) {
-      throw new RequestError(
-        `Cannot tell how far a run into ${quote(folder)} is: its bits are still searched for. ` +
-          "If that was stopped, the same command goes on with what it has measured.",
-      );
+      return { ...UNTOLD, state: found ? STATES[found.owner] : "stopped", searching: true };
     }
     throw new RequestError(
       `Cannot tell how far a run into ${quote(folder)} is: there is neither a checkpoint of ` +
         "Sluice nor a run that could go on. Give the folder that the run writes.",
     );
   }
-  return {
-    state: "finished",
-    units: null,
-    of: null,
-    unit: null,
-    writtenBytes: null,
-    totalBytes: null,
-    carryBytes: null,
-    saved: null,
-    command: null,
-  };
+  return { ...UNTOLD, state: "finished", searching: false };
 }
 
 /** Folders within one that are outputs, or will be: a recipe or a batch has several. */

@@ -11,6 +11,18 @@ import type { Host } from "./command.ts";
 
 const FILE = "batch.json";
 
+/** What a job's output depends on, as hashes. */
+export interface JobKey {
+  /** Its words, and the version that took them. */
+  readonly words: string;
+  /** The model, where it is in a folder that is there. */
+  readonly model: string | undefined;
+}
+
+function textOf({ words, model }: JobKey): string {
+  return model === undefined ? words : `${words}-${model}`;
+}
+
 /** See the head of this file. */
 export class BatchState {
   readonly #folder: string;
@@ -56,24 +68,30 @@ export class BatchState {
     return new BatchState(folder, { host, done: keys(jobs), begun: keys(begun) });
   }
 
-  /** Whether a job was done, or begun, with this key or one that begins with it. */
-  knows(name: string, key: string): "done" | "begun" | undefined {
-    if (this.#done.get(name)?.startsWith(key)) return "done";
-    return this.#begun.get(name)?.startsWith(key) ? "begun" : undefined;
+  /** Whether a job was done, or begun, with this key; and of its model, which key that had. */
+  knows(
+    name: string,
+    { words }: JobKey,
+  ): { readonly state: "done" | "begun"; readonly model: string | undefined } | undefined {
+    for (const [state, keys] of [["done", this.#done], ["begun", this.#begun]] as const) {
+      const [known, model] = keys.get(name)?.split("-") ?? [];
+      if (known === words) return { state, model };
+    }
+    return undefined;
   }
 
   /** A job begins whose outputs are not there. */
-  async begin(name: string, key: string): Promise<void> {
-    this.#begun.set(name, key);
+  async begin(name: string, key: JobKey): Promise<void> {
+    this.#begun.set(name, textOf(key));
     await using undo = new AsyncDisposableStack();
     await makeFolders(disk, resolve(this.#folder), undo);
     await this.#write();
   }
 
   /** A job is done. */
-  async finish(name: string, key: string): Promise<void> {
+  async finish(name: string, key: JobKey): Promise<void> {
     this.#begun.delete(name);
-    this.#done.set(name, key);
+    this.#done.set(name, textOf(key));
     await this.#write();
   }
 

@@ -169,7 +169,10 @@ Deno.test("a search that is interrupted goes on by the same command, and measure
       assert.deepEqual(names(folder), ["out.sluice-search", "whole"]);
     }
     const status = await sluice(["status", `${folder}/out`]);
-    assert.match(status.err, /its bits are still searched for\. If that was stopped, the same/);
+    assert.match(
+      status.out,
+      /^run +stopped; the same command goes on\nsearch +bits are searched for/,
+    );
     const last = await sluice(made("out"));
     assert.equal(last.code, 0, last.err);
     assert.match(
@@ -193,6 +196,9 @@ Deno.test("a search that is interrupted goes on by the same command, and measure
     assert.deepEqual(names(folder), ["anew", "out", "whole"]);
     await stopped([...made("none"), "--no-resume"], /try \d of/g, 1);
     assert.deepEqual(names(folder), ["anew", "out", "whole"]);
+    await stopped(made("none"), /try \d of/g, 1);
+    assert.equal((await sluice([...made("none"), "--no-resume"])).code, 0);
+    assert.deepEqual(names(folder), ["anew", "none", "out", "whole"]);
   }));
 
 Deno.test("bounds that make no sense, and texts that cannot judge, are refused while planning", () =>

@@ -10,7 +10,7 @@ import { open } from "../../open.ts";
 import type { RunRecord } from "../../report/record.ts";
 import { size } from "../../size.ts";
 import { type BatchFile, type Job, parseBatch } from "../batch_file.ts";
-import { BatchState } from "../batch_state.ts";
+import { BatchState, type JobKey } from "../batch_state.ts";
 import type { Command, Host, ParsedArguments } from "../command.ts";
 import { describeFault, GoesOn, JobsFailed } from "../faults.ts";
 import { jsonLine } from "../json.ts";
@@ -77,11 +77,19 @@ async function batch(parsed: ParsedArguments, host: Host): Promise<void> {
     const seconds = () => (performance.now() - began) / 1000;
     try {
       const key = await keyOf(job, host);
-      const known = isDry ? undefined : state.knows(job.name, key);
+      const before = isDry ? undefined : state.knows(job.name, key);
+      const known = before?.state;
       const there = await recordsOf(folders, host);
       // What is whole may still have to be published.
       if (there && (known === "done" || known === "begun" && job.target === undefined)) {
         if (known === "begun") await state.finish(job.name, key);
+        if (key.model !== undefined && key.model !== before?.model) {
+          host.err.write(
+            `sluice: warning: ${visible(job.name)} is done before, and files of ` +
+              `${visible(job.model)} were changed since. If that is another model now, remove ` +
+              "what the job has made, and it is made again.\n",
+          );
+        }
         ended.push({ job, state: "done before", records: there });
         continue;
       }
@@ -187,18 +195,17 @@ function jobHost(
 }
 
 /**
- * What a job's output depends on, as a key: of its words, and of the model, whose folder may have
- * got another since. Where that is gone, the key is the beginning of the one it had; a repository
- * of the Hub is what it was when the job was done.
+ * What a job's output depends on: its words, and the model, whose folder may have got another since.
+ * A repository of the Hub is what it was when the job was done.
  *
  * @throws {CheckpointError} the folder holds no model.
  */
-async function keyOf({ words, model }: Job, { version }: Host): Promise<string> {
+async function keyOf({ words, model }: Job, { version }: Host): Promise<JobKey> {
   const hash = (value: unknown) => createHash("sha256").update(JSON.stringify(value)).digest("hex");
-  const key = hash([version, words]);
+  const key = { words: hash([version, words]), model: undefined };
   if (model === "sample" || !(await disk.stat(model))) return key;
   await using source = await open(model);
-  return `${key}-${hash([source.id, source.changed])}`;
+  return { ...key, model: hash([source.id, source.changed]) };
 }
 
 /** The records of a job's outputs, if all are there. */

@@ -5,7 +5,7 @@
  */
 import { dirname, resolve } from "node:path";
 import type { LossKeeper } from "../../bits/sensitivities.ts";
-import { RequestError, SpaceError } from "../../errors.ts";
+import { RequestError, SpaceError, UnsupportedError } from "../../errors.ts";
 import { disk } from "../../io/disk.ts";
 import { type Journal, openJournal, readJournal } from "../../io/journal.ts";
 import { SEARCH_SUFFIX } from "../../io/names.ts";
@@ -80,7 +80,9 @@ export class KeptSearch implements AsyncDisposable {
       return new KeptSearch(path, { journal: undefined, tell });
     }
     const journal = await openJournal(disk, path, await readJournal(disk, path));
-    tell(`what ${visible(path)} has of an earlier search is not measured again`);
+    if (journal.records.length > 0) {
+      tell(`what ${visible(path)} has of an earlier search is not measured again`);
+    }
     return new KeptSearch(path, { journal, tell });
   }
 
@@ -99,19 +101,13 @@ export class KeptSearch implements AsyncDisposable {
 
   /** What stopped a search, where something is kept that it can be gone on with. */
   stopped(cause: unknown): unknown {
-    // What a person asked for wrongly is to be asked for otherwise.
-    if (!this.#journal || this.#full || cause instanceof RequestError) return cause;
+    // What a person asked for wrongly, or cannot be had, is to be asked for otherwise.
+    const isAsked = cause instanceof RequestError || cause instanceof UnsupportedError;
+    if (!this.#journal || this.#full || isAsked) return cause;
     const losses = [...this.#losses.values()].reduce((sum, { length }) => sum + length, 0);
     const parts = [[losses, "loss", "losses"], [this.#tries.size, "try", "tries"]] as const;
     const known = parts.flatMap(([n, one, many]) => n > 0 ? `${n} ${n === 1 ? one : many}` : []);
     return new GoesOn(`${known.join(" and ")} that were measured`, { cause });
-  }
-
-  /** Remove it: the output is whole. */
-  async remove(): Promise<void> {
-    if (!this.#journal) return;
-    await this[Symbol.asyncDispose]();
-    await disk.remove(this.#path);
   }
 
   #take(record: unknown): void {

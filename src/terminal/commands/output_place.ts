@@ -2,8 +2,10 @@
  * Where `quantize` puts a checkpoint: the folder that was named, or one of its own that stays only if
  * the checkpoint could not be published; and what stays of a run that was stopped.
  */
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { RequestError } from "../../errors.ts";
+import { disk } from "../../io/disk.ts";
+import { SEARCH_SUFFIX } from "../../io/names.ts";
 import { readRecords } from "../../run/journal_records.ts";
 import type { Sink } from "../../sink.ts";
 import type { Host, ParsedArguments } from "../command.ts";
@@ -41,4 +43,10 @@ export async function placeOf(
     path: join(folder.path, String(upload).split("/").at(-1)!),
     keep: () => folder.keep(),
   };
+}
+
+/** Remove what a search for bits has kept beside an output that is whole. */
+export async function removeSearch(output: string): Promise<void> {
+  const path = `${resolve(output)}${SEARCH_SUFFIX}`;
+  if ((await disk.lstat(path))?.kind === "file") await disk.remove(path);
 }

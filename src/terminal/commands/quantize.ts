@@ -48,7 +48,7 @@ import { beginViews, MESSAGE_FLAGS, openViews, shownWarnings } from "./messages.
 import type { KeptSearch } from "./kept_search.ts";
 import { checkApart, openModel } from "./model.ts";
 import { askedOutputs } from "./output_folders.ts";
-import { keptOf, placeOf } from "./output_place.ts";
+import { keptOf, placeOf, removeSearch } from "./output_place.ts";
 import { ENERGY_FLAG, isResumable, readEnergyTable, RESUME_FLAG, showPlanned } from "./planned.ts";
 import { publishMade, wholeOutput } from "./publish_made.ts";
 import { askedPlan } from "./saved_plan.ts";
@@ -262,7 +262,8 @@ async function quantize(given: ParsedArguments, host: Host): Promise<void> {
         async commit() {
           await growing.commit();
           whole = true;
-          await kept?.remove();
+          await kept?.[Symbol.asyncDispose]();
+          if (place) await removeSearch(place.path);
         },
       },
       report: views.report,
@@ -289,7 +290,7 @@ async function quantize(given: ParsedArguments, host: Host): Promise<void> {
     const publishing = { parsed, host, backend, alongside, loaders };
     await publishCheckpoint(place.path, String(upload), publishing);
   } catch (cause) {
-    if (!place || !whole) throw keptOf(sink, cause) ?? cause;
+    if (!place || !whole) throw keptOf(sink, cause) ?? kept?.stopped(cause) ?? cause;
     await place.keep();
     throw new CheckpointStays(place.path, {
       next: upload === undefined ? undefined : publishLine(place.path, String(upload), parsed),

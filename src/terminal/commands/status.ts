@@ -43,8 +43,9 @@ export const statusCommand: Command = {
 };
 
 function shown(
-  { state, units, of, unit, writtenBytes, totalBytes, carryBytes, saved, command }: RunStatus,
+  status: RunStatus,
 ): string {
+  const { state, units, of, unit, writtenBytes, totalBytes, carryBytes, saved, command } = status;
   const words = {
     running: "goes on",
     // What no unit was saved of is removed when the command begins again.
@@ -54,6 +55,9 @@ function shown(
   };
   return pairs([
     ["run", words[state]],
+    ...(status.searching
+      ? [["search", "bits are searched for; what is measured is kept"] as const]
+      : []),
     ...(units === null || of === null ? [] : [
       [
         "saved",
