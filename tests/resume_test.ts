@@ -592,6 +592,7 @@ Deno.test("status tells how far a run is, and what is done", async () => {
     totalBytes: status.totalBytes,
     carryBytes,
     command: null,
+    searching: false,
   });
   await goesOn(run, 3);
   assert.equal((await runStatus(work.out)).state, "finished");

@@ -141,9 +141,9 @@ for (const command of ["merge", "publish"]) {
         assert.equal(code, 0, new TextDecoder().decode(stderr));
         assert.deepEqual(names(folder).filter((name) => name.startsWith("out")), ["out"]);
         assert.equal(commits(hub), 1);
-        // Those whose answers had come.
+        // Of those on their way at a kill no answer was noted; a file that is sent whole may be one.
         const twice = [...partsTaken(hub).values()].filter((times) => times > 1).length;
-        assert.ok(twice <= 2 * SENT_AT_ONCE, `${twice} of ${there} parts were sent twice`);
+        assert.ok(twice <= 3 * SENT_AT_ONCE, `${twice} of ${there} parts were sent twice`);
       }),
   });
 }
