@@ -118,9 +118,11 @@ export class FloatWorker {
 
   /** Quantize one of some blocks, and store it; which it was. */
   async #quantize(work: Calibrating, ready: readonly number[]): Promise<number | undefined> {
-    const standing = this.#standing;
     // What windows stand at already need not be read.
-    for (const unit of ready.toSorted((a) => a === standing ? -1 : 0)) {
+    const [here, others] = [true, false].map((stands) =>
+      ready.filter((unit) => (unit === this.#standing) === stands)
+    );
+    for (const unit of [...here!, ...others!]) {
       await using lease = await this.#folder.lease(unit);
       if (!lease || await this.#folder.done(unit) || !(await this.#stand(unit, work))) continue;
       this.#standing = undefined;
