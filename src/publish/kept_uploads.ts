@@ -4,10 +4,11 @@
  * or another process publishes it, too, nothing is remembered.
  */
 import { join, resolve } from "node:path";
-import { quote, RequestError, SpaceError } from "../errors.ts";
+import { quote, RequestError } from "../errors.ts";
 import type { Disk } from "../io/disk.ts";
-import { type Journal, openJournal, readJournal } from "../io/journal.ts";
+import { type JournalText, readJournal } from "../io/journal.ts";
 import { UPLOAD_SUFFIX } from "../io/names.ts";
+import { SpareJournal } from "../io/spare_journal.ts";
 import { JournaledUploads, type UploadMemory } from "./upload_memory.ts";
 
 const FILE = "uploads.jsonl";
@@ -17,26 +18,24 @@ export class KeptUploads implements AsyncDisposable {
   readonly memory: UploadMemory;
   readonly #disk: Disk;
   readonly #place: string;
-  readonly #held = new AsyncDisposableStack();
-  /** Undefined where there is none yet. */
-  #journal: Journal | undefined;
-  #impossible: boolean;
+  readonly #journal: SpareJournal | undefined;
+  readonly #held: AsyncDisposableStack;
 
   private constructor(
     disk: Disk,
     place: string,
-    { to, journal, impossible }: {
+    { to, journal, held }: {
       readonly to: string;
-      readonly journal: Journal | undefined;
-      readonly impossible: boolean;
+      readonly journal: SpareJournal | undefined;
+      /** The lock, and then the journal. */
+      readonly held: AsyncDisposableStack;
     },
   ) {
     this.#disk = disk;
     this.#place = place;
     this.#journal = journal;
-    this.#impossible = impossible;
-    const records = journal?.records ?? [];
-    this.memory = new JournaledUploads({ records, append: (record) => this.#append(record) }, to);
+    this.memory = new JournaledUploads(journal, to);
+    this.#held = held;
   }
 
   /**
@@ -52,56 +51,45 @@ export class KeptUploads implements AsyncDisposable {
   ): Promise<KeptUploads> {
     const place = `${resolve(folder)}${UPLOAD_SUFFIX}`;
     const path = join(place, FILE);
-    const given = { to, journal: undefined, impossible: !(await disk.mayWrite(place)) };
-    if ((await disk.lstat(path))?.kind !== "file") return new KeptUploads(disk, place, given);
-    if (!(await disk.isSecret(place))) {
-      throw new RequestError(
-        `Cannot go on by ${quote(place)}: it is open to others, which nothing of Sluice is. ` +
-          "Remove it.",
-      );
+    await using undo = new AsyncDisposableStack();
+    const held = undo.use(new AsyncDisposableStack());
+    /** Whether nobody else has it. */
+    const lock = async () => {
+      const lock = await disk.lock(path);
+      if (lock && lock !== "impossible") held.use(lock);
+      return lock !== undefined;
+    };
+    let known: JournalText | undefined;
+    let mayKeep = await disk.mayWrite(place);
+    if ((await disk.lstat(path))?.kind === "file") {
+      if (!(await disk.isSecret(place))) {
+        throw new RequestError(
+          `Cannot go on by ${quote(place)}: it is open to others, which nothing of Sluice is. ` +
+            "Remove it.",
+        );
+      }
+      mayKeep &&= await lock();
+      if (mayKeep) known = await readWhole(disk, path);
     }
-    const lock = await disk.lock(path);
-    if (!lock) return new KeptUploads(disk, place, { ...given, impossible: true });
-    const journal = await openJournal(disk, path, await readWhole(disk, path));
-    const kept = new KeptUploads(disk, place, { ...given, journal });
-    if (lock !== "impossible") kept.#held.use(lock);
-    return kept;
+    const begin = async () => {
+      if (await disk.lstat(place)) return;
+      await disk.makeFolder(place, { secret: true });
+    };
+    const began = async () => void await lock();
+    const journal = mayKeep
+      ? held.use(await SpareJournal.open(disk, path, { known, begin, began }))
+      : undefined;
+    undo.move();
+    return new KeptUploads(disk, place, { to, journal, held });
   }
 
   /** Forget all: it is committed. */
   async remove(): Promise<void> {
-    if (!this.#journal) return;
     await this[Symbol.asyncDispose]();
-    await this.#disk.remove(this.#place, { recursive: true });
-  }
-
-  async #append(record: unknown): Promise<void> {
-    if (this.#impossible) return;
-    try {
-      this.#journal ??= await this.#begin();
-      await this.#journal?.append(record);
-    } catch (error) {
-      // It is there to spare work and no more.
-      if (!(error instanceof SpaceError)) throw error;
-      this.#impossible = true;
-    }
-  }
-
-  async #begin(): Promise<Journal | undefined> {
-    const path = join(this.#place, FILE);
-    if (!(await this.#disk.lstat(this.#place))) {
-      await this.#disk.makeFolder(this.#place, { secret: true });
-    }
-    const journal = await openJournal(this.#disk, path);
-    const lock = await this.#disk.lock(path);
-    if (lock && lock !== "impossible") this.#held.use(lock);
-    return journal;
+    if (this.#journal?.isThere) await this.#disk.remove(this.#place, { recursive: true });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#journal?.[Symbol.asyncDispose]();
-    this.#journal = undefined;
-    this.#impossible = true;
     await this.#held.disposeAsync();
   }
 }

@@ -3,12 +3,13 @@
  * the same command goes on after a stop and measures nothing twice. Each measurement is known by
  * the hash of all that it depends on; what is of others is of no account.
  */
-import { dirname, resolve } from "node:path";
+import { resolve } from "node:path";
 import type { LossKeeper } from "../../bits/sensitivities.ts";
-import { RequestError, SpaceError, UnsupportedError } from "../../errors.ts";
+import { RequestError, UnsupportedError } from "../../errors.ts";
 import { disk } from "../../io/disk.ts";
-import { type Journal, openJournal, readJournal } from "../../io/journal.ts";
+import { readJournal } from "../../io/journal.ts";
 import { SEARCH_SUFFIX } from "../../io/names.ts";
+import { SpareJournal } from "../../io/spare_journal.ts";
 import { isObject } from "../../json.ts";
 import type { WindowScores } from "../../report/certificate.ts";
 import { GoesOn } from "../faults.ts";
@@ -30,26 +31,13 @@ interface TryRecord {
 /** See the head of this file. */
 export class KeptSearch implements AsyncDisposable {
   readonly losses: LossKeeper;
-  readonly #path: string;
-  readonly #tell: (line: string) => void;
   readonly #losses = new Map<string, number[]>();
   readonly #tries = new Map<string, WindowScores>();
-  /** Undefined where there is no file yet. */
-  #journal: Journal | undefined;
-  /** The disk has no room for it. */
-  #full = false;
+  readonly #journal: SpareJournal;
 
-  private constructor(
-    path: string,
-    { journal, tell }: {
-      readonly journal: Journal | undefined;
-      readonly tell: (line: string) => void;
-    },
-  ) {
-    this.#path = path;
+  private constructor(journal: SpareJournal) {
     this.#journal = journal;
-    this.#tell = tell;
-    for (const record of journal?.records ?? []) this.#take(record);
+    for (const record of journal.records) this.#take(record);
     this.losses = {
       find: () => Promise.resolve(undefined),
       load: (of) => Promise.resolve(this.#losses.get(of) ?? []),
@@ -72,18 +60,20 @@ export class KeptSearch implements AsyncDisposable {
     { restart, tell }: { readonly restart: boolean; readonly tell: (line: string) => void },
   ): Promise<KeptSearch> {
     const path = `${resolve(output)}${SEARCH_SUFFIX}`;
-    if ((await disk.lstat(path))?.kind !== "file") {
-      return new KeptSearch(path, { journal: undefined, tell });
-    }
-    if (restart) {
+    let isThere = (await disk.lstat(path))?.kind === "file";
+    if (isThere && restart) {
       await disk.remove(path);
-      return new KeptSearch(path, { journal: undefined, tell });
+      isThere = false;
     }
-    const journal = await openJournal(disk, path, await readJournal(disk, path));
+    const journal = await SpareJournal.open(disk, path, {
+      known: isThere ? await readJournal(disk, path) : undefined,
+      refused: ({ message }) =>
+        tell(`${message} The search goes on; what it measures is not kept.`),
+    });
     if (journal.records.length > 0) {
       tell(`what ${visible(path)} has of an earlier search is not measured again`);
     }
-    return new KeptSearch(path, { journal, tell });
+    return new KeptSearch(journal);
   }
 
   /** What came of a try, which is made unless it is known by its key. */
@@ -103,10 +93,11 @@ export class KeptSearch implements AsyncDisposable {
   stopped(cause: unknown): unknown {
     // What a person asked for wrongly, or cannot be had, is to be asked for otherwise.
     const isAsked = cause instanceof RequestError || cause instanceof UnsupportedError;
-    if (!this.#journal || this.#full || isAsked) return cause;
+    if (!this.#journal.isKept || isAsked) return cause;
     const losses = [...this.#losses.values()].reduce((sum, { length }) => sum + length, 0);
     const parts = [[losses, "loss", "losses"], [this.#tries.size, "try", "tries"]] as const;
     const known = parts.flatMap(([n, one, many]) => n > 0 ? `${n} ${n === 1 ? one : many}` : []);
+    if (known.length === 0) return cause;
     return new GoesOn(`${known.join(" and ")} that were measured`, { cause });
   }
 
@@ -123,26 +114,13 @@ export class KeptSearch implements AsyncDisposable {
     }
   }
 
-  async #keep(record: LossRecord | TryRecord): Promise<void> {
+  #keep(record: LossRecord | TryRecord): Promise<void> {
     this.#take(record);
-    if (this.#full) return;
-    try {
-      if (!this.#journal) {
-        this.#journal = await openJournal(disk, this.#path);
-        await disk.syncFolder(dirname(this.#path));
-      }
-      await this.#journal.append(record);
-    } catch (error) {
-      if (!(error instanceof SpaceError)) throw error;
-      this.#full = true;
-      this.#tell(`${error.message} The search goes on; what it measures is not kept.`);
-    }
+    return this.#journal.append(record);
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
-    const journal = this.#journal;
-    this.#journal = undefined;
-    await journal?.[Symbol.asyncDispose]();
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.#journal[Symbol.asyncDispose]();
   }
 }
 
