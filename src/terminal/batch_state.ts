@@ -6,6 +6,7 @@
 import { join, resolve } from "node:path";
 import { quote, RequestError } from "../errors.ts";
 import { disk, makeFolders } from "../io/disk.ts";
+import { putWhole } from "../io/whole_files.ts";
 import { isObject, parseObject } from "../json.ts";
 import type { Host } from "./command.ts";
 
@@ -26,21 +27,18 @@ function textOf({ words, model }: JobKey): string {
 /** See the head of this file. */
 export class BatchState {
   readonly #folder: string;
-  readonly #host: Host;
   readonly #done: Map<string, string>;
   readonly #begun: Map<string, string>;
   #unsaved = false;
 
   private constructor(
     folder: string,
-    { host, done, begun }: {
-      readonly host: Host;
+    { done, begun }: {
       readonly done: Map<string, string>;
       readonly begun: Map<string, string>;
     },
   ) {
     this.#folder = folder;
-    this.#host = host;
     this.#done = done;
     this.#begun = begun;
   }
@@ -54,7 +52,7 @@ export class BatchState {
     const path = join(folder, FILE);
     const text = await host.readTextIfAny(path);
     if (text === undefined) {
-      return new BatchState(folder, { host, done: new Map(), begun: new Map() });
+      return new BatchState(folder, { done: new Map(), begun: new Map() });
     }
     const { version, jobs, begun = {} } = parseObject(text) ?? {};
     if (version !== 1 || !isObject(jobs) || !isObject(begun)) {
@@ -65,7 +63,7 @@ export class BatchState {
     }
     const keys = (value: object) =>
       new Map(Object.entries(value).map(([name, key]) => [name, String(key)]));
-    return new BatchState(folder, { host, done: keys(jobs), begun: keys(begun) });
+    return new BatchState(folder, { done: keys(jobs), begun: keys(begun) });
   }
 
   /** Whether a job was done, or begun, with this key; and of its model, which key that had. */
@@ -105,15 +103,10 @@ export class BatchState {
     if (this.#unsaved) await this.#write();
   }
 
-  /** In one step: a process that is killed leaves the file as it was, or as it is to be. */
   async #write(): Promise<void> {
     const [jobs, begun] = [this.#done, this.#begun].map((keys) => Object.fromEntries(keys));
-    const path = join(this.#folder, FILE);
-    await this.#host.writeText(
-      `${path}.new`,
-      `${JSON.stringify({ version: 1, jobs, begun }, null, 1)}\n`,
-    );
-    await disk.rename(`${path}.new`, path);
+    const text = `${JSON.stringify({ version: 1, jobs, begun }, null, 1)}\n`;
+    await putWhole(disk, join(this.#folder, FILE), text);
     this.#unsaved = false;
   }
 }
