@@ -14,6 +14,7 @@ import {
   withHub,
 } from "../alongside_given.ts";
 import type { Answer } from "../fake_hub/answer.ts";
+import type { FaultMatch } from "../fake_hub/faults.ts";
 import { type FakeHub, TOKEN } from "../fake_hub/mod.ts";
 import { hashesOf } from "../publish_given.ts";
 import { disk } from "../../src/io/disk.ts";
@@ -25,6 +26,31 @@ function commits(hub: FakeHub): number {
   let count = 0;
   for (let at = hub.repo(NAME).head().parent; at; at = at.parent) count++;
   return count;
+}
+
+/** Run a command as a process, and kill it while it waits for an answer that comes too late. */
+async function killAt(
+  match: FaultMatch,
+  { hub, folder, command }: {
+    readonly hub: FakeHub;
+    readonly folder: string;
+    readonly command: readonly string[];
+  },
+): Promise<void> {
+  const silence = Promise.withResolvers<void>();
+  let silent = false;
+  const change = async (answer: Answer) => {
+    silent = true;
+    await silence.promise;
+    return answer;
+  };
+  hub.faults.add({ kind: "answer", change, ...match });
+  const child = spawn(hub, folder, TOKEN, command);
+  await until(() => silent);
+  child.kill("SIGKILL");
+  assert.equal((await child.output()).signal, "SIGKILL");
+  silence.resolve();
+  hub.faults.clear();
 }
 
 /** See that all files of a folder are committed as they are, and that no part was sent twice. */
@@ -57,19 +83,7 @@ for (
             ...QUANTIZE.split(" "),
             ...["--max-shard-size", "300kB", ...UPLOAD, ...words],
           ];
-          const silence = Promise.withResolvers<void>();
-          let silent = false;
-          const change = async (answer: Answer) => {
-            silent = true;
-            await silence.promise;
-            return answer;
-          };
-          hub.faults.add({ kind: "answer", change, path });
-          const child = spawn(hub, folder, TOKEN, command);
-          await until(() => silent);
-          child.kill("SIGKILL");
-          assert.equal((await child.output()).signal, "SIGKILL");
-          silence.resolve();
+          await killAt({ path }, { hub, folder, command });
           assert.equal(commits(hub), committed);
           assert.deepEqual(names(folder), ["out"]);
           const made = await hashesOf(`${folder}/out`);
@@ -129,26 +143,9 @@ for (const command of ["merge", "publish"]) {
           : ["publish", out, NAME, "--yes", "--device", "wasm"];
         const noted = new Map<string, number | undefined>();
         for (let kill = 1; kill <= 2; kill++) {
-          const silence = Promise.withResolvers<void>();
-          let silent = 0;
           // Each process is killed while one part waits for its answer, and others are there.
-          const change = async (answer: Answer) => {
-            silent++;
-            await silence.promise;
-            return answer;
-          };
-          hub.faults.add(
-            {
-              ...{ kind: "answer", change, on: "storage", method: "PUT" },
-              ...{ skip: 15 * kill, times: 1000 },
-            } as const,
-          );
-          const child = spawn(hub, folder, TOKEN, words);
-          await until(() => silent > 0);
-          child.kill("SIGKILL");
-          await child.output();
-          silence.resolve();
-          hub.faults.clear();
+          const parts = { on: "storage", method: "PUT", skip: 15 * kill, times: 1000 } as const;
+          await killAt(parts, { hub, folder, command: words });
           assert.equal(commits(hub), 0);
           assert.ok(names(folder).includes("out.sluice-upload"));
           assert.equal((await Deno.stat(`${out}.sluice-upload`)).mode! & 0o777, 0o700);
@@ -180,20 +177,7 @@ Deno.test({
         assert.equal((await run(hub, folder, words)).code, 0);
       }
       const command = ["merge", job, ...UPLOAD];
-      const silence = Promise.withResolvers<void>();
-      let silent = false;
-      const change = async (answer: Answer) => {
-        silent = true;
-        await silence.promise;
-        return answer;
-      };
-      hub.faults.add({ kind: "answer", change, path: "/preupload/" });
-      const child = spawn(hub, folder, TOKEN, command);
-      await until(() => silent);
-      child.kill("SIGKILL");
-      await child.output();
-      silence.resolve();
-      hub.faults.clear();
+      await killAt({ path: "/preupload/" }, { hub, folder, command });
       const made = await hashesOf(`${folder}/out`);
       const { code, stdout, stderr } = await spawn(hub, folder, TOKEN, command).output();
       const said = new TextDecoder().decode(stdout) + new TextDecoder().decode(stderr);
